@@ -1,0 +1,51 @@
+# make demo   six strategies on handwritten digits, from a fresh machine to a report
+# make test   lint, types and tests, as CI runs them
+# make lock   requirements.lock anew from pyproject.toml
+PYTHON ?= python3
+BIN := .venv/bin
+STUDY := results/demo
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test lint types quick lock clean
+
+demo: .venv/installed
+	snakemake --configfile demo.yaml
+	@$(MAKE) --no-print-directory $(STUDY)/report.html
+	@echo
+	@echo "report   $(STUDY)/report.html"
+	@echo "table    $(STUDY)/tables/accuracy.html"
+	@echo "figure   $(STUDY)/figures/learning_curves_small.png"
+
+$(STUDY)/report.html: $(STUDY)/measurements.csv $(STUDY)/timings.csv $(wildcard $(STUDY)/figures/*.svg report/*.rst)
+	snakemake --configfile demo.yaml --report $@
+
+test: lint types
+	pytest
+
+quick: .venv/installed
+	pytest -m "not slow"
+
+lint: .venv/installed
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+types: .venv/installed
+	mypy
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }
+	@echo "Installing into .venv what requirements.lock names; with CUDA's libraries that is 6 GB and some minutes."
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: .venv/installed
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --group dev pyproject.toml \
+	  --output-file requirements.lock --quiet
+
+clean:
+	rm -rf .venv .snakemake .mypy_cache .pytest_cache .ruff_cache results logs

@@ -1,0 +1,28 @@
+# What follows from what. Every rule calls the command line of the package in src/ (`lplgrad <command> --help` tells what
+# it does); docs/architecture.md tells why things are where they are.
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+include: "workflow/rules/common.smk"
+
+
+configfile: CONFIG
+
+
+report: "report/workflow.rst"
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/rounds.smk"
+include: "workflow/rules/results.smk"
+
+
+rule all:
+    default_target: True
+    localrule: True
+    input:
+        RESULTS,

@@ -1,0 +1,7 @@
+"""``python -m lplgrad``: the command line."""
+
+import sys
+
+from lplgrad.cli import main
+
+sys.exit(main())

@@ -1,0 +1,50 @@
+"""Norm of the entropy gradient: LPLgrad (eq. 7 to 9), and Ent-GradNorm (Wang et al. 2022) for a model trained alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from lplgrad.acquisition import Acquisition, Candidates
+from lplgrad.acquisition.entropy import entropy
+from lplgrad.validation import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Options(Settings):
+    """Which gradient, and which norm of it.
+
+    Attributes:
+        scheme: ``entropy`` differentiates the entropy of the prediction; ``expected`` the loss expected under it.
+            Both schemes of Wang et al. are here by name, but as their code lets the gradient flow through the
+            expectation's weights too, they are one function: scores differ by rounding alone.
+        norm: ``global`` is one Frobenius norm over all parameters (eq. 8); ``sum`` adds up the L2 norms of the
+            parameter tensors, as the authors' code does.
+    """
+
+    scheme: Literal["entropy", "expected"] = "entropy"
+    norm: Literal["global", "sum"] = "global"
+
+
+def expected_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy expected under the model's own prediction, ``sum_k P_k CE(x, k)``, float64, shape (B,)."""
+    logits = logits.double()
+    losses = logits.logsumexp(dim=1, keepdim=True) - logits  # CE(x, k) for every class k
+    return (logits.softmax(dim=1) * losses).sum(dim=1)
+
+
+def loss(options: Options) -> Callable[[Tensor], Tensor]:
+    """The function of the logits whose gradient is taken."""
+    return entropy if options.scheme == "entropy" else expected_loss
+
+
+def score(candidates: Candidates, options: Options) -> Tensor:
+    """The norm of each candidate's gradient with respect to all parameters of the main model."""
+    norms = candidates.gradient_norms
+    assert norms is not None
+    return norms.total if options.norm == "global" else norms.sum
+
+
+ACQUISITION = Acquisition(score, needs=frozenset({"gradient_norms"}), options=Options, loss=loss)

@@ -1,0 +1,19 @@
+"""Learning loss (Yoo and Kweon 2019): the candidates whose loss is predicted to be highest are labelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lplgrad.acquisition import Acquisition, Candidates, NoOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def score(candidates: Candidates, options: NoOptions) -> Tensor:
+    """The loss that the loss prediction module predicts for each candidate."""
+    assert candidates.predicted_loss is not None
+    return candidates.predicted_loss
+
+
+ACQUISITION = Acquisition(score, needs=frozenset({"predicted_loss"}))

@@ -1,0 +1,161 @@
+"""The files of a round: how each is written, and how it is read back and found whole.
+
+Every reader refuses what is truncated or foreign in one line that names the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lplgrad.errors import UserError
+from lplgrad.files import replacing, write_text
+from lplgrad.pool import LabeledSet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LABELED_COLUMNS = ["index", "round"]
+SCORE_COLUMNS = ["index", "score", "entropy", "confidence", "predicted_class", "selected"]
+CHECKPOINT_FORMAT = "lplgrad checkpoint 1"
+
+
+def write_labeled(path: Path, labeled: LabeledSet) -> None:
+    """Write the labelled set of a round: image index, and the round in which it was labelled."""
+    rows = [f"{index},{number}\n" for index, number in zip(labeled.indices, labeled.rounds, strict=True)]
+    write_text(path, ",".join(LABELED_COLUMNS) + "\n" + "".join(rows))
+
+
+def read_labeled(path: Path, images: int) -> LabeledSet:
+    """Read the labelled set of a round.
+
+    Args:
+        path: what ``write_labeled`` wrote.
+        images: size of the training pool.
+
+    Raises:
+        UserError: the file is not such a list, or an index is out of range or stands twice.
+    """
+    values = np.array(_read_integers(path, LABELED_COLUMNS), dtype=np.int64).reshape(-1, 2)
+    indices, rounds = values[:, 0].copy(), values[:, 1].copy()
+    if not len(indices):
+        raise UserError(f"{path}: no labels in it; delete it and run again")
+    outside = indices[(indices < 0) | (indices >= images)]
+    if len(outside):
+        raise UserError(f"{path}: index {outside[0]} is not in the training pool of {images} images")
+    unique, counts = np.unique(indices, return_counts=True)
+    if len(unique) < len(indices):
+        raise UserError(f"{path}: index {unique[counts > 1][0]} stands in it twice")
+    if (rounds < 1).any():
+        raise UserError(f"{path}: rounds count from 1")
+    return LabeledSet(indices, rounds)
+
+
+def _read_integers(path: Path, columns: Sequence[str]) -> list[list[int]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a CSV file") from None
+    lines = list(csv.reader(text.splitlines()))
+    if not lines or lines[0] != list(columns):
+        raise UserError(f"{path}: the first line must be {','.join(columns)}; is it another kind of file?")
+    if not text.endswith("\n"):
+        raise UserError(f"{path}: cut off within its last line; delete it and run again")
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        # int() takes more than digits (1_000, full-width digits, signs); a file written here never has them.
+        if len(line) != len(columns) or not all(cell.isascii() and cell.isdigit() and len(cell) < 19 for cell in line):
+            raise UserError(f"{path}: line {number}: expected {len(columns)} whole numbers")
+        rows.append([int(cell) for cell in line])
+    return rows
+
+
+def write_scores(
+    path: Path,
+    indices: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+    selected: npt.NDArray[np.bool_],
+    entropy: npt.NDArray[np.floating[Any]] | None = None,
+    confidence: npt.NDArray[np.floating[Any]] | None = None,
+    predicted: npt.NDArray[np.int64] | None = None,
+) -> None:
+    """Write the scores of a round's candidates, all arrays of shape (S,).
+
+    A score is written with the digits that give its float32 back, so that the file alone repeats the selection.
+    What an acquisition function had no need of (a random query looks at no prediction) is left empty.
+    """
+    empty = [""] * len(indices)
+    columns = (
+        indices.tolist(),
+        [str(score) for score in scores],
+        empty if entropy is None else [f"{value:.6g}" for value in entropy],
+        empty if confidence is None else [f"{value:.6g}" for value in confidence],
+        empty if predicted is None else predicted.tolist(),
+        selected.astype(int).tolist(),
+    )
+    rows = [",".join(map(str, row)) + "\n" for row in zip(*columns, strict=True)]
+    write_text(path, ",".join(SCORE_COLUMNS) + "\n" + "".join(rows))
+
+
+def write_logits(path: Path, logits: npt.NDArray[np.float32]) -> None:
+    """Write the logits of the test images, float32, shape (N, C)."""
+    with replacing(path) as file:
+        np.save(file, logits, allow_pickle=False)
+
+
+def write_checkpoint(
+    path: Path, networks: Mapping[str, Mapping[str, Tensor]], description: Mapping[str, Any]
+) -> None:
+    """Write the networks of a round as one safetensors file.
+
+    Args:
+        path: the file.
+        networks: state of each network by name (``model``, ``auxiliary``, ...).
+        description: what is needed to build the networks again, as JSON can hold it.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        f"{network}/{name}": tensor.detach().cpu().contiguous()
+        for network, state in networks.items()
+        for name, tensor in state.items()
+    }
+    # One metadata entry: safetensors writes several in no fixed order.
+    header = json.dumps({"format": CHECKPOINT_FORMAT, **description}, sort_keys=True)
+    data = save(tensors, metadata={"lplgrad": header})
+    with replacing(path) as file:
+        file.write(data)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read the networks of a round.
+
+    Returns:
+        The state of each network by name, on the CPU, and the description that was written with them.
+
+    Raises:
+        UserError: the file is truncated, or not a checkpoint of this program.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.is_dir():
+        raise IsADirectoryError(21, "Is a directory", str(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("lplgrad", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); delete it and run again") from None
+    if header.pop("format", None) != CHECKPOINT_FORMAT:
+        raise UserError(f"{path}: a safetensors file, but not a checkpoint of lplgrad")
+    networks: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        network, _, parameter = name.partition("/")
+        networks.setdefault(network, {})[parameter] = tensor
+    return networks, header

@@ -1,0 +1,59 @@
+"""The command line: one sub-command for each rule of the workflow, each of use without it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+from lplgrad import __version__, commands
+from lplgrad.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser, with a sub-parser for each module of ``lplgrad.commands`` that has an example."""
+    top = argparse.ArgumentParser(prog="lplgrad", description="Deep active learning on images, a round at a time.")
+    top.add_argument("--version", action="version", version=f"lplgrad {__version__}")
+    subparsers = top.add_subparsers(required=True, metavar="command")
+    for found in pkgutil.iter_modules(commands.__path__):
+        command = importlib.import_module(f"{commands.__name__}.{found.name}")
+        if not hasattr(command, "EXAMPLE"):
+            continue
+        description = (command.__doc__ or "").strip()
+        sub = subparsers.add_parser(
+            found.name.replace("_", "-"),
+            help=description.split(":")[0].rstrip("."),
+            description=description,
+            epilog=f"example:\n  {command.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run, prog=sub.prog)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sub-command. A mistake of the user's is one line and exit status 1; a bug is a traceback."""
+    parsed = parser().parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except UserError as error:
+        return _fail(parsed.prog, str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(parsed.prog, f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        return _fail(parsed.prog, "interrupted", status=130)
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing is left to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _fail(prog: str, message: str, status: int = 1) -> int:
+    print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    return status

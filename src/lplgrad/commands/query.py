@@ -1,0 +1,155 @@
+"""Query: score a round's candidates, choose the best, and write the labelled set of the next round."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from lplgrad.acquisition import Acquisition, Candidates
+    from lplgrad.arrays import DatasetArrays
+    from lplgrad.devices import Stopwatch
+    from lplgrad.pool import Indices, LabeledSet
+    from lplgrad.querying import Measured
+    from lplgrad.settings import QueryJob
+    from lplgrad.validation import Settings
+
+EXAMPLE = """lplgrad query --data data/digits --labeled labeled.csv --checkpoint round1/checkpoint.safetensors \\
+      --round 1 --seed 1 --settings '{acquisition: gradient_norm, query_size: 20, candidates: 600}' \\
+      --output round1"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments."""
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of a prepared data set")
+    parser.add_argument("--labeled", type=Path, required=True, metavar="CSV", help="the labelled set of the round")
+    parser.add_argument("--checkpoint", type=Path, nargs="?", metavar="FILE", help="of the round; random needs none")
+    parser.add_argument("--round", type=int, required=True, help="the round, from 1")
+    parser.add_argument("--seed", type=int, required=True, help="seed of the trial")
+    parser.add_argument(
+        "--settings", required=True, metavar="YAML",
+        help="acquisition and its options, query_size, candidates, query_transform, augmentation, compute",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the round")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Draw candidates, score them, choose and write."""
+    import numpy as np
+
+    from lplgrad import acquisition, devices
+    from lplgrad.acquisition import Candidates
+    from lplgrad.arrays import open_dataset
+    from lplgrad.artifacts import read_labeled, write_labeled, write_scores
+    from lplgrad.commands.common import check_round, check_seed, parse_settings
+    from lplgrad.errors import UserError
+    from lplgrad.files import write_json
+    from lplgrad.pool import draw_candidates
+    from lplgrad.progress import say
+    from lplgrad.settings import QueryJob
+    from lplgrad.validation import parse
+
+    settings = parse_settings(QueryJob, arguments.settings)
+    check_round(arguments.round)
+    check_seed(arguments.seed)
+    function = acquisition.load(settings.acquisition)
+    options = parse(function.options, settings.options, "--settings: options")
+    if function.needs and arguments.checkpoint is None:
+        raise UserError(f"--checkpoint: missing: {settings.acquisition} asks a model")
+    data = open_dataset(arguments.data)
+    pool = len(data.train.images)
+    labeled = read_labeled(arguments.labeled, pool)
+    indices = draw_candidates(pool, labeled, settings.subset, arguments.seed, arguments.round)
+    if len(indices) < settings.query_size:
+        raise UserError(f"query_size: {settings.query_size} are to be labelled, but only {len(indices)} are left")
+
+    about = {"indices": indices, "seed": arguments.seed, "round_number": arguments.round}
+    if function.needs:
+        device, measured, watch = _ask_model(arguments, settings, function, options, data, labeled, indices)
+    else:
+        device, measured, watch = None, {}, devices.Stopwatch(None)
+    candidates = Candidates(query_size=settings.query_size, **about, **measured)
+    given = function.score(candidates, options)
+    scores = np.asarray(given if device is None else given.cpu(), dtype=np.float32)
+    try:
+        chosen = acquisition.select(scores, settings.query_size)
+    except FloatingPointError as error:
+        raise UserError(f"{arguments.checkpoint}: {error}; was its training sound?") from None
+    timing = {
+        "query_seconds": round(watch.seconds(), 4),
+        "peak_memory_mb": round(devices.peak_memory_mb(device), 1),
+        **devices.describe(device),
+    }
+
+    selected = np.zeros(len(indices), dtype=bool)
+    selected[chosen] = True
+    write_scores(arguments.output / "scores.csv", indices, scores, selected, **_said(candidates))
+    write_json(arguments.output / "query_timing.json", timing)
+    write_labeled(arguments.output / "next_labeled.csv", labeled.extended(indices[chosen], arguments.round + 1))
+    say(f"round {arguments.round}: chose {len(chosen)} of {len(indices)} candidates in {timing['query_seconds']:.2f} s")
+
+
+def _ask_model(
+    arguments: argparse.Namespace,
+    settings: QueryJob,
+    function: Acquisition,
+    options: Settings,
+    data: DatasetArrays,
+    labeled: LabeledSet,
+    indices: Indices,
+) -> tuple[torch.device, Measured, Stopwatch]:
+    """Compute what the acquisition function needs; the watch began when the model was in place."""
+    import torch
+
+    from lplgrad import devices, networks
+    from lplgrad.errors import UserError
+    from lplgrad.evaluation import batch_size, batches_of, gradient_batch_size
+    from lplgrad.progress import track
+    from lplgrad.querying import measure
+    from lplgrad.randomness import Purpose, stream
+    from lplgrad.transforms import Augment, Normalize, to_tensor
+
+    device = devices.set_up(settings.compute)
+    checkpoint = networks.load(arguments.checkpoint)
+    if "predicted_loss" in function.needs and checkpoint.networks.auxiliary is None:
+        raise UserError(f"{arguments.checkpoint}: {settings.acquisition} needs a loss prediction module; it has none")
+    if (channels := checkpoint.networks.model.conv1.in_channels) != data.channels:
+        raise UserError(f"{arguments.checkpoint}: takes {channels} channels, but {arguments.data} has {data.channels}")
+    normalize = Normalize(checkpoint.normalization, device)
+    checkpoint.networks.to(device)
+    augmenting = stream(arguments.seed, Purpose.QUERY_AUGMENTATION, arguments.round)
+    size = (gradient_batch_size if "gradient_norms" in function.needs else batch_size)(*data.train.images.shape[1:3])
+
+    def batches(positions: Indices, what: str) -> Iterator[torch.Tensor]:
+        for read in track(batches_of(data.train.images, positions, size), -(-len(positions) // size), what):
+            images = to_tensor(read, device)
+            if settings.query_transform == "train":
+                augment = Augment(images, settings.augmentation, augmenting)
+                images = augment(torch.arange(len(images), device=device), augment.draw())
+            yield normalize(images)
+
+    watch = devices.Stopwatch(device)
+    loss = function.loss(options) if function.loss is not None else None
+    measured = measure(
+        checkpoint.networks, function.needs, loss, batches(indices, "candidates"), batches(labeled.indices, "labelled")
+    )
+    return device, measured, watch
+
+
+def _said(candidates: Candidates) -> dict[str, Any]:
+    """What the model says of each candidate, for the columns beside the score; nothing where no model was asked."""
+    if candidates.logits is None:
+        return {}
+    from lplgrad.acquisition.entropy import entropy
+
+    probabilities = candidates.logits.double().softmax(dim=1)
+    return {
+        "entropy": entropy(candidates.logits).cpu().numpy(),
+        "confidence": probabilities.amax(dim=1).cpu().numpy(),
+        "predicted": candidates.logits.argmax(dim=1).cpu().numpy(),
+    }

@@ -1,0 +1,42 @@
+"""Write down a study: its whole configuration, merged and checked, so that its folder explains itself."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLE = "lplgrad study config.yaml demo.yaml --output results/demo/study.yaml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments."""
+    parser.add_argument(
+        "files", type=Path, nargs="*", metavar="FILE", help="configuration files, each merged over the ones before"
+    )
+    parser.add_argument("--settings", metavar="YAML", help="the merged configuration itself, instead of files")
+    parser.add_argument(
+        "--unavailable", default="{}", metavar="YAML", help="data sets that cannot be had, with the reason"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write it (default: standard output)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Read, check and write the study."""
+    import yaml
+
+    from lplgrad.files import write_text
+    from lplgrad.commands.common import parse_settings
+    from lplgrad.errors import UserError
+    from lplgrad.settings import Study, StudyFile, read_study
+    from lplgrad.validation import parse, read_yaml
+
+    if (arguments.settings is None) == (not arguments.files):
+        raise UserError("give either configuration files or --settings")
+    study = read_study(arguments.files) if arguments.files else parse_settings(Study, arguments.settings)
+    unavailable = read_yaml(arguments.unavailable, "--unavailable")
+    file = parse(StudyFile, {"study": study, "unavailable": unavailable}, "--unavailable")
+    text = yaml.safe_dump(file.model_dump(by_alias=True), sort_keys=False, allow_unicode=True, width=120)
+    if arguments.output is None:
+        print(text, end="")
+    else:
+        write_text(arguments.output, text)

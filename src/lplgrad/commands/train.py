@@ -1,0 +1,121 @@
+"""Train for one round and test: write the checkpoint, the test logits, the metrics and the time it took."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLE = """lplgrad train --data data/digits --labeled labeled.csv --round 1 --seed 1 --output round1 \\
+      --settings '{model: {name: small_resnet}, training: {epochs: 60, milestones: [48]}, recipe: {auxiliary: true}}'"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments."""
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of a prepared data set")
+    parser.add_argument("--labeled", type=Path, required=True, metavar="CSV", help="the labelled set of the round")
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="?", metavar="FILE", help="of the round before, which a warm start trains on"
+    )
+    parser.add_argument("--round", type=int, required=True, help="the round, from 1")
+    parser.add_argument("--seed", type=int, required=True, help="seed of the trial")
+    parser.add_argument(
+        "--settings", default="{}", metavar="YAML",
+        help="model, training, augmentation, normalization, recipe and compute; what is not given has its default",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the round")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, test and write."""
+    from lplgrad.arrays import open_dataset
+    from lplgrad.artifacts import read_labeled
+    from lplgrad.commands.common import check_round, check_seed, parse_settings
+    from lplgrad.errors import UserError
+    from lplgrad.settings import Normalization, TrainingJob
+
+    settings = parse_settings(TrainingJob, arguments.settings)
+    check_round(arguments.round)
+    check_seed(arguments.seed)
+    warm = settings.recipe.init == "warm" and arguments.round > 1
+    if warm != (arguments.checkpoint is not None):
+        reason = "a warm start trains on the round before" if warm else "this round starts with new weights"
+        raise UserError(f"--checkpoint: {'missing' if warm else 'not wanted'}: {reason}")
+    data = open_dataset(arguments.data)
+    labeled = read_labeled(arguments.labeled, len(data.train.images))
+    normalization = settings.normalization or Normalization(mean=data.mean, std=data.std)
+    if len(normalization.mean) != data.channels:
+        raise UserError(
+            f"normalization: {len(normalization.mean)} channels, but the images of {arguments.data} have {data.channels}"
+        )
+
+    from lplgrad import devices, networks
+    from lplgrad.artifacts import write_logits
+    from lplgrad.evaluation import accuracy, accuracy_per_class, batch_size, batches_of, predict
+    from lplgrad.files import write_json
+    from lplgrad.progress import say, track
+    from lplgrad.randomness import Purpose, stream
+    from lplgrad.training import Epoch, train
+    from lplgrad.transforms import Normalize, to_tensor
+
+    device = devices.set_up(settings.compute)
+    if warm:
+        trained = networks.load(arguments.checkpoint).networks
+        if (trained.auxiliary is not None) != settings.recipe.auxiliary:
+            raise UserError(f"{arguments.checkpoint}: was trained by another recipe (auxiliary module or not)")
+    else:
+        trained = networks.first_networks(
+            settings.model, data.channels, len(data.classes), settings.recipe.auxiliary, arguments.seed, arguments.round
+        )
+    trained.to(device)
+    epochs = settings.training.epochs
+
+    def line(epoch: Epoch) -> str:
+        pairs = "" if epoch.pair_loss is None else f"  pair loss {epoch.pair_loss:.4f}"
+        return f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}{pairs}  learning rate {epoch.learning_rate:g}"
+
+    say(f"round {arguments.round}, seed {arguments.seed}: {len(labeled)} labels, {epochs} epochs on {device}")
+    watch = devices.Stopwatch(device)
+    steps = train(
+        trained,
+        to_tensor(data.train.images[labeled.indices], device),
+        to_tensor(data.train.labels[labeled.indices], device),
+        settings.training,
+        settings.recipe,
+        settings.augmentation,
+        normalization,
+        stream(arguments.seed, Purpose.BATCHES, arguments.round),
+        stream(arguments.seed, Purpose.AUGMENTATION, arguments.round),
+        settings.compute.precision,
+    )
+    last = None
+    for last in track(steps, epochs, "epochs", line):
+        pass
+    assert last is not None
+    seconds = watch.seconds()
+
+    normalize = Normalize(normalization, device)
+    test_batches = batches_of(data.test.images, None, batch_size(*data.test.images.shape[1:3]))
+    logits = predict(trained, (normalize(to_tensor(batch, device)) for batch in test_batches)).logits.cpu().numpy()
+    metrics = {
+        "round": arguments.round,
+        "labels": len(labeled),
+        "accuracy": accuracy(logits, data.test.labels),
+        "accuracy_per_class": dict(
+            zip(data.classes, accuracy_per_class(logits, data.test.labels), strict=True)
+        ),
+        "train_loss": last.loss,
+        "stopped": False,
+    }
+    timing = {
+        "train_seconds": round(seconds, 4),
+        "test_seconds": round(watch.seconds() - seconds, 4),
+        "peak_memory_mb": round(devices.peak_memory_mb(device), 1),
+        **devices.describe(device),
+    }
+    networks.save(
+        arguments.output / "checkpoint.safetensors", trained, settings.model, normalization, data.classes
+    )
+    write_logits(arguments.output / "test_logits.npy", logits)
+    write_json(arguments.output / "timing.json", timing)
+    write_json(arguments.output / "metrics.json", metrics)
+    say(f"test accuracy {metrics['accuracy']:.4f}; trained in {seconds:.1f} s")

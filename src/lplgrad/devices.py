@@ -1,0 +1,110 @@
+"""The machine: which device a job computes on, how torch is set up there, and what is noted of it.
+
+Torch is imported by the functions, not by the module: what a job needs to decide before that import stays possible.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lplgrad import __version__
+from lplgrad.errors import UserError
+from lplgrad.settings import Compute
+
+if TYPE_CHECKING:
+    import torch
+
+
+def set_up(compute: Compute) -> torch.device:
+    """Choose the device and set up torch for a job. Nothing else in the program touches torch's global state.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    # Without it cuBLAS may choose other algorithms from run to run; it must be set before CUDA starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    torch.set_num_threads(compute.threads)
+    torch.backends.cudnn.benchmark = False
+    tf32 = compute.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32  # PyTorch leaves this on for convolutions
+    available = torch.cuda.is_available()
+    if compute.device == "cuda" and not available:
+        raise UserError("compute.device: cuda, but torch sees no GPU; check the driver, or set it to auto or cpu")
+    if not available or compute.device == "cpu":
+        return torch.device("cpu")
+    # Only for a GPU: the call imports the compiler, and on the CPU every operation used here is deterministic.
+    torch.use_deterministic_algorithms(compute.deterministic)
+    return torch.device("cuda")
+
+
+class Stopwatch:
+    """Seconds on the monotonic clock, the device's queue drained at both ends."""
+
+    def __init__(self, device: torch.device | None) -> None:
+        self.device = device
+        self.synchronize()
+        self.start = time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds since the watch was made."""
+        self.synchronize()
+        return time.monotonic() - self.start
+
+    def synchronize(self) -> None:
+        """Wait for what was asked of a GPU."""
+        if self.device is not None and self.device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self.device)
+
+
+def peak_memory_mb(device: torch.device | None) -> float:
+    """Highest memory of this process so far: on a GPU what torch allocated there, else the resident set."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if platform.system() == "Linux" else 2**20)
+
+
+def describe(device: torch.device | None) -> dict[str, Any]:
+    """The machine and the versions, for a timing file."""
+    machine: dict[str, Any] = {
+        "host": platform.node(),
+        "device": _processor(),
+        "versions": {"lplgrad": __version__, "python": platform.python_version()},
+    }
+    if device is not None:
+        import torch
+
+        machine["threads"] = torch.get_num_threads()
+        machine["versions"]["torch"] = torch.__version__
+        if device.type == "cuda":
+            machine["device"] = torch.cuda.get_device_name(device)
+            machine["versions"]["cuda"] = torch.version.cuda
+    return machine
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def visible_gpus() -> int:
+    """How many GPUs this machine has, told without torch: by CUDA_VISIBLE_DEVICES, else by the driver's device files."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return len([device for device in named.split(",") if device.strip() not in ("", "-1", "NoDevFiles")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))

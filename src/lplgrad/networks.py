@@ -1,0 +1,123 @@
+"""The networks of a round: what a recipe trains, built, given first weights, and brought to disk and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lplgrad.artifacts import read_checkpoint, write_checkpoint
+from lplgrad.errors import UserError
+from lplgrad.models import LossPrediction, ResNet, build_auxiliary, build_model, initialize
+from lplgrad.randomness import Purpose, torch_stream
+from lplgrad.settings import Model, Normalization
+from lplgrad.validation import parse
+
+
+@dataclass
+class Networks:
+    """What a round trains.
+
+    Attributes:
+        model: the main model.
+        auxiliary: the loss prediction module, where the recipe has one.
+    """
+
+    model: ResNet
+    auxiliary: LossPrediction | None = None
+
+    def named(self) -> dict[str, nn.Module]:
+        """The networks there are, by name."""
+        networks: dict[str, nn.Module] = {"model": self.model}
+        if self.auxiliary is not None:
+            networks["auxiliary"] = self.auxiliary
+        return networks
+
+    def to(self, device: torch.device) -> Networks:
+        """Move all to a device, convolutions in channels-last memory."""
+        for network in self.named().values():
+            network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
+
+def first_networks(model: Model, channels: int, classes: int, auxiliary: bool, seed: int, round_number: int) -> Networks:
+    """Networks with new weights. Main model and auxiliary module draw from streams of their own, so that all recipes
+    start from the same main model.
+
+    Args:
+        model: the main model.
+        channels: channels of an image.
+        classes: number of classes.
+        auxiliary: whether there is a loss prediction module.
+        seed: the trial's seed.
+        round_number: the round that starts anew: 1, or every one of a recipe with ``init: fresh``.
+    """
+    networks = _build(model, channels, classes, auxiliary)
+    initialize(networks.model, torch_stream(seed, Purpose.MODEL_WEIGHTS, round_number))
+    if networks.auxiliary is not None:
+        initialize(networks.auxiliary, torch_stream(seed, Purpose.AUXILIARY_WEIGHTS, round_number))
+    return networks
+
+
+def _build(model: Model, channels: int, classes: int, auxiliary: bool) -> Networks:
+    main = build_model(model, channels, classes)
+    return Networks(main, build_auxiliary(main) if auxiliary else None)
+
+
+def save(path: Path, networks: Networks, model: Model, normalization: Normalization, classes: list[str]) -> None:
+    """Write a checkpoint that holds all one needs to predict with it."""
+    description = {
+        "model": model.model_dump(),
+        "channels": networks.model.conv1.in_channels,
+        "classes": classes,
+        "normalization": normalization.model_dump(),
+    }
+    write_checkpoint(path, {name: network.state_dict() for name, network in networks.named().items()}, description)
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint as it was read.
+
+    Attributes:
+        networks: with their weights, on the CPU.
+        normalization: what the images were normalised with.
+        classes: names of the classes.
+    """
+
+    networks: Networks
+    normalization: Normalization
+    classes: list[str]
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint. Nothing in the result shares memory with another.
+
+    Raises:
+        UserError: the file is truncated, foreign, or its weights are not those of the model it describes.
+    """
+    states, description = read_checkpoint(path)
+    try:
+        model = parse(Model, description["model"], str(path))
+        normalization = parse(Normalization, description["normalization"], str(path))
+        classes, channels = list(description["classes"]), int(description["channels"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: does not describe its model; was it written by another version?") from None
+    networks = _build(model, channels, len(classes), "auxiliary" in states)
+    for name, network in networks.named().items():
+        _load_state(network, states.get(name, {}), f"{path}: {name}")
+    return Checkpoint(networks, normalization, classes)
+
+
+def _load_state(network: nn.Module, state: Mapping[str, Any], where: str) -> None:
+    expected = network.state_dict()
+    wrong = sorted(set(expected) ^ set(state)) or [
+        name for name, tensor in expected.items() if tensor.shape != state[name].shape
+    ]
+    if wrong:
+        raise UserError(f"{where}: {wrong[0]} is missing, unknown or of another shape ({len(wrong)} such)")
+    network.load_state_dict(state, assign=True)

@@ -1,0 +1,116 @@
+"""Bring the measurements of all rounds of a study together, one tidy row a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lplgrad.files import read_json
+from lplgrad.errors import UserError
+from lplgrad.settings import StudyFile
+from lplgrad.study import Chain, Layout
+
+Row = dict[str, Any]
+
+
+def measurements(file: StudyFile, partial: bool = False) -> pd.DataFrame:
+    """Accuracy after every round: the same bytes on every run of the study on the same machine.
+
+    Args:
+        file: the study.
+        partial: leave out rounds that are not there yet; otherwise they are an error.
+
+    Returns:
+        Columns budget, dataset, strategy, recipe, acquisition, seed, round, labels, accuracy (fraction), train_loss,
+        stopped. Round 1 is trained once per recipe and stands in the chain of every strategy of that recipe.
+    """
+
+    def row(chain: Chain, number: int, folder: str) -> Row | None:
+        metrics = _read(Path(folder) / "metrics.json", ["labels", "accuracy", "train_loss", "stopped"], partial)
+        return metrics and {"round": number, **metrics}
+
+    return _collect(file, row)
+
+
+def class_accuracies(file: StudyFile, partial: bool = False) -> pd.DataFrame:
+    """Accuracy of every class after every round: columns as above up to labels, then class and accuracy."""
+
+    def rows(chain: Chain, number: int, folder: str) -> Row | None:
+        metrics = _read(Path(folder) / "metrics.json", ["labels", "accuracy_per_class"], partial)
+        return metrics and {"round": number, **metrics}
+
+    wide = _collect(file, rows)
+    if wide.empty:
+        return wide
+    wide["class"] = wide["accuracy_per_class"].map(list)
+    wide["accuracy"] = wide.pop("accuracy_per_class").map(lambda accuracies: list(accuracies.values()))
+    return wide.explode(["class", "accuracy"], ignore_index=True)
+
+
+def timings(file: StudyFile, partial: bool = False) -> pd.DataFrame:
+    """Seconds and memory of every round, and the machine: what is not the same on every run.
+
+    Returns:
+        Columns budget, dataset, strategy, recipe, acquisition, seed, round, train_seconds, test_seconds,
+        train_peak_memory_mb, query_seconds, query_peak_memory_mb (both NaN in the last round, which has no query),
+        device, host, threads, torch.
+    """
+    layout = Layout(file.study, file.datasets)
+
+    def row(chain: Chain, number: int, folder: str) -> Row | None:
+        wanted = ["train_seconds", "test_seconds", "peak_memory_mb", "device", "host", "threads", "versions"]
+        train = _read(Path(folder) / "timing.json", wanted, partial)
+        if train is None:
+            return None
+        query: Row | None = {}
+        if number < layout.rounds(chain.budget, chain.dataset):
+            path = Path(layout.round(chain, number)) / "query_timing.json"
+            query = _read(path, ["query_seconds", "peak_memory_mb"], partial)
+        return {
+            "round": number,
+            "train_seconds": train["train_seconds"],
+            "test_seconds": train["test_seconds"],
+            "train_peak_memory_mb": train["peak_memory_mb"],
+            "query_seconds": (query or {}).get("query_seconds"),
+            "query_peak_memory_mb": (query or {}).get("peak_memory_mb"),
+            **{key: train[key] for key in ("device", "host", "threads")},
+            "torch": train["versions"]["torch"],
+        }
+
+    return _collect(file, row)
+
+
+def _collect(file: StudyFile, row: Callable[[Chain, int, str], Row | None]) -> pd.DataFrame:
+    return pd.DataFrame(_rows(file, row))
+
+
+def _rows(file: StudyFile, row: Callable[[Chain, int, str], Row | None]) -> Iterator[Row]:
+    layout = Layout(file.study, file.datasets)
+    for chain in layout.chains():
+        strategy = file.study.strategies[chain.strategy]
+        about = {
+            "budget": chain.budget,
+            "dataset": chain.dataset,
+            "strategy": chain.strategy,
+            "recipe": strategy.recipe,
+            "acquisition": strategy.acquisition,
+            "seed": chain.seed,
+        }
+        for number in range(1, layout.rounds(chain.budget, chain.dataset) + 1):
+            found = row(chain, number, layout.trained(chain, number))
+            if found is not None:
+                yield {**about, **found}
+
+
+def _read(path: Path, keys: list[str], partial: bool) -> Row | None:
+    """Some keys of a JSON file."""
+    if partial and not path.exists():
+        return None
+    values = read_json(path)
+    try:
+        return {key: values[key] for key in keys}
+    except KeyError as error:
+        raise UserError(f"{path}: {error} is missing; delete the file and run again") from None

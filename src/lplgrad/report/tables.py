@@ -1,0 +1,157 @@
+"""Tables: the numbers as a data frame, and the frame as a page."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lplgrad.settings import StudyFile
+
+CELL = ["budget", "dataset", "strategy"]
+
+
+def accuracy_table(measurements: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy in percent at every budget: columns budget, dataset, labels, strategy, seeds, mean, std.
+
+    ``std`` is the sample standard deviation over seeds (n - 1), NaN for one seed.
+    """
+    grouped = measurements.assign(accuracy=measurements["accuracy"] * 100).groupby([*CELL, "labels"], sort=False)
+    table = grouped["accuracy"].agg(seeds="count", mean="mean", std="std").reset_index()
+    return table[["budget", "dataset", "labels", "strategy", "seeds", "mean", "std"]]
+
+
+def time_table(timings: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of a round and of a trial: columns budget, dataset, strategy, seeds, train_round, query_round (means
+    over seeds and rounds, a round's query being counted only where there is one), train_trial, query_trial (means
+    over seeds of a whole chain's sum) and device."""
+    per_round = timings.groupby(CELL, sort=False).agg(
+        seeds=("seed", "nunique"),
+        train_round=("train_seconds", "mean"),
+        query_round=("query_seconds", "mean"),
+        device=("device", lambda devices: "; ".join(sorted(set(devices)))),
+    )
+    sums = timings.groupby([*CELL, "seed"], sort=False)[["train_seconds", "query_seconds"]].sum()
+    per_trial = sums.groupby(CELL, sort=False).mean()
+    table = per_round.assign(train_trial=per_trial["train_seconds"], query_trial=per_trial["query_seconds"])
+    columns = ["seeds", "train_round", "query_round", "train_trial", "query_trial", "device"]
+    return table[columns].reset_index()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of a page.
+
+    Attributes:
+        heading: above it.
+        head: cells of its header row.
+        rows: cells of its rows, as text.
+        best: positions (row, column) to be set in bold.
+    """
+
+    heading: str
+    head: list[str]
+    rows: list[list[str]]
+    best: frozenset[tuple[int, int]] = frozenset()
+
+
+def accuracy_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
+    """The accuracy table as people read it: a section per budget and data set, rounds down, strategies across."""
+    study = file.study
+    sections = []
+    for (budget, dataset), part in table.groupby(["budget", "dataset"], sort=False):
+        mean = part.pivot(index="labels", columns="strategy", values="mean")
+        std = part.pivot(index="labels", columns="strategy", values="std")
+        strategies = [name for name in study.run.strategies if name in mean]
+        rows, best = [], set()
+        for number, labels in enumerate(mean.index):
+            cells = []
+            for column, strategy in enumerate(strategies, start=1):
+                value, spread = mean.loc[labels, strategy], std.loc[labels, strategy]
+                if pd.isna(value):
+                    cells.append("–")
+                    continue
+                cells.append(f"{value:.1f}" + ("" if pd.isna(spread) else f" ± {spread:.1f}"))
+                if round(value, 1) == round(mean.loc[labels].max(), 1):
+                    best.add((number, column))
+            rows.append([str(labels), *cells])
+        seeds = part["seeds"].max()
+        heading = f"{dataset_title(file, dataset)}, {budget} budget ({seeds} seed{'s' if seeds > 1 else ''})"
+        head = ["labels", *(strategy_title(file, name) for name in strategies)]
+        sections.append(Section(heading, head, rows, frozenset(best)))
+    return sections
+
+
+def time_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
+    """The time table as people read it: a section per budget and data set, strategies down."""
+    sections = []
+    for (budget, dataset), part in table.groupby(["budget", "dataset"], sort=False):
+        rows = [
+            [
+                strategy_title(file, row.strategy),
+                *(_seconds(value) for value in (row.train_round, row.query_round, row.train_trial, row.query_trial)),
+            ]
+            for row in part.itertuples()
+        ]
+        heading = f"{dataset_title(file, dataset)}, {budget} budget, on {'; '.join(sorted(set(part['device'])))}"
+        head = ["seconds", "training, a round", "query, a round", "training, a trial", "query, a trial"]
+        sections.append(Section(heading, head, rows))
+    return sections
+
+
+def _seconds(value: float) -> str:
+    if pd.isna(value):
+        return "–"
+    return f"{value:,.3f}" if value < 1 else f"{value:,.1f}"
+
+
+def strategy_title(file: StudyFile, name: str) -> str:
+    """A strategy's name for people."""
+    return file.study.strategies[name].title or name
+
+
+def dataset_title(file: StudyFile, name: str) -> str:
+    """A data set's name for people."""
+    return file.study.datasets[name].title or name
+
+
+def page(title: str, sections: list[Section], note: str) -> str:
+    """A page of tables that stands alone: no script, no other file."""
+    body = "".join(_section(section) for section in sections)
+    return (
+        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{html.escape(title)}</h1>\n{body}<p class='note'>{html.escape(note)}</p>\n</body>\n</html>\n"
+    )
+
+
+def _section(section: Section) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in section.head)
+    rows = []
+    for number, row in enumerate(section.rows):
+        cells = (
+            f"<td class='best'>{html.escape(cell)}</td>" if (number, column) in section.best
+            else f"<td>{html.escape(cell)}</td>"
+            for column, cell in enumerate(row)
+        )  # fmt: skip
+        rows.append(f"<tr>{''.join(cells)}</tr>\n")
+    return (
+        f"<h2>{html.escape(section.heading)}</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>\n{''.join(rows)}</tbody>\n</table>\n"
+    )
+
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 2rem auto; max-width: 70rem;
+       padding: 0 1rem; }
+h1 { font-size: 1.35rem; } h2 { font-size: 1.05rem; margin-top: 2rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .9rem; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+thead th { border-top: 2px solid #1b1b1b; border-bottom: 1px solid #1b1b1b; font-weight: 600; }
+tbody tr:last-child td { border-bottom: 2px solid #1b1b1b; }
+tbody tr:nth-child(even) { background: #f4f4f4; }
+.best { font-weight: 700; }
+.note { color: #555; max-width: 60rem; }
+"""

@@ -1,0 +1,441 @@
+"""The configuration: its keys, their types and defaults, and the checks that no type can express.
+
+Dictionaries define (recipes, strategies, data sets), the lists under ``run`` select. A study is read from one or
+several files, each merged over the ones before; every file is checked before the next is merged, so that a message
+names the file and the key. The settings of a single job (what ``--settings`` takes) are made of the same parts.
+
+Imports neither torch nor Snakemake. Behaviour does not live here: every value reaches a job as a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from lplgrad import acquisition, datasets
+from lplgrad.errors import UserError, nearest
+from lplgrad.validation import (
+    Count,
+    Name,
+    Number,
+    Row,
+    Seed,
+    Settings,
+    Title,
+    check_options,
+    parse,
+    problem_below,
+    read_yaml,
+)
+
+
+class Model(Settings):
+    """The main model (the backbone and its classifier).
+
+    Attributes:
+        name: ``resnet18``, or ``small_resnet`` (one block in each of three stages, 16 to 64 channels) for tiny images.
+        stem: ``cifar`` (3x3, stride 1, no pooling) or ``imagenet`` (7x7, stride 2, max-pooling).
+        width: channels of the first stage; None for the architecture's own (64 and 16).
+    """
+
+    name: Literal["resnet18", "small_resnet"] = "resnet18"
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    width: Count | None = None
+
+
+class Training(Settings):
+    """Stochastic gradient descent over one round's labelled set.
+
+    Attributes:
+        epochs: passes over the labelled set, in every round.
+        batch_size: images in a mini-batch; the last one of an epoch may be smaller.
+        learning_rate: at the start of every round.
+        milestones: epochs, counted from 0, from which on the learning rate is multiplied by ``decay`` once more.
+        decay: the factor at a milestone.
+        momentum: of SGD.
+        weight_decay: of SGD (L2 penalty).
+    """
+
+    epochs: Count = 200
+    batch_size: Count = 128
+    learning_rate: Annotated[Number, Field(gt=0)] = 0.1
+    milestones: list[Annotated[int, Field(ge=1)]] = [160]
+    decay: Annotated[Number, Field(gt=0, le=1)] = 0.1
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
+
+    @model_validator(mode="after")
+    def _milestones_are_reached(self) -> Self:
+        if self.milestones != sorted(set(self.milestones)) or any(m >= self.epochs for m in self.milestones):
+            raise PydanticCustomError(
+                "milestones",
+                "milestones {milestones} must rise and lie before the last epoch (epochs: {epochs}); [] for none",
+                {"milestones": str(self.milestones), "epochs": self.epochs},
+            )
+        return self
+
+
+class Augmentation(Settings):
+    """What is done to the training images at random.
+
+    Attributes:
+        horizontal_flip: mirror every second image.
+        crop_padding: pixels of black padding on each side before a random crop to the original size.
+    """
+
+    horizontal_flip: bool = False
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+
+
+class Normalization(Settings):
+    """Per-channel mean and standard deviation of images scaled to [0, 1]."""
+
+    mean: Annotated[list[Number], Field(min_length=1)]
+    std: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _same_channels(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise PydanticCustomError("channels", "mean and std must have one value per channel each")
+        return self
+
+
+class Recipe(Settings):
+    """How a strategy trains.
+
+    Attributes:
+        auxiliary: train a loss prediction module jointly with the main model (paper, section III-B).
+        init: ``warm`` trains on from the round before, with new optimisers; ``fresh`` starts every round anew.
+        lambda_: weight of the pair loss in the total loss (eq. 4); ``lambda`` in a file.
+        margin: the pair loss's margin xi (eq. 2).
+        detach_after: fraction of the epochs after which the pair loss no longer reaches the main model.
+        auxiliary_schedule: the learning rate of the module is ``stepped`` as the main model's, or ``constant``.
+    """
+
+    auxiliary: bool = False
+    init: Literal["warm", "fresh"] = "warm"
+    lambda_: Annotated[Number, Field(ge=0, alias="lambda")] = 1.0
+    margin: Annotated[Number, Field(ge=0)] = 1.0
+    detach_after: Annotated[Number, Field(ge=0, le=1)] = 0.6
+    auxiliary_schedule: Literal["stepped", "constant"] = "stepped"
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        idle = self.model_fields_set & {"lambda_", "margin", "detach_after", "auxiliary_schedule"}
+        if not self.auxiliary and any(getattr(self, key) != type(self).model_fields[key].default for key in idle):
+            keys = ", ".join(sorted(key.rstrip("_") for key in idle))
+            raise PydanticCustomError("idle", "{keys} has no effect without auxiliary: true", {"keys": keys})
+        return self
+
+
+class Compute(Settings):
+    """The machine's part. All but ``device`` change the last bits of a result, and so belong to the study.
+
+    Attributes:
+        device: ``auto`` takes a GPU where there is one.
+        threads: of torch in a job on the CPU. One thread a job keeps many jobs from fighting over the cores.
+        precision: ``float32`` is float32 everywhere, convolutions included; ``tf32`` lets the GPU round the operands
+            of convolutions and matrix products to 10 bits of mantissa; ``bfloat16`` trains under autocast.
+            Queries and evaluation are always float32.
+        deterministic: refuse operations that may differ from run to run on the same machine.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count = 1
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    deterministic: bool = True
+
+
+class Budget(Settings):
+    """An annotation budget (paper, Table II).
+
+    Attributes:
+        query_size: b, labels bought in a round; also the number drawn at random for round 1.
+        candidates: S, size of the random subset of the unlabelled pool that is scored, or ``all``.
+        labels: A, labels at the end; a multiple of ``query_size``.
+    """
+
+    query_size: Count
+    candidates: Count | Literal["all"] = "all"
+    labels: Count
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds: round r trains on r * query_size labels."""
+        return self.labels // self.query_size
+
+    @property
+    def subset(self) -> int | None:
+        """Size of the candidate subset, None for the whole pool."""
+        return None if self.candidates == "all" else self.candidates
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.labels % self.query_size:
+            raise PydanticCustomError(
+                "multiple",
+                "labels: {labels} is not a multiple of query_size: {query_size}",
+                {"labels": self.labels, "query_size": self.query_size},
+            )
+        if self.subset is not None and self.subset < self.query_size:
+            raise PydanticCustomError(
+                "subset",
+                "candidates: {subset} is smaller than query_size: {query_size}, so no query could be answered",
+                {"subset": self.subset, "query_size": self.query_size},
+            )
+        return self
+
+
+def _one_of(kind: str, value: str, known: list[str]) -> str:
+    if value not in known:
+        raise PydanticCustomError(
+            "one_of", "unknown {kind} {value} ({hint})", {"kind": kind, "value": repr(value), "hint": nearest(value, known)}
+        )
+    return value
+
+
+AcquisitionName = Annotated[str, AfterValidator(lambda value: _one_of("acquisition", value, acquisition.names()))]
+SourceName = Annotated[str, AfterValidator(lambda value: _one_of("source", value, datasets.names()))]
+
+
+class Strategy(Row):
+    """A training recipe and an acquisition function; further keys are the acquisition function's options.
+
+    Attributes:
+        recipe: how it trains, a name under ``recipes``.
+        acquisition: how it queries, a module of ``lplgrad.acquisition``.
+        title: its name in tables and figures; None for its name in the configuration.
+    """
+
+    recipe: str
+    title: Title | None = None
+    acquisition: AcquisitionName
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        check_options(acquisition.load(self.acquisition).options, self.options)
+        return self
+
+
+class Dataset(Row):
+    """A data set: where its images come from and how models are trained on it; further keys are the source's options.
+
+    Attributes:
+        source: the loader, a module of ``lplgrad.datasets``.
+        title: its name in tables and figures; None for its name in the configuration.
+        model, training, augmentation: see there.
+        normalization: None for the mean and standard deviation of the data set's own training pool.
+        query_transform: candidates are scored without (``test``) or with (``train``) augmentation.
+        budgets: annotation budgets by name.
+    """
+
+    source: SourceName
+    title: Title | None = None
+    model: Model = Model()
+    training: Training = Training()
+    augmentation: Augmentation = Augmentation()
+    normalization: Normalization | None = None
+    query_transform: Literal["test", "train"] = "test"
+    budgets: Annotated[dict[Name, Budget], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        check_options(datasets.load(self.source).options, self.options)
+        return self
+
+    @model_validator(mode="after")
+    def _budgets_fit_the_pool(self) -> Self:
+        pool = datasets.load(self.source).pool_size(self.options)
+        if pool is not None:
+            for name, budget in self.budgets.items():
+                problem = pool_problem(budget, pool)
+                if problem:
+                    key, message = problem
+                    raise problem_below(f"budgets.{name}.{key}", message)
+        return self
+
+
+def pool_problem(budget: Budget, pool: int) -> tuple[str, str] | None:
+    """The key and reason why a budget cannot be spent on a training pool of ``pool`` images, if it cannot."""
+    if budget.labels > pool:
+        return "labels", f"{budget.labels} is more than the {pool} images of the training pool"
+    left = pool - (budget.labels - budget.query_size)
+    if budget.rounds > 1 and budget.subset is not None and budget.subset > left:
+        return "candidates", (
+            f"{budget.subset} is more than the {left} images that the last query finds unlabelled, of {pool} in the "
+            "pool; lower it, or set it to all"
+        )
+    return None
+
+
+class Run(Settings):
+    """What a study runs: every combination of these."""
+
+    budgets: Annotated[list[str], Field(min_length=1)]
+    datasets: Annotated[list[str], Field(min_length=1)]
+    strategies: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+
+    @field_validator("budgets", "datasets", "strategies", "seeds")
+    @classmethod
+    def _once(cls, values: list[Any]) -> list[Any]:
+        repeated = sorted({str(value) for value in values if values.count(value) > 1})
+        if repeated:
+            raise PydanticCustomError("distinct", "{which} is listed twice", {"which": ", ".join(repeated)})
+        return values
+
+
+class Study(Settings):
+    """A whole study, as its configuration files describe it.
+
+    Attributes:
+        study: its name; results go to ``results/<study>/``.
+        title: one line for tables, figures and the report.
+        data_dir: where prepared data sets are kept, and where downloads go.
+        run: what is run.
+        recipes, strategies, datasets: what is defined, by name.
+        compute: the machine's part.
+        keep_checkpoints: keep the model of every round (45 MB each for ResNet-18), not only of the first and last.
+    """
+
+    study: Name
+    title: Title
+    data_dir: Annotated[str, Field(min_length=1)] = "data"
+    run: Run
+    recipes: Annotated[dict[Name, Recipe], Field(min_length=1)]
+    strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]
+    datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
+    compute: Compute = Compute()
+    keep_checkpoints: bool = False
+
+    @model_validator(mode="after")
+    def _references_resolve(self) -> Self:
+        for key, problem in self._broken_references():
+            raise problem_below(key, problem)
+        return self
+
+    def _broken_references(self) -> Iterable[tuple[str, str]]:
+        for name, strategy in self.strategies.items():
+            if strategy.recipe not in self.recipes:
+                hint = nearest(strategy.recipe, self.recipes)
+                yield f"strategies.{name}.recipe", f"unknown recipe {strategy.recipe!r} ({hint})"
+            elif "predicted_loss" in acquisition.load(strategy.acquisition).needs:
+                if not self.recipes[strategy.recipe].auxiliary:
+                    yield (
+                        f"strategies.{name}.acquisition",
+                        f"{strategy.acquisition!r} needs the loss prediction module, which recipe "
+                        f"{strategy.recipe!r} does not train (auxiliary: false)",
+                    )
+        for kind, defined in (("strategies", self.strategies), ("datasets", self.datasets)):
+            for name in getattr(self.run, kind):
+                if name not in defined:
+                    yield f"run.{kind}", f"{name!r} is not defined under {kind} ({nearest(name, defined)})"
+        for name in self.run.datasets:
+            for budget in self.run.budgets:
+                if name in self.datasets and budget not in self.datasets[name].budgets:
+                    hint = nearest(budget, self.datasets[name].budgets)
+                    yield "run.budgets", f"data set {name!r} has no budget {budget!r} ({hint})"
+
+
+class StudyFile(Settings):
+    """What stands in ``results/<study>/study.yaml``.
+
+    Attributes:
+        study: the whole configuration.
+        unavailable: the data sets that could not be had when it ran, and why.
+    """
+
+    study: Study
+    unavailable: dict[str, str] = {}
+
+    @property
+    def datasets(self) -> list[str]:
+        """The data sets that could be had."""
+        return [name for name in self.study.run.datasets if name not in self.unavailable]
+
+
+class TrainingJob(Settings):
+    """The settings of one ``lplgrad train``."""
+
+    model: Model = Model()
+    training: Training = Training()
+    augmentation: Augmentation = Augmentation()
+    normalization: Normalization | None = None
+    recipe: Recipe = Recipe()
+    compute: Compute = Compute()
+
+
+class SourceJob(Row):
+    """The settings of one ``lplgrad prepare``: a source, and its options beside it."""
+
+    source: SourceName
+
+
+class QueryJob(Settings):
+    """The settings of one ``lplgrad query``."""
+
+    acquisition: AcquisitionName
+    options: dict[str, Any] = {}
+    query_size: Count
+    candidates: Count | Literal["all"] = "all"
+    query_transform: Literal["test", "train"] = "test"
+    augmentation: Augmentation = Augmentation()
+    compute: Compute = Compute()
+
+    @property
+    def subset(self) -> int | None:
+        """Size of the candidate subset, None for the whole pool."""
+        return None if self.candidates == "all" else self.candidates
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` over ``base``: mappings are merged key by key, everything else is replaced (Snakemake's rule)."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below if isinstance(below, Mapping) else {}, value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Study:
+    """Read a study from configuration files, each merged over the ones before, and check it after every step.
+
+    Args:
+        files: YAML (or JSON) files, the first of which is complete in itself.
+        overrides: values given on the command line; they come last.
+
+    Raises:
+        UserError: the file and key at fault, in one line.
+    """
+    layers: list[tuple[str, Any]] = []
+    for file in files:
+        path = Path(file)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: not a text file in UTF-8") from None
+        layers.append((str(path), read_yaml(text, str(path))))
+    if overrides:
+        layers.append(("--config", overrides))
+    if not layers:
+        raise UserError("no configuration file was given")
+    merged: dict[str, Any] = {}
+    for where, layer in layers:
+        if not isinstance(layer, Mapping):
+            raise UserError(f"{where}: expected keys and values at the top level")
+        merged = merge(merged, layer)
+        study = parse(Study, merged, where)
+    return study
+
+
+def read_study_file(path: Path) -> StudyFile:
+    """Read what ``lplgrad study`` wrote.
+
+    Raises:
+        UserError: it is not such a file.
+    """
+    return parse(StudyFile, read_yaml(path.read_text(encoding="utf-8"), str(path)), str(path))

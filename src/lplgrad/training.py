@@ -1,0 +1,166 @@
+"""Training for one round: the main model alone (recipe ``plain``) or with the loss prediction module (``joint``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.sgd import sgd
+
+from lplgrad.errors import UserError
+from lplgrad.models import pool
+from lplgrad.networks import Networks
+from lplgrad.settings import Augmentation, Normalization, Recipe, Training
+from lplgrad.transforms import Augment, Normalize
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is told of an epoch.
+
+    Attributes:
+        number: from 1.
+        loss: mean cross-entropy over the epoch's images.
+        pair_loss: mean pair loss over the epoch's batches that have a pair; None without an auxiliary module.
+        learning_rate: of the main model.
+    """
+
+    number: int
+    loss: float
+    pair_loss: float | None
+    learning_rate: float
+
+
+def pair_loss(predicted: Tensor, losses: Tensor, margin: float) -> Tensor:
+    """The loss of the loss prediction module (eq. 2 and 3).
+
+    The batch is split into the pairs (i, B-1-i). Of a batch of odd size the sample in the middle has no partner; a
+    batch of one sample has no pair, and its pair loss is 0.
+
+    Args:
+        predicted: predicted losses p, shape (B,).
+        losses: the true losses l, shape (B,); no gradient flows to them.
+        margin: xi.
+
+    Returns:
+        The mean over pairs of ``max(0, -s (p_i - p_j) + xi)``, with s = 1 if l_i > l_j, else -1; a scalar.
+    """
+    pairs = len(predicted) // 2
+    if pairs == 0:
+        return predicted.sum() * 0.0
+    difference = (predicted - predicted.flip(0))[:pairs]
+    losses = losses.detach()
+    sign = torch.where((losses > losses.flip(0))[:pairs], 1.0, -1.0)
+    return F.relu(margin - sign * difference).mean()
+
+
+def learning_rate(training: Training, epoch: int) -> float:
+    """The learning rate in an epoch, counted from 0."""
+    return training.learning_rate * training.decay ** sum(epoch >= milestone for milestone in training.milestones)
+
+
+class Optimizer:
+    """SGD with momentum and weight decay over one network.
+
+    ``torch.optim.SGD`` would do the same; but making one imports the compiler, a second for every job of a study.
+    """
+
+    def __init__(self, network: nn.Module, training: Training) -> None:
+        self.parameters = list(network.parameters())
+        self.momentum_buffers: list[Tensor | None] = [None] * len(self.parameters)
+        self.training = training
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Move every parameter against its gradient, and forget the gradient."""
+        gradients = [parameter.grad for parameter in self.parameters]
+        sgd(
+            self.parameters,
+            gradients,  # type: ignore[arg-type]  # every parameter takes part in every step
+            self.momentum_buffers,
+            fused=True,
+            lr=learning_rate,
+            momentum=self.training.momentum,
+            weight_decay=self.training.weight_decay,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def train(
+    networks: Networks,
+    images: Tensor,
+    labels: Tensor,
+    training: Training,
+    recipe: Recipe,
+    augmentation: Augmentation,
+    normalization: Normalization,
+    batches: np.random.Generator,
+    augmenting: np.random.Generator,
+    precision: str = "float32",
+) -> Iterator[Epoch]:
+    """Train networks on a labelled set, in place, with new optimisers; an epoch for every step of the iterator.
+
+    Args:
+        networks: main model, and the auxiliary module where the recipe has one, on the device of ``images``.
+        images: the labelled images, uint8, shape (L, H, W, C).
+        labels: their classes, int64, shape (L,).
+        training, recipe, augmentation, normalization: the settings.
+        batches: random stream of the order of the images.
+        augmenting: random stream of the augmentation.
+        precision: ``bfloat16`` for autocast; the others need nothing here.
+
+    Yields:
+        What is told of each epoch, after it.
+
+    Raises:
+        UserError: the loss is no longer finite.
+    """
+    device = images.device
+    normalize = Normalize(normalization, device)
+    augment = Augment(images, augmentation, augmenting)
+    main = Optimizer(networks.model, training)
+    auxiliary = Optimizer(networks.auxiliary, training) if networks.auxiliary is not None else None
+    for network in networks.named().values():
+        network.train()
+    for epoch in range(training.epochs):
+        attached = epoch <= recipe.detach_after * training.epochs
+        rate = learning_rate(training, epoch)
+        order = torch.from_numpy(batches.permutation(len(images))).to(device)
+        draws = augment.draw()
+        totals = torch.zeros(2, dtype=torch.float64, device=device)
+        with_pairs = 0
+        for batch in order.split(training.batch_size):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+                stages = networks.model.stages(normalize(augment(batch, draws)))
+                logits = networks.model.classify(pool(stages[-1]))
+                predicted = None
+                if networks.auxiliary is not None:
+                    predicted = networks.auxiliary(stages if attached else [stage.detach() for stage in stages])
+            losses = F.cross_entropy(logits.float(), labels[batch], reduction="none")
+            loss = losses.mean()
+            totals[0] += losses.detach().sum()
+            if predicted is not None:
+                pairs = pair_loss(predicted.float(), losses, recipe.margin)
+                loss = loss + recipe.lambda_ * pairs
+                totals[1] += pairs.detach()
+                with_pairs += len(batch) > 1
+            loss.backward()
+            main.step(rate)
+            if auxiliary is not None:
+                auxiliary.step(rate if recipe.auxiliary_schedule == "stepped" else training.learning_rate)
+        mean_loss, pair_total = totals.tolist()
+        mean_loss /= len(images)
+        if not (math.isfinite(mean_loss) and math.isfinite(pair_total)):
+            raise UserError(
+                f"the loss is {mean_loss} after epoch {epoch + 1} of {training.epochs}; lower training.learning_rate"
+            )
+        yield Epoch(epoch + 1, mean_loss, pair_total / max(with_pairs, 1) if auxiliary else None, rate)

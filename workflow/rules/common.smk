@@ -1,0 +1,123 @@
+# The study, read and checked, and what the rules ask of it. No rule stands here.
+import mimetypes
+import sys
+from shlex import quote
+
+from snakemake.exceptions import WorkflowError
+
+HOME = Path(workflow.basedir)
+CONFIG = HOME / "config.yaml"
+sys.path.insert(0, str(HOME / "src"))
+
+from lplgrad import acquisition
+from lplgrad.code_digest import code_digest
+from lplgrad.devices import visible_gpus
+from lplgrad.errors import UserError
+from lplgrad.settings import read_study
+from lplgrad.study import Chain, Layout, one_of
+
+mimetypes.add_type("text/plain", ".yaml")  # which the report would otherwise warn of
+
+# Jobs find the package wherever they run: on this machine or a cluster, with the Python that runs Snakemake or, where
+# rules have environments of their own (--sdm), with theirs.
+PYTHON = "python" if workflow.deployment_settings.deployment_method else quote(sys.executable)
+shell.prefix(f"set -euo pipefail; lplgrad() {{ PYTHONPATH={quote(str(HOME / 'src'))} {PYTHON} -m lplgrad \"$@\"; }}; ")
+
+
+def read_configuration():
+    """The study of config.yaml and of what the command line puts over it."""
+    files = list(workflow.overwrite_configfiles)
+    if not workflow.config_settings.replace_workflow_config:
+        files.insert(0, CONFIG)
+    try:
+        return read_study(files, workflow.config_settings.config)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+STUDY = read_configuration()
+LAYOUT = Layout(STUDY)
+ROOT = LAYOUT.root
+DATA = STUDY.data_dir
+LOGS = f"logs/{STUDY.study}"
+ARRAYS = ["train_images", "train_labels", "test_images", "test_labels"]
+CHAIN = "{budget}/{dataset}/{strategy}/seed{seed}/round{round}"
+ROUND = f"{ROOT}/{CHAIN}"
+ROUND_LOGS = f"{LOGS}/{CHAIN}"
+ENVIRONMENT = HOME / "envs" / "lplgrad.yaml"
+# Snakemake counts GPUs, it does not look for them. Where jobs run on this machine, it is told how many there are; where
+# there is none, no job waits for one.
+LOCAL = workflow.is_main_process and workflow.resource_settings.nodes is None
+GPU = 1 if visible_gpus() or not LOCAL else 0
+if LOCAL and GPU and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", visible_gpus())
+
+
+wildcard_constraints:
+    budget=one_of(STUDY.run.budgets),
+    dataset=one_of(STUDY.run.datasets),
+    strategy=one_of(STUDY.run.strategies),
+    recipe=one_of(LAYOUT.recipes()),
+    seed=one_of([str(seed) for seed in STUDY.run.seeds]),
+    round="[1-9][0-9]*",
+
+
+def chain_of(wildcards):
+    """The chain that a job belongs to."""
+    return Chain(wildcards.budget, wildcards.dataset, wildcards.strategy, int(wildcards.seed))
+
+
+def labels(wildcards):
+    """The labelled set that a round trains on and queries from."""
+    return LAYOUT.labels(chain_of(wildcards), int(wildcards.round))
+
+
+def previous_checkpoint(wildcards):
+    """The checkpoint that a warm start trains on."""
+    if STUDY.recipes[STUDY.strategies[wildcards.strategy].recipe].init == "fresh":
+        return []
+    return f"{LAYOUT.trained(chain_of(wildcards), int(wildcards.round) - 1)}/checkpoint.safetensors"
+
+
+def queried_checkpoint(wildcards):
+    """The checkpoint that a query asks, if it asks one."""
+    if not acquisition.load(STUDY.strategies[wildcards.strategy].acquisition).needs:
+        return []
+    return f"{LAYOUT.trained(chain_of(wildcards), int(wildcards.round))}/checkpoint.safetensors"
+
+
+def query_code(wildcards):
+    """Digest of the code that a query runs."""
+    name = STUDY.strategies[wildcards.strategy].acquisition
+    unused = set() if "gradient_norms" in acquisition.load(name).needs else {"gradient_norms"}
+    return code_digest("commands.query", f"acquisition.{name}", without=unused)
+
+
+def strategy_title(wildcards):
+    """A strategy's name for people."""
+    return STUDY.strategies[wildcards.strategy].title or wildcards.strategy
+
+
+def dataset_title(wildcards):
+    """A data set's name for people."""
+    return STUDY.datasets[wildcards.dataset].title or wildcards.dataset
+
+
+def of_trainings(name):
+    """A file of every training of the study; round 1 once for all strategies of a recipe."""
+    return list(
+        dict.fromkeys(
+            f"{LAYOUT.trained(chain, number)}/{name}"
+            for chain in LAYOUT.chains()
+            for number in range(1, LAYOUT.rounds(chain.budget, chain.dataset) + 1)
+        )
+    )
+
+
+def of_queries(name):
+    """A file of every query of the study; the last round has none."""
+    return [
+        f"{LAYOUT.round(chain, number)}/{name}"
+        for chain in LAYOUT.chains()
+        for number in range(1, LAYOUT.rounds(chain.budget, chain.dataset))
+    ]

@@ -1,0 +1,132 @@
+# The loop of active learning, unrolled: draw labels, train, query, train, query, ...
+
+
+rule start:
+    input:
+        manifest=f"{DATA}/{{dataset}}/dataset.json",
+        arrays=ancient([f"{DATA}/{{dataset}}/{array}.npy" for array in ARRAYS]),
+    output:
+        f"{ROOT}/{{budget}}/{{dataset}}/start/seed{{seed}}/labeled.csv",
+    params:
+        data=subpath(input.manifest, parent=True),
+        budget=lambda wildcards: LAYOUT.budget_settings(wildcards.budget, wildcards.dataset),
+        code=code_digest("commands.start"),
+    log:
+        f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/start.log",
+    benchmark:
+        f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/start.tsv"
+    conda:
+        ENVIRONMENT
+    shell:
+        "lplgrad start --data {params.data:q} --budget {params.budget:q} --seed {wildcards.seed} "
+        "--output {output:q} > {log:q} 2>&1"
+
+
+rule train_start:
+    input:
+        labeled=rules.start.output,
+        manifest=rules.start.input.manifest,
+        arrays=rules.start.input.arrays,
+    output:
+        multiext(
+            f"{ROOT}/{{budget}}/{{dataset}}/start/seed{{seed}}/{{recipe}}/",
+            checkpoint="checkpoint.safetensors",
+            logits="test_logits.npy",
+            metrics="metrics.json",
+            timing="timing.json",
+        ),
+    params:
+        data=subpath(input.manifest, parent=True),
+        settings=lambda wildcards: LAYOUT.training_settings(wildcards.dataset, wildcards.recipe),
+        folder=subpath(output.metrics, parent=True),
+        code=code_digest("commands.train"),
+    threads: STUDY.compute.threads
+    resources:
+        gpu=GPU,
+    log:
+        f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/{{recipe}}/train.log",
+    benchmark:
+        f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/{{recipe}}/train.tsv"
+    conda:
+        ENVIRONMENT
+    shell:
+        "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --round 1 --seed {wildcards.seed} "
+        "--settings {params.settings:q} --output {params.folder:q} > {log:q} 2>&1"
+
+
+rule train:
+    input:
+        labeled=labels,
+        checkpoint=previous_checkpoint,
+        manifest=rules.start.input.manifest,
+        arrays=rules.start.input.arrays,
+    output:
+        checkpoint=temp(f"{ROUND}/checkpoint.safetensors"),
+        logits=f"{ROUND}/test_logits.npy",
+        metrics=f"{ROUND}/metrics.json",
+        timing=f"{ROUND}/timing.json",
+    params:
+        data=subpath(input.manifest, parent=True),
+        settings=lambda wildcards: LAYOUT.training_settings(
+            wildcards.dataset, STUDY.strategies[wildcards.strategy].recipe
+        ),
+        folder=subpath(output.metrics, parent=True),
+        code=code_digest("commands.train"),
+    threads: STUDY.compute.threads
+    resources:
+        gpu=GPU,
+    log:
+        f"{ROUND_LOGS}/train.log",
+    benchmark:
+        f"{ROUND_LOGS}/train.tsv"
+    conda:
+        ENVIRONMENT
+    shell:
+        "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
+        "--round {wildcards.round} --seed {wildcards.seed} --settings {params.settings:q} --output {params.folder:q} "
+        "> {log:q} 2>&1"
+
+
+# The same, where the checkpoint stays: of every chain's last round, and where the configuration keeps more. The
+# constraint looks ahead along the whole path, since which round is the last depends on the data set and the budget.
+use rule train as train_kept with:
+    output:
+        checkpoint=f"{ROUND}/checkpoint.safetensors",
+        logits=f"{ROUND}/test_logits.npy",
+        metrics=f"{ROUND}/metrics.json",
+        timing=f"{ROUND}/timing.json",
+    wildcard_constraints:
+        budget=f"(?={LAYOUT.kept_checkpoints()})(?:{one_of(STUDY.run.budgets)})",
+
+
+ruleorder: train_kept > train
+
+
+rule query:
+    input:
+        labeled=labels,
+        checkpoint=queried_checkpoint,
+        manifest=rules.start.input.manifest,
+        arrays=rules.start.input.arrays,
+    output:
+        scores=f"{ROUND}/scores.csv",
+        labeled=f"{ROUND}/next_labeled.csv",
+        timing=f"{ROUND}/query_timing.json",
+    params:
+        data=subpath(input.manifest, parent=True),
+        settings=lambda wildcards: LAYOUT.query_settings(wildcards.budget, wildcards.dataset, wildcards.strategy),
+        folder=subpath(output.scores, parent=True),
+        code=query_code,
+    threads: STUDY.compute.threads
+    resources:
+        gpu=GPU,
+    log:
+        f"{ROUND_LOGS}/query.log",
+    benchmark:
+        f"{ROUND_LOGS}/query.tsv"
+    conda:
+        ENVIRONMENT
+    shell:
+        "lplgrad query --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
+        "--round {wildcards.round} --seed {wildcards.seed} --settings {params.settings:q} --output {params.folder:q} "
+        "> {log:q} 2>&1"
