@@ -23,6 +23,6 @@ include: "workflow/rules/results.smk"
 
 rule all:
     default_target: True
-    localrule: True
     input:
         RESULTS,
+    localrule: True

@@ -64,13 +64,17 @@ def write_dataset(folder: Path, prepared: Prepared) -> None:
         counts = np.bincount(part.labels, minlength=len(prepared.classes))
         splits[split] = {
             "images": list(part.images.shape),
-            "images_sha256": hashlib.sha256(np.ascontiguousarray(part.images)).hexdigest(),
-            "labels_sha256": hashlib.sha256(np.ascontiguousarray(part.labels)).hexdigest(),
+            "images_sha256": _sha256(part.images),
+            "labels_sha256": _sha256(part.labels),
             "per_class": dict(zip(prepared.classes, counts.tolist(), strict=True)),
         }
     mean, std = channel_statistics(prepared.train.images)
     write_json(folder / "provenance.json", prepared.provenance)
     write_json(folder / "dataset.json", {"classes": prepared.classes, "mean": mean, "std": std, "splits": splits})
+
+
+def _sha256(array: npt.NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def _check_images(folder: Path, split: str, part: Images, classes: int) -> None:
@@ -145,4 +149,6 @@ def _open_array(path: Path, mapped: bool) -> npt.NDArray[Any]:
     except (ValueError, EOFError, OSError) as error:
         if isinstance(error, PermissionError):
             raise
-        raise UserError(f"{path}: not a whole array ({error}); delete dataset.json beside it and prepare anew") from None
+        raise UserError(
+            f"{path}: not a whole array ({error}); delete dataset.json beside it and prepare anew"
+        ) from None

@@ -109,9 +109,7 @@ def write_logits(path: Path, logits: npt.NDArray[np.float32]) -> None:
         np.save(file, logits, allow_pickle=False)
 
 
-def write_checkpoint(
-    path: Path, networks: Mapping[str, Mapping[str, Tensor]], description: Mapping[str, Any]
-) -> None:
+def write_checkpoint(path: Path, networks: Mapping[str, Mapping[str, Tensor]], description: Mapping[str, Any]) -> None:
     """Write the networks of a round as one safetensors file.
 
     Args:

@@ -5,26 +5,26 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import pkgutil
 import sys
 from collections.abc import Sequence
 
-from lplgrad import __version__, commands
+from lplgrad import __version__
 from lplgrad.errors import UserError
+
+# In the order in which data flows.
+COMMANDS = ("prepare", "start", "train", "query", "study", "measurements", "timings", "table", "figure", "schema")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser, with a sub-parser for each module of ``lplgrad.commands`` that has an example."""
+    """The parser, with a sub-parser for each command."""
     top = argparse.ArgumentParser(prog="lplgrad", description="Deep active learning on images, a round at a time.")
     top.add_argument("--version", action="version", version=f"lplgrad {__version__}")
     subparsers = top.add_subparsers(required=True, metavar="command")
-    for found in pkgutil.iter_modules(commands.__path__):
-        command = importlib.import_module(f"{commands.__name__}.{found.name}")
-        if not hasattr(command, "EXAMPLE"):
-            continue
+    for name in COMMANDS:
+        command = importlib.import_module(f"lplgrad.commands.{name}")
         description = (command.__doc__ or "").strip()
         sub = subparsers.add_parser(
-            found.name.replace("_", "-"),
+            name,
             help=description.split(":")[0].rstrip("."),
             description=description,
             epilog=f"example:\n  {command.EXAMPLE}",

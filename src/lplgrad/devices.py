@@ -103,7 +103,7 @@ def _processor() -> str:
 
 
 def visible_gpus() -> int:
-    """How many GPUs this machine has, told without torch: by CUDA_VISIBLE_DEVICES, else by the driver's device files."""
+    """How many GPUs there are, told without torch: by CUDA_VISIBLE_DEVICES, else by the driver's device files."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return len([device for device in named.split(",") if device.strip() not in ("", "-1", "NoDevFiles")])

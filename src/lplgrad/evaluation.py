@@ -15,7 +15,6 @@ from lplgrad.models import pool
 from lplgrad.networks import Networks
 
 
-
 def batch_size(height: int, width: int) -> int:
     """Images in a batch of an evaluation: from the size of an image alone, so that results do not depend on memory."""
     return max(1, 256 * 32 * 32 // (height * width))

@@ -1,4 +1,4 @@
-"""Writing files whole: each is written beside its place and renamed, so that a job that is killed leaves no half of one."""
+"""Files written whole: each beside its place and then renamed, so that a job that is killed leaves no half of one."""
 
 from __future__ import annotations
 

@@ -54,10 +54,12 @@ class _Tap(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, anchor: Tensor, listener: Callable[[Tensor], None]) -> Tensor:
         ctx.listener = listener
-        return output.view_as(output)
+        # The same memory, but no view, which an activation could not overwrite in place. No supported layer's backward
+        # reads its own output, so nothing misses it.
+        return output.data
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         ctx.listener(gradient)
         return gradient, None, None
 
@@ -168,16 +170,15 @@ def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, x: Tensor, g: Tensor) ->
     shape = (1, -1, *[1] * (x.dim() - 2))
     deviation = (layer.running_var + layer.eps).sqrt()
     x_hat = (x - layer.running_mean.view(shape)) / deviation.view(shape)
-    return _scale_and_shift((g * x_hat).flatten(2), g.flatten(2))
+    return _scale_and_shift(g * x_hat, g)
 
 
 def _group_norm(layer: nn.GroupNorm, x: Tensor, g: Tensor) -> dict[str, Part]:
-    x_hat = F.group_norm(x, layer.num_groups, eps=layer.eps)
-    return _scale_and_shift((g * x_hat).flatten(2), g.flatten(2))
+    return _scale_and_shift(g * F.group_norm(x, layer.num_groups, eps=layer.eps), g)
 
 
 def _scale_and_shift(scaled: Tensor, g: Tensor) -> dict[str, Part]:
-    return {"weight": Direct(scaled.sum(dim=2)), "bias": Direct(g.sum(dim=2))}
+    return {name: Direct(t.reshape(*t.shape[:2], -1).sum(dim=2)) for name, t in (("weight", scaled), ("bias", g))}
 
 
 def _layer_norm(layer: nn.LayerNorm, x: Tensor, g: Tensor) -> dict[str, Part]:

@@ -44,7 +44,9 @@ class Networks:
         return self
 
 
-def first_networks(model: Model, channels: int, classes: int, auxiliary: bool, seed: int, round_number: int) -> Networks:
+def first_networks(
+    model: Model, channels: int, classes: int, auxiliary: bool, seed: int, round_number: int
+) -> Networks:
     """Networks with new weights. Main model and auxiliary module draw from streams of their own, so that all recipes
     start from the same main model.
 

@@ -69,8 +69,8 @@ def draw_candidates(images: int, labeled: LabeledSet, size: int | None, seed: in
     left = images - len(labeled)
     if size is not None and size > left:
         raise UserError(
-            f"candidates: {size} are to be drawn in round {round_number}, but {left} of {images} images are left without a "
-            "label; lower candidates, or set it to all"
+            f"candidates: {size} are to be drawn in round {round_number}, but only {left} of {images} images are left "
+            "without a label; lower candidates, or set it to all"
         )
     order = stream(seed, Purpose.CANDIDATES, round_number).permutation(images)
     unlabeled = order[~np.isin(order, labeled.indices)]

@@ -55,9 +55,7 @@ def measure(
     return measured
 
 
-def gradient_norms(
-    networks: Networks, loss: Callable[[Tensor], Tensor], batches: Iterable[Tensor]
-) -> GradientNorms:
+def gradient_norms(networks: Networks, loss: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> GradientNorms:
     """Gradient norms of the main model over batches of images."""
     networks.model.eval()
     with PerSampleGradientNorms(networks.model) as norms_of:

@@ -63,7 +63,7 @@ class Training(Settings):
     epochs: Count = 200
     batch_size: Count = 128
     learning_rate: Annotated[Number, Field(gt=0)] = 0.1
-    milestones: list[Annotated[int, Field(ge=1)]] = [160]
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(default=[160])
     decay: Annotated[Number, Field(gt=0, le=1)] = 0.1
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
@@ -92,7 +92,12 @@ class Augmentation(Settings):
 
 
 class Normalization(Settings):
-    """Per-channel mean and standard deviation of images scaled to [0, 1]."""
+    """What is subtracted from the images, and what they are divided by, once scaled to [0, 1].
+
+    Attributes:
+        mean: per channel.
+        std: standard deviation per channel.
+    """
 
     mean: Annotated[list[Number], Field(min_length=1)]
     std: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=1)]
@@ -193,7 +198,9 @@ class Budget(Settings):
 def _one_of(kind: str, value: str, known: list[str]) -> str:
     if value not in known:
         raise PydanticCustomError(
-            "one_of", "unknown {kind} {value} ({hint})", {"kind": kind, "value": repr(value), "hint": nearest(value, known)}
+            "one_of",
+            "unknown {kind} {value} ({hint})",
+            {"kind": kind, "value": repr(value), "hint": nearest(value, known)},
         )
     return value
 
@@ -273,7 +280,14 @@ def pool_problem(budget: Budget, pool: int) -> tuple[str, str] | None:
 
 
 class Run(Settings):
-    """What a study runs: every combination of these."""
+    """What a study runs: every combination of these.
+
+    Attributes:
+        budgets: names of annotation budgets, which every data set that is run defines.
+        datasets: names under ``datasets``.
+        strategies: names under ``strategies``.
+        seeds: of the trials; the strategies of one seed are paired.
+    """
 
     budgets: Annotated[list[str], Field(min_length=1)]
     datasets: Annotated[list[str], Field(min_length=1)]
@@ -323,13 +337,14 @@ class Study(Settings):
             if strategy.recipe not in self.recipes:
                 hint = nearest(strategy.recipe, self.recipes)
                 yield f"strategies.{name}.recipe", f"unknown recipe {strategy.recipe!r} ({hint})"
-            elif "predicted_loss" in acquisition.load(strategy.acquisition).needs:
-                if not self.recipes[strategy.recipe].auxiliary:
-                    yield (
-                        f"strategies.{name}.acquisition",
-                        f"{strategy.acquisition!r} needs the loss prediction module, which recipe "
-                        f"{strategy.recipe!r} does not train (auxiliary: false)",
-                    )
+                continue
+            asks_auxiliary = "predicted_loss" in acquisition.load(strategy.acquisition).needs
+            if asks_auxiliary and not self.recipes[strategy.recipe].auxiliary:
+                yield (
+                    f"strategies.{name}.acquisition",
+                    f"{strategy.acquisition!r} needs the loss prediction module, which recipe {strategy.recipe!r} does "
+                    "not train (auxiliary: false)",
+                )
         for kind, defined in (("strategies", self.strategies), ("datasets", self.datasets)):
             for name in getattr(self.run, kind):
                 if name not in defined:
@@ -350,7 +365,7 @@ class StudyFile(Settings):
     """
 
     study: Study
-    unavailable: dict[str, str] = {}
+    unavailable: dict[str, str] = Field(default={})
 
     @property
     def datasets(self) -> list[str]:
@@ -379,7 +394,7 @@ class QueryJob(Settings):
     """The settings of one ``lplgrad query``."""
 
     acquisition: AcquisitionName
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     query_size: Count
     candidates: Count | Literal["all"] = "all"
     query_transform: Literal["test", "train"] = "test"

@@ -70,7 +70,7 @@ class Layout:
         return str(self.root / budget / dataset / "start" / f"seed{seed}")
 
     def round(self, chain: Chain, number: int) -> str:
-        """Folder of a strategy's round: its training (from round 2 on), its scores, and the labels of the next round."""
+        """Folder of a strategy's round: its training (from round 2 on), its scores, the next round's labels."""
         return str(self.root / chain.budget / chain.dataset / chain.strategy / f"seed{chain.seed}" / f"round{number}")
 
     def labels(self, chain: Chain, number: int) -> str:
@@ -111,10 +111,6 @@ class Layout:
         """``--settings`` of ``lplgrad prepare``, as JSON."""
         row = self.study.datasets[dataset]
         return _json({"source": row.source, **row.options})
-
-    def budget_settings(self, budget: str, dataset: str) -> str:
-        """``--budget`` of ``lplgrad start``, as JSON."""
-        return _json(self.study.datasets[dataset].budgets[budget].model_dump())
 
     def training_settings(self, dataset: str, recipe: str) -> str:
         """``--settings`` of ``lplgrad train``, as JSON."""

@@ -71,7 +71,7 @@ class Optimizer:
     """
 
     def __init__(self, network: nn.Module, training: Training) -> None:
-        self.parameters = list(network.parameters())
+        self.parameters: list[Tensor] = list(network.parameters())
         self.momentum_buffers: list[Tensor | None] = [None] * len(self.parameters)
         self.training = training
 
@@ -138,7 +138,8 @@ def train(
         draws = augment.draw()
         totals = torch.zeros(2, dtype=torch.float64, device=device)
         with_pairs = 0
-        for batch in order.split(training.batch_size):
+        for start in range(0, len(order), training.batch_size):
+            batch = order[start : start + training.batch_size]
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
                 stages = networks.model.stages(normalize(augment(batch, draws)))
                 logits = networks.model.classify(pool(stages[-1]))
@@ -153,7 +154,7 @@ def train(
                 loss = loss + recipe.lambda_ * pairs
                 totals[1] += pairs.detach()
                 with_pairs += len(batch) > 1
-            loss.backward()
+            torch.autograd.backward(loss)
             main.step(rate)
             if auxiliary is not None:
                 auxiliary.step(rate if recipe.auxiliary_schedule == "stepped" else training.learning_rate)

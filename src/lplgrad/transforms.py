@@ -76,6 +76,6 @@ class Augment:
         return images
 
 
-def to_tensor(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Images read from disk, moved to the device once: uint8, shape (N, H, W, C)."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device)
+def to_tensor(array: npt.NDArray[np.uint8 | np.int64], device: torch.device) -> Tensor:
+    """Images or labels as read from disk, copied to the device."""
+    return torch.from_numpy(np.array(array)).to(device)

@@ -54,7 +54,7 @@ class Settings(BaseModel):
         if isinstance(values, Mapping) and cls.model_config.get("extra") != "allow":
             known = {field.alias or name for name, field in cls.model_fields.items()}
             for key in values:
-                if key not in known:
+                if key not in known and key not in cls.model_fields:
                     raise PydanticCustomError(
                         "unknown_key",
                         "unknown key {key} ({hint})",
@@ -93,8 +93,10 @@ def check_options(kind: type[Settings], options: Mapping[str, Any]) -> None:
         kind.model_validate(options)
     except ValidationError as error:
         place, message = first_problem(error)
-        raise problem_below(place, message) if place else PydanticCustomError(
-            "options", "{problem}", {"problem": message}
+        raise (
+            problem_below(place, message)
+            if place
+            else PydanticCustomError("options", "{problem}", {"problem": message})
         ) from None
 
 

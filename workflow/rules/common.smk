@@ -1,5 +1,6 @@
 # The study, read and checked, and what the rules ask of it. No rule stands here.
 import mimetypes
+import os
 import sys
 from shlex import quote
 
@@ -21,21 +22,18 @@ mimetypes.add_type("text/plain", ".yaml")  # which the report would otherwise wa
 # Jobs find the package wherever they run: on this machine or a cluster, with the Python that runs Snakemake or, where
 # rules have environments of their own (--sdm), with theirs.
 PYTHON = "python" if workflow.deployment_settings.deployment_method else quote(sys.executable)
-shell.prefix(f"set -euo pipefail; lplgrad() {{ PYTHONPATH={quote(str(HOME / 'src'))} {PYTHON} -m lplgrad \"$@\"; }}; ")
+PYTHONPATH = quote(os.pathsep.join(filter(None, [str(HOME / "src"), os.environ.get("PYTHONPATH")])))
+shell.prefix(f'set -euo pipefail; lplgrad() ( PYTHONPATH={PYTHONPATH} exec {PYTHON} -m lplgrad "$@" ); ')
 
 
-def read_configuration():
-    """The study of config.yaml and of what the command line puts over it."""
-    files = list(workflow.overwrite_configfiles)
-    if not workflow.config_settings.replace_workflow_config:
-        files.insert(0, CONFIG)
-    try:
-        return read_study(files, workflow.config_settings.config)
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
+# The study of config.yaml and of what the command line puts over it. Snakemake merges the same files into `config`; here
+# each is checked on its own first.
+FILES = [] if workflow.config_settings.replace_workflow_config else [CONFIG]
+try:
+    STUDY = read_study([*FILES, *workflow.overwrite_configfiles], workflow.config_settings.config)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
 
-
-STUDY = read_configuration()
 LAYOUT = Layout(STUDY)
 ROOT = LAYOUT.root
 DATA = STUDY.data_dir

@@ -6,17 +6,17 @@ rule prepare:
         manifest=f"{DATA}/{{dataset}}/dataset.json",
         provenance=f"{DATA}/{{dataset}}/provenance.json",
         arrays=[f"{DATA}/{{dataset}}/{array}.npy" for array in ARRAYS],
-    params:
-        settings=lambda wildcards: LAYOUT.source_settings(wildcards.dataset),
-        downloads=f"{DATA}/downloads",
-        folder=subpath(output.manifest, parent=True),
-        code=lambda wildcards: code_digest(f"datasets.{STUDY.datasets[wildcards.dataset].source}", "arrays"),
     log:
         f"{LOGS}/{{dataset}}/prepare.log",
     benchmark:
         f"{LOGS}/{{dataset}}/prepare.tsv"
     conda:
         ENVIRONMENT
+    params:
+        settings=lambda wildcards: LAYOUT.source_settings(wildcards.dataset),
+        downloads=f"{DATA}/downloads",
+        folder=subpath(output.manifest, parent=True),
+        code=lambda wildcards: code_digest(f"datasets.{STUDY.datasets[wildcards.dataset].source}", "arrays"),
     shell:
         "lplgrad prepare --settings {params.settings:q} --downloads {params.downloads:q} "
         "--output {params.folder:q} > {log:q} 2>&1"

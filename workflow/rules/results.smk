@@ -3,6 +3,8 @@
 
 
 rule study:
+    input:
+        expand(rules.prepare.output.manifest, dataset=LAYOUT.datasets),
     output:
         report(
             f"{ROOT}/study.yaml",
@@ -10,16 +12,18 @@ rule study:
             category="Study",
             labels={"result": "configuration"},
         ),
-    params:
-        settings=LAYOUT.study_settings(),
     log:
         f"{LOGS}/study.log",
     benchmark:
         f"{LOGS}/study.tsv"
+    priority: 1  # it tells early of a budget that a data set turns out too small for
     conda:
         ENVIRONMENT
+    params:
+        settings=LAYOUT.study_settings(),
+        code=code_digest("commands.study"),
     shell:
-        "lplgrad study --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
+        "lplgrad study --settings {params.settings:q} --prepared --output {output:q} > {log:q} 2>&1"
 
 
 rule measurements:
@@ -34,15 +38,15 @@ rule measurements:
             labels={"result": "measurements of accuracy"},
         ),
         classes=f"{ROOT}/classes.csv",
-    params:
-        folder=subpath(output.measurements, parent=True),
-        code=code_digest("commands.measurements"),
     log:
         f"{LOGS}/measurements.log",
     benchmark:
         f"{LOGS}/measurements.tsv"
     conda:
         ENVIRONMENT
+    params:
+        folder=subpath(output.measurements, parent=True),
+        code=code_digest("commands.measurements"),
     shell:
         "lplgrad measurements --study {input.study:q} --output {params.folder:q} > {log:q} 2>&1"
 
@@ -59,14 +63,14 @@ rule timings:
             category="Study",
             labels={"result": "measurements of time"},
         ),
-    params:
-        code=code_digest("commands.timings"),
     log:
         f"{LOGS}/timings.log",
     benchmark:
         f"{LOGS}/timings.tsv"
     conda:
         ENVIRONMENT
+    params:
+        code=code_digest("commands.timings"),
     shell:
         "lplgrad timings --study {input.study:q} --output {output:q} > {log:q} 2>&1"
 
@@ -83,18 +87,17 @@ rule accuracy_table:
             category="Accuracy",
             labels={"result": "table"},
         ),
-    params:
-        stem=f"{ROOT}/tables/accuracy",
-        code=code_digest("commands.table"),
     log:
         f"{LOGS}/accuracy_table.log",
     benchmark:
         f"{LOGS}/accuracy_table.tsv"
     conda:
         ENVIRONMENT
+    params:
+        code=code_digest("commands.table"),
     shell:
         "lplgrad table accuracy --study {input.study:q} --measurements {input.measurements:q} "
-        "--output {params.stem:q} > {log:q} 2>&1"
+        "--output {output:q} > {log:q} 2>&1"
 
 
 rule time_table:
@@ -109,18 +112,17 @@ rule time_table:
             category="Time",
             labels={"result": "table"},
         ),
-    params:
-        stem=f"{ROOT}/tables/time",
-        code=code_digest("commands.table"),
     log:
         f"{LOGS}/time_table.log",
     benchmark:
         f"{LOGS}/time_table.tsv"
     conda:
         ENVIRONMENT
+    params:
+        code=code_digest("commands.table"),
     shell:
         "lplgrad table time --study {input.study:q} --measurements {input.timings:q} "
-        "--output {params.stem:q} > {log:q} 2>&1"
+        "--output {output:q} > {log:q} 2>&1"
 
 
 rule learning_curves:
@@ -135,14 +137,14 @@ rule learning_curves:
             labels={"result": "learning curves, {budget} budget"},
         ),
         png=f"{ROOT}/figures/learning_curves_{{budget}}.png",
-    params:
-        code=code_digest("commands.figure"),
     log:
         f"{LOGS}/learning_curves_{{budget}}.log",
     benchmark:
         f"{LOGS}/learning_curves_{{budget}}.tsv"
     conda:
         ENVIRONMENT
+    params:
+        code=code_digest("commands.figure"),
     shell:
         "lplgrad figure learning-curves --study {input.study:q} --measurements {input.measurements:q} "
         "--budget {wildcards.budget} --output {output:q} > {log:q} 2>&1"
@@ -162,16 +164,16 @@ rule strategy_figure:
             labels=lambda wildcards: {"result": f"{dataset_title(wildcards)}, {wildcards.budget} budget"},
         ),
         png=f"{ROOT}/figures/strategies/{{budget}}_{{dataset}}_{{strategy}}.png",
-    params:
-        title=strategy_title,
-        dataset_title=dataset_title,
-        code=code_digest("commands.figure"),
     log:
         f"{LOGS}/strategies/{{budget}}_{{dataset}}_{{strategy}}.log",
     benchmark:
         f"{LOGS}/strategies/{{budget}}_{{dataset}}_{{strategy}}.tsv"
     conda:
         ENVIRONMENT
+    params:
+        title=strategy_title,
+        dataset_title=dataset_title,
+        code=code_digest("commands.figure"),
     shell:
         "lplgrad figure strategy --study {input.study:q} --measurements {input.measurements:q} "
         "--classes {input.classes:q} --budget {wildcards.budget} --dataset {wildcards.dataset} "

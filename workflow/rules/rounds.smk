@@ -7,18 +7,18 @@ rule start:
         arrays=ancient([f"{DATA}/{{dataset}}/{array}.npy" for array in ARRAYS]),
     output:
         f"{ROOT}/{{budget}}/{{dataset}}/start/seed{{seed}}/labeled.csv",
-    params:
-        data=subpath(input.manifest, parent=True),
-        budget=lambda wildcards: LAYOUT.budget_settings(wildcards.budget, wildcards.dataset),
-        code=code_digest("commands.start"),
     log:
         f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/start.log",
     benchmark:
         f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/start.tsv"
     conda:
         ENVIRONMENT
+    params:
+        data=subpath(input.manifest, parent=True),
+        query_size=lambda wildcards: STUDY.datasets[wildcards.dataset].budgets[wildcards.budget].query_size,
+        code=code_digest("commands.start"),
     shell:
-        "lplgrad start --data {params.data:q} --budget {params.budget:q} --seed {wildcards.seed} "
+        "lplgrad start --data {params.data:q} --query-size {params.query_size} --seed {wildcards.seed} "
         "--output {output:q} > {log:q} 2>&1"
 
 
@@ -35,20 +35,20 @@ rule train_start:
             metrics="metrics.json",
             timing="timing.json",
         ),
-    params:
-        data=subpath(input.manifest, parent=True),
-        settings=lambda wildcards: LAYOUT.training_settings(wildcards.dataset, wildcards.recipe),
-        folder=subpath(output.metrics, parent=True),
-        code=code_digest("commands.train"),
-    threads: STUDY.compute.threads
-    resources:
-        gpu=GPU,
     log:
         f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/{{recipe}}/train.log",
     benchmark:
         f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/{{recipe}}/train.tsv"
     conda:
         ENVIRONMENT
+    threads: STUDY.compute.threads
+    resources:
+        gpu=GPU,
+    params:
+        data=subpath(input.manifest, parent=True),
+        settings=lambda wildcards: LAYOUT.training_settings(wildcards.dataset, wildcards.recipe),
+        folder=subpath(output.metrics, parent=True),
+        code=code_digest("commands.train"),
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --round 1 --seed {wildcards.seed} "
         "--settings {params.settings:q} --output {params.folder:q} > {log:q} 2>&1"
@@ -65,6 +65,15 @@ rule train:
         logits=f"{ROUND}/test_logits.npy",
         metrics=f"{ROUND}/metrics.json",
         timing=f"{ROUND}/timing.json",
+    log:
+        f"{ROUND_LOGS}/train.log",
+    benchmark:
+        f"{ROUND_LOGS}/train.tsv"
+    conda:
+        ENVIRONMENT
+    threads: STUDY.compute.threads
+    resources:
+        gpu=GPU,
     params:
         data=subpath(input.manifest, parent=True),
         settings=lambda wildcards: LAYOUT.training_settings(
@@ -72,15 +81,6 @@ rule train:
         ),
         folder=subpath(output.metrics, parent=True),
         code=code_digest("commands.train"),
-    threads: STUDY.compute.threads
-    resources:
-        gpu=GPU,
-    log:
-        f"{ROUND_LOGS}/train.log",
-    benchmark:
-        f"{ROUND_LOGS}/train.tsv"
-    conda:
-        ENVIRONMENT
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
         "--round {wildcards.round} --seed {wildcards.seed} --settings {params.settings:q} --output {params.folder:q} "
@@ -112,20 +112,20 @@ rule query:
         scores=f"{ROUND}/scores.csv",
         labeled=f"{ROUND}/next_labeled.csv",
         timing=f"{ROUND}/query_timing.json",
-    params:
-        data=subpath(input.manifest, parent=True),
-        settings=lambda wildcards: LAYOUT.query_settings(wildcards.budget, wildcards.dataset, wildcards.strategy),
-        folder=subpath(output.scores, parent=True),
-        code=query_code,
-    threads: STUDY.compute.threads
-    resources:
-        gpu=GPU,
     log:
         f"{ROUND_LOGS}/query.log",
     benchmark:
         f"{ROUND_LOGS}/query.tsv"
     conda:
         ENVIRONMENT
+    threads: STUDY.compute.threads
+    resources:
+        gpu=GPU,
+    params:
+        data=subpath(input.manifest, parent=True),
+        settings=lambda wildcards: LAYOUT.query_settings(wildcards.budget, wildcards.dataset, wildcards.strategy),
+        folder=subpath(output.scores, parent=True),
+        code=query_code,
     shell:
         "lplgrad query --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
         "--round {wildcards.round} --seed {wildcards.seed} --settings {params.settings:q} --output {params.folder:q} "

@@ -1,8 +1,8 @@
 """Acquisition functions: one module each, found by its file's name.
 
-A module defines ``ACQUISITION``, which says what the function needs to be given. The runner computes each need once, for
-all candidates, and calls ``score``; the candidates of highest score are labelled (ties: the lower index). A function
-that picks one by one says so with its scores: each pick's score is what it had when it was picked.
+A module defines ``ACQUISITION``, which says what the function needs to be given. The runner computes each need once for
+all candidates and calls ``score``; the candidates of highest score are labelled (where scores tie, the lower index). A
+function that picks one by one says so with its scores: a pick's score is what it had when it was picked.
 
 No module here imports torch when it is imported: the configuration is checked without it.
 """

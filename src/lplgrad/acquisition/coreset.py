@@ -24,7 +24,8 @@ def k_center_greedy(candidates: Tensor, centers: Tensor, picks: int) -> Tensor:
         largest; where distances tie the earlier candidate was picked.
     """
     nearest = candidates.new_full((len(candidates),), float("inf"))
-    for block in centers.split(256):
+    for start in range(0, len(centers), 256):
+        block = centers[start : start + 256]
         squared = candidates.square().sum(dim=1, keepdim=True) - 2 * candidates @ block.T + block.square().sum(dim=1)
         nearest = nearest.minimum(squared.amin(dim=1))
     nearest.clamp_(min=0)

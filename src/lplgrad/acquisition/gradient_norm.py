@@ -17,9 +17,9 @@ class Options(Settings):
     """Which gradient, and which norm of it.
 
     Attributes:
-        scheme: ``entropy`` differentiates the entropy of the prediction; ``expected`` the loss expected under it.
-            Both schemes of Wang et al. are here by name, but as their code lets the gradient flow through the
-            expectation's weights too, they are one function: scores differ by rounding alone.
+        scheme: ``entropy`` differentiates the entropy of the prediction, ``expected`` the loss expected under it,
+            ``sum_k P_k CE(x, k)``. Wang et al. offer both, and let the gradient flow through P too; but the loss
+            expected under the prediction *is* its entropy, so the two schemes are one function and score alike.
         norm: ``global`` is one Frobenius norm over all parameters (eq. 8); ``sum`` adds up the L2 norms of the
             parameter tensors, as the authors' code does.
     """
@@ -28,16 +28,9 @@ class Options(Settings):
     norm: Literal["global", "sum"] = "global"
 
 
-def expected_loss(logits: Tensor) -> Tensor:
-    """Cross-entropy expected under the model's own prediction, ``sum_k P_k CE(x, k)``, float64, shape (B,)."""
-    logits = logits.double()
-    losses = logits.logsumexp(dim=1, keepdim=True) - logits  # CE(x, k) for every class k
-    return (logits.softmax(dim=1) * losses).sum(dim=1)
-
-
 def loss(options: Options) -> Callable[[Tensor], Tensor]:
-    """The function of the logits whose gradient is taken."""
-    return entropy if options.scheme == "entropy" else expected_loss
+    """The function of the logits whose gradient is taken: for either scheme, the entropy."""
+    return entropy
 
 
 def score(candidates: Candidates, options: Options) -> Tensor:

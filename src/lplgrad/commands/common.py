@@ -23,10 +23,17 @@ def check_seed(seed: int) -> None:
         raise UserError(f"--seed: must be from 0 to {2**32 - 1}, not {seed}")
 
 
-def check_round(number: int) -> None:
-    """A round of the command line."""
+def check_positive(option: str, number: int) -> None:
+    """A count of the command line, or a round: rounds count from 1."""
     if number < 1:
-        raise UserError(f"--round: rounds count from 1, not {number}")
+        raise UserError(f"{option}: must be 1 or more, not {number}")
+
+
+def check_endings(paths: list[Path], endings: tuple[str, ...]) -> None:
+    """The ending of an output's name says what is written."""
+    for path in paths:
+        if path.suffix not in endings:
+            raise UserError(f"--output: {path}: the name must end in {' or '.join(endings)}")
 
 
 def read_measurements(path: Path, columns: list[str]) -> pd.DataFrame:

@@ -26,14 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Draw and write."""
-    from lplgrad.commands.common import read_measurements
+    from lplgrad.commands.common import check_endings, read_measurements
     from lplgrad.errors import UserError
     from lplgrad.report import figures, style
     from lplgrad.settings import read_study_file
 
-    for path in arguments.output:
-        if path.suffix not in (".svg", ".pdf", ".png"):
-            raise UserError(f"--output: {path}: the name must end in .svg, .pdf or .png")
+    check_endings(arguments.output, (".svg", ".pdf", ".png"))
     file = read_study_file(arguments.study)
     measurements = read_measurements(arguments.measurements, ["accuracy", "labels"])
     if arguments.kind == "learning-curves":
@@ -42,7 +40,5 @@ def run(arguments: argparse.Namespace) -> None:
         if None in (arguments.classes, arguments.dataset, arguments.strategy):
             raise UserError("a strategy's figure needs --classes, --dataset and --strategy")
         classes = read_measurements(arguments.classes, ["class", "accuracy"])
-        figure = figures.strategy(
-            measurements, classes, file, arguments.budget, arguments.dataset, arguments.strategy
-        )
+        figure = figures.strategy(measurements, classes, file, arguments.budget, arguments.dataset, arguments.strategy)
     style.save(figure, arguments.output)

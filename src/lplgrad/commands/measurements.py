@@ -11,7 +11,9 @@ EXAMPLE = "lplgrad measurements --study results/demo/study.yaml --output results
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
     parser.add_argument("--study", type=Path, required=True, metavar="FILE", help="study.yaml of the study")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for measurements.csv and classes.csv")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder for measurements.csv and classes.csv"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Query: score a round's candidates, choose the best, and write the labelled set of the next round."""
+"""Score the candidates and choose: write every score, and the labelled set of the next round."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.acquisition import Candidates
     from lplgrad.arrays import open_dataset
     from lplgrad.artifacts import read_labeled, write_labeled, write_scores
-    from lplgrad.commands.common import check_round, check_seed, parse_settings
+    from lplgrad.commands.common import check_positive, check_seed, parse_settings
     from lplgrad.errors import UserError
     from lplgrad.files import write_json
     from lplgrad.pool import draw_candidates
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.validation import parse
 
     settings = parse_settings(QueryJob, arguments.settings)
-    check_round(arguments.round)
+    check_positive("--round", arguments.round)
     check_seed(arguments.seed)
     function = acquisition.load(settings.acquisition)
     options = parse(function.options, settings.options, "--settings: options")
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
         device, measured, watch = None, {}, devices.Stopwatch(None)
     candidates = Candidates(query_size=settings.query_size, **about, **measured)
     given = function.score(candidates, options)
-    scores = np.asarray(given if device is None else given.cpu(), dtype=np.float32)
+    scores = (given if isinstance(given, np.ndarray) else given.cpu().numpy()).astype(np.float32)
     try:
         chosen = acquisition.select(scores, settings.query_size)
     except FloatingPointError as error:

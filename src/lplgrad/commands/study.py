@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lplgrad.settings import Study
 
 EXAMPLE = "lplgrad study config.yaml demo.yaml --output results/demo/study.yaml"
 
@@ -17,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unavailable", default="{}", metavar="YAML", help="data sets that cannot be had, with the reason"
     )
+    parser.add_argument("--prepared", action="store_true", help="check the budgets against the prepared data sets")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to write it (default: standard output)")
 
 
@@ -24,9 +29,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Read, check and write the study."""
     import yaml
 
-    from lplgrad.files import write_text
     from lplgrad.commands.common import parse_settings
     from lplgrad.errors import UserError
+    from lplgrad.files import write_text
     from lplgrad.settings import Study, StudyFile, read_study
     from lplgrad.validation import parse, read_yaml
 
@@ -34,9 +39,27 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("give either configuration files or --settings")
     study = read_study(arguments.files) if arguments.files else parse_settings(Study, arguments.settings)
     unavailable = read_yaml(arguments.unavailable, "--unavailable")
+    if arguments.prepared:
+        _check_pools(study)
     file = parse(StudyFile, {"study": study, "unavailable": unavailable}, "--unavailable")
     text = yaml.safe_dump(file.model_dump(by_alias=True), sort_keys=False, allow_unicode=True, width=120)
     if arguments.output is None:
         print(text, end="")
     else:
         write_text(arguments.output, text)
+
+
+def _check_pools(study: Study) -> None:
+    """Of a data set whose size nothing tells beforehand, the budgets can be checked only now."""
+    from lplgrad.arrays import open_dataset
+    from lplgrad.errors import UserError
+    from lplgrad.settings import pool_problem
+    from lplgrad.study import Layout
+
+    layout = Layout(study)
+    for dataset in study.run.datasets:
+        pool = len(open_dataset(Path(layout.data(dataset))).train.images)
+        for budget in study.run.budgets:
+            problem = pool_problem(study.datasets[dataset].budgets[budget], pool)
+            if problem is not None:
+                raise UserError(f"datasets.{dataset}.budgets.{budget}.{problem[0]}: {problem[1]}")

@@ -29,12 +29,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, test and write."""
     from lplgrad.arrays import open_dataset
     from lplgrad.artifacts import read_labeled
-    from lplgrad.commands.common import check_round, check_seed, parse_settings
+    from lplgrad.commands.common import check_positive, check_seed, parse_settings
     from lplgrad.errors import UserError
     from lplgrad.settings import Normalization, TrainingJob
 
     settings = parse_settings(TrainingJob, arguments.settings)
-    check_round(arguments.round)
+    check_positive("--round", arguments.round)
     check_seed(arguments.seed)
     warm = settings.recipe.init == "warm" and arguments.round > 1
     if warm != (arguments.checkpoint is not None):
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     normalization = settings.normalization or Normalization(mean=data.mean, std=data.std)
     if len(normalization.mean) != data.channels:
         raise UserError(
-            f"normalization: {len(normalization.mean)} channels, but the images of {arguments.data} have {data.channels}"
+            f"normalization: has {len(normalization.mean)} channels, the images of {arguments.data} {data.channels}"
         )
 
     from lplgrad import devices, networks
@@ -87,10 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
         stream(arguments.seed, Purpose.AUGMENTATION, arguments.round),
         settings.compute.precision,
     )
-    last = None
-    for last in track(steps, epochs, "epochs", line):
-        pass
-    assert last is not None
+    *_, last = track(steps, epochs, "epochs", line)
     seconds = watch.seconds()
 
     normalize = Normalize(normalization, device)
@@ -100,9 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
         "round": arguments.round,
         "labels": len(labeled),
         "accuracy": accuracy(logits, data.test.labels),
-        "accuracy_per_class": dict(
-            zip(data.classes, accuracy_per_class(logits, data.test.labels), strict=True)
-        ),
+        "accuracy_per_class": dict(zip(data.classes, accuracy_per_class(logits, data.test.labels), strict=True)),
         "train_loss": last.loss,
         "stopped": False,
     }
@@ -112,9 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
         "peak_memory_mb": round(devices.peak_memory_mb(device), 1),
         **devices.describe(device),
     }
-    networks.save(
-        arguments.output / "checkpoint.safetensors", trained, settings.model, normalization, data.classes
-    )
+    networks.save(arguments.output / "checkpoint.safetensors", trained, settings.model, normalization, data.classes)
     write_logits(arguments.output / "test_logits.npy", logits)
     write_json(arguments.output / "timing.json", timing)
     write_json(arguments.output / "metrics.json", metrics)

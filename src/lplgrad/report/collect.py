@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from lplgrad.files import read_json
 from lplgrad.errors import UserError
+from lplgrad.files import read_json
 from lplgrad.settings import StudyFile
 from lplgrad.study import Chain, Layout
 

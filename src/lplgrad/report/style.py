@@ -33,6 +33,10 @@ SPARE = [
 ]
 
 
+# What matplotlib writes of the time and its version, by format.
+DATED_BY = {".svg": "Date", ".pdf": "CreationDate", ".png": "Software"}
+
+
 @dataclass(frozen=True)
 class Look:
     """How a strategy's line is drawn."""
@@ -71,7 +75,6 @@ def save(figure: Any, paths: list[Path]) -> None:
     """Write a figure in the format that each path's ending names, without a date."""
     for path in paths:
         content = io.BytesIO()
-        metadata = {"Software": None} if path.suffix == ".png" else {"Date": None}
-        figure.savefig(content, format=path.suffix[1:], metadata=metadata)
+        figure.savefig(content, format=path.suffix[1:], metadata={DATED_BY[path.suffix]: None})
         with replacing(path) as file:
             file.write(content.getvalue())

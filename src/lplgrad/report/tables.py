@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import pandas as pd
 
@@ -56,11 +58,18 @@ class Section:
     best: frozenset[tuple[int, int]] = frozenset()
 
 
+def _by_panel(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """The rows of each budget and data set, in the order of the table."""
+    for key, part in table.groupby(["budget", "dataset"], sort=False):
+        budget, dataset = map(str, cast(tuple[object, object], key))
+        yield (budget, dataset), part
+
+
 def accuracy_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
     """The accuracy table as people read it: a section per budget and data set, rounds down, strategies across."""
     study = file.study
     sections = []
-    for (budget, dataset), part in table.groupby(["budget", "dataset"], sort=False):
+    for (budget, dataset), part in _by_panel(table):
         mean = part.pivot(index="labels", columns="strategy", values="mean")
         std = part.pivot(index="labels", columns="strategy", values="std")
         strategies = [name for name in study.run.strategies if name in mean]
@@ -86,13 +95,11 @@ def accuracy_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
 def time_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
     """The time table as people read it: a section per budget and data set, strategies down."""
     sections = []
-    for (budget, dataset), part in table.groupby(["budget", "dataset"], sort=False):
+    for (budget, dataset), part in _by_panel(table):
+        seconds = part.set_index("strategy")[["train_round", "query_round", "train_trial", "query_trial"]]
         rows = [
-            [
-                strategy_title(file, row.strategy),
-                *(_seconds(value) for value in (row.train_round, row.query_round, row.train_trial, row.query_trial)),
-            ]
-            for row in part.itertuples()
+            [strategy_title(file, str(name)), *(_seconds(value) for value in row)]
+            for name, row in zip(seconds.index, seconds.to_numpy(), strict=True)
         ]
         heading = f"{dataset_title(file, dataset)}, {budget} budget, on {'; '.join(sorted(set(part['device'])))}"
         head = ["seconds", "training, a round", "query, a round", "training, a trial", "query, a trial"]

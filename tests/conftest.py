@@ -1,0 +1,48 @@
+"""What the tests share: a small data set on disk, and the command line called from within."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lplgrad.arrays import DatasetArrays, open_dataset, write_dataset
+from lplgrad.cli import main
+from lplgrad.datasets import Images, Prepared
+
+CLASSES = 4
+POOL = 60
+
+
+def small_images(count: int, seed: int, side: int = 8, channels: int = 1) -> Images:
+    """Images whose class shows in their brightness, with noise."""
+    draw = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int64) % CLASSES
+    noise = draw.integers(0, 50, size=(count, side, side, channels))
+    return Images((noise + 50 * labels[:, None, None, None]).astype(np.uint8), labels)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DatasetArrays:
+    """A prepared data set of 60 and 20 images of 8x8 pixels in four classes, in ``tmp_path/data``."""
+    folder = tmp_path / "data"
+    prepared = Prepared(small_images(POOL, 1), small_images(20, 2), [f"class{k}" for k in range(CLASSES)], {})
+    write_dataset(folder, prepared)
+    return open_dataset(folder)
+
+
+@pytest.fixture
+def lplgrad(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Call the command line within this process: its exit status, and its standard error."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        status = main([str(argument) for argument in arguments])
+        return status, capsys.readouterr().err
+
+    return call
+
+
+TRAIN = "{model: {name: small_resnet, width: 4}, training: {epochs: 2, batch_size: 8, milestones: []}}"
+JOINT = TRAIN[:-1] + ", recipe: {auxiliary: true}}"

@@ -1,0 +1,152 @@
+"""From measurements to tables and figures, on numbers that were computed by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lplgrad.errors import UserError
+from lplgrad.report import collect, figures, style, tables
+from lplgrad.settings import StudyFile, read_study
+from lplgrad.study import Layout
+
+HOME = Path(__file__).parents[1]
+STUDY = StudyFile(study=read_study([HOME / "config.yaml", HOME / "tests" / "tiny.yaml"]))
+
+
+def measurements() -> pd.DataFrame:
+    """Two seeds, three strategies, two rounds."""
+    accuracies = {
+        ("lplgrad", 1): (0.50, 0.80), ("lplgrad", 2): (0.60, 0.90),
+        ("entropy", 1): (0.52, 0.70), ("entropy", 2): (0.54, 0.74),
+        ("random", 1): (0.52, 0.60), ("random", 2): (0.54, 0.70),
+    }  # fmt: skip
+    rows = [
+        {
+            "budget": "small", "dataset": "digits", "strategy": strategy, "recipe": "plain", "acquisition": strategy,
+            "seed": seed, "round": number, "labels": 10 * number, "accuracy": accuracy, "train_loss": 1.0,
+            "stopped": False,
+        }
+        for (strategy, seed), curve in accuracies.items()
+        for number, accuracy in enumerate(curve, start=1)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_accuracy_table_by_hand() -> None:
+    table = tables.accuracy_table(measurements()).set_index(["strategy", "labels"])
+    assert table.loc[("lplgrad", 20), "mean"] == pytest.approx(85.0)
+    assert table.loc[("lplgrad", 20), "std"] == pytest.approx(np.sqrt(50))  # n - 1
+    assert (table["seeds"] == 2).all()
+
+
+def test_accuracy_page_shows_mean_deviation_and_the_best() -> None:
+    (section,) = tables.accuracy_sections(tables.accuracy_table(measurements()), STUDY)
+    assert section.heading == "Digits (8x8), small budget (2 seeds)"
+    assert section.head == ["labels", "LPLgrad", "Entropy", "Random"]
+    assert section.rows[1] == ["20", "85.0 ± 7.1", "72.0 ± 2.8", "65.0 ± 7.1"]
+    assert section.best == {(0, 1), (1, 1)}
+    page = tables.page("A <title>", [section], "note")
+    assert "<td class='best'>85.0 ± 7.1</td>" in page
+    assert "A &lt;title&gt;" in page
+
+
+def test_one_seed_and_missing_cells_leave_gaps() -> None:
+    frame = measurements().query("seed == 1 and not (strategy == 'entropy' and round == 2)")
+    (section,) = tables.accuracy_sections(tables.accuracy_table(frame), STUDY)
+    assert section.rows == [["10", "50.0", "52.0", "52.0"], ["20", "80.0", "–", "60.0"]]
+
+
+def test_time_table_by_hand() -> None:
+    frame = measurements().drop(columns=["accuracy"])
+    frame["train_seconds"] = frame["labels"] * 1.0
+    frame["query_seconds"] = np.where(frame["labels"] == 10, 3.0, np.nan)
+    frame["device"] = "a card"
+    table = tables.time_table(frame).set_index("strategy")
+    seconds = table[["train_round", "query_round", "train_trial", "query_trial"]]
+    assert seconds.index[0] == "lplgrad"
+    assert seconds.to_numpy()[0].tolist() == [15, 3, 30, 3]
+    (section,) = tables.time_sections(table.reset_index(), STUDY)
+    assert section.heading.endswith("on a card")
+
+
+def test_gains_are_paired_by_seed() -> None:
+    gains = figures._gain_over_random(measurements().assign(accuracy=lambda frame: frame["accuracy"] * 100))
+    last = gains.query("strategy == 'lplgrad' and round == 2").set_index("seed")["gain"]
+    assert last.to_dict() == pytest.approx({1: 20.0, 2: 20.0})
+    assert "random" not in set(gains["strategy"])
+
+
+def test_the_look_of_a_strategy_is_the_same_everywhere() -> None:
+    everywhere = style.looks(["lplgrad", "random", "mine"])
+    assert style.looks(["mine", "random"])["random"] == everywhere["random"]
+    assert len({look.color for look in everywhere.values()}) == 3
+    assert len({look.marker for look in style.looks([*style.LOOKS, "a", "b", "c"]).values()}) == 9
+
+
+@pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
+def test_the_same_numbers_draw_the_same_bytes(tmp_path: Path, ending: str) -> None:
+    for name in ("one", "two"):
+        figure = figures.learning_curves(measurements(), STUDY, "small")
+        style.save(figure, [tmp_path / f"{name}.{ending}"])
+    assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()
+
+
+def test_an_unknown_budget_is_told() -> None:
+    with pytest.raises(UserError, match="no budget 'smal'"):
+        figures.learning_curves(measurements(), STUDY, "smal")
+
+
+class TestCollect:
+    @pytest.fixture
+    def files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+        """A study's files, with numbers that tell where they came from."""
+        monkeypatch.chdir(tmp_path)
+        layout = Layout(STUDY.study)
+        for chain in layout.chains():
+            for number in range(1, 4):
+                folder = Path(layout.trained(chain, number))
+                folder.mkdir(parents=True, exist_ok=True)
+                accuracy = 0.1 * number + 0.01 * chain.seed
+                metrics = {"labels": 10 * number, "accuracy": accuracy, "train_loss": 1.0, "stopped": False}
+                per_class = {"0": accuracy, "1": None}
+                (folder / "metrics.json").write_text(json.dumps({**metrics, "accuracy_per_class": per_class}))
+                timing = {"train_seconds": number, "test_seconds": 0.5, "peak_memory_mb": 9, "device": "d", "host": "h"}
+                (folder / "timing.json").write_text(json.dumps({**timing, "threads": 1, "versions": {"torch": "2"}}))
+                if number < 3:
+                    Path(layout.round(chain, number)).mkdir(parents=True, exist_ok=True)
+                    query = {"query_seconds": 0.1 * number, "peak_memory_mb": 8}
+                    (Path(layout.round(chain, number)) / "query_timing.json").write_text(json.dumps(query))
+        return layout
+
+    def test_one_row_a_round(self, files: Layout) -> None:
+        frame = collect.measurements(STUDY)
+        assert len(frame) == 3 * 2 * 3
+        assert not frame.duplicated(["budget", "dataset", "strategy", "seed", "round"]).any()
+        row = frame.query("strategy == 'entropy' and seed == 2 and round == 3").iloc[0]
+        assert (row["labels"], row["accuracy"], row["recipe"]) == (30, pytest.approx(0.32), "plain")
+
+    def test_one_row_a_class(self, files: Layout) -> None:
+        frame = collect.class_accuracies(STUDY)
+        assert len(frame) == 3 * 2 * 3 * 2
+        assert frame.query("seed == 1 and round == 1 and strategy == 'random'")["accuracy"].tolist() == [0.11, None]
+
+    def test_the_last_round_has_no_query(self, files: Layout) -> None:
+        frame = collect.timings(STUDY).query("strategy == 'random' and seed == 1")
+        assert frame["query_seconds"].tolist()[:2] == pytest.approx([0.1, 0.2])
+        assert np.isnan(frame["query_seconds"].tolist()[2])
+        assert frame["train_seconds"].tolist() == [1, 2, 3]
+
+    def test_a_missing_or_foreign_file_is_told_and_partly_there_is_partly_read(self, files: Layout) -> None:
+        victim = next(iter(Path("results").rglob("round2/metrics.json")))
+        victim.write_text("{}")
+        with pytest.raises(UserError, match=rf"{victim}: 'labels' is missing"):
+            collect.measurements(STUDY)
+        victim.unlink()
+        with pytest.raises(FileNotFoundError):
+            collect.measurements(STUDY)
+        assert len(collect.measurements(STUDY, partial=True)) == 3 * 2 * 3 - 1

@@ -1,0 +1,268 @@
+"""The configuration: what is wrong with one is told in a line that names file and key."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lplgrad import acquisition, datasets
+from lplgrad.errors import UserError
+from lplgrad.settings import Study, StudyFile, read_study, read_study_file
+from lplgrad.study import Chain, Layout
+
+BASE: dict[str, Any] = {
+    "study": "base",
+    "title": "A study",
+    "run": {"budgets": ["low"], "datasets": ["digits"], "strategies": ["lplgrad", "random"], "seeds": [1, 2]},
+    "recipes": {"plain": {"auxiliary": False}, "joint": {"auxiliary": True}},
+    "strategies": {
+        "lplgrad": {"recipe": "joint", "acquisition": "gradient_norm", "norm": "global"},
+        "random": {"recipe": "plain", "acquisition": "random"},
+    },
+    "datasets": {
+        "digits": {
+            "source": "digits",
+            "training": {"epochs": 60, "milestones": [48]},
+            "budgets": {"low": {"query_size": 20, "candidates": 300, "labels": 100}},
+        }
+    },
+}
+
+
+def write(folder: Path, name: str, values: Any) -> Path:
+    path = folder / name
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write(tmp_path, "base.yaml", BASE)
+
+
+def at(key: str, value: Any) -> dict[str, Any]:
+    """An overlay with one value, at a dotted key."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def problem(*files: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_study(files)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+LOW = "datasets.digits.budgets.low"
+TRAINING = "datasets.digits.training"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("run.seed", [1], "run: unknown key 'seed' (did you mean 'seeds'?)"),
+        ("stategies", {}, "unknown key 'stategies' (did you mean 'strategies'?)"),
+        (f"{TRAINING}.epoch", 3, "datasets.digits.training: unknown key 'epoch' (did you mean 'epochs'?)"),
+        ("strategies.lplgrad.nrom", "sum", "strategies.lplgrad: unknown key 'nrom' (did you mean 'norm'?)"),
+        ("strategies.random.norm", "sum", "strategies.random: unknown key 'norm' (known: none)"),
+        ("datasets.digits.test_image", 5, "datasets.digits: unknown key 'test_image' (did you mean 'test_images'?)"),
+        (
+            "strategies.lplgrad.norm", "frobenius",
+            "strategies.lplgrad.norm: input should be 'global' or 'sum', not 'frobenius'",
+        ),
+        (f"{TRAINING}.epochs", "60", f"{TRAINING}.epochs: input should be a valid integer, not '60'"),
+        (f"{TRAINING}.epochs", 60.0, f"{TRAINING}.epochs: input should be a valid integer, not 60.0"),
+        (f"{TRAINING}.epochs", True, f"{TRAINING}.epochs: input should be a valid integer, not True"),
+        (f"{TRAINING}.learning_rate", "fast", "learning_rate: input should be a valid number, not 'fast'"),
+        (f"{TRAINING}.learning_rate", 0, "learning_rate: input should be greater than 0, not 0"),
+        (f"{TRAINING}.learning_rate", float("nan"), "learning_rate: input should be"),
+        (f"{TRAINING}.momentum", float("inf"), "momentum: input should be"),
+        (f"{TRAINING}.batch_size", 0, "batch_size: input should be greater than or equal to 1, not 0"),
+        (f"{TRAINING}.milestones", [60], "milestones [60] must rise and lie before the last epoch (epochs: 60"),
+        (f"{TRAINING}.milestones", [40, 20], "milestones [40, 20] must rise"),
+        (f"{TRAINING}", None, "datasets.digits.training: input should be a valid dictionary"),
+        ("datasets.digits.normalization", {"mean": [0.5], "std": [0.2, 0.2]}, "one value per channel each"),
+        ("datasets.digits.normalization", {"mean": [0.5]}, "datasets.digits.normalization.std: is missing"),
+        ("recipes.plain.margin", 2, "recipes.plain: margin has no effect without auxiliary: true"),
+        ("recipes.joint.init", "cold", "recipes.joint.init: input should be 'warm' or 'fresh', not 'cold'"),
+        ("strategies.random.recipe", "plian", "strategies.random.recipe: unknown recipe 'plian' (did you mean 'plain'"),
+        (
+            "strategies.random.acquisition", "randon",
+            "strategies.random.acquisition: unknown acquisition 'randon' (did you mean 'random'?)",
+        ),
+        (
+            "strategies.random.acquisition", "predicted_loss",
+            "strategies.random.acquisition: 'predicted_loss' needs the loss prediction module, which recipe",
+        ),
+        ("datasets.digits.source", "digit", "datasets.digits.source: unknown source 'digit' (did you mean 'digits'?)"),
+        ("datasets.digits.model.name", "resnet", "model.name: input should be 'resnet18' or 'small_resnet', not"),
+        ("run.datasets", ["digts"], "run.datasets: 'digts' is not defined under datasets (did you mean 'digits'?)"),
+        ("run.strategies", ["entropy"], "run.strategies: 'entropy' is not defined under strategies (known: lplg"),
+        ("run.budgets", ["high"], "run.budgets: data set 'digits' has no budget 'high' (known: low)"),
+        ("run.seeds", [1, 1], "run.seeds: 1 is listed twice"),
+        ("run.seeds", [-1], "run.seeds.0: input should be greater than or equal to 0, not -1"),
+        ("run.seeds", [], "run.seeds: List should have at least 1 item"),
+        ("run.strategies", [], "run.strategies: List should have at least 1 item"),
+        ("run.seeds", 3, "run.seeds: input should be a valid list"),
+        (f"{LOW}.query_size", 0, f"{LOW}.query_size: input should be greater than or equal to 1, not 0"),
+        (f"{LOW}.query_size", -20, "query_size: input should be greater than or equal to 1, not -20"),
+        (f"{LOW}.query_size", 30, f"{LOW}: labels: 100 is not a multiple of query_size: 30"),
+        (f"{LOW}.candidates", 10, f"{LOW}: candidates: 10 is smaller than query_size: 20"),
+        (f"{LOW}.candidates", "every", f"{LOW}.candidates"),
+        (f"{LOW}.candidates", 1121, f"{LOW}.candidates: 1121 is more than the 1120 images that the last query finds"),
+        (f"{LOW}.labels", 1220, f"{LOW}.labels: 1220 is more than the 1200 images of the training pool"),
+        ("strategies.start", {"recipe": "plain", "acquisition": "random"}, "'start' cannot be a name"),
+        ("strategies.../up", {}, "cannot be a name"),
+        ("study", "a/b", "study: 'a/b' cannot be a name: use letters, digits"),
+        ("study", "$(reboot)", "study: '$(reboot)' cannot be a name"),
+        ("study", 5, "study: input should be a valid string, not 5"),
+        ("title", "two\nlines", "title: String should match pattern"),
+        ("compute.precision", "float16", "compute.precision: input should be 'float32', 'tf32' or 'bfloat16', not"),
+        ("compute.threads", 0, "compute.threads: input should be greater than or equal to 1, not 0"),
+    ],
+)  # fmt: skip
+def test_every_mistake_names_file_and_key(base: Path, tmp_path: Path, key: str, value: Any, message: str) -> None:
+    values = {"strategies": {"../up": value}} if ".../" in key else at(key, value)
+    told = problem(base, write(tmp_path, "over.yaml", values))
+    assert told.startswith(f"{tmp_path / 'over.yaml'}: ")
+    assert message.lower() in told.lower()
+
+
+def test_the_file_at_fault_is_the_one_named(base: Path, tmp_path: Path) -> None:
+    good = write(tmp_path, "good.yaml", {"title": "Another"})
+    bad = write(tmp_path, "bad.yaml", at("run.seeds", [1, 1]))
+    assert problem(base, bad, good).startswith(str(bad))
+    assert problem(base, good, bad).startswith(str(bad))
+    broken = copy.deepcopy(BASE)
+    broken["run"]["seeds"] = []
+    assert problem(write(tmp_path, "base.yaml", broken), good).startswith(str(tmp_path / "base.yaml"))
+
+
+def test_the_command_line_comes_last_and_is_named(base: Path) -> None:
+    assert read_study([base], {"run": {"seeds": [7]}}).run.seeds == [7]
+    with pytest.raises(UserError, match=r"^--config: run.seeds: 7 is listed twice"):
+        read_study([base], {"run": {"seeds": [7, 7]}})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study: [", "line 1, column 9: expected the node content"),
+        ("study: a\n  b: c", "line 2, column 4: mapping values are not allowed here"),
+        ("study: a\n\tb: c", "line 2, column 1: "),
+        ("study: a\nstudy: b", "line 2, column 1: key 'study' stands twice"),
+        ("run:\n  seeds: [1]\n  seeds: [2]", "line 3, column 3: key 'seeds' stands twice"),
+        ("!!python/object/apply:os.system ['true']", "line 1, column 1: could not determine a constructor"),
+        ("just words", "expected keys and values at the top level"),
+        ("", "expected keys and values at the top level"),
+        ("- 1\n- 2", "expected keys and values at the top level"),
+        ("a: 2026-99-99", "not YAML: month must be in 1..12"),
+        ("a: \x00", "not YAML: "),
+    ],
+)
+def test_what_does_not_parse_names_the_line(base: Path, tmp_path: Path, text: str, message: str) -> None:
+    told = problem(base, write(tmp_path, "over.yaml", text))
+    assert told.startswith(f"{tmp_path / 'over.yaml'}: {message}")
+
+
+def test_not_a_text_file(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "over.yaml").write_bytes(b"\xff\xfe\x00")
+    assert problem(base, tmp_path / "over.yaml").endswith("not a text file in UTF-8")
+
+
+def test_numbers_in_scientific_notation_without_a_dot_are_numbers(base: Path, tmp_path: Path) -> None:
+    """YAML 1.1 takes 5e-4 for a string."""
+    over = write(tmp_path, "over.yaml", "datasets: {digits: {training: {weight_decay: 5e-4, learning_rate: 1E-2}}}")
+    training = read_study([base, over]).datasets["digits"].training
+    assert (training.weight_decay, training.learning_rate) == (5e-4, 1e-2)
+
+
+def test_dictionaries_merge_and_lists_replace(base: Path, tmp_path: Path) -> None:
+    over = write(tmp_path, "over.yaml", {"run": {"seeds": [9]}, **at(f"{TRAINING}.epochs", 70)})
+    study = read_study([base, over])
+    assert study.run.seeds == [9]
+    assert study.run.strategies == ["lplgrad", "random"]
+    assert study.datasets["digits"].training.epochs == 70
+    assert study.datasets["digits"].training.milestones == [48]
+
+
+def test_merging_is_snakemakes(base: Path) -> None:
+    from snakemake.utils import update_config
+
+    from lplgrad.settings import merge
+
+    over = {"run": {"seeds": [9]}, "recipes": {"new": {"auxiliary": False}}, "title": {"odd": 1}, "datasets": 5}
+    theirs = copy.deepcopy(BASE)
+    update_config(theirs, over)
+    assert merge(BASE, over) == theirs
+
+
+def test_a_study_file_comes_back(base: Path, tmp_path: Path) -> None:
+    study = read_study([base])
+    file = StudyFile(study=study, unavailable={"cdd": "not placed"})
+    path = write(tmp_path, "study.yaml", file.model_dump(by_alias=True))
+    assert read_study_file(path) == file
+
+
+def test_paper_and_demo_are_valid() -> None:
+    home = Path(__file__).parents[1]
+    assert read_study([home / "config.yaml"]).study == "paper"
+    demo = read_study([home / "config.yaml", home / "demo.yaml"])
+    assert len(demo.run.strategies) == 6
+    assert len(demo.run.seeds) >= 3
+    assert demo.datasets["digits"].budgets["small"].rounds >= 6
+
+
+def test_everything_is_checked_without_torch() -> None:
+    """The Snakefile checks the configuration, lays the study out and digests the code; it never imports torch."""
+    import subprocess
+    import sys
+
+    script = (
+        "import sys; from lplgrad import acquisition, datasets, settings, study, code_digest, devices;"
+        "[acquisition.load(name) for name in acquisition.names()]; [datasets.load(name) for name in datasets.names()];"
+        "settings.read_study(['config.yaml', 'demo.yaml']); devices.visible_gpus();"
+        "heavy = {'torch', 'torchvision', 'pandas', 'sklearn', 'matplotlib', 'snakemake'} & set(sys.modules);"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[1])
+
+
+class TestLayout:
+    def layout(self, base: Path) -> Layout:
+        return Layout(read_study([base]))
+
+    def test_chains_and_rounds(self, base: Path) -> None:
+        layout = self.layout(base)
+        assert [(chain.strategy, chain.seed) for chain in layout.chains()] == [
+            ("lplgrad", 1), ("lplgrad", 2), ("random", 1), ("random", 2),
+        ]  # fmt: skip
+        assert layout.rounds("low", "digits") == 5
+        assert layout.recipes() == ["joint", "plain"]
+
+    def test_round_1_is_shared_and_labels_come_from_the_query_before(self, base: Path) -> None:
+        layout, chain = self.layout(base), Chain("low", "digits", "lplgrad", 2)
+        assert layout.trained(chain, 1) == "results/base/low/digits/start/seed2/joint"
+        assert layout.trained(chain, 2) == "results/base/low/digits/lplgrad/seed2/round2"
+        assert layout.labels(chain, 1) == "results/base/low/digits/start/seed2/labeled.csv"
+        assert layout.labels(chain, 3) == "results/base/low/digits/lplgrad/seed2/round2/next_labeled.csv"
+
+    def test_a_study_without_what_it_does_not_run(self, base: Path, tmp_path: Path) -> None:
+        import json
+
+        over = write(tmp_path, "over.yaml", {"run": {"strategies": ["random"]}})
+        settings = json.loads(Layout(read_study([base, over])).study_settings())
+        assert list(settings["strategies"]) == ["random"]
+        assert list(settings["recipes"]) == ["plain"]
+        assert Study.model_validate(settings).run.strategies == ["random"]
+
+
+def test_registries_list_what_is_there() -> None:
+    assert acquisition.names() == ["coreset", "entropy", "gradient_norm", "predicted_loss", "random"]
+    assert "digits" in datasets.names()

@@ -1,0 +1,412 @@
+"""The workflow through Snakemake itself: what runs, what runs again, and that two runs give the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.browser import CHROMIUM, Browser
+
+HOME = Path(__file__).parents[1]
+TINY = "tests/tiny.yaml"
+# What is not the same on every run: times, and what is drawn from them.
+TIMES = re.compile(r"timing\.json$|timings\.csv$|tables/time\.")
+pytestmark = pytest.mark.slow
+
+
+def copy_project(target: Path) -> Path:
+    """A copy of the project, as a clone would be."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=HOME,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (HOME / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(HOME / name, target / name)
+    return target
+
+
+def start_snakemake(
+    project: Path, *arguments: str, config: str | None = TINY, **environment: str
+) -> subprocess.Popen[str]:
+    # The configuration last: --configfile takes every word that follows for another file.
+    command = [sys.executable, "-m", "snakemake", *arguments, *(["--configfile", config] if config else [])]
+    return subprocess.Popen(
+        command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, **environment}, start_new_session=True,
+    )  # fmt: skip
+
+
+def snakemake(project: Path, *arguments: str, status: int = 0, config: str | None = TINY, **environment: Any) -> str:
+    """Run Snakemake in a project and return what it said."""
+    process = start_snakemake(project, *arguments, config=config, **environment)
+    said, _ = process.communicate()
+    assert process.returncode == status, said
+    return said
+
+
+def jobs(project: Path, *arguments: str, config: str | None = TINY, **environment: Any) -> dict[str, int]:
+    """How many jobs of each rule would run."""
+    said = snakemake(project, "-n", *arguments, config=config, **environment)
+    table = re.search(r"Job stats:\n.*\n-+.*\n((?:.+\n)+?)total", said)
+    if table is None:
+        assert "Nothing to be done" in said, said
+        return {}
+    rows = (line.split() for line in table[1].splitlines())
+    return {rule: int(count) for rule, count in rows if rule != "all"}
+
+
+def results(project: Path) -> dict[str, bytes]:
+    """All files of the study that must be the same on every run."""
+    root = project / "results" / "tiny"
+    files = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if not TIMES.search(name)}
+
+
+def overlay(project: Path, **values: object) -> str:
+    """A configuration of the tiny study with other values at dotted keys (dots written as __)."""
+    study = yaml.safe_load((HOME / TINY).read_text())
+    for key, value in values.items():
+        *path, last = key.split("__")
+        place = study
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    (project / "other.yaml").write_text(yaml.safe_dump(study))
+    return "other.yaml"
+
+
+def change_a_label(path: Path) -> None:
+    """Put another image in the place of the last one of a labelled set."""
+    *lines, last = path.read_text().splitlines()
+    used = {line.split(",")[0] for line in [*lines, last]}
+    other = next(number for number in range(1200) if str(number) not in used)
+    path.write_text("\n".join([*lines, f"{other},{last.split(',')[1]}", ""]))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the tiny study has run, undisturbed."""
+    project = copy_project(tmp_path_factory.mktemp("finished"))
+    snakemake(project)
+    return project
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it, for a test to disturb."""
+    return Path(shutil.copytree(finished, tmp_path / "project", symlinks=True))
+
+
+STRATEGIES, SEEDS, ROUNDS = 3, 2, 3
+EVERYTHING = {
+    "prepare": 1, "study": 1, "start": SEEDS, "train_start": 2 * SEEDS, "train": STRATEGIES * SEEDS * (ROUNDS - 2),
+    "train_kept": STRATEGIES * SEEDS, "query": STRATEGIES * SEEDS * (ROUNDS - 1), "measurements": 1, "timings": 1,
+    "accuracy_table": 1, "time_table": 1, "learning_curves": 1, "strategy_figure": STRATEGIES,
+}  # fmt: skip
+OF_MEASUREMENTS = {"measurements": 1, "accuracy_table": 1, "learning_curves": 1, "strategy_figure": STRATEGIES}
+OF_TIMINGS = {"timings": 1, "time_table": 1}
+
+
+class TestFresh:
+    def test_the_jobs_of_a_study(self, tmp_path: Path) -> None:
+        assert jobs(copy_project(tmp_path)) == EVERYTHING
+
+    def test_a_single_target(self, tmp_path: Path) -> None:
+        """One round's scores need the chain up to there, and of the shared start only its own recipe."""
+        target = "results/tiny/small/digits/entropy/seed2/round2/scores.csv"
+        needed = {"prepare": 1, "start": 1, "train_start": 1, "query": 2, "train": 1}
+        assert jobs(copy_project(tmp_path), target) == needed
+
+    def test_random_queries_wait_for_no_training(self, tmp_path: Path) -> None:
+        target = "results/tiny/small/digits/random/seed1/round2/scores.csv"
+        assert jobs(copy_project(tmp_path), target) == {"prepare": 1, "start": 1, "query": 2}
+
+    def test_until(self, tmp_path: Path) -> None:
+        assert jobs(copy_project(tmp_path), "--until", "train_start") == {
+            "prepare": 1, "start": SEEDS, "train_start": 2 * SEEDS,
+        }  # fmt: skip
+
+    def test_graphs(self, tmp_path: Path) -> None:
+        project = copy_project(tmp_path)
+        for graph in ("--dag", "--rulegraph", "--filegraph"):
+            said = snakemake(project, graph)
+            assert "digraph" in said
+            assert "train_kept" in said
+
+    def test_a_fresh_recipe_needs_no_checkpoint_before(self, tmp_path: Path) -> None:
+        project = copy_project(tmp_path)
+        config = overlay(project, recipes={"plain": {"init": "fresh"}})
+        target = "results/tiny/small/digits/random/seed1/round3/metrics.json"
+        assert jobs(project, target, config=config) == {"prepare": 1, "start": 1, "query": 2, "train_kept": 1}
+
+    def test_the_paper_is_the_default(self, tmp_path: Path) -> None:
+        assert "results/paper/" in snakemake(copy_project(tmp_path), "-n", config=None)
+
+    def test_a_gpu_is_asked_for_where_there_is_one(self, tmp_path: Path) -> None:
+        project = copy_project(tmp_path)
+        target = "results/tiny/small/digits/entropy/seed2/round1/scores.csv"
+        assert len(re.findall("gpu=1", snakemake(project, "-n", target, CUDA_VISIBLE_DEVICES="0,1"))) == 2
+        assert "gpu=0" in snakemake(project, "-n", target, CUDA_VISIBLE_DEVICES="")
+
+    def test_mistakes_are_told_before_anything_runs(self, tmp_path: Path) -> None:
+        project = copy_project(tmp_path)
+        for key, words in [
+            ("run__seed", "other.yaml: run: unknown key 'seed' (did you mean 'seeds'?)"),
+            ("run__seeds", "other.yaml: run.seeds: List should have at least 1 item"),
+        ]:
+            said = snakemake(project, status=1, config=overlay(project, **{key: []}))
+            assert words in said
+            assert "Traceback" not in said
+            assert len(said.strip().splitlines()) <= 5, said
+        (project / "config.yaml").write_text("study: [")
+        assert "config.yaml: line 1, column 9: expected the node content" in snakemake(project, status=1)
+        assert not (project / "results").exists()
+
+    def test_a_failing_job_shows_its_line_and_the_others_go_on(self, tmp_path: Path) -> None:
+        project = copy_project(tmp_path)
+        config = overlay(project, datasets__digits__training__learning_rate=1e30, run__strategies=["random"])
+        root = "results/tiny/small/digits"
+        targets = [f"{root}/{part}" for part in ("start/seed1/plain/metrics.json", "random/seed2/round2/scores.csv")]
+        said = snakemake(project, *targets, status=1, config=config)
+        assert "lplgrad train: error: the loss is" in said
+        assert "Traceback" not in said
+        assert (project / targets[1]).exists()
+        assert not list(project.rglob("metrics.json"))
+
+
+class TestAgain:
+    def test_nothing_to_be_done(self, project: Path) -> None:
+        assert jobs(project) == {}
+
+    def test_touching_runs_nothing(self, project: Path) -> None:
+        for path in project.rglob("*.csv"):
+            path.touch()
+        (project / "data" / "digits" / "dataset.json").touch()
+        (project / "data" / "digits" / "train_images.npy").touch()
+        assert jobs(project) == {}
+
+    def test_a_strategy_more_runs_only_what_is_new(self, project: Path) -> None:
+        before = results(project)
+        config = overlay(project, run__strategies=["lplgrad", "entropy", "random", "coreset"])
+        new = {"query": SEEDS * (ROUNDS - 1), "train": SEEDS * (ROUNDS - 2), "train_kept": SEEDS}
+        drawn = {**OF_MEASUREMENTS, "strategy_figure": STRATEGIES + 1}
+        assert jobs(project, config=config) == {**new, **drawn, **OF_TIMINGS, "study": 1}
+        snakemake(project, config=config)
+        after = results(project)
+        assert {name for name in before if after[name] != before[name]} <= {
+            "study.yaml", "measurements.csv", "classes.csv", "tables/accuracy.csv", "tables/accuracy.html",
+            "figures/learning_curves_small.svg", "figures/learning_curves_small.png",
+        }  # fmt: skip
+
+    def test_a_seed_more_runs_only_what_is_new(self, project: Path) -> None:
+        config = overlay(project, run__seeds=[1, 2, 3])
+        found = jobs(project, config=config)
+        assert {rule: found[rule] for rule in ("start", "train_start", "train", "train_kept", "query")} == {
+            "start": 1, "train_start": 2, "train": 3, "train_kept": 3, "query": 6,
+        }  # fmt: skip
+
+    def test_a_round_more_runs_only_what_is_new(self, project: Path) -> None:
+        budget = {"query_size": 10, "candidates": 60, "labels": 40}
+        config = overlay(project, datasets__digits__budgets__small=budget)
+        found = jobs(project, config=config)
+        chains = STRATEGIES * SEEDS
+        assert found == {"query": chains, "train_kept": chains, **OF_MEASUREMENTS, **OF_TIMINGS, "study": 1}
+
+    def test_a_changed_label_file_retrains_its_chain_and_no_other(self, project: Path) -> None:
+        change_a_label(project / "results/tiny/small/digits/lplgrad/seed1/round1/next_labeled.csv")
+        assert jobs(project) == {"train": 1, "query": 1, "train_kept": 1, **OF_MEASUREMENTS, **OF_TIMINGS}
+
+    def test_a_change_late_in_a_chain_starts_from_the_newest_checkpoint_kept(self, project: Path) -> None:
+        folder = "results/tiny/small/digits/lplgrad/seed1/round2"
+        keep = ("--config", "keep_checkpoints=True")
+        snakemake(project, f"{folder}/checkpoint.safetensors", *keep)
+        said_anew = {"study": 1, **OF_MEASUREMENTS, **OF_TIMINGS}
+        assert jobs(project, *keep) == said_anew
+        change_a_label(project / folder / "next_labeled.csv")
+        assert jobs(project, *keep) == {"train_kept": 1, **said_anew}
+
+    def test_a_setting_reruns_what_it_touches(self, project: Path) -> None:
+        margin = overlay(project, recipes={"joint": {"margin": 0.5}})
+        found = jobs(project, config=margin)
+        assert (found["train_start"], found["train"], found["train_kept"], found["query"]) == (
+            SEEDS,
+            SEEDS,
+            SEEDS,
+            2 * SEEDS,
+        )
+        assert jobs(project, config=overlay(project, title="Renamed")) == {
+            "study": 1, **OF_MEASUREMENTS, **OF_TIMINGS,
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("file", "edit", "rerun"),
+        [
+            ("report/figures.py", lambda text: text + "\nMORE = 1\n", {"learning_curves": 1, "strategy_figure": 3}),
+            ("training.py", lambda text: "# why\n" + text.replace('"""', '"""Well: ', 1), {}),
+            ("commands/measurements.py", lambda text: text + "\nMORE = 1\n", OF_MEASUREMENTS),
+            ("cli.py", lambda text: text + "\nMORE = 1\n", {}),
+        ],
+    )
+    def test_an_edit_reruns_what_it_touches(
+        self, project: Path, file: str, edit: Callable[[str], str], rerun: dict[str, int]
+    ) -> None:
+        path = project / "src" / "lplgrad" / file
+        path.write_text(edit(path.read_text()))
+        assert jobs(project) == rerun
+
+    def test_an_edit_of_training_retrains_everything(self, project: Path) -> None:
+        path = project / "src" / "lplgrad" / "training.py"
+        path.write_text(path.read_text() + "\nMORE = 1\n")
+        found = jobs(project)
+        assert (found["train_start"], found["train"], found["train_kept"]) == (4, 6, 6)
+        assert "start" not in found
+        assert "prepare" not in found
+
+    def test_what_is_kept(self, project: Path) -> None:
+        """Of the start and of the last round the checkpoint; in between they were temporary."""
+        kept = sorted(
+            str(path.relative_to(project / "results/tiny/small/digits").parent)
+            for path in project.rglob("*.safetensors")
+        )
+        assert kept == sorted(
+            [f"start/seed{seed}/{recipe}" for seed in (1, 2) for recipe in ("joint", "plain")]
+            + [f"{name}/seed{seed}/round3" for name in ("lplgrad", "entropy", "random") for seed in (1, 2)]
+        )
+
+
+class TestResults:
+    def test_strategies_of_a_seed_are_paired(self, finished: Path) -> None:
+        frame = pd.read_csv(finished / "results/tiny/measurements.csv")
+        first = frame[frame["round"] == 1].pivot(index="seed", columns="strategy", values="accuracy")
+        assert (first["entropy"] == first["random"]).all()
+        root = finished / "results/tiny/small/digits"
+        one, other = (pd.read_csv(root / name / "seed1/round1/scores.csv")["index"] for name in ("lplgrad", "random"))
+        assert one.equals(other), "round 1 asks the same candidates"
+
+    def test_accuracy_is_that_of_the_logits(self, finished: Path) -> None:
+        import numpy as np
+
+        labels = np.load(finished / "data/digits/test_labels.npy")
+        frame = pd.read_csv(finished / "results/tiny/measurements.csv").query("strategy == 'lplgrad' and seed == 2")
+        for row in frame.itertuples():
+            part = "start/seed2/joint" if row.round == 1 else f"lplgrad/seed2/round{row.round}"
+            logits = np.load(finished / f"results/tiny/small/digits/{part}/test_logits.npy")
+            assert (logits.argmax(1) == labels).mean() == row.accuracy
+
+    def test_every_job_has_a_log_and_a_benchmark(self, finished: Path) -> None:
+        count = sum(EVERYTHING.values())
+        assert len(list((finished / "logs").rglob("*.log"))) == count
+        assert len(list((finished / "logs").rglob("*.tsv"))) == count
+
+
+@pytest.fixture(scope="session")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose run was killed with all its jobs, twice, and taken up again."""
+    project = copy_project(tmp_path_factory.mktemp("killed"))
+    for wanted in (2, 7):
+        process = start_snakemake(project)
+        while len(list(project.rglob("metrics.json"))) < wanted:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        snakemake(project, "--unlock")
+    snakemake(project)
+    return project
+
+
+class TestKilled:
+    def test_the_same_bytes_as_undisturbed(self, finished: Path, killed: Path) -> None:
+        undisturbed, resumed = results(finished), results(killed)
+        assert list(undisturbed) == list(resumed)
+        assert [name for name in undisturbed if undisturbed[name] != resumed[name]] == []
+
+    def test_nothing_half_written_is_left(self, killed: Path) -> None:
+        assert not list(killed.rglob(".*.tmp"))
+
+
+# Snakemake with every undefined value in a caption being an error, not an empty place.
+STRICT = """
+import sys
+import jinja2
+
+class Strict(jinja2.Environment):
+    def __init__(self, **options):
+        super().__init__(undefined=jinja2.StrictUndefined, **options)
+
+jinja2.Environment = Strict
+from snakemake.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="session")
+def report(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the finished study; all that Snakemake only prints is an error here."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    done = subprocess.run(
+        [sys.executable, "-c", STRICT, "--configfile", TINY, "--report", str(path)],
+        cwd=finished, capture_output=True, text=True,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    for word in ("WARNING", "ERROR", "Unknown target name", "Undefined", "Could not detect mimetype", "Missing"):
+        assert word not in said, said
+    return path
+
+
+class TestReport:
+    def test_it_can_be_a_zip(self, finished: Path, tmp_path: Path) -> None:
+        snakemake(finished, "--report", str(tmp_path / "report.zip"))
+        assert (tmp_path / "report.zip").stat().st_size > 100_000
+
+    def test_it_needs_no_network(self, report: Path) -> None:
+        assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']https?://", report.read_text())
+
+    @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian's package of that name)")
+    def test_every_category_opens_in_a_browser(self, report: Path, tmp_path: Path) -> None:
+        with Browser(tmp_path) as browser:
+            browser.open(report)
+            browser.wait_for("document.body.innerText.includes('What was compared')")
+            text = browser.run("document.body.innerText")
+            assert "A tiny study" in text
+            assert "Ent-GradNorm" not in text, "only what runs is described"
+            seen = {}
+            for category in browser.run("Object.keys(categories)"):
+                for subcategory in browser.run(f"Object.keys(categories[{json.dumps(category)}])"):
+                    view = {"navbarMode": "subcategory", "category": category, "subcategory": subcategory}
+                    browser.run(f"app.setView({json.dumps(view)})")
+                    count = browser.run("document.querySelectorAll('a[iconname=information-circle]').length")
+                    assert count > 0, (category, subcategory)
+                    for number in range(count):
+                        browser.run(f"app.setView({json.dumps(view)})")
+                        browser.wait_for(f"document.querySelectorAll('a[iconname=eye]').length == {count}")
+                        browser.run(f"document.querySelectorAll('a[iconname=eye]')[{number}].click()")
+                        browser.run(f"document.querySelectorAll('a[iconname=information-circle]')[{number}].click()")
+                        browser.wait_for("document.body.innerText.includes('DESCRIPTION')")
+                        seen[category, subcategory, number] = browser.run("document.body.innerText")
+            assert browser.errors == []
+        assert {category for category, _, _ in seen} == {"Accuracy", "Strategies", "Study", "Time"}
+        assert len(seen) == 2 + STRATEGIES + 3 + 1
+        for text in seen.values():
+            description = text.partition("DESCRIPTION\n")[2].partition("\nSIZE")[0]
+            assert len(description) > 80, text
+            assert not re.search(r"\bundefined\b|\bNone\b|\{\{|\}\}|``|\bnan\b", description), description
