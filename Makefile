@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUDY := results/demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+unexport PYTHONDONTWRITEBYTECODE # hundreds of short jobs import the same modules
 
 .PHONY: demo test lint types quick lock clean
 
