@@ -1,7 +1,5 @@
 """``python -m lplgrad``: the command line."""
 
-import sys
+from lplgrad.cli import run
 
-from lplgrad.cli import main
-
-sys.exit(main())
+run()
