@@ -291,7 +291,8 @@ class TestRefusals:
         assert status == 1
         single_line(told, "a directory stands where a file is to be written")
 
-    def test_tables_and_figures(self, tmp_path: Path, lplgrad: Call) -> None:
+    def test_tables_and_figures(self, tmp_path: Path, lplgrad: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
         home = Path(__file__).parents[1]
         study = tmp_path / "study.yaml"
         assert lplgrad("study", home / "config.yaml", home / "demo.yaml", "--output", study)[0] == 0
