@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lplgrad.arrays import DatasetArrays, open_dataset, write_dataset
+from lplgrad.arrays import DatasetArrays, open_dataset
 from lplgrad.cli import main
 from lplgrad.datasets import Images, Prepared
+from lplgrad.preparation import write_dataset
 
 CLASSES = 4
 POOL = 60

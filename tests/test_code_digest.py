@@ -12,7 +12,7 @@ from lplgrad import code_digest as module
 from lplgrad.code_digest import code_digest
 
 JOBS: dict[str, tuple[str, ...]] = {
-    "prepare": ("datasets.digits", "arrays"),
+    "prepare": ("datasets.digits", "preparation"),
     "train": ("commands.train",),
     "query": ("commands.query", "acquisition.entropy"),
     "other query": ("commands.query", "acquisition.coreset"),

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from lplgrad import networks
-from lplgrad.arrays import DatasetArrays, channel_statistics, open_dataset, write_dataset
+from lplgrad.arrays import DatasetArrays, open_dataset
 from lplgrad.artifacts import read_checkpoint, read_labeled, write_checkpoint, write_labeled, write_scores
 from lplgrad.datasets import Images, Prepared
 from lplgrad.errors import UserError
 from lplgrad.files import read_json, replacing, write_json, write_text
 from lplgrad.pool import LabeledSet
+from lplgrad.preparation import channel_statistics, write_dataset
 from lplgrad.settings import Model, Normalization
 
 
@@ -230,7 +231,7 @@ class TestDataset:
 
         for bad, problem in (
             (prepared(labels=(0, 1, 2, 1)), "one class from 0 to 1 per image"),
-            (prepared(images=3), "one class from 0 to 1 per image"),
+            (prepared(images=3), "3 train images have 4 labels"),
             (prepared(labels=(0, 0, 0, 0)), "two classes or more, each with images"),
             (prepared(labels=(0, 0, 0, 0), classes=1), "two classes or more, each with images"),
         ):

@@ -7,7 +7,6 @@ came from, for people). ``dataset.json`` is written last: where it stands, the r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from lplgrad.datasets import Images, Prepared
+from lplgrad.datasets import Images
 from lplgrad.errors import UserError
-from lplgrad.files import read_json, replacing, write_json
+from lplgrad.files import read_json
 
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
@@ -52,59 +51,6 @@ class DatasetArrays:
         return int(min(self.train.images.shape[1:3]))
 
 
-def write_dataset(folder: Path, prepared: Prepared) -> None:
-    """Check what a source delivered and write it."""
-    splits = {}
-    for split in SPLITS:
-        part: Images = getattr(prepared, split)
-        _check_images(folder, split, part, len(prepared.classes))
-        for kind, array in (("images", part.images), ("labels", part.labels)):
-            with replacing(folder / f"{split}_{kind}.npy") as file:
-                np.save(file, array, allow_pickle=False)
-        counts = np.bincount(part.labels, minlength=len(prepared.classes))
-        splits[split] = {
-            "images": list(part.images.shape),
-            "images_sha256": _sha256(part.images),
-            "labels_sha256": _sha256(part.labels),
-            "per_class": dict(zip(prepared.classes, counts.tolist(), strict=True)),
-        }
-    mean, std = channel_statistics(prepared.train.images)
-    write_json(folder / "provenance.json", prepared.provenance)
-    write_json(folder / "dataset.json", {"classes": prepared.classes, "mean": mean, "std": std, "splits": splits})
-
-
-def _sha256(array: npt.NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-
-
-def _check_images(folder: Path, split: str, part: Images, classes: int) -> None:
-    """What a source must never deliver, whatever it read."""
-    shape = part.images.shape
-    if part.images.dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (1, 3) or 0 in shape:
-        raise UserError(f"{folder}: {split} images must be uint8 of shape (N, H, W, 1 or 3), not {shape}")
-    if part.labels.shape != shape[:1] or part.labels.min() < 0 or part.labels.max() >= classes:
-        raise UserError(f"{folder}: {split} labels must be one class from 0 to {classes - 1} per image")
-    missing = np.flatnonzero(np.bincount(part.labels, minlength=classes) == 0)
-    if split == "train" and (classes < 2 or len(missing)):
-        raise UserError(f"{folder}: a data set needs two classes or more, each with images in the training pool")
-
-
-def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over all pixels, images scaled to [0, 1]; from exact histograms."""
-    levels = np.arange(256) / 255
-    means, deviations = [], []
-    for channel in range(images.shape[-1]):
-        histogram = np.zeros(256, dtype=np.int64)
-        for block in np.array_split(images, max(1, len(images) // 1024)):
-            histogram += np.bincount(block[..., channel].ravel(), minlength=256)
-        weights = histogram / histogram.sum()
-        mean = float(weights @ levels)
-        means.append(mean)
-        # A channel without contrast is only centred.
-        deviations.append(float(np.sqrt(weights @ (levels - mean) ** 2)) or 1.0)
-    return means, deviations
-
-
 def open_dataset(folder: Path) -> DatasetArrays:
     """Open a prepared data set; its images are mapped, not read.
 
@@ -131,7 +77,7 @@ def _floats(values: Any) -> list[float]:
 
 def _open_split(folder: Path, split: str, shape: tuple[int, ...], classes: int) -> Images:
     arrays: Mapping[str, Any] = {
-        kind: _open_array(folder / f"{split}_{kind}.npy", mapped=kind == "images") for kind in ("images", "labels")
+        kind: open_array(folder / f"{split}_{kind}.npy", mapped=kind == "images") for kind in ("images", "labels")
     }
     images, labels = arrays["images"], arrays["labels"]
     if images.dtype != np.uint8 or images.shape != shape or labels.dtype != np.int64 or labels.shape != shape[:1]:
@@ -141,7 +87,12 @@ def _open_split(folder: Path, split: str, shape: tuple[int, ...], classes: int) 
     return Images(images, labels)
 
 
-def _open_array(path: Path, mapped: bool) -> npt.NDArray[Any]:
+def open_array(path: Path, mapped: bool) -> npt.NDArray[Any]:
+    """Open an array on disk, mapped into memory or read.
+
+    Raises:
+        UserError: it is missing or cut off.
+    """
     if not path.is_file():
         raise UserError(f"{path}: missing; delete dataset.json beside it and prepare the data set anew")
     try:

@@ -13,23 +13,31 @@ from lplgrad.errors import UserError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of ``path`` when the block ends, and vanishes when it fails."""
+def beside(path: Path) -> Iterator[Path]:
+    """A path to write to that takes the place of ``path`` when the block ends, and vanishes when it fails."""
     if path.is_dir():
         raise UserError(f"{path}: a directory stands where a file is to be written; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
-            yield file
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except OSError as error:
+        if error.filename not in (None, str(temporary)):
+            raise
         # A write to a full disk names no file.
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of ``path`` when the block ends, and vanishes when it fails."""
+    with beside(path) as temporary, temporary.open("wb") as file:
+        yield file
 
 
 def write_text(path: Path, text: str) -> None:

@@ -256,7 +256,8 @@ class Dataset(Row):
 
     @model_validator(mode="after")
     def _budgets_fit_the_pool(self) -> Self:
-        pool = datasets.load(self.source).pool_size(self.options)
+        source = datasets.load(self.source)
+        pool = source.pool_size(source.options.model_validate(self.options))
         if pool is not None:
             for name, budget in self.budgets.items():
                 problem = pool_problem(budget, pool)
@@ -366,11 +367,6 @@ class StudyFile(Settings):
 
     study: Study
     unavailable: dict[str, str] = Field(default={})
-
-    @property
-    def datasets(self) -> list[str]:
-        """The data sets that could be had."""
-        return [name for name in self.study.run.datasets if name not in self.unavailable]
 
 
 class TrainingJob(Settings):

@@ -17,23 +17,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--downloads", type=Path, default=Path("data/downloads"), metavar="DIR",
         help="where files are downloaded to, or already lie (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument("--threads", type=int, default=1, help="that decode images (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the prepared data set")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepare the data set."""
     from lplgrad import datasets
-    from lplgrad.arrays import write_dataset
-    from lplgrad.commands.common import parse_settings
+    from lplgrad.commands.common import check_positive, parse_settings
+    from lplgrad.errors import UserError
+    from lplgrad.files import write_text
+    from lplgrad.images import UnreadableImagesError
+    from lplgrad.preparation import write_dataset
     from lplgrad.progress import say
     from lplgrad.settings import SourceJob
     from lplgrad.validation import parse
 
+    check_positive("--threads", arguments.threads)
     settings = parse_settings(SourceJob, arguments.settings)
     source = datasets.load(settings.source)
     prepared = source.prepare(parse(source.options, settings.options, "--settings"), arguments.downloads)
-    write_dataset(arguments.output, prepared)
+    try:
+        data = write_dataset(arguments.output, prepared, arguments.threads)
+    except UnreadableImagesError as error:
+        listed = arguments.output / "unreadable.tsv"
+        write_text(listed, "".join(f"{path}\t{reason}\n" for path, reason in error.reasons.items()))
+        raise UserError(f"{error}; all are listed in {listed}: repair or remove them and run again") from None
     say(
-        f"{arguments.output}: {len(prepared.train.images)} training and {len(prepared.test.images)} test images of "
-        f"{'x'.join(map(str, prepared.train.images.shape[1:]))} in {len(prepared.classes)} classes"
+        f"{arguments.output}: {len(data.train.images)} training and {len(data.test.images)} test images of "
+        f"{'x'.join(map(str, data.train.images.shape[1:]))} in {len(data.classes)} classes"
     )

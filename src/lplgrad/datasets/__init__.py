@@ -1,27 +1,29 @@
 """Data sets: one module for each source of images, found by its file's name.
 
 A module defines ``SOURCE``. ``lplgrad prepare`` asks it for the images once; from then on every data set is the same
-arrays on disk (``lplgrad.arrays``), whatever it came from.
+arrays on disk (``lplgrad.arrays``), whatever it came from. Modules whose name begins with ``_`` are shared parts.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from lplgrad.validation import Settings
 
+Fit = Literal["crop", "stretch"]
+
 
 @dataclass(frozen=True)
 class Images:
-    """One split of a data set.
+    """One split of a data set, as an array.
 
     Attributes:
         images: uint8, shape (N, H, W, C) with 1 or 3 channels.
@@ -30,6 +32,23 @@ class Images:
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """One split of a data set, as files that are still to be decoded.
+
+    Attributes:
+        paths: the N files.
+        labels: class of each image, int64, shape (N,).
+        side: height and width to bring all of them to; None where they are all of one size.
+        fit: ``crop`` scales the shorter side and crops the middle, ``stretch`` scales both sides.
+    """
+
+    paths: list[Path]
+    labels: npt.NDArray[np.int64]
+    side: int | None
+    fit: Fit
 
 
 @dataclass(frozen=True)
@@ -43,8 +62,8 @@ class Prepared:
         provenance: where the images came from and what was done to them, for people.
     """
 
-    train: Images
-    test: Images
+    train: Images | ImageFiles
+    test: Images | ImageFiles
     classes: list[str]
     provenance: dict[str, Any]
 
@@ -57,16 +76,18 @@ class Source:
         prepare: from the options and the folder for downloads to the images.
         options: the source's options, which stand in the data set's row of the configuration.
         pool_size: images in the training pool, where the options tell it before anything is read, else None.
+        unavailable: why the images cannot be had, told in a moment and without reading them; None where they can.
     """
 
     prepare: Callable[[Any, Path], Prepared]
     options: type[Settings]
-    pool_size: Callable[[Mapping[str, Any]], int | None] = lambda options: None
+    pool_size: Callable[[Any], int | None] = lambda options: None
+    unavailable: Callable[[Any, Path], str | None] = lambda options, downloads: None
 
 
 def names() -> list[str]:
     """The sources there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def load(name: str) -> Source:

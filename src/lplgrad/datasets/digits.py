@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from lplgrad.datasets import Images, Prepared, Source
+from lplgrad.datasets._split import stratified_split
 from lplgrad.validation import Settings
 
 IMAGES = 1797
@@ -31,26 +31,19 @@ def prepare(options: Options, downloads: Path) -> Prepared:
     """Read the scans and split them."""
     import sklearn
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
     digits = load_digits()
+    classes = [str(name) for name in digits.target_names]
     # Grey levels 0 to 16 become 0 to 255.
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     labels = digits.target.astype(np.int64)
-    train, test = train_test_split(
-        np.arange(IMAGES), test_size=options.test_images, stratify=labels, random_state=options.split_seed
-    )
+    train, test = stratified_split(labels, classes, options.test_images, options.split_seed)
     return Prepared(
-        train=Images(images[np.sort(train)], labels[np.sort(train)]),
-        test=Images(images[np.sort(test)], labels[np.sort(test)]),
-        classes=[str(name) for name in digits.target_names],
+        train=Images(images[train], labels[train]),
+        test=Images(images[test], labels[test]),
+        classes=classes,
         provenance={"from": "sklearn.datasets.load_digits", "scikit-learn": sklearn.__version__},
     )
 
 
-def pool_size(options: Mapping[str, Any]) -> int:
-    """What is not held out."""
-    return IMAGES - Options.model_validate(options).test_images
-
-
-SOURCE = Source(prepare, Options, pool_size)
+SOURCE = Source(prepare, Options, pool_size=lambda options: IMAGES - options.test_images)

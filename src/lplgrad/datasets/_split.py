@@ -1,0 +1,45 @@
+"""Splitting images into the training pool and a test set, the classes in proportion."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from lplgrad.errors import UserError
+
+Indices = npt.NDArray[np.int64]
+
+
+def stratified_split(labels: Indices, classes: list[str], test_images: int, split_seed: int) -> tuple[Indices, Indices]:
+    """Draw a test set.
+
+    Args:
+        labels: class of each image, shape (N,).
+        classes: their names.
+        test_images: how many images are held out.
+        split_seed: of the draw; the same seed and labels give the same split.
+
+    Returns:
+        Indices of the training pool and of the test set, ascending.
+
+    Raises:
+        UserError: a class has too few images to be in both, or there are more test images than images.
+    """
+    from sklearn.model_selection import train_test_split
+
+    counts = np.bincount(labels, minlength=len(classes))
+    lonely = np.flatnonzero(counts < 2)
+    if len(lonely):
+        raise UserError(
+            f"class {classes[lonely[0]]!r} has {counts[lonely[0]]} image(s), but a split needs two or more of each; "
+            "add some, remove the class, or place train and test folders of your own"
+        )
+    if not len(classes) <= test_images <= len(labels) - len(classes):
+        raise UserError(
+            f"test_images: {test_images} of {len(labels)} images in {len(classes)} classes; a split needs at least one "
+            "image of each class on either side"
+        )
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=test_images, stratify=labels, random_state=split_seed
+    )
+    return np.sort(train), np.sort(test)

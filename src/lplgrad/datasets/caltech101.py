@@ -1,0 +1,72 @@
+"""Caltech-101 (Fei-Fei et al. 2004): 8,677 photographs of many sizes in 101 classes, the background left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from lplgrad.datasets import Fit, ImageFiles, Prepared, Source
+from lplgrad.datasets._split import stratified_split
+from lplgrad.datasets._torchvision import download, unreachable
+from lplgrad.validation import Count, Settings
+
+IMAGES = 8677
+PAGE = "https://data.caltech.edu/records/mzrjq-6wc02"
+FOLDER = "101_ObjectCategories"
+
+
+class Options(Settings):
+    """How the photographs are brought to one size and split. There is no official split.
+
+    Attributes:
+        image_size: side in pixels of the square that they become.
+        fit: ``crop`` scales the shorter side to it and crops the middle, ``stretch`` scales both sides.
+        test_images: how many are held out, drawn at random with the classes in proportion.
+        split_seed: of that draw.
+    """
+
+    image_size: Count = 224
+    fit: Fit = "crop"
+    test_images: Annotated[int, Field(ge=101, le=IMAGES - 101)] = 2877
+    split_seed: Annotated[int, Field(ge=0)] = 0
+
+
+def prepare(options: Options, downloads: Path) -> Prepared:
+    """List and split the photographs, downloading them where they are missing."""
+    import torchvision
+
+    found = download(
+        "Caltech-101",
+        f"the folder {FOLDER} in {downloads / 'caltech101'}",
+        downloads,
+        lambda: torchvision.datasets.Caltech101(downloads, download=True),
+    )
+    labels = np.array(found.y, dtype=np.int64)
+    paths = [
+        Path(found.root) / FOLDER / found.categories[label] / f"image_{number:04d}.jpg"
+        for label, number in zip(found.y, found.index, strict=True)
+    ]
+    train, test = (
+        ImageFiles([paths[index] for index in part], labels[part], options.image_size, options.fit)
+        for part in stratified_split(labels, found.categories, options.test_images, options.split_seed)
+    )
+    return Prepared(
+        train=train,
+        test=test,
+        classes=list(found.categories),
+        provenance={"from": PAGE, "torchvision": torchvision.__version__, **options.model_dump()},
+    )
+
+
+def unavailable(options: Options, downloads: Path) -> str | None:
+    """Without the folder or a connection."""
+    if (downloads / "caltech101" / FOLDER).exists():
+        return None
+    reason = unreachable(PAGE)
+    return reason and f"{reason}; place the folder {FOLDER} in {downloads / 'caltech101'}"
+
+
+SOURCE = Source(prepare, Options, pool_size=lambda options: IMAGES - options.test_images, unavailable=unavailable)

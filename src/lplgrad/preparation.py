@@ -1,0 +1,102 @@
+"""Preparing a data set: what a source delivers is checked, decoded where it is in files, and written as arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+
+from lplgrad.arrays import SPLITS, DatasetArrays, open_array, open_dataset
+from lplgrad.datasets import ImageFiles, Images, Prepared
+from lplgrad.errors import UserError
+from lplgrad.files import beside, replacing, write_json
+from lplgrad.images import decode_all, first_shape
+
+
+def write_dataset(folder: Path, prepared: Prepared, threads: int = 1) -> DatasetArrays:
+    """Check what a source delivered, decode what is still in files, and write it.
+
+    Args:
+        folder: of the data set.
+        prepared: what the source delivered.
+        threads: that decode.
+
+    Raises:
+        UserError: there is something in it that no data set may have; images that cannot be decoded.
+    """
+    splits: dict[str, Any] = {}
+    shape = None
+    for split in SPLITS:
+        part: Images | ImageFiles = getattr(prepared, split)
+        _check_labels(folder, split, part.labels, prepared.classes)
+        target = folder / f"{split}_images.npy"
+        if isinstance(part, Images):
+            shape = part.images.shape[1:]
+            with replacing(target) as file:
+                np.save(file, part.images, allow_pickle=False)
+        else:
+            shape = shape or first_shape(part)
+            _decode(target, part, shape, threads, f"{split} images")
+        with replacing(folder / f"{split}_labels.npy") as file:
+            np.save(file, part.labels, allow_pickle=False)
+        counts = np.bincount(part.labels, minlength=len(prepared.classes))
+        images = open_array(target, mapped=True)
+        _check_images(folder, split, images, part.labels)
+        splits[split] = {
+            "images": list(images.shape),
+            "images_sha256": _sha256(images),
+            "labels_sha256": _sha256(part.labels),
+            "per_class": dict(zip(prepared.classes, counts.tolist(), strict=True)),
+        }
+    mean, std = channel_statistics(open_array(folder / "train_images.npy", mapped=True))
+    write_json(folder / "provenance.json", {**prepared.provenance, "pillow": PIL.__version__})
+    write_json(folder / "dataset.json", {"classes": prepared.classes, "mean": mean, "std": std, "splits": splits})
+    return open_dataset(folder)
+
+
+def _decode(target: Path, files: ImageFiles, shape: tuple[int, ...], threads: int, what: str) -> None:
+    """Decode a split straight into its file: the images together may be larger than the memory."""
+    with beside(target) as temporary:
+        array = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(files.paths), *shape))
+        decode_all(files, array, threads, what)
+        array.flush()
+
+
+def _sha256(array: npt.NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _check_labels(folder: Path, split: str, labels: npt.NDArray[np.int64], classes: list[str]) -> None:
+    """What a source must never deliver, whatever it read."""
+    if not len(labels) or labels.min() < 0 or labels.max() >= len(classes):
+        raise UserError(f"{folder}: {split} labels must be one class from 0 to {len(classes) - 1} per image")
+    missing = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
+    if split == "train" and (len(classes) < 2 or len(missing)):
+        raise UserError(f"{folder}: a data set needs two classes or more, each with images in the training pool")
+
+
+def _check_images(folder: Path, split: str, images: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise UserError(f"{folder}: {split} images must be uint8 of shape (N, H, W, 1 or 3), not {images.shape}")
+    if len(images) != len(labels):
+        raise UserError(f"{folder}: {len(images)} {split} images have {len(labels)} labels")
+
+
+def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over all pixels, images scaled to [0, 1]; from exact histograms."""
+    levels = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in range(images.shape[-1]):
+        histogram = np.zeros(256, dtype=np.int64)
+        for block in np.array_split(images, max(1, images[..., 0].size >> 22)):
+            histogram += np.bincount(block[..., channel].ravel(), minlength=256)
+        weights = histogram / histogram.sum()
+        mean = float(weights @ levels)
+        means.append(mean)
+        # A channel without contrast is only centred.
+        deviations.append(float(np.sqrt(weights @ (levels - mean) ** 2)) or 1.0)
+    return means, deviations

@@ -1,0 +1,415 @@
+"""Sources of images on tiny files in the exact formats of the real ones, and on all that can be wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from lplgrad import datasets
+from lplgrad.arrays import DatasetArrays, open_dataset
+from lplgrad.datasets import ImageFiles, Prepared, _torchvision
+from lplgrad.datasets._split import stratified_split
+from lplgrad.errors import UserError
+from lplgrad.images import decode
+from lplgrad.preparation import write_dataset
+
+Call = Callable[..., tuple[int, str]]
+Array = npt.NDArray[Any]
+
+
+def prepare(name: str, downloads: Path, **options: Any) -> Prepared:
+    source = datasets.load(name)
+    return source.prepare(source.options(**options), downloads)
+
+
+def unavailable(name: str, downloads: Path, **options: Any) -> str | None:
+    source = datasets.load(name)
+    return source.unavailable(source.options(**options), downloads)
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def noise(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).integers(0, 256, size=shape).astype(np.uint8)
+
+
+class TestCifar:
+    """Pickled batches of flattened planes, labels in lists, names in a file beside them; checked by MD5."""
+
+    @pytest.fixture(params=["CIFAR10", "CIFAR100"])
+    def placed(
+        self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[str, Path]:
+        import torchvision
+
+        kind = getattr(torchvision.datasets, request.param)
+        ten = request.param == "CIFAR10"
+        folder = tmp_path / kind.base_folder
+        folder.mkdir()
+        classes = [f"name{k}" for k in range(10 if ten else 100)]
+        count = 20 if ten else 100
+        for part, files in (("train_list", kind.train_list), ("test_list", kind.test_list)):
+            listed = []
+            for number, (name, _) in enumerate(files):
+                labels = [k % len(classes) for k in range(count)]
+                batch = {"data": noise(count, 3072, seed=number), "labels" if ten else "fine_labels": labels}
+                (folder / name).write_bytes(pickle.dumps(batch))
+                listed.append([name, md5(folder / name)])
+            monkeypatch.setattr(kind, part, listed)
+        key = "label_names" if ten else "fine_label_names"
+        (folder / kind.meta["filename"]).write_bytes(pickle.dumps({key: classes}))
+        monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(folder / kind.meta["filename"])})
+        return request.param, tmp_path
+
+    def test_images_labels_and_names(self, placed: tuple[str, Path]) -> None:
+        name, folder = placed
+        prepared = prepare(name.lower(), folder)
+        batches = 5 if name == "CIFAR10" else 1
+        assert not isinstance(prepared.train, ImageFiles)
+        assert prepared.train.images.shape == (len(prepared.train.labels), 32, 32, 3)
+        assert len(prepared.train.labels) == batches * len(prepared.test.labels)
+        planes = noise(20 if batches == 5 else 100, 3072, seed=0).reshape(-1, 3, 32, 32)
+        assert np.array_equal(prepared.train.images[: len(planes)], planes.transpose(0, 2, 3, 1))
+        assert prepared.classes[7] == "name7"
+        assert prepared.train.labels[9] == 9
+        write_dataset(folder / "data", prepared)
+        assert open_dataset(folder / "data").train.images.shape[1:] == (32, 32, 3)
+
+    def test_a_changed_file_is_refused(self, placed: tuple[str, Path]) -> None:
+        name, folder = placed
+        victim = next(path for path in folder.rglob("*") if path.name in ("data_batch_1", "train"))
+        victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+        with pytest.raises(
+            UserError, match=rf"{name}: not downloaded, or not what it should be .*place cifar.*by hand"
+        ):
+            prepare(name.lower(), folder)
+
+    def test_what_lies_there_is_available(self, placed: tuple[str, Path]) -> None:
+        name, folder = placed
+        assert unavailable(name.lower(), folder) is None
+
+
+class TestSvhn:
+    """MATLAB files with X of shape (32, 32, 3, N) and y from 1 to 10, where 10 is the digit 0."""
+
+    @pytest.fixture
+    def placed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        import torchvision
+        from scipy.io import savemat
+
+        (tmp_path / "svhn").mkdir()
+        splits = {}
+        for split, (url, name, _) in torchvision.datasets.SVHN.split_list.items():
+            labels = (np.arange(30) % 10 + 1).astype(np.uint8).reshape(-1, 1)
+            savemat(tmp_path / "svhn" / name, {"X": noise(32, 32, 3, 30), "y": labels})
+            splits[split] = [url, name, md5(tmp_path / "svhn" / name)]
+        monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", splits)
+        return tmp_path
+
+    def test_images_and_labels(self, placed: Path) -> None:
+        prepared = prepare("svhn", placed)
+        assert not isinstance(prepared.train, ImageFiles)
+        assert prepared.train.labels.tolist()[:11] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+        assert np.array_equal(prepared.train.images[4], noise(32, 32, 3, 30)[..., 4])
+        write_dataset(placed / "data", prepared)
+
+    def test_a_changed_file_is_refused(self, placed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = placed / "svhn" / "train_32x32.mat"
+        path.write_bytes(path.read_bytes()[:-10])
+
+        def offline(*arguments: object, **options: object) -> None:
+            raise OSError("no network")
+
+        monkeypatch.setattr("torchvision.datasets.svhn.download_url", offline)
+        with pytest.raises(
+            UserError, match=r"SVHN: not downloaded.*no network.*place train_32x32.mat and test_32x32.mat"
+        ):
+            prepare("svhn", placed)
+
+
+def save(path: Path, mode: str = "RGB", size: tuple[int, int] = (40, 30), seed: int = 0, **options: Any) -> Path:
+    """An image file of some mode, in the format of its ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(noise(size[1], size[0], 3, seed=seed)).convert("L" if mode == "LA" else "RGB").convert(mode)
+    image.save(path, **options)
+    return path
+
+
+class TestCaltech:
+    @pytest.fixture
+    def placed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        folder = tmp_path / "caltech101" / "101_ObjectCategories"
+        for name, count in (("BACKGROUND_Google", 3), ("Faces", 6), ("ant", 4), ("yin_yang", 5)):
+            for number in range(1, count + 1):
+                mode, size = ("L", (50, 20)) if number == 1 else ("RGB", (20 + number, 50))
+                save(folder / name / f"image_{number:04d}.jpg", mode, size, seed=number)
+        monkeypatch.setattr("lplgrad.datasets.caltech101.IMAGES", 15)
+        return tmp_path
+
+    def test_no_background_grey_becomes_colour_and_all_one_size(self, placed: Path) -> None:
+        source = datasets.load("caltech101")
+        construct: Any = source.options.model_construct
+        options = construct(image_size=16, fit="crop", test_images=5, split_seed=0)
+        data = write_dataset(placed / "data", source.prepare(options, placed), threads=2)
+        assert data.classes == ["Faces", "ant", "yin_yang"]
+        assert data.train.images.shape == (10, 16, 16, 3)
+        assert data.test.images.shape == (5, 16, 16, 3)
+        assert sorted(np.bincount(data.test.labels).tolist()) == [1, 2, 2]
+        assert source.pool_size(options) == 10
+
+
+class TestDecode:
+    @pytest.mark.parametrize(
+        ("name", "mode"),
+        [
+            ("a.png", "RGB"), ("a.jpg", "RGB"), ("a.png", "L"), ("a.jpg", "L"), ("a.jpg", "CMYK"), ("a.png", "P"),
+            ("a.png", "RGBA"), ("a.png", "LA"), ("a.png", "1"), ("a.gif", "P"), ("a.bmp", "RGB"), ("a.webp", "RGB"),
+            ("a.tif", "RGB"), ("a.ppm", "RGB"),
+        ],
+    )  # fmt: skip
+    def test_every_mode_becomes_rgb(self, tmp_path: Path, name: str, mode: str) -> None:
+        image = decode(save(tmp_path / name, mode), None, "crop")
+        assert image.shape == (30, 40, 3)
+        assert image.dtype == np.uint8
+        assert image.std() > 20
+
+    def test_transparent_pixels_lie_over_white(self, tmp_path: Path) -> None:
+        pixels = np.zeros((2, 2, 4), dtype=np.uint8)
+        pixels[0, 0] = (255, 0, 0, 255)
+        pixels[1, 1] = (0, 0, 0, 128)
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        image = decode(tmp_path / "a.png", None, "crop")
+        assert image[0, 0].tolist() == [255, 0, 0]
+        assert image[0, 1].tolist() == [255, 255, 255]
+        assert image[1, 1].tolist() == [127, 127, 127]
+
+    def test_sixteen_bits_become_eight(self, tmp_path: Path) -> None:
+        Image.fromarray(np.array([[0, 257, 65535, 32768]], dtype=np.uint16)).save(tmp_path / "a.png")
+        assert decode(tmp_path / "a.png", None, "crop")[0, :, 0].tolist() == [0, 1, 255, 128]
+
+    def test_the_cameras_orientation_is_applied(self, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turn right
+        Image.fromarray(noise(30, 40, 3)).save(tmp_path / "a.png", exif=exif)
+        assert np.array_equal(decode(tmp_path / "a.png", None, "crop"), np.rot90(noise(30, 40, 3), -1))
+
+    def test_crop_keeps_the_middle_and_stretch_keeps_all(self, tmp_path: Path) -> None:
+        wide = np.zeros((10, 30, 3), dtype=np.uint8)
+        wide[:, 10:20] = 255
+        Image.fromarray(wide).save(tmp_path / "a.png")
+        assert (decode(tmp_path / "a.png", 10, "crop") == 255).all()
+        assert decode(tmp_path / "a.png", 30, "stretch")[5].mean(axis=1).tolist() == [0] * 10 + [255] * 10 + [0] * 10
+
+    def test_what_is_no_image_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = save(tmp_path / "a.jpg")
+        for content in (b"", b"text", whole.read_bytes()[:300], save(tmp_path / "a.png").read_bytes()[:60]):
+            (tmp_path / "broken.jpg").write_bytes(content)
+            with pytest.raises((ValueError, OSError)):
+                decode(tmp_path / "broken.jpg", None, "crop")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        with pytest.raises(ValueError, match="exceeds limit of 1000 pixels"):
+            decode(whole, None, "crop")
+
+
+class TestFolder:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """Two classes, images at several depths."""
+        folder = tmp_path / "photos"
+        for number in range(6):
+            save(folder / "cat" / ("deep/er" if number % 2 else "") / f"{number}.png", seed=number)
+            save(folder / "dog" / f"{number}.jpg", seed=10 + number)
+        (folder / "cat" / "notes.txt").write_text("no image")
+        (folder / ".hidden").mkdir()
+        (folder / "cat" / ".DS_Store").write_text("")
+        return folder
+
+    def data(self, tmp_path: Path, folder: Path, **options: Any) -> DatasetArrays:
+        return write_dataset(
+            tmp_path / "data", prepare("image_folder", tmp_path, path=str(folder), **options), threads=3
+        )
+
+    def test_classes_are_top_folders_and_the_split_is_stratified(self, tmp_path: Path, folder: Path) -> None:
+        data = self.data(tmp_path, folder, image_size=8, test_images=4)
+        assert data.classes == ["cat", "dog"]
+        assert data.train.images.shape == (8, 8, 8, 3)
+        assert np.bincount(data.test.labels).tolist() == [2, 2]
+        provenance = json.loads((tmp_path / "data" / "provenance.json").read_text())
+        assert provenance["path"] == str(folder)
+        assert "pillow" in provenance
+
+    def test_the_same_seed_splits_alike_whatever_the_threads(self, tmp_path: Path, folder: Path) -> None:
+        options = {"path": str(folder), "image_size": 8, "test_fraction": 0.25}
+        manifests = []
+        for threads, seed in ((1, 0), (4, 0), (1, 1)):
+            write_dataset(tmp_path / "data", prepare("image_folder", tmp_path, **options, split_seed=seed), threads)
+            manifests.append((tmp_path / "data" / "dataset.json").read_bytes())
+        assert manifests[0] == manifests[1] != manifests[2]
+
+    def test_train_and_test_folders(self, tmp_path: Path, folder: Path) -> None:
+        both = tmp_path / "both"
+        both.mkdir()
+        folder.rename(both / "train")
+        for name in ("dog", "cat"):
+            save(both / "test" / name / "x.png", seed=99)
+        data = self.data(tmp_path, both)
+        assert len(data.train.images) == 12
+        assert data.test.labels.tolist() == [0, 1]
+        save(both / "test" / "horse" / "x.png")
+        with pytest.raises(UserError, match=r"test: class 'horse' is not among those of .*train"):
+            prepare("image_folder", tmp_path, path=str(both))
+
+    @pytest.mark.parametrize(
+        ("damage", "options", "problem"),
+        [
+            (
+                lambda folder: folder.rename(folder.parent / "gone"),
+                {},
+                "photos: no such folder; place the images there",
+            ),
+            (lambda folder: (folder / "empty").mkdir(), {}, "empty: a class without images"),
+            (lambda folder: (folder / "dog").rename(folder / "cat" / "dog"), {}, r"1 class\(es\)"),
+            (
+                lambda folder: save(folder / "rare" / "1.png"),
+                {},
+                r"class 'rare' has 1 image\(s\), but a split needs two",
+            ),
+            (lambda folder: None, {"test_images": 1}, "test_images: 1 of 12 images in 2 classes"),
+            (
+                lambda folder: save(folder / "dog" / "9.jpg", size=(9, 9)),
+                {},
+                r"different sizes \(40x30 and 9x9\); set image_size",
+            ),
+        ],
+    )
+    def test_what_is_wrong_is_told(
+        self, tmp_path: Path, folder: Path, damage: Callable[[Path], object], options: dict[str, Any], problem: str
+    ) -> None:
+        damage(folder)
+        with pytest.raises(UserError, match=problem):
+            self.data(tmp_path, folder, **options)
+
+    def test_hundreds_of_unreadable_images_are_listed_in_a_file(
+        self, tmp_path: Path, folder: Path, lplgrad: Call
+    ) -> None:
+        for number in range(300):
+            (folder / "dog" / f"broken{number}.jpg").write_bytes(b"\xff\xd8 no more")
+        settings = f"{{source: image_folder, path: '{folder}', image_size: 8}}"
+        arguments = ["prepare", "--settings", settings, "--downloads", tmp_path, "--output", tmp_path / "data"]
+        status, told = lplgrad(*arguments)
+        assert status == 1
+        listed = tmp_path / "data" / "unreadable.tsv"
+        assert len(listed.read_text().splitlines()) >= 200
+        assert told.count("broken") == 1
+        assert str(listed) in told.splitlines()[-1]
+        assert not (tmp_path / "data" / "dataset.json").exists()
+
+    def test_one_of_two_ways_to_say_how_many_are_held_out(self, tmp_path: Path, lplgrad: Call) -> None:
+        settings = "{source: image_folder, path: x, test_images: 3, test_fraction: 0.5}"
+        status, told = lplgrad("prepare", "--settings", settings, "--output", tmp_path / "data")
+        assert status == 1
+        assert "test_fraction: test_images is given too; give one of them" in told
+
+    def test_links_are_followed_and_never_round(self, tmp_path: Path, folder: Path) -> None:
+        (folder / "bird").symlink_to(folder / "dog")
+        (folder / "cat" / "round").symlink_to(folder / "cat")
+        data = self.data(tmp_path, folder, image_size=8)
+        assert np.bincount(np.concatenate([data.train.labels, data.test.labels])).tolist() == [6, 6, 6]
+
+    @pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
+    def test_an_archive_of_a_folder(self, tmp_path: Path, folder: Path, ending: str) -> None:
+        archive = tmp_path / f"photos{ending}"
+        if ending == ".zip":
+            with zipfile.ZipFile(archive, "w") as packed:
+                for path in sorted(folder.rglob("*.*g")):
+                    packed.write(path, path.relative_to(tmp_path))
+        else:
+            with tarfile.open(archive, "w:gz") as packed:
+                packed.add(folder, "photos")
+        from_archive = self.data(tmp_path, archive, image_size=8)
+        labels = from_archive.train.labels.copy()
+        assert np.array_equal(labels, self.data(tmp_path, folder, image_size=8).train.labels)
+
+    @pytest.mark.parametrize("name", ["../out.png", "/tmp/out.png", "cat/../../out.png"])
+    @pytest.mark.parametrize("ending", [".zip", ".tar"])
+    def test_an_archive_that_climbs_out_is_refused(self, tmp_path: Path, name: str, ending: str) -> None:
+        archive = tmp_path / f"evil{ending}"
+        if ending == ".zip":
+            with zipfile.ZipFile(archive, "w") as packed:
+                packed.writestr(name, b"x")
+        else:
+            with tarfile.open(archive, "w") as packed:
+                member = tarfile.TarInfo(name)
+                member.size = 1
+                packed.addfile(member, io.BytesIO(b"x"))
+        downloads = tmp_path / "a" / "b"
+        if ending == ".tar" and name.startswith("/"):  # Python strips the root of such a name: it stays inside
+            with pytest.raises(UserError, match=r"class\(es\)"):
+                prepare("image_folder", downloads, path=str(archive))
+            return
+        with pytest.raises(UserError, match="outside"):
+            prepare("image_folder", downloads, path=str(archive))
+        assert not list(tmp_path.rglob("out.png"))
+        assert not list(downloads.iterdir())
+
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x1f\x8b cut", b"BZh cut"])
+    def test_a_broken_archive_is_refused(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "broken.zip").write_bytes(content)
+        with pytest.raises(UserError, match="not a whole archive"):
+            prepare("image_folder", tmp_path / "downloads", path=str(tmp_path / "broken.zip"))
+
+
+def test_a_split_keeps_the_proportions_and_follows_its_seed() -> None:
+    labels = np.repeat(np.arange(5), [100, 50, 30, 10, 10])
+    train, test = stratified_split(labels, list("abcde"), 60, split_seed=0)
+    assert np.bincount(labels[test]).tolist() == [30, 15, 9, 3, 3]
+    assert sorted([*train, *test]) == list(range(200))
+    assert not np.array_equal(test, stratified_split(labels, list("abcde"), 60, split_seed=1)[1])
+
+
+class TestAvailability:
+    def test_without_network_it_says_what_to_place_where(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("urllib.request.getproxies", dict)
+        monkeypatch.setattr("socket.create_connection", _no_network)
+        for name, words in (
+            ("cifar10", f"place cifar-10-python.tar.gz in {tmp_path}"),
+            ("cifar100", f"place cifar-100-python.tar.gz in {tmp_path}"),
+            ("svhn", f"place train_32x32.mat and test_32x32.mat in {tmp_path / 'svhn'}"),
+            ("caltech101", f"place the folder 101_ObjectCategories in {tmp_path / 'caltech101'}"),
+        ):
+            told = unavailable(name, tmp_path)
+            assert told is not None
+            assert words in told
+
+    def test_an_answer_of_any_kind_is_a_connection(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from email.message import Message
+        from urllib.error import HTTPError
+
+        def forbidden(*arguments: object, **options: object) -> None:
+            raise HTTPError("https://host/file", 403, "Forbidden", Message(), None)
+
+        monkeypatch.setattr(_torchvision, "urlopen", forbidden)
+        assert _torchvision.unreachable("https://host/file") is None
+
+    def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
+        assert unavailable("image_folder", tmp_path, path=str(tmp_path)) is None
+        told = unavailable("image_folder", tmp_path, path=str(tmp_path / "none"))
+        assert told == f"{tmp_path / 'none'} does not exist; place the images there, a folder for each class"
+
+
+def _no_network(*arguments: object, **options: object) -> None:
+    raise OSError("network is unreachable")
