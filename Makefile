@@ -30,7 +30,7 @@ lint: .venv/installed
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile workflow
-	snakemake --lint
+	snakemake --configfile demo.yaml --lint
 
 types: .venv/installed
 	mypy

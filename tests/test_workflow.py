@@ -158,7 +158,23 @@ class TestFresh:
         assert jobs(project, target, config=config) == {"prepare": 1, "start": 1, "query": 2, "train_kept": 1}
 
     def test_the_paper_is_the_default(self, tmp_path: Path) -> None:
-        assert "results/paper/" in snakemake(copy_project(tmp_path), "-n", config=None)
+        project = copy_project(tmp_path)
+        for dataset in ("cifar10", "cifar100", "svhn", "caltech101", "cdd"):
+            (project / "data" / dataset).mkdir(parents=True)
+            (project / "data" / dataset / "dataset.json").write_text("{}")
+        planned = jobs(project, config=None)
+        assert sum(count for rule, count in planned.items() if rule.startswith("train")) == 2200
+        assert planned["query"] == 2100
+
+    def test_what_cannot_be_had_is_left_out(self, tmp_path: Path) -> None:
+        project = copy_project(tmp_path)
+        gone = {"source": "image_folder", "path": "nowhere", "budgets": {"small": {"query_size": 2, "labels": 4}}}
+        config = overlay(project, datasets__gone=gone, run__datasets=["digits", "gone"])
+        said = snakemake(project, "-n", config=config)
+        assert "data set gone is left out: nowhere does not exist; place the images there" in said
+        assert jobs(project, config=config) == EVERYTHING
+        config = overlay(project, datasets__gone=gone, run__datasets=["gone"])
+        assert "none of the study's data sets can be had" in snakemake(project, "-n", status=1, config=config)
 
     def test_a_gpu_is_asked_for_where_there_is_one(self, tmp_path: Path) -> None:
         project = copy_project(tmp_path)
@@ -327,7 +343,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
         snakemake(project, "--unlock")
     snakemake(project)
     return project

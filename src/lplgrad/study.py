@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
+from lplgrad import datasets
 from lplgrad.settings import QueryJob, Study, TrainingJob
 
 
@@ -36,12 +38,12 @@ class Layout:
 
     Args:
         study: the study.
-        datasets: those of its data sets that can be had; None for all.
+        unavailable: those of its data sets that cannot be had.
     """
 
-    def __init__(self, study: Study, datasets: list[str] | None = None) -> None:
+    def __init__(self, study: Study, unavailable: Collection[str] = ()) -> None:
         self.study = study
-        self.datasets = study.run.datasets if datasets is None else datasets
+        self.datasets = [name for name in study.run.datasets if name not in unavailable]
         self.root = PurePosixPath("results") / study.study
 
     def rounds(self, budget: str, dataset: str) -> int:
@@ -138,6 +140,23 @@ class Layout:
             compute=self.study.compute,
         )
         return _json(job.model_dump(by_alias=True))
+
+
+def unavailable_datasets(study: Study) -> dict[str, str]:
+    """The study's data sets that are neither prepared nor to be had, with the reason. Asks the network at most once a
+    data set, all at a time.
+    """
+
+    def reason(name: str) -> str | None:
+        row = study.datasets[name]
+        if (Path(study.data_dir) / name / "dataset.json").exists():
+            return None
+        source = datasets.load(row.source)
+        return source.unavailable(source.options.model_validate(row.options), Path(study.data_dir) / "downloads")
+
+    with ThreadPoolExecutor() as pool:
+        reasons = zip(study.run.datasets, pool.map(reason, study.run.datasets), strict=True)
+        return {name: why for name, why in reasons if why is not None}
 
 
 def one_of(names: list[str]) -> str:

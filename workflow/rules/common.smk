@@ -1,10 +1,12 @@
 # The study, read and checked, and what the rules ask of it. No rule stands here.
+import json
 import mimetypes
 import os
 import sys
 from shlex import quote
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 HOME = Path(workflow.basedir)
 CONFIG = HOME / "config.yaml"
@@ -15,7 +17,7 @@ from lplgrad.code_digest import code_digest
 from lplgrad.devices import visible_gpus
 from lplgrad.errors import UserError
 from lplgrad.settings import read_study
-from lplgrad.study import Chain, Layout, one_of
+from lplgrad.study import Chain, Layout, one_of, unavailable_datasets
 
 mimetypes.add_type("text/plain", ".yaml")  # which the report would otherwise warn of
 
@@ -34,7 +36,12 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-LAYOUT = Layout(STUDY)
+UNAVAILABLE = unavailable_datasets(STUDY)
+for dataset, reason in UNAVAILABLE.items():
+    logger.warning(f"data set {dataset} is left out: {reason}")
+if len(UNAVAILABLE) == len(STUDY.run.datasets):
+    raise WorkflowError("none of the study's data sets can be had")
+LAYOUT = Layout(STUDY, UNAVAILABLE)
 ROOT = LAYOUT.root
 DATA = STUDY.data_dir
 LOGS = f"logs/{STUDY.study}"
@@ -53,7 +60,7 @@ if LOCAL and GPU and "gpu" not in workflow.global_resources:
 
 wildcard_constraints:
     budget=one_of(STUDY.run.budgets),
-    dataset=one_of(STUDY.run.datasets),
+    dataset=one_of(LAYOUT.datasets),
     strategy=one_of(STUDY.run.strategies),
     recipe=one_of(LAYOUT.recipes()),
     seed=one_of([str(seed) for seed in STUDY.run.seeds]),

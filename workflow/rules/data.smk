@@ -10,13 +10,15 @@ rule prepare:
         f"{LOGS}/{{dataset}}/prepare.log",
     benchmark:
         f"{LOGS}/{{dataset}}/prepare.tsv"
+    localrule: True  # a cluster's nodes may have no network
     conda:
         ENVIRONMENT
+    threads: 8
     params:
         settings=lambda wildcards: LAYOUT.source_settings(wildcards.dataset),
         downloads=f"{DATA}/downloads",
         folder=subpath(output.manifest, parent=True),
-        code=lambda wildcards: code_digest(f"datasets.{STUDY.datasets[wildcards.dataset].source}", "arrays"),
+        code=lambda wildcards: code_digest(f"datasets.{STUDY.datasets[wildcards.dataset].source}", "preparation"),
     shell:
-        "lplgrad prepare --settings {params.settings:q} --downloads {params.downloads:q} "
+        "lplgrad prepare --settings {params.settings:q} --downloads {params.downloads:q} --threads {threads} "
         "--output {params.folder:q} > {log:q} 2>&1"

@@ -21,9 +21,10 @@ rule study:
         ENVIRONMENT
     params:
         settings=LAYOUT.study_settings(),
+        unavailable=json.dumps(UNAVAILABLE),
         code=code_digest("commands.study"),
     shell:
-        "lplgrad study --settings {params.settings:q} --prepared --output {output:q} > {log:q} 2>&1"
+        "lplgrad study --settings {params.settings:q} --unavailable {params.unavailable:q} --prepared --output {output:q} > {log:q} 2>&1"
 
 
 rule measurements:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lplgrad.settings import Study
+    from lplgrad.study import Layout
 
 EXAMPLE = "lplgrad study config.yaml demo.yaml --output results/demo/study.yaml"
 
@@ -33,15 +33,16 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.errors import UserError
     from lplgrad.files import write_text
     from lplgrad.settings import Study, StudyFile, read_study
+    from lplgrad.study import Layout
     from lplgrad.validation import parse, read_yaml
 
     if (arguments.settings is None) == (not arguments.files):
         raise UserError("give either configuration files or --settings")
     study = read_study(arguments.files) if arguments.files else parse_settings(Study, arguments.settings)
     unavailable = read_yaml(arguments.unavailable, "--unavailable")
-    if arguments.prepared:
-        _check_pools(study)
     file = parse(StudyFile, {"study": study, "unavailable": unavailable}, "--unavailable")
+    if arguments.prepared:
+        _check_pools(Layout(study, file.unavailable))
     text = yaml.safe_dump(file.model_dump(by_alias=True), sort_keys=False, allow_unicode=True, width=120)
     if arguments.output is None:
         print(text, end="")
@@ -49,17 +50,15 @@ def run(arguments: argparse.Namespace) -> None:
         write_text(arguments.output, text)
 
 
-def _check_pools(study: Study) -> None:
-    """Of a data set whose size nothing tells beforehand, the budgets can be checked only now."""
+def _check_pools(layout: Layout) -> None:
+    """Where the options of a data set do not tell its size, its budgets can be checked only once it is prepared."""
     from lplgrad.arrays import open_dataset
     from lplgrad.errors import UserError
     from lplgrad.settings import pool_problem
-    from lplgrad.study import Layout
 
-    layout = Layout(study)
-    for dataset in study.run.datasets:
+    for dataset in layout.datasets:
         pool = len(open_dataset(Path(layout.data(dataset))).train.images)
-        for budget in study.run.budgets:
-            problem = pool_problem(study.datasets[dataset].budgets[budget], pool)
+        for budget in layout.study.run.budgets:
+            problem = pool_problem(layout.study.datasets[dataset].budgets[budget], pool)
             if problem is not None:
                 raise UserError(f"datasets.{dataset}.budgets.{budget}.{problem[0]}: {problem[1]}")

@@ -58,7 +58,7 @@ def timings(file: StudyFile, partial: bool = False) -> pd.DataFrame:
         train_peak_memory_mb, query_seconds, query_peak_memory_mb (both NaN in the last round, which has no query),
         device, host, threads, torch.
     """
-    layout = Layout(file.study, file.datasets)
+    layout = Layout(file.study, file.unavailable)
 
     def row(chain: Chain, number: int, folder: str) -> Row | None:
         wanted = ["train_seconds", "test_seconds", "peak_memory_mb", "device", "host", "threads", "versions"]
@@ -88,7 +88,7 @@ def _collect(file: StudyFile, row: Callable[[Chain, int, str], Row | None]) -> p
 
 
 def _rows(file: StudyFile, row: Callable[[Chain, int, str], Row | None]) -> Iterator[Row]:
-    layout = Layout(file.study, file.datasets)
+    layout = Layout(file.study, file.unavailable)
     for chain in layout.chains():
         strategy = file.study.strategies[chain.strategy]
         about = {
