@@ -431,7 +431,7 @@ def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
             raise UserError(f"{path}: not a text file in UTF-8") from None
         layers.append((str(path), read_yaml(text, str(path))))
     if overrides:
-        layers.append(("--config", overrides))
+        layers.append(("--config", _typed(overrides)))
     if not layers:
         raise UserError("no configuration file was given")
     merged: dict[str, Any] = {}
@@ -441,6 +441,18 @@ def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
         merged = merge(merged, layer)
         study = parse(Study, merged, where)
     return study
+
+
+def _typed(value: Any) -> Any:
+    """Values of Snakemake's ``--config``, which hands some numbers and truth values over as text."""
+    if isinstance(value, Mapping):
+        return {key: _typed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_typed(inner) for inner in value]
+    if isinstance(value, str):
+        read = read_yaml(value, "--config")
+        return read if isinstance(read, bool | int | float) else value
+    return value
 
 
 def read_study_file(path: Path) -> StudyFile:
