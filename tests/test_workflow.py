@@ -119,9 +119,14 @@ STRATEGIES, SEEDS, ROUNDS = 3, 2, 3
 EVERYTHING = {
     "prepare": 1, "study": 1, "start": SEEDS, "train_start": 2 * SEEDS, "train": STRATEGIES * SEEDS * (ROUNDS - 2),
     "train_kept": STRATEGIES * SEEDS, "query": STRATEGIES * SEEDS * (ROUNDS - 1), "measurements": 1, "timings": 1,
-    "accuracy_table": 1, "time_table": 1, "learning_curves": 1, "strategy_figure": STRATEGIES,
+    "accuracy_table": 1, "time_table": 1, "learning_curves": 1, "strategy_figure": STRATEGIES, "dataset_curves": 1,
+    "datasets_table": 1, "budgets_table": 1, "deviations_table": 1, "chosen_figure": STRATEGIES,
+    "observe": 2, "model_figure": 2, "class_accuracy_figure": 1,
 }  # fmt: skip
-OF_MEASUREMENTS = {"measurements": 1, "accuracy_table": 1, "learning_curves": 1, "strategy_figure": STRATEGIES}
+OF_MEASUREMENTS = {
+    "measurements": 1, "accuracy_table": 1, "learning_curves": 1, "dataset_curves": 1, "strategy_figure": STRATEGIES,
+    "class_accuracy_figure": 1,
+}  # fmt: skip
 OF_TIMINGS = {"timings": 1, "time_table": 1}
 
 

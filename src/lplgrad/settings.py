@@ -162,11 +162,13 @@ class Budget(Settings):
         query_size: b, labels bought in a round; also the number drawn at random for round 1.
         candidates: S, size of the random subset of the unlabelled pool that is scored, or ``all``.
         labels: A, labels at the end; a multiple of ``query_size``.
+        target_accuracy: test accuracy (a fraction) at which a trial stops before its budget is spent; None for never.
     """
 
     query_size: Count
     candidates: Count | Literal["all"] = "all"
     labels: Count
+    target_accuracy: Annotated[Number, Field(gt=0, le=1)] | None = None
 
     @property
     def rounds(self) -> int:
@@ -304,6 +306,28 @@ class Run(Settings):
         return values
 
 
+class ModelFigures(Settings):
+    """Figures of single models (paper, figures 6 to 8), for the trials named here as far as the study runs them.
+
+    The models that they need are kept.
+
+    Attributes:
+        budgets, datasets, strategies: names of those that are shown.
+        seed: of the trial that is shown; None for the study's first.
+        rounds: after which the model is shown.
+        unlabeled_images: how many unlabelled images are asked for the model's confidence, drawn at random.
+        embedded_images: how many test images are embedded by t-SNE, drawn at random.
+    """
+
+    budgets: list[str] = Field(default=[])
+    datasets: list[str] = Field(default=[])
+    strategies: list[str] = Field(default=[])
+    seed: Seed | None = None
+    rounds: list[Count] = Field(default=[])
+    unlabeled_images: Count = 10_000
+    embedded_images: Annotated[int, Field(ge=2)] = 2_000
+
+
 class Study(Settings):
     """A whole study, as its configuration files describe it.
 
@@ -314,6 +338,7 @@ class Study(Settings):
         run: what is run.
         recipes, strategies, datasets: what is defined, by name.
         compute: the machine's part.
+        model_figures: single models that are looked into.
         keep_checkpoints: keep the model of every round (45 MB each for ResNet-18), not only of the first and last.
     """
 
@@ -325,6 +350,7 @@ class Study(Settings):
     strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]
     datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
     compute: Compute = Compute()
+    model_figures: ModelFigures = ModelFigures()
     keep_checkpoints: bool = False
 
     @model_validator(mode="after")
@@ -350,6 +376,13 @@ class Study(Settings):
             for name in getattr(self.run, kind):
                 if name not in defined:
                     yield f"run.{kind}", f"{name!r} is not defined under {kind} ({nearest(name, defined)})"
+            for name in getattr(self.model_figures, kind):
+                if name not in defined:
+                    yield f"model_figures.{kind}", f"{name!r} is not defined under {kind} ({nearest(name, defined)})"
+        budgets = {budget for row in self.datasets.values() for budget in row.budgets}
+        for name in self.model_figures.budgets:
+            if name not in budgets:
+                yield "model_figures.budgets", f"no data set has a budget {name!r} ({nearest(name, budgets)})"
         for name in self.run.datasets:
             for budget in self.run.budgets:
                 if name in self.datasets and budget not in self.datasets[name].budgets:
@@ -377,6 +410,14 @@ class TrainingJob(Settings):
     augmentation: Augmentation = Augmentation()
     normalization: Normalization | None = None
     recipe: Recipe = Recipe()
+    compute: Compute = Compute()
+
+
+class ObservationJob(Settings):
+    """The settings of one ``lplgrad observe``; see ``ModelFigures``."""
+
+    unlabeled_images: Count = 10_000
+    embedded_images: Annotated[int, Field(ge=2)] = 2_000
     compute: Compute = Compute()
 
 

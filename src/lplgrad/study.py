@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lplgrad import datasets
-from lplgrad.settings import QueryJob, Study, TrainingJob
+from lplgrad.settings import ObservationJob, QueryJob, Study, TrainingJob
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,69 @@ class Layout:
             return f"{self.start(chain.budget, chain.dataset, chain.seed)}/{recipe}"
         return self.round(chain, number)
 
+    def ablation_pairs(self) -> Iterator[tuple[str, str]]:
+        """The strategies that query alike and differ in the auxiliary module alone: with it, and without."""
+        study = self.study
+        for one in study.run.strategies:
+            for other in study.run.strategies:
+                joint, plain = study.strategies[one], study.strategies[other]
+                alike = (joint.acquisition, joint.options) == (plain.acquisition, plain.options)
+                if alike and study.recipes[joint.recipe].auxiliary and not study.recipes[plain.recipe].auxiliary:
+                    yield one, other
+
+    def shown_models(self) -> dict[Chain, list[int]]:
+        """The trials whose models the configuration asks to look into, and after which rounds."""
+        wanted, run = self.study.model_figures, self.study.run
+        seed = run.seeds[0] if wanted.seed is None else wanted.seed
+        shown = {}
+        for chain in self.chains():
+            named = chain.budget in wanted.budgets and chain.dataset in wanted.datasets
+            if named and chain.strategy in wanted.strategies and chain.seed == seed:
+                last = self.rounds(chain.budget, chain.dataset)
+                shown[chain] = [number for number in sorted(set(wanted.rounds)) if number <= last]
+        return {chain: numbers for chain, numbers in shown.items() if numbers}
+
+    def gone_models(self) -> dict[Chain, list[int]]:
+        """The rounds that must be trained again for models that are to be shown and were not kept: of each trial those
+        from its newest kept model to the last one shown.
+        """
+        gone = {}
+        for chain, numbers in self.shown_models().items():
+            trained = [Path(self.trained(chain, number)) for number in range(1, max(numbers) + 1)]
+            wanted = [
+                number
+                for number in numbers
+                if (trained[number - 1] / "metrics.json").exists()
+                and not (trained[number - 1] / "checkpoint.safetensors").exists()
+                and not (Path(self.round(chain, number)) / "features.npy").exists()
+            ]
+            again: set[int] = set()
+            for number in wanted:
+                while number >= 1 and not (trained[number - 1] / "checkpoint.safetensors").exists():
+                    again.add(number)
+                    number -= 1
+            if again:
+                gone[chain] = sorted(again)
+        return gone
+
     def kept_checkpoints(self) -> str:
         """A regular expression for the rounds whose checkpoints stay, as ``<budget>/<dataset>/.../round<r>/``."""
         if self.study.keep_checkpoints:
             return ""
-        last = (
+        last = [
             f"{budget}/{dataset}/[^/]+/seed[0-9]+/round{self.rounds(budget, dataset)}/"
             for budget in self.study.run.budgets
             for dataset in self.datasets
-        )
-        return "|".join(last)
+        ]
+        shown = [
+            f"{chain.budget}/{chain.dataset}/{chain.strategy}/seed{chain.seed}/round(?:{'|'.join(map(str, numbers))})/"
+            for chain, numbers in self.shown_models().items()
+        ]
+        return "|".join([*last, *shown])
+
+    def target(self, budget: str, dataset: str) -> float | None:
+        """The test accuracy at which a trial stops, if one is set."""
+        return self.study.datasets[dataset].budgets[budget].target_accuracy
 
     def study_settings(self) -> str:
         """``--settings`` of ``lplgrad study``, as JSON: the study without what it defines and does not run."""
@@ -107,6 +160,9 @@ class Layout:
         for row in datasets.values():
             row["budgets"] = {name: row["budgets"][name] for name in self.study.run.budgets}
         recipes = {name: values["recipes"][name] for name in self.recipes()}
+        figures = values["model_figures"]
+        for kind in ("budgets", "datasets", "strategies"):
+            figures[kind] = [name for name in figures[kind] if name in values["run"][kind]]
         return json.dumps({**values, "recipes": recipes, "strategies": strategies, "datasets": datasets})
 
     def source_settings(self, dataset: str) -> str:
@@ -141,6 +197,22 @@ class Layout:
         )
         return _json(job.model_dump(by_alias=True))
 
+    def observation_settings(self) -> str:
+        """``--settings`` of ``lplgrad observe``, as JSON."""
+        wanted = self.study.model_figures
+        job = ObservationJob(
+            unlabeled_images=wanted.unlabeled_images,
+            embedded_images=wanted.embedded_images,
+            compute=self.study.compute,
+        )
+        return _json(job.model_dump())
+
+
+def unprepared_datasets(study: Study) -> list[str]:
+    """The study's data sets that are not prepared."""
+    folder = Path(study.data_dir)
+    return [name for name in study.run.datasets if not (folder / name / "dataset.json").exists()]
+
 
 def unavailable_datasets(study: Study) -> dict[str, str]:
     """The study's data sets that are neither prepared nor to be had, with the reason. Asks the network at most once a
@@ -149,13 +221,12 @@ def unavailable_datasets(study: Study) -> dict[str, str]:
 
     def reason(name: str) -> str | None:
         row = study.datasets[name]
-        if (Path(study.data_dir) / name / "dataset.json").exists():
-            return None
         source = datasets.load(row.source)
         return source.unavailable(source.options.model_validate(row.options), Path(study.data_dir) / "downloads")
 
+    unprepared = unprepared_datasets(study)
     with ThreadPoolExecutor() as pool:
-        reasons = zip(study.run.datasets, pool.map(reason, study.run.datasets), strict=True)
+        reasons = zip(unprepared, pool.map(reason, unprepared), strict=True)
         return {name: why for name, why in reasons if why is not None}
 
 

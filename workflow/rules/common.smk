@@ -42,6 +42,12 @@ for dataset, reason in UNAVAILABLE.items():
 if len(UNAVAILABLE) == len(STUDY.run.datasets):
     raise WorkflowError("none of the study's data sets can be had")
 LAYOUT = Layout(STUDY, UNAVAILABLE)
+for trial, numbers in LAYOUT.gone_models().items():
+    logger.warning(
+        f"model_figures needs models of {trial} that were not kept: rounds {', '.join(map(str, numbers))} are trained again"
+    )
+PUBLISHED = set(read_study([CONFIG]).run.datasets)  # config.yaml is the paper
+MODEL_FIGURES = {"embeddings": "t-SNE", "confidence": "confidence", "class-accuracy": "accuracy by class"}
 ROOT = LAYOUT.root
 DATA = STUDY.data_dir
 LOGS = f"logs/{STUDY.study}"
@@ -91,11 +97,61 @@ def queried_checkpoint(wildcards):
     return f"{LAYOUT.trained(chain_of(wildcards), int(wildcards.round))}/checkpoint.safetensors"
 
 
+def results_of_round(chain, number):
+    """What a round leaves behind of its training."""
+    names = ("checkpoint.safetensors", "test_logits.npy", "metrics.json", "timing.json")
+    return [f"{LAYOUT.trained(chain, number)}/{name}" for name in names]
+
+
+def previous_results(wildcards):
+    """Where a trial may stop early: the round before, which tells whether it has."""
+    if LAYOUT.target(wildcards.budget, wildcards.dataset) is None:
+        return []
+    return results_of_round(chain_of(wildcards), int(wildcards.round) - 1)
+
+
+def metrics_of_round(wildcards):
+    """The same for a query: the metrics of its own round."""
+    if LAYOUT.target(wildcards.budget, wildcards.dataset) is None:
+        return []
+    return f"{LAYOUT.trained(chain_of(wildcards), int(wildcards.round))}/metrics.json"
+
+
+def target(wildcards, input):
+    """The arguments that let a trial stop early, where it may."""
+    accuracy = LAYOUT.target(wildcards.budget, wildcards.dataset)
+    if accuracy is None:
+        return ""
+    if hasattr(input, "metrics"):
+        return f"--target-accuracy {accuracy} --metrics {quote(input.metrics)}"
+    return f"--target-accuracy {accuracy} --previous {quote(os.path.dirname(input.previous[0]))}"
+
+
 def query_code(wildcards):
     """Digest of the code that a query runs."""
     name = STUDY.strategies[wildcards.strategy].acquisition
     unused = set() if "gradient_norms" in acquisition.load(name).needs else {"gradient_norms"}
     return code_digest("commands.query", f"acquisition.{name}", without=unused)
+
+
+def observed_checkpoint(wildcards):
+    """The model that is looked into."""
+    return f"{LAYOUT.trained(chain_of(wildcards), int(wildcards.round))}/checkpoint.safetensors"
+
+
+def observations(wildcards):
+    """What was seen in the models of a trial."""
+    trial = chain_of(wildcards)
+    names = ("features.npy", "embedded.csv", "confidence.csv")
+    return [f"{LAYOUT.round(trial, number)}/{name}" for number in LAYOUT.shown_models()[trial] for name in names]
+
+
+def scores_of_trial(wildcards):
+    """The scores of all queries of a trial."""
+    trial = chain_of(wildcards)
+    return [
+        f"{LAYOUT.round(trial, number)}/scores.csv" for number in range(1, LAYOUT.rounds(trial.budget, trial.dataset))
+    ]
 
 
 def strategy_title(wildcards):
@@ -106,6 +162,11 @@ def strategy_title(wildcards):
 def dataset_title(wildcards):
     """A data set's name for people."""
     return STUDY.datasets[wildcards.dataset].title or wildcards.dataset
+
+
+def model_label(kind, wildcards):
+    """What the report calls a figure of a trial's models."""
+    return f"{MODEL_FIGURES[kind]}, {strategy_title(wildcards)}, {wildcards.budget} budget, seed {wildcards.seed}"
 
 
 def of_trainings(name):

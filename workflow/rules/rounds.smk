@@ -58,6 +58,7 @@ rule train:
     input:
         labeled=labels,
         checkpoint=previous_checkpoint,
+        previous=previous_results,
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -80,10 +81,11 @@ rule train:
             wildcards.dataset, STUDY.strategies[wildcards.strategy].recipe
         ),
         folder=subpath(output.metrics, parent=True),
+        target=target,
         code=code_digest("commands.train"),
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--round {wildcards.round} --seed {wildcards.seed} --settings {params.settings:q} --output {params.folder:q} "
+        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} --output {params.folder:q} "
         "> {log:q} 2>&1"
 
 
@@ -106,6 +108,7 @@ rule query:
     input:
         labeled=labels,
         checkpoint=queried_checkpoint,
+        metrics=metrics_of_round,
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -125,8 +128,9 @@ rule query:
         data=subpath(input.manifest, parent=True),
         settings=lambda wildcards: LAYOUT.query_settings(wildcards.budget, wildcards.dataset, wildcards.strategy),
         folder=subpath(output.scores, parent=True),
+        target=target,
         code=query_code,
     shell:
         "lplgrad query --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--round {wildcards.round} --seed {wildcards.seed} --settings {params.settings:q} --output {params.folder:q} "
+        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} --output {params.folder:q} "
         "> {log:q} 2>&1"

@@ -1,7 +1,8 @@
-"""What several sub-commands share: reading settings from the command line, and a job's first line in its log."""
+"""What several sub-commands share: arguments, and reading what they name."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,20 @@ if TYPE_CHECKING:
 def parse_settings(kind: type[SettingsT], text: str, option: str = "--settings") -> SettingsT:
     """Settings given on the command line, as YAML in one argument."""
     return parse(kind, read_yaml(text, option) or {}, option)
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in (0, 1], not {text}")
+    return value
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """The argument of a trial that may stop before its budget is spent."""
+    parser.add_argument(
+        "--target-accuracy", type=_fraction, metavar="FRACTION", help="test accuracy at which the trial stops"
+    )
 
 
 def check_seed(seed: int) -> None:

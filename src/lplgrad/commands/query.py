@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lplgrad.commands.common import add_target
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labeled", type=Path, required=True, metavar="CSV", help="the labelled set of the round")
     parser.add_argument("--checkpoint", type=Path, nargs="?", metavar="FILE", help="of the round; random needs none")
     parser.add_argument("--round", type=int, required=True, help="the round, from 1")
+    add_target(parser)
+    parser.add_argument("--metrics", type=Path, metavar="FILE", help="of the round, for --target-accuracy")
     parser.add_argument("--seed", type=int, required=True, help="seed of the trial")
     parser.add_argument(
         "--settings", required=True, metavar="YAML",
@@ -52,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.pool import draw_candidates
     from lplgrad.progress import say
     from lplgrad.settings import QueryJob
+    from lplgrad.stopping import has_stopped
     from lplgrad.validation import parse
 
     settings = parse_settings(QueryJob, arguments.settings)
@@ -64,6 +69,12 @@ def run(arguments: argparse.Namespace) -> None:
     data = open_dataset(arguments.data)
     pool = len(data.train.images)
     labeled = read_labeled(arguments.labeled, pool)
+    if arguments.target_accuracy is not None:
+        if arguments.metrics is None:
+            raise UserError("--metrics: missing: whether the target accuracy was reached stands there")
+        if has_stopped(arguments.metrics, arguments.target_accuracy):
+            _ask_nothing(arguments.output, labeled)
+            return
     indices = draw_candidates(pool, labeled, settings.subset, arguments.seed, arguments.round)
     if len(indices) < settings.query_size:
         raise UserError(f"query_size: {settings.query_size} are to be labelled, but only {len(indices)} are left")
@@ -92,6 +103,24 @@ def run(arguments: argparse.Namespace) -> None:
     write_json(arguments.output / "query_timing.json", timing)
     write_labeled(arguments.output / "next_labeled.csv", labeled.extended(indices[chosen], arguments.round + 1))
     say(f"round {arguments.round}: chose {len(chosen)} of {len(indices)} candidates in {timing['query_seconds']:.2f} s")
+
+
+def _ask_nothing(folder: Path, labeled: LabeledSet) -> None:
+    """The query of a trial that has reached its target: no candidates, no scores, the same labels."""
+    import numpy as np
+
+    from lplgrad import devices
+    from lplgrad.artifacts import write_labeled, write_scores
+    from lplgrad.files import write_json
+    from lplgrad.progress import say
+
+    nothing = np.empty(0, dtype=np.int64)
+    write_scores(folder / "scores.csv", nothing, nothing.astype(np.float32), nothing.astype(bool))
+    write_json(
+        folder / "query_timing.json", {"query_seconds": 0.0, "peak_memory_mb": 0.0, **devices.describe(device=None)}
+    )
+    write_labeled(folder / "next_labeled.csv", labeled)
+    say("the target accuracy is reached; nothing is asked")
 
 
 def _ask_model(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lplgrad.commands.common import add_target
+
 EXAMPLE = """lplgrad train --data data/digits --labeled labeled.csv --round 1 --seed 1 --output round1 \\
       --settings '{model: {name: small_resnet}, training: {epochs: 60, milestones: [48]}, recipe: {auxiliary: true}}'"""
 
@@ -17,6 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, nargs="?", metavar="FILE", help="of the round before, which a warm start trains on"
     )
     parser.add_argument("--round", type=int, required=True, help="the round, from 1")
+    add_target(parser)
+    parser.add_argument(
+        "--previous", type=Path, metavar="DIR", help="of the round before, which is repeated if it reached the target"
+    )
     parser.add_argument("--seed", type=int, required=True, help="seed of the trial")
     parser.add_argument(
         "--settings", default="{}", metavar="YAML",
@@ -31,7 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.artifacts import read_labeled
     from lplgrad.commands.common import check_positive, check_seed, parse_settings
     from lplgrad.errors import UserError
+    from lplgrad.progress import say, track
     from lplgrad.settings import Normalization, TrainingJob
+    from lplgrad.stopping import has_stopped, repeat_round
 
     settings = parse_settings(TrainingJob, arguments.settings)
     check_positive("--round", arguments.round)
@@ -40,6 +48,13 @@ def run(arguments: argparse.Namespace) -> None:
     if warm != (arguments.checkpoint is not None):
         reason = "a warm start trains on the round before" if warm else "this round starts with new weights"
         raise UserError(f"--checkpoint: {'missing' if warm else 'not wanted'}: {reason}")
+    if arguments.target_accuracy is not None and arguments.round > 1:
+        if arguments.previous is None:
+            raise UserError("--previous: missing: whether the target accuracy was reached stands there")
+        if has_stopped(arguments.previous / "metrics.json", arguments.target_accuracy):
+            repeat_round(arguments.previous, arguments.output, arguments.round)
+            say(f"round {arguments.round}, seed {arguments.seed}: the target accuracy was reached before; not trained")
+            return
     data = open_dataset(arguments.data)
     labeled = read_labeled(arguments.labeled, len(data.train.images))
     normalization = settings.normalization or Normalization(mean=data.mean, std=data.std)
@@ -52,7 +67,6 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.artifacts import write_logits
     from lplgrad.evaluation import accuracy, accuracy_per_class, batch_size, batches_of, predict
     from lplgrad.files import write_json
-    from lplgrad.progress import say, track
     from lplgrad.randomness import Purpose, stream
     from lplgrad.training import Epoch, train
     from lplgrad.transforms import Normalize, to_tensor
