@@ -22,6 +22,14 @@ include: "workflow/rules/results.smk"
 include: "workflow/rules/models.smk"
 
 
+onsuccess:
+    warn_of_gaps()
+
+
+onerror:
+    warn_of_gaps()
+
+
 rule all:
     default_target: True
     input:

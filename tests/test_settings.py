@@ -70,7 +70,7 @@ TRAINING = "datasets.digits.training"
         ("stategies", {}, "unknown key 'stategies' (did you mean 'strategies'?)"),
         (f"{TRAINING}.epoch", 3, "datasets.digits.training: unknown key 'epoch' (did you mean 'epochs'?)"),
         ("strategies.lplgrad.nrom", "sum", "strategies.lplgrad: unknown key 'nrom' (did you mean 'norm'?)"),
-        ("strategies.random.norm", "sum", "strategies.random: unknown key 'norm' (known: none)"),
+        ("strategies.random.norm", "sum", "strategies.random: unknown key 'norm' (known: acquisition, recipe, title)"),
         ("datasets.digits.test_image", 5, "datasets.digits: unknown key 'test_image' (did you mean 'test_images'?)"),
         (
             "strategies.lplgrad.norm", "frobenius",

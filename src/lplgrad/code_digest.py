@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-# Settings reach a job as parameters, with their defaults filled in; how they are checked or told of changes no result.
+# Settings reach a job as parameters, with their defaults filled in; how they are checked or told of changes no result,
+# nor does the layout, whose paths are the rules' own.
 WITHOUT_EFFECT = {"cli", "code_digest", "errors", "progress", "settings", "study", "validation", "commands.common"}
 
 

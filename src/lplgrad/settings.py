@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -117,7 +117,8 @@ class Recipe(Settings):
         init: ``warm`` trains on from the round before, with new optimisers; ``fresh`` starts every round anew.
         lambda_: weight of the pair loss in the total loss (eq. 4); ``lambda`` in a file.
         margin: the pair loss's margin xi (eq. 2).
-        detach_after: fraction of the epochs after which the pair loss no longer reaches the main model.
+        detach_after: fraction of the epochs after which the pair loss no longer reaches the main model; with 0 it does
+            in the first epoch alone.
         auxiliary_schedule: the learning rate of the module is ``stepped`` as the main model's, or ``constant``.
     """
 
@@ -223,6 +224,12 @@ class Strategy(Row):
     recipe: str
     title: Title | None = None
     acquisition: AcquisitionName
+    function_key: ClassVar[str] = "acquisition"
+
+    @classmethod
+    def options_of(cls, function: str) -> type[Settings] | None:
+        """The options of an acquisition function."""
+        return acquisition.load(function).options if function in acquisition.names() else None
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
@@ -250,6 +257,12 @@ class Dataset(Row):
     normalization: Normalization | None = None
     query_transform: Literal["test", "train"] = "test"
     budgets: Annotated[dict[Name, Budget], Field(min_length=1)]
+    function_key: ClassVar[str] = "source"
+
+    @classmethod
+    def options_of(cls, function: str) -> type[Settings] | None:
+        """The options of a source."""
+        return datasets.load(function).options if function in datasets.names() else None
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
@@ -425,6 +438,12 @@ class SourceJob(Row):
     """The settings of one ``lplgrad prepare``: a source, and its options beside it."""
 
     source: SourceName
+    function_key: ClassVar[str] = "source"
+
+    @classmethod
+    def options_of(cls, function: str) -> type[Settings] | None:
+        """The options of a source."""
+        return Dataset.options_of(function)
 
 
 class QueryJob(Settings):
@@ -466,11 +485,7 @@ def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
     layers: list[tuple[str, Any]] = []
     for file in files:
         path = Path(file)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"{path}: not a text file in UTF-8") from None
-        layers.append((str(path), read_yaml(text, str(path))))
+        layers.append((str(path), read_yaml(_text(path), str(path))))
     if overrides:
         layers.append(("--config", _typed(overrides)))
     if not layers:
@@ -482,6 +497,13 @@ def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
         merged = merge(merged, layer)
         study = parse(Study, merged, where)
     return study
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8") from None
 
 
 def _typed(value: Any) -> Any:
@@ -502,4 +524,4 @@ def read_study_file(path: Path) -> StudyFile:
     Raises:
         UserError: it is not such a file.
     """
-    return parse(StudyFile, read_yaml(path.read_text(encoding="utf-8"), str(path)), str(path))
+    return parse(StudyFile, read_yaml(_text(path), str(path)), str(path))

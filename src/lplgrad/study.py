@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lplgrad import datasets
-from lplgrad.settings import ObservationJob, QueryJob, Study, TrainingJob
+from lplgrad.errors import UserError
+from lplgrad.files import read_json
+from lplgrad.settings import Budget, ObservationJob, QueryJob, Study, TrainingJob
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,13 @@ class Layout:
         self.datasets = [name for name in study.run.datasets if name not in unavailable]
         self.root = PurePosixPath("results") / study.study
 
+    def budget(self, budget: str, dataset: str) -> Budget:
+        """A data set's budget of some name."""
+        return self.study.datasets[dataset].budgets[budget]
+
     def rounds(self, budget: str, dataset: str) -> int:
         """Number of rounds of a chain."""
-        return self.study.datasets[dataset].budgets[budget].rounds
+        return self.budget(budget, dataset).rounds
 
     def chains(self) -> Iterator[Chain]:
         """All chains, in the order of the configuration."""
@@ -150,7 +156,7 @@ class Layout:
 
     def target(self, budget: str, dataset: str) -> float | None:
         """The test accuracy at which a trial stops, if one is set."""
-        return self.study.datasets[dataset].budgets[budget].target_accuracy
+        return self.budget(budget, dataset).target_accuracy
 
     def study_settings(self) -> str:
         """``--settings`` of ``lplgrad study``, as JSON: the study without what it defines and does not run."""
@@ -212,6 +218,27 @@ def unprepared_datasets(study: Study) -> list[str]:
     """The study's data sets that are not prepared."""
     folder = Path(study.data_dir)
     return [name for name in study.run.datasets if not (folder / name / "dataset.json").exists()]
+
+
+def check_prepared_datasets(study: Study) -> None:
+    """A data set's folder is its name; what is in it must be what the study means by that name.
+
+    Raises:
+        UserError: it was prepared from another source, or with other options.
+    """
+    for name in study.run.datasets:
+        manifest = Path(study.data_dir) / name / "dataset.json"
+        row = study.datasets[name]
+        if manifest.exists() and (found := read_json(manifest).get("settings")):
+            options = datasets.load(row.source).options.model_validate(row.options).model_dump()
+            wanted = {"source": row.source, **options}
+            changed = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
+            if changed:
+                raise UserError(
+                    f"datasets.{name}: {manifest.parent} was prepared with another {changed[0]} "
+                    f"({found.get(changed[0])!r}, not {wanted.get(changed[0])!r}); give this one another name or "
+                    "another data_dir, or delete that folder"
+                )
 
 
 def unavailable_datasets(study: Study) -> dict[str, str]:

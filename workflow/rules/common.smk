@@ -17,7 +17,7 @@ from lplgrad.code_digest import code_digest
 from lplgrad.devices import visible_gpus
 from lplgrad.errors import UserError
 from lplgrad.settings import read_study
-from lplgrad.study import Chain, Layout, one_of, unavailable_datasets
+from lplgrad.study import Chain, Layout, check_prepared_datasets, one_of, unavailable_datasets
 
 mimetypes.add_type("text/plain", ".yaml")  # which the report would otherwise warn of
 
@@ -33,12 +33,20 @@ shell.prefix(f'set -euo pipefail; lplgrad() ( PYTHONPATH={PYTHONPATH} exec {PYTH
 FILES = [] if workflow.config_settings.replace_workflow_config else [CONFIG]
 try:
     STUDY = read_study([*FILES, *workflow.overwrite_configfiles], workflow.config_settings.config)
+    check_prepared_datasets(STUDY)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 UNAVAILABLE = unavailable_datasets(STUDY)
-for dataset, reason in UNAVAILABLE.items():
-    logger.warning(f"data set {dataset} is left out: {reason}")
+
+
+def warn_of_gaps():
+    """Tell which data sets are left out."""
+    for dataset, reason in UNAVAILABLE.items():
+        logger.warning(f"data set {dataset} is left out: {reason}")
+
+
+warn_of_gaps()
 if len(UNAVAILABLE) == len(STUDY.run.datasets):
     raise WorkflowError("none of the study's data sets can be had")
 LAYOUT = Layout(STUDY, UNAVAILABLE)
@@ -80,7 +88,18 @@ def chain_of(wildcards):
 
 def labels(wildcards):
     """The labelled set that a round trains on and queries from."""
-    return LAYOUT.labels(chain_of(wildcards), int(wildcards.round))
+    chain, number = chain_of(wildcards), int(wildcards.round)
+    last = LAYOUT.rounds(chain.budget, chain.dataset)
+    if number > last:
+        raise WorkflowError(f"there is no round {number}: the budget {chain.budget!r} is spent in round {last}")
+    return LAYOUT.labels(chain, number)
+
+
+def rest_of_budget(wildcards):
+    """What a budget has beside its query size."""
+    budget = LAYOUT.budget(wildcards.budget, wildcards.dataset)
+    candidates = "" if budget.subset is None else f"--candidates {budget.subset} "
+    return f"{candidates}--labels {budget.labels}"
 
 
 def previous_checkpoint(wildcards):

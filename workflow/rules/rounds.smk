@@ -15,10 +15,11 @@ rule start:
         ENVIRONMENT
     params:
         data=subpath(input.manifest, parent=True),
-        query_size=lambda wildcards: STUDY.datasets[wildcards.dataset].budgets[wildcards.budget].query_size,
+        query_size=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).query_size,
+        rest=rest_of_budget,
         code=code_digest("commands.start"),
     shell:
-        "lplgrad start --data {params.data:q} --query-size {params.query_size} --seed {wildcards.seed} "
+        "lplgrad start --data {params.data:q} --query-size {params.query_size} {params.rest} --seed {wildcards.seed} "
         "--output {output:q} > {log:q} 2>&1"
 
 

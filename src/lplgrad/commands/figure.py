@@ -60,9 +60,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _curves(arguments: argparse.Namespace, file: StudyFile) -> Any:
     from lplgrad.commands.common import read_measurements
+    from lplgrad.errors import UserError, nearest
     from lplgrad.report import figures
 
     measurements = read_measurements(arguments.measurements, ["accuracy", "labels", "stopped"])
+    for name in NEEDS[arguments.kind][1:]:
+        if name in measurements and getattr(arguments, name) not in set(measurements[name]):
+            known = nearest(getattr(arguments, name), set(measurements[name]))
+            raise UserError(f"--{name}: the measurements have no {getattr(arguments, name)!r} ({known})")
     if arguments.kind == "learning-curves":
         return figures.learning_curves(measurements, file, arguments.budget)
     if arguments.kind == "dataset-curves":

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.acquisition import Candidates
     from lplgrad.arrays import open_dataset
     from lplgrad.artifacts import read_labeled, write_labeled, write_scores
-    from lplgrad.commands.common import check_positive, check_seed, parse_settings
+    from lplgrad.commands.common import check_positive, check_round, check_seed, parse_settings
     from lplgrad.errors import UserError
     from lplgrad.files import write_json
     from lplgrad.pool import draw_candidates
@@ -69,6 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
     data = open_dataset(arguments.data)
     pool = len(data.train.images)
     labeled = read_labeled(arguments.labeled, pool)
+    if arguments.target_accuracy is None:
+        check_round(arguments.labeled, labeled, arguments.round)
     if arguments.target_accuracy is not None:
         if arguments.metrics is None:
             raise UserError("--metrics: missing: whether the target accuracy was reached stands there")
@@ -147,8 +149,7 @@ def _ask_model(
     checkpoint = networks.load(arguments.checkpoint)
     if "predicted_loss" in function.needs and checkpoint.networks.auxiliary is None:
         raise UserError(f"{arguments.checkpoint}: {settings.acquisition} needs a loss prediction module; it has none")
-    if (channels := checkpoint.networks.model.conv1.in_channels) != data.channels:
-        raise UserError(f"{arguments.checkpoint}: takes {channels} channels, but {arguments.data} has {data.channels}")
+    checkpoint.check_fits(data.channels, data.classes)
     normalize = Normalize(checkpoint.normalization, device)
     checkpoint.networks.to(device)
     augmenting = stream(arguments.seed, Purpose.QUERY_AUGMENTATION, arguments.round)

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, test and write."""
     from lplgrad.arrays import open_dataset
     from lplgrad.artifacts import read_labeled
-    from lplgrad.commands.common import check_positive, check_seed, parse_settings
+    from lplgrad.commands.common import check_positive, check_round, check_seed, parse_settings
     from lplgrad.errors import UserError
     from lplgrad.progress import say, track
     from lplgrad.settings import Normalization, TrainingJob
@@ -57,11 +57,14 @@ def run(arguments: argparse.Namespace) -> None:
             return
     data = open_dataset(arguments.data)
     labeled = read_labeled(arguments.labeled, len(data.train.images))
+    check_round(arguments.labeled, labeled, arguments.round)
     normalization = settings.normalization or Normalization(mean=data.mean, std=data.std)
     if len(normalization.mean) != data.channels:
         raise UserError(
             f"normalization: has {len(normalization.mean)} channels, the images of {arguments.data} {data.channels}"
         )
+
+    import numpy as np
 
     from lplgrad import devices, networks
     from lplgrad.artifacts import write_logits
@@ -73,7 +76,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     device = devices.set_up(settings.compute)
     if warm:
-        trained = networks.load(arguments.checkpoint).networks
+        checkpoint = networks.load(arguments.checkpoint)
+        checkpoint.check_fits(data.channels, data.classes, settings.model, normalization)
+        trained = checkpoint.networks
         if (trained.auxiliary is not None) != settings.recipe.auxiliary:
             raise UserError(f"{arguments.checkpoint}: was trained by another recipe (auxiliary module or not)")
     else:
@@ -107,6 +112,8 @@ def run(arguments: argparse.Namespace) -> None:
     normalize = Normalize(normalization, device)
     test_batches = batches_of(data.test.images, None, batch_size(*data.test.images.shape[1:3]))
     logits = predict(trained, (normalize(to_tensor(batch, device)) for batch in test_batches)).logits.cpu().numpy()
+    if not np.isfinite(logits).all():  # the loss was finite before the last step
+        raise UserError(f"the weights are not finite after epoch {epochs} of {epochs}; lower training.learning_rate")
     metrics = {
         "round": arguments.round,
         "labels": len(labeled),

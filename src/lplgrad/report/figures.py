@@ -9,7 +9,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lplgrad.errors import UserError, nearest
 from lplgrad.report.style import looks, set_up
 from lplgrad.report.tables import dataset_title, strategy_title
 from lplgrad.settings import StudyFile
@@ -19,8 +18,6 @@ def learning_curves(measurements: pd.DataFrame, file: StudyFile, budget: str) ->
     """Accuracy against labels with one budget, a column per data set (figures 3 and 4); see ``_curve_panels``."""
     part = measurements[measurements["budget"] == budget]
     datasets = [name for name in file.study.run.datasets if name in set(part["dataset"])]
-    if not datasets:
-        raise UserError(f"the measurements have no budget {budget!r} ({nearest(budget, set(measurements['budget']))})")
     return _curve_panels({dataset_title(file, name): part[part["dataset"] == name] for name in datasets}, file)
 
 
@@ -28,9 +25,6 @@ def dataset_curves(measurements: pd.DataFrame, file: StudyFile, dataset: str) ->
     """The same for one data set, a column per budget (paper, figure 5)."""
     part = measurements[measurements["dataset"] == dataset]
     budgets = [name for name in file.study.run.budgets if name in set(part["budget"])]
-    if not budgets:
-        known = set(measurements["dataset"])
-        raise UserError(f"the measurements have no data set {dataset!r} ({nearest(dataset, known)})")
     return _curve_panels({f"{name} budget": part[part["budget"] == name] for name in budgets}, file)
 
 
@@ -73,8 +67,12 @@ def _trained(part: pd.DataFrame) -> pd.DataFrame:
 def _gain_over_random(part: pd.DataFrame) -> pd.DataFrame:
     """The measurements with a column gain: accuracy minus that of the strategy that labels at random, seed by seed."""
     key = ["dataset", "seed", "round"]
-    random = part[(part["acquisition"] == "random")].drop_duplicates(key)[[*key, "accuracy"]]
-    paired = part[part["acquisition"] != "random"].merge(random, on=key, suffixes=("", "_random"))
+    random = part[part["acquisition"] == "random"]
+    # Where several strategies label at random, the one named so is the baseline, else the last by name ("plain").
+    names = sorted(set(random["strategy"]))
+    baseline = "random" if "random" in names else names[-1] if names else None
+    random = random[random["strategy"] == baseline][[*key, "accuracy"]]
+    paired = part[part["strategy"] != baseline].merge(random, on=key, suffixes=("", "_random"))
     return paired.assign(gain=paired["accuracy"] - paired["accuracy_random"])
 
 
@@ -122,7 +120,8 @@ def strategy(
     left.set_title(f"{strategy_title(file, name)}: every seed, and the mean", loc="left")
     grid = classes.query(chosen).assign(accuracy=lambda frame: frame["accuracy"].astype(float) * 100)
     grid = grid.pivot_table(index="class", columns="labels", values="accuracy", sort=False)
-    if len(grid) > 20:  # name the ones worth a look: those that end lowest
+    many = len(grid) > 20
+    if many:  # name the ones worth a look: those that end lowest
         grid = grid.sort_values(grid.columns[-1]).head(20)
     sns.heatmap(
         grid, ax=right, cmap="viridis", vmin=0, vmax=100, cbar_kws={"label": "accuracy (%)"},
@@ -132,6 +131,6 @@ def strategy(
     right.tick_params(axis="y", rotation=0)
     right.set_xlabel("labelled images")
     right.set_ylabel("class")
-    shown = "accuracy by class" if len(grid) < 20 else "the 20 classes of lowest final accuracy"
+    shown = "the 20 classes of lowest final accuracy" if many else "accuracy by class"
     right.set_title(f"{shown}, mean over seeds", loc="left")
     return figure
