@@ -15,7 +15,9 @@ from lplgrad import __version__
 from lplgrad.errors import UserError
 
 # In the order in which data flows.
-COMMANDS = ("prepare", "start", "train", "query", "study", "measurements", "timings", "table", "figure", "schema")
+COMMANDS = (
+    "prepare", "start", "train", "query", "study", "measurements", "timings", "table", "figure", "statistics", "schema",
+)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
