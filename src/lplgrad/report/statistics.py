@@ -11,7 +11,17 @@ import pandas as pd
 
 from lplgrad.report.document import Part
 from lplgrad.report.tables import dataset_title, strategy_title
-from lplgrad.report.wording import DASH, count, number, p_value, plus_minus, seeds, signed, signed_interval
+from lplgrad.report.wording import (
+    DASH,
+    count,
+    interval,
+    number,
+    p_value,
+    plus_minus,
+    seeds,
+    signed,
+    signed_interval,
+)  # fmt: skip
 from lplgrad.settings import StudyFile
 from lplgrad.statistics import comparison, curves, ranks
 from lplgrad.statistics.inference import ALPHA
@@ -210,7 +220,7 @@ def _labels_cell(row: dict[Hashable, Any]) -> str:
 
 
 def _penalty_part(found: Statistics, file: StudyFile) -> Part:
-    wins: dict[tuple[str, str], float] = found.penalties.set_index(["strategy", "baseline"])["wins"].to_dict()
+    wins: dict[Any, float] = found.penalties.set_index(["strategy", "baseline"])["wins"].to_dict()
     names = [name for name in file.study.run.strategies if name in set(found.area_summary["strategy"])]
     panels = int(found.penalties["panels"].max()) if len(found.penalties) else 0
     rows = [
