@@ -16,7 +16,8 @@ from lplgrad.errors import UserError
 
 # In the order in which data flows.
 COMMANDS = (
-    "prepare", "start", "train", "query", "study", "measurements", "timings", "table", "figure", "statistics", "schema",
+    "prepare", "start", "train", "query", "study", "measurements", "timings", "table", "figure", "statistics",
+    "diagnostics", "compare", "schema",
 )  # fmt: skip
 
 

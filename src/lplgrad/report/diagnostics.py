@@ -26,19 +26,23 @@ def calibration(file: StudyFile) -> pd.DataFrame:
     """Calibration on the test images after every round.
 
     Returns:
-        Columns budget, dataset, strategy, seed, round, calibration_error (0 to 1), negative_log_likelihood (nats),
+        Columns budget, dataset, strategy, seed, round, labels, calibration_error (0 to 1), negative_log_likelihood (nats),
         confidence (mean), entropy_loss_correlation (Spearman's, of predictive entropy and true loss over test images).
     """
     layout = Layout(file.study, file.unavailable)
     known: dict[str, Row] = {}  # round 1 stands in the chain of every strategy of a recipe
     rows = []
     for chain in layout.chains():
-        labels = open_dataset(Path(layout.data(chain.dataset))).test.labels
+        data = open_dataset(Path(layout.data(chain.dataset)))
+        before = 0
         for number in range(1, layout.rounds(chain.budget, chain.dataset) + 1):
-            folder = layout.trained(chain, number)
+            count = len(read_labeled(Path(layout.labels(chain, number)), len(data.train.labels)))
+            if count == before:  # a chain that has stopped
+                break
+            before, folder = count, layout.trained(chain, number)
             if folder not in known:
-                known[folder] = _calibration(Path(folder) / "test_logits.npy", np.asarray(labels))
-            rows.append({**_about(chain, number), **known[folder]})
+                known[folder] = _calibration(Path(folder) / "test_logits.npy", np.asarray(data.test.labels))
+            rows.append({**_about(chain, number), "labels": count, **known[folder]})
     return pd.DataFrame(rows)
 
 

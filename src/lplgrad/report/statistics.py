@@ -265,4 +265,8 @@ def rank_text(ranking: ranks.Ranking, file: StudyFile) -> str:
 
 
 def _panel(frame: pd.DataFrame, key: dict[str, str]) -> pd.DataFrame:
-    return frame[(frame["budget"] == key["budget"]) & (frame["dataset"] == key["dataset"])]
+    if ranking.method:
+        text += (
+            "Two budgets of one data set are not independent blocks: where both run, p is smaller than it should be."
+        )
+    return text.strip()
