@@ -143,7 +143,7 @@ def ranks(found: Statistics, file: StudyFile) -> Any:
         for end in (1, 1 + ranking.critical):
             axis.plot([end, end], [-0.95, -1.15], color=DARK, linewidth=1.6)
         axis.text(1 + ranking.critical, -1.05, f"  critical difference {ranking.critical:.2f}", va="center", fontsize=9)
-    figure.text(0.02, 0.0, textwrap.fill(rank_text(ranking, file), 118), fontsize=8, color="#444444", va="top")
+    figure.supxlabel(textwrap.fill(rank_text(ranking, file), 112), fontsize=8, color="#444444")
     return figure
 
 

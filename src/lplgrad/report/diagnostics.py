@@ -26,8 +26,9 @@ def calibration(file: StudyFile) -> pd.DataFrame:
     """Calibration on the test images after every round.
 
     Returns:
-        Columns budget, dataset, strategy, seed, round, labels, calibration_error (0 to 1), negative_log_likelihood (nats),
-        confidence (mean), entropy_loss_correlation (Spearman's, of predictive entropy and true loss over test images).
+        Columns budget, dataset, strategy, seed, round, labels, calibration_error (0 to 1), negative_log_likelihood
+        (nats), confidence (mean), entropy_loss_correlation (Spearman's, of predictive entropy and true loss over the
+        test images).
     """
     layout = Layout(file.study, file.unavailable)
     known: dict[str, Row] = {}  # round 1 stands in the chain of every strategy of a recipe

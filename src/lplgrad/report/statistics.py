@@ -252,21 +252,16 @@ def rank_text(ranking: ranks.Ranking, file: StudyFile) -> str:
         how = "exact" if ranking.method == "exact" else "F approximation of Iman and Davenport"
         text += f"Friedman's test: chi-squared {ranking.statistic:.2f}, p = {p_value(ranking.p)} ({how}). "
     if ranking.refused:
-        text += f"No critical difference is drawn: {ranking.refused}. "
+        text += f"No pair is told apart: {ranking.refused}. "
     else:
         text += f"Nemenyi's critical difference at 5 % is {ranking.critical:.2f}. "
     if ranking.dropped:
         names = ", ".join(strategy_title(file, name) for name in ranking.dropped)
         text += f"Without a rank, since missing somewhere: {names}. "
-    return (
-        text
-        + "Two budgets of one data set are not independent blocks, so the p values are smaller than they should be."
-    )
+    if ranking.method:
+        text += "Two budgets of one data set are no independent blocks: where both run, p is smaller than it should be."
+    return text.strip()
 
 
 def _panel(frame: pd.DataFrame, key: dict[str, str]) -> pd.DataFrame:
-    if ranking.method:
-        text += (
-            "Two budgets of one data set are not independent blocks: where both run, p is smaller than it should be."
-        )
-    return text.strip()
+    return frame[(frame["budget"] == key["budget"]) & (frame["dataset"] == key["dataset"])]

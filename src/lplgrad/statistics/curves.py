@@ -166,9 +166,10 @@ def labels_needed(measurements: pd.DataFrame, wanted: Sequence[float] = ()) -> p
     """
     rows = []
     for key, panel in panels(complete(measurements)):
+        asked = wanted or targets(panel)
         for chain_key, chain in curves(panel).groupby(["strategy", "seed"], sort=False):
             chain = chain.sort_values("labels")
-            for target in wanted or targets(panel):
+            for target in asked:
                 found = first_reached(chain["labels"], chain["accuracy"], target)
                 rows.append([*key.values(), *cast(tuple[object, object], chain_key), target, *found])
     return pd.DataFrame(rows, columns=[*CHAIN, "accuracy", "labels", "censored"])
