@@ -19,6 +19,7 @@ report: "report/workflow.rst"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/rounds.smk"
 include: "workflow/rules/results.smk"
+include: "workflow/rules/statistics.smk"
 
 
 rule all:

@@ -17,7 +17,7 @@ from lplgrad.errors import UserError
 # In the order in which data flows.
 COMMANDS = (
     "prepare", "start", "train", "query", "study", "measurements", "timings", "table", "figure", "statistics",
-    "diagnostics", "compare", "schema",
+    "diagnostics", "compare", "claims", "schema",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import html
 from dataclasses import dataclass
 
 Cell = str
+FOLDED_HEAD = ("source", "what", "where", "seeds", "effect", "in percent", "95 % interval", "verdict")
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Part:
         rows: cells of its rows; a cell's second line is set smaller.
         strong: positions (row, column) to be set in bold.
         level: of the heading, 2 or 3.
+        folded: rows of a second table, shown on a click.
     """
 
     heading: str = ""
@@ -27,6 +29,7 @@ class Part:
     rows: tuple[tuple[Cell, ...], ...] = ()
     strong: frozenset[tuple[int, int]] = frozenset()
     level: int = 2
+    folded: tuple[tuple[Cell, ...], ...] = ()
 
 
 def document(title: str, parts: list[Part]) -> str:
@@ -43,7 +46,14 @@ def document(title: str, parts: list[Part]) -> str:
 def _part(part: Part) -> str:
     heading = f"<h{part.level}>{html.escape(part.heading)}</h{part.level}>\n" if part.heading else ""
     text = "".join(f"<p>{html.escape(paragraph)}</p>\n" for paragraph in part.text)
-    return heading + text + (_table(part) if part.rows else "")
+    return heading + text + (_table(part) if part.rows else "") + _folded(part)
+
+
+def _folded(part: Part) -> str:
+    if not part.folded:
+        return ""
+    table = _table(Part(head=FOLDED_HEAD, rows=part.folded))
+    return f"<details><summary>all {len(part.folded)} cases</summary>\n{table}</details>\n"
 
 
 def _table(part: Part) -> str:
@@ -74,6 +84,7 @@ td:last-child, th:last-child { white-space: normal; }
 thead th { border-top: 2px solid #1b1b1b; border-bottom: 1px solid #1b1b1b; font-weight: 600; }
 tbody tr:last-child td { border-bottom: 2px solid #1b1b1b; }
 tbody tr:nth-child(even) { background: #f5f5f5; }
+summary { margin: .6rem 0; cursor: pointer; color: #444; }
 small { color: #444; }
 .strong { font-weight: 700; }
 """
