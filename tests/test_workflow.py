@@ -23,7 +23,7 @@ from tests.browser import CHROMIUM, Browser
 HOME = Path(__file__).parents[1]
 TINY = "tests/tiny.yaml"
 # What is not the same on every run: times, and what is drawn from them.
-TIMES = re.compile(r"timing\.json$|timings\.csv$|tables/time\.")
+TIMES = re.compile(r"timing\.json$|timings\.csv$|tables/time\.|figures/cost_|claims/")
 pytestmark = pytest.mark.slow
 
 
@@ -119,10 +119,15 @@ STRATEGIES, SEEDS, ROUNDS = 3, 2, 3
 EVERYTHING = {
     "prepare": 1, "study": 1, "start": SEEDS, "train_start": 2 * SEEDS, "train": STRATEGIES * SEEDS * (ROUNDS - 2),
     "train_kept": STRATEGIES * SEEDS, "query": STRATEGIES * SEEDS * (ROUNDS - 1), "measurements": 1, "timings": 1,
-    "accuracy_table": 1, "time_table": 1, "learning_curves": 1, "strategy_figure": STRATEGIES,
+    "accuracy_table": 1, "time_table": 1, "learning_curves": 1, "strategy_figure": STRATEGIES, "statistics": 1,
+    "comparison_figure": 3, "cost_figure": 1, "diagnostics": 1, "diagnostics_figure": 2, "claims": 1,
 }  # fmt: skip
-OF_MEASUREMENTS = {"measurements": 1, "accuracy_table": 1, "learning_curves": 1, "strategy_figure": STRATEGIES}
-OF_TIMINGS = {"timings": 1, "time_table": 1}
+OF_MEASUREMENTS = {
+    "measurements": 1, "accuracy_table": 1, "learning_curves": 1, "strategy_figure": STRATEGIES, "statistics": 1,
+    "comparison_figure": 3, "cost_figure": 1, "claims": 1,
+}  # fmt: skip
+OF_TIMINGS = {"timings": 1, "time_table": 1, "cost_figure": 1, "claims": 1}
+OF_ROUNDS = {"diagnostics": 1, "diagnostics_figure": 2}
 
 
 class TestFresh:

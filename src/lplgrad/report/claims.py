@@ -319,10 +319,11 @@ def _is_at(claim: Claim, budget: str, dataset: str, at: str, labels: dict[str, d
     first = min(published("accuracy").query("dataset == @dataset")["labels"])
     if isinstance(claim.at, int):
         return number == claim.at
-    return {
+    known: dict[str, bool] = {
         "queried": True, "last": number == end, "first": number == first, "fractions": False, "area": False,
         "first_half": 2 * number <= end, "second_half": 2 * number > end,
-    }[claim.at]  # fmt: skip
+    }  # fmt: skip
+    return known[claim.at]
 
 
 def table_three() -> pd.DataFrame:

@@ -11,23 +11,23 @@ from lplgrad.report.wording import DASH, count, p_value, signed, signed_interval
 NOTE = (
     "A claim names a range of effects. In each case (a strategy against another, on one data set, with one budget, at "
     "one number of labels) it holds if the 95 % interval lies within that range, does not hold if it lies outside, and "
-    "cannot be told if it reaches over the edge: then there are too few seeds to say. A claim about every case holds if "
-    "it holds in each. It does not hold if one case contradicts it with an interval widened for the number of cases "
+    "cannot be told if it reaches over the edge: then there are too few seeds. A claim about every case holds if it "
+    "holds in each. It does not hold if one case contradicts it with an interval widened for the number of cases "
     "(Bonferroni); among many cases some would contradict it by chance otherwise. The case that is shown is the one "
     "that speaks most against the claim, with its 95 % interval.",
-    "The paper's own numbers: Table III, mean ± what is read as the standard deviation of 5 trials, compared by Welch's "
-    "method since they were not paired, rounded to one decimal as published. Tables IV, V and VI have no deviations: "
-    "their effects are shown without an interval, and what chance can do is not known. Curves that are only drawn are "
-    "not read off.",
-    "This study's numbers are paired by seed. A claim that names no data set is held against those that this study has, "
-    "which need not be the paper's, and “holds” covers no more than was run: the cases below each claim name them.",
+    "The paper's own numbers: Table III, mean ± what is read as the standard deviation of 5 trials, compared by "
+    "Welch's method since they were not paired, rounded to one decimal as published. Tables IV, V and VI have no "
+    "deviations: their effects are shown without an interval, and what chance can do is not known. Curves that are only "
+    "drawn are not read off.",
+    "This study's numbers are paired by seed. A claim that names no data set is held against those that this study "
+    "has, which need not be the paper's, and “holds” covers no more than was run: the cases of each claim name them.",
 )
 
 
 def parts(findings: list[tuple[Finding, Finding]]) -> list[Part]:
     """The page: an overview, then each claim with what the paper's numbers and this study's say of it."""
     overview = tuple(
-        (paper.claim.says, paper.claim.section, _verdict(paper), _verdict(ours)) for paper, ours in findings
+        (paper.claim.says, paper.claim.section, _with_counts(paper), _with_counts(ours)) for paper, ours in findings
     )
     strong = frozenset(
         (row, column)
@@ -50,6 +50,10 @@ def _verdict(found: Finding) -> str:
     if found.source == "published" and math.isnan(found.low):
         return f"{OPEN}: no deviations are published"
     return f"{OPEN} with {count(found.seeds, 'seed')}"
+
+
+def _with_counts(found: Finding) -> str:
+    return f"{_verdict(found)}\n{_counted(found)}" if len(found.cases) > 1 else _verdict(found)
 
 
 def _claim_part(paper: Finding, ours: Finding) -> Part:

@@ -215,14 +215,15 @@ def _grid(file: StudyFile, rows: list[Lines]) -> Any:
     figure, axes = plt.subplots(
         len(rows), len(datasets), figsize=(3.6 * len(datasets) + 2.2, 2.5 * len(rows) + 0.4), squeeze=False
     )
-    for row, axis_row in zip(rows, axes, strict=True):
-        for dataset, axis in zip(datasets, axis_row, strict=True):
+    for line, row in enumerate(rows):
+        below = rows[line + 1].over if line + 1 < len(rows) else ""
+        for dataset, axis in zip(datasets, axes[line], strict=True):
             _curves(axis, row, row.frame[row.frame["dataset"] == dataset], file)
-            if row is rows[0]:
+            if line == 0:
                 axis.set_title(dataset_title(file, dataset), loc="left")
             if dataset == datasets[0]:
                 axis.set_ylabel(row.title)
-            if row is rows[-1] or row.over != rows[rows.index(row) + 1].over:
+            if row.over != below:
                 axis.set_xlabel(row.over_title)
     handles: dict[str, Any] = {}
     for axis in axes.flat:
