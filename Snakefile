@@ -20,6 +20,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/rounds.smk"
 include: "workflow/rules/results.smk"
 include: "workflow/rules/models.smk"
+include: "workflow/rules/statistics.smk"
 
 
 onsuccess:
