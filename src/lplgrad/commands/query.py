@@ -139,7 +139,7 @@ def _ask_model(
 
     from lplgrad import devices, networks
     from lplgrad.errors import UserError
-    from lplgrad.evaluation import batch_size, batches_of, gradient_batch_size
+    from lplgrad.evaluation import batch_size, batches_of
     from lplgrad.progress import track
     from lplgrad.querying import measure
     from lplgrad.randomness import Purpose, stream
@@ -153,7 +153,7 @@ def _ask_model(
     normalize = Normalize(checkpoint.normalization, device)
     checkpoint.networks.to(device)
     augmenting = stream(arguments.seed, Purpose.QUERY_AUGMENTATION, arguments.round)
-    size = (gradient_batch_size if "gradient_norms" in function.needs else batch_size)(*data.train.images.shape[1:3])
+    size = batch_size(*data.train.images.shape[1:3])
 
     def batches(positions: Indices, what: str) -> Iterator[torch.Tensor]:
         for read in track(batches_of(data.train.images, positions, size), -(-len(positions) // size), what):
