@@ -155,6 +155,21 @@ class Compute(Settings):
     deterministic: bool = True
 
 
+class StudyCompute(Compute):
+    """The same with what changes no result, and so reruns nothing.
+
+    Attributes:
+        device, threads, precision, deterministic: see Compute.
+        jobs_per_gpu: how many jobs may share a GPU. The resource ``gpu`` counts their places: with 2, four cards are
+            ``--resources gpu=8``. A cluster's scheduler gives each job a card of its own.
+        progress_seconds: between two notes of how far a training got, to go on from after an interruption; longer,
+            where writing takes more than a fiftieth of the time.
+    """
+
+    jobs_per_gpu: Count = 1
+    progress_seconds: Annotated[Number, Field(ge=0)] = 20
+
+
 class Budget(Settings):
     """An annotation budget (paper, Table II).
 
@@ -324,7 +339,7 @@ class Study(Settings):
     recipes: Annotated[dict[Name, Recipe], Field(min_length=1)]
     strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]
     datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
-    compute: Compute = Compute()
+    compute: StudyCompute = StudyCompute()
     keep_checkpoints: bool = False
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lplgrad import datasets
-from lplgrad.settings import QueryJob, Study, TrainingJob
+from lplgrad.settings import Compute, QueryJob, Study, TrainingJob
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,10 @@ class Layout:
         )
         return "|".join(last)
 
+    def _compute(self) -> Compute:
+        """What of the machine's part belongs to a job's result."""
+        return Compute.model_validate({name: getattr(self.study.compute, name) for name in Compute.model_fields})
+
     def study_settings(self) -> str:
         """``--settings`` of ``lplgrad study``, as JSON: the study without what it defines and does not run."""
         values = self.study.model_dump(by_alias=True)
@@ -123,7 +127,7 @@ class Layout:
             augmentation=row.augmentation,
             normalization=row.normalization,
             recipe=self.study.recipes[recipe],
-            compute=self.study.compute,
+            compute=self._compute(),
         )
         return _json(job.model_dump(by_alias=True))
 
@@ -137,7 +141,7 @@ class Layout:
             candidates=row.budgets[budget].candidates,
             query_transform=row.query_transform,
             augmentation=row.augmentation,
-            compute=self.study.compute,
+            compute=self._compute(),
         )
         return _json(job.model_dump(by_alias=True))
 

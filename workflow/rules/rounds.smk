@@ -51,7 +51,7 @@ rule train_start:
         code=code_digest("commands.train"),
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --round 1 --seed {wildcards.seed} "
-        "--settings {params.settings:q} --output {params.folder:q} > {log:q} 2>&1"
+        "--settings {params.settings:q} {TRAINING} --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -83,7 +83,7 @@ rule train:
         code=code_digest("commands.train"),
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--round {wildcards.round} --seed {wildcards.seed} --settings {params.settings:q} --output {params.folder:q} "
+        "--round {wildcards.round} --seed {wildcards.seed} --settings {params.settings:q} {TRAINING} --output {params.folder:q} "
         "> {log:q} 2>&1"
 
 
@@ -120,7 +120,7 @@ rule query:
         ENVIRONMENT
     threads: STUDY.compute.threads
     resources:
-        gpu=GPU,
+        gpu=queried_gpu,
     params:
         data=subpath(input.manifest, parent=True),
         settings=lambda wildcards: LAYOUT.query_settings(wildcards.budget, wildcards.dataset, wildcards.strategy),
@@ -128,5 +128,5 @@ rule query:
         code=query_code,
     shell:
         "lplgrad query --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--round {wildcards.round} --seed {wildcards.seed} --settings {params.settings:q} --output {params.folder:q} "
+        "--round {wildcards.round} --seed {wildcards.seed} --settings {params.settings:q} {PLACE} --output {params.folder:q} "
         "> {log:q} 2>&1"
