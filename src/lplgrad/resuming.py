@@ -37,7 +37,7 @@ class Progress:
     Args:
         folder: of the round.
         digest: of all that the training's result depends on.
-        seconds: between two writes; longer, where writing is slow.
+        seconds: between two writes; longer, where writing is slow. 0 writes after every epoch.
         wanted: tells whether another process waits for the folder.
     """
 
@@ -95,7 +95,8 @@ class Progress:
         except OSError as error:
             say(f"{self.path}: {error.strerror}; training goes on, but could not be taken up from here")
         self.written = time.monotonic()
-        self.interval = max(self.interval, (self.written - begun) / SHARE)
+        if self.interval:
+            self.interval = max(self.interval, (self.written - begun) / SHARE)
 
     def remove(self) -> None:
         """The outputs are there; the file has done its duty."""

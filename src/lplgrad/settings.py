@@ -163,7 +163,7 @@ class StudyCompute(Compute):
         jobs_per_gpu: how many jobs may share a GPU. The resource ``gpu`` counts their places: with 2, four cards are
             ``--resources gpu=8``. A cluster's scheduler gives each job a card of its own.
         progress_seconds: between two notes of how far a training got, to go on from after an interruption; longer,
-            where writing takes more than a fiftieth of the time.
+            where writing takes more than a fiftieth of the time. 0 notes every epoch.
     """
 
     jobs_per_gpu: Count = 1
