@@ -225,7 +225,7 @@ def test_sigterm_waits_for_the_epoch_and_nothing_is_lost(tmp_path: Path, capsys:
     assert next(rest).number == 2
 
 
-MANY = 400
+MANY = 150
 
 
 @pytest.fixture
@@ -263,17 +263,17 @@ def test_killed_processes_and_an_undisturbed_one_write_the_same_bytes(
     command: Callable[[str, str], list[str]], tmp_path: Path
 ) -> None:
     subprocess.run(command("undisturbed", "0"), check=True, capture_output=True)
-    assert until_epoch(command("killed", "0"), 90, signal.SIGKILL)[0] == -signal.SIGKILL
+    assert until_epoch(command("killed", "0"), 40, signal.SIGKILL)[0] == -signal.SIGKILL
     assert (tmp_path / "killed" / NAME).exists()
-    status, told = until_epoch(command("killed", "0"), 210, signal.SIGKILL)
+    status, told = until_epoch(command("killed", "0"), 80, signal.SIGKILL)
     assert status == -signal.SIGKILL
     assert f"{NAME}: going on after epoch " in told
-    status, told = until_epoch(command("killed", "3600"), 300, signal.SIGTERM)
+    status, told = until_epoch(command("killed", "3600"), 110, signal.SIGTERM)
     assert status == 128 + signal.SIGTERM
     assert told.splitlines()[-1] == "lplgrad train: error: ended by SIGTERM"
     done = subprocess.run(command("killed", "3600"), check=True, capture_output=True, text=True)
     resumed = int(done.stderr.partition("going on after epoch ")[2].split()[0])
-    assert resumed >= 300, "SIGTERM lost nothing"
+    assert resumed >= 110, "SIGTERM lost nothing"
     for name in ("checkpoint.safetensors", "test_logits.npy", "metrics.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
     left = {path.name for path in (tmp_path / "killed").iterdir()}
