@@ -11,6 +11,7 @@ rule start:
         f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/start.log",
     benchmark:
         f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/start.tsv"
+    localrule: True  # done before a cluster would have begun
     conda:
         ENVIRONMENT
     params:

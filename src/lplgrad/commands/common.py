@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lplgrad import __version__
 from lplgrad.errors import UserError
-from lplgrad.validation import SettingsT, parse, read_yaml
+from lplgrad.progress import say
+from lplgrad.validation import Settings, SettingsT, parse, read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +20,18 @@ if TYPE_CHECKING:
 def parse_settings(kind: type[SettingsT], text: str, option: str = "--settings") -> SettingsT:
     """Settings given on the command line, as YAML in one argument."""
     return parse(kind, read_yaml(text, option) or {}, option)
+
+
+def say_settings(settings: Settings) -> None:
+    """The first line of a job's log: what runs where, with which settings."""
+    from importlib.metadata import version
+
+    cards = os.environ.get("CUDA_VISIBLE_DEVICES")
+    where = f"{platform.node()}, CUDA_VISIBLE_DEVICES={cards}" if cards else platform.node()
+    say(
+        f"lplgrad {__version__}, Python {platform.python_version()}, PyTorch {version('torch')}, on {where}: "
+        f"{json.dumps(settings.model_dump(by_alias=True))}"
+    )
 
 
 def check_seed(seed: int) -> None:

@@ -56,7 +56,7 @@ def _query(arguments: argparse.Namespace) -> None:
     from lplgrad.acquisition import Candidates
     from lplgrad.arrays import open_dataset
     from lplgrad.artifacts import read_labeled, write_labeled, write_scores
-    from lplgrad.commands.common import check_positive, check_seed, parse_settings
+    from lplgrad.commands.common import check_positive, check_seed, parse_settings, say_settings
     from lplgrad.errors import UserError
     from lplgrad.files import write_json
     from lplgrad.pool import draw_candidates
@@ -65,6 +65,7 @@ def _query(arguments: argparse.Namespace) -> None:
     from lplgrad.validation import parse
 
     settings = parse_settings(QueryJob, arguments.settings)
+    say_settings(settings)
     check_positive("--round", arguments.round)
     check_positive("--jobs-per-gpu", arguments.jobs_per_gpu)
     check_seed(arguments.seed)

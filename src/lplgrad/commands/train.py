@@ -44,12 +44,13 @@ def run(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
     from lplgrad.arrays import open_dataset
     from lplgrad.artifacts import read_labeled
-    from lplgrad.commands.common import check_positive, check_seed, parse_settings
+    from lplgrad.commands.common import check_positive, check_seed, parse_settings, say_settings
     from lplgrad.errors import UserError
     from lplgrad.leases import lease_gpu
     from lplgrad.settings import Normalization, TrainingJob
 
     settings = parse_settings(TrainingJob, arguments.settings)
+    say_settings(settings)
     check_positive("--round", arguments.round)
     check_positive("--jobs-per-gpu", arguments.jobs_per_gpu)
     check_seed(arguments.seed)
