@@ -16,7 +16,19 @@ from lplgrad.errors import UserError
 from lplgrad.interruption import Interrupted, ends_cleanly
 
 # In the order in which data flows.
-COMMANDS = ("prepare", "start", "train", "query", "study", "measurements", "timings", "table", "figure", "schema")
+COMMANDS = (
+    "prepare",
+    "start",
+    "train",
+    "query",
+    "study",
+    "measurements",
+    "timings",
+    "table",
+    "figure",
+    "status",
+    "schema",
+)
 
 
 def parser() -> argparse.ArgumentParser:

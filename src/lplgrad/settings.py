@@ -437,14 +437,7 @@ def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
     Raises:
         UserError: the file and key at fault, in one line.
     """
-    layers: list[tuple[str, Any]] = []
-    for file in files:
-        path = Path(file)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"{path}: not a text file in UTF-8") from None
-        layers.append((str(path), read_yaml(text, str(path))))
+    layers: list[tuple[str, Any]] = [(str(file), _read_yaml_file(Path(file))) for file in files]
     if overrides:
         layers.append(("--config", overrides))
     if not layers:
@@ -464,4 +457,11 @@ def read_study_file(path: Path) -> StudyFile:
     Raises:
         UserError: it is not such a file.
     """
-    return parse(StudyFile, read_yaml(path.read_text(encoding="utf-8"), str(path)), str(path))
+    return parse(StudyFile, _read_yaml_file(path), str(path))
+
+
+def _read_yaml_file(path: Path) -> Any:
+    try:
+        return read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8") from None

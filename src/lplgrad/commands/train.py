@@ -69,6 +69,8 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
     if settings.compute.device != "cpu":
         lease_gpu(arguments.jobs_per_gpu)  # before torch is imported
 
+    from torch import OutOfMemoryError
+
     from lplgrad import devices, networks
     from lplgrad.artifacts import write_logits
     from lplgrad.evaluation import accuracy, accuracy_per_class, batch_size, batches_of, predict
@@ -113,7 +115,13 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
         settings.compute.precision,
         progress.attach,
     )
-    *_, last = track(progress.keep(steps), epochs, "epochs", line)
+    try:
+        *_, last = track(progress.keep(steps), epochs, "epochs", line)
+    except OutOfMemoryError:
+        raise UserError(
+            f"out of GPU memory in a step of training.batch_size: {settings.training.batch_size}; lower it, or "
+            "compute.jobs_per_gpu if other jobs share the card"
+        ) from None
     seconds = watch.seconds()
 
     normalize = Normalize(normalization, device)
