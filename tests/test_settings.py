@@ -230,9 +230,9 @@ def test_everything_is_checked_without_torch() -> None:
     import sys
 
     script = (
-        "import sys; from lplgrad import acquisition, datasets, settings, study, code_digest, devices;"
+        "import sys; from lplgrad import acquisition, datasets, settings, study, code_digest, leases;"
         "[acquisition.load(name) for name in acquisition.names()]; [datasets.load(name) for name in datasets.names()];"
-        "settings.read_study(['config.yaml', 'demo.yaml']); devices.visible_gpus();"
+        "settings.read_study(['config.yaml', 'demo.yaml']); leases.visible_devices();"
         "heavy = {'torch', 'torchvision', 'pandas', 'sklearn', 'matplotlib', 'snakemake'} & set(sys.modules);"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

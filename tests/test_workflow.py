@@ -197,7 +197,7 @@ class TestFresh:
         project = copy_project(tmp_path)
         for key, words in [
             ("run__seed", "other.yaml: run: unknown key 'seed' (did you mean 'seeds'?)"),
-            ("run__seeds", "other.yaml: run.seeds: List should have at least 1 item"),
+            ("run__seeds", "other.yaml: run.seeds: list should have at least 1 item"),
         ]:
             said = snakemake(project, status=1, config=overlay(project, **{key: []}))
             assert words in said

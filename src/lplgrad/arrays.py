@@ -8,10 +8,12 @@ came from, for people). ``dataset.json`` is written last: where it stands, the r
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from tokenize import TokenError
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -63,11 +65,15 @@ def open_dataset(folder: Path) -> DatasetArrays:
         raise UserError(f"{folder}: no prepared data set here (dataset.json is missing); lplgrad prepare makes one")
     described = read_json(manifest)
     try:
-        classes = [str(name) for name in described["classes"]]
-        mean, std = _floats(described["mean"]), _floats(described["std"])
+        classes, mean, std = described["classes"], described["mean"], described["std"]
         shapes = {split: tuple(described["splits"][split]["images"]) for split in SPLITS}
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{manifest}: not the description of a data set; prepare it anew") from None
+        channels = shapes["train"][3]
+        sound = _are(str, classes) and _are(float, mean) and _are(float, std) and len(mean) == len(std) == channels
+        sound = sound and all(map(math.isfinite, mean)) and all(0 < value < math.inf for value in std)
+    except (KeyError, TypeError, IndexError):
+        sound = False
+    if not sound:
+        raise UserError(f"{manifest}: not the description of a data set; prepare it anew")
     train, test = (_open_split(folder, split, shapes[split], len(classes)) for split in SPLITS)
     return DatasetArrays(folder, train, test, classes, mean, std)
 
@@ -97,6 +103,10 @@ def _floats(values: Any) -> list[float]:
     return [float(value) for value in values]
 
 
+def _are(kind: type, values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is kind for value in values)
+
+
 def _open_split(folder: Path, split: str, shape: tuple[int, ...], classes: int) -> Images:
     arrays: Mapping[str, Any] = {
         kind: open_array(folder / f"{split}_{kind}.npy", mapped=kind == "images") for kind in ("images", "labels")
@@ -118,10 +128,14 @@ def open_array(path: Path, mapped: bool) -> npt.NDArray[Any]:
     if not path.is_file():
         raise UserError(f"{path}: missing; delete dataset.json beside it and prepare the data set anew")
     try:
-        return cast(npt.NDArray[Any], np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
-    except (ValueError, EOFError, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("an archive of arrays")
+    except PermissionError:
+        raise
+    # All that NumPy's parser of a header that is not one was seen to raise.
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError, TypeError, OverflowError, MemoryError) as error:
         raise UserError(
             f"{path}: not a whole array ({error}); delete dataset.json beside it and prepare anew"
         ) from None
+    return array

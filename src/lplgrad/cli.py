@@ -13,11 +13,12 @@ from typing import NoReturn
 
 from lplgrad import __version__
 from lplgrad.errors import UserError
+from lplgrad.interruption import Interrupted, ends_cleanly
 
 # In the order in which data flows.
 COMMANDS = (
-    "prepare", "start", "train", "query", "observe", "study", "measurements", "timings", "table", "figure", "statistics",
-    "diagnostics", "compare", "claims", "report", "schema",
+    "prepare", "start", "train", "query", "observe", "study", "measurements", "timings", "table", "figure",
+    "statistics", "diagnostics", "compare", "claims", "report", "status", "schema",
 )  # fmt: skip
 
 
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return _fail(parsed.prog, f"{error.filename}: {error.strerror}")
+    except Interrupted as error:
+        return _fail(parsed.prog, str(error), status=128 + error.number)
     except KeyboardInterrupt:
         return _fail(parsed.prog, "interrupted", status=130)
     return 0
@@ -66,6 +69,7 @@ def run() -> NoReturn:
     """The program: ``main``, and out. All files are closed by then, and taking torch apart again would cost a third of
     what importing it did.
     """
+    ends_cleanly()
     status = main()
     with suppress(BrokenPipeError):  # whoever read the output has gone
         sys.stdout.flush()

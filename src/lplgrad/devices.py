@@ -100,11 +100,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def visible_gpus() -> int:
-    """How many GPUs there are, told without torch: by CUDA_VISIBLE_DEVICES, else by the driver's device files."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return len([device for device in named.split(",") if device.strip() not in ("", "-1", "NoDevFiles")])
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))

@@ -135,9 +135,18 @@ def load(path: Path) -> Checkpoint:
     try:
         model = parse(Model, description["model"], str(path))
         normalization = parse(Normalization, description["normalization"], str(path))
-        classes, channels = list(description["classes"]), int(description["channels"])
-    except (KeyError, TypeError, ValueError):
+        classes, channels = description["classes"], description["channels"]
+        first, last = states["model"]["conv1.weight"].shape, states["model"]["fc.weight"].shape
+    except (KeyError, TypeError):
         raise UserError(f"{path}: does not describe its model; was it written by another version?") from None
+    # Before anything of the size that the file claims is made.
+    if (
+        not (isinstance(classes, list) and all(isinstance(name, str) for name in classes) and isinstance(channels, int))
+        or first[:2] != (model.width or first[0], channels)
+        or last[:1] != (len(classes),)
+        or len(normalization.mean) != channels
+    ):
+        raise UserError(f"{path}: describes another model than its weights are of")
     networks = _build(model, channels, len(classes), "auxiliary" in states)
     for name, network in networks.named().items():
         _load_state(network, states.get(name, {}), f"{path}: {name}")

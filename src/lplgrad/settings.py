@@ -156,6 +156,21 @@ class Compute(Settings):
     deterministic: bool = True
 
 
+class StudyCompute(Compute):
+    """The same with what changes no result, and so reruns nothing.
+
+    Attributes:
+        device, threads, precision, deterministic: see Compute.
+        jobs_per_gpu: how many jobs may share a GPU. The resource ``gpu`` counts their places: with 2, four cards are
+            ``--resources gpu=8``. A cluster's scheduler gives each job a card of its own.
+        progress_seconds: between two notes of how far a training got, to go on from after an interruption; longer,
+            where writing takes more than a fiftieth of the time. 0 notes every epoch.
+    """
+
+    jobs_per_gpu: Count = 1
+    progress_seconds: Annotated[Number, Field(ge=0)] = 20
+
+
 class Budget(Settings):
     """An annotation budget (paper, Table II).
 
@@ -362,7 +377,7 @@ class Study(Settings):
     recipes: Annotated[dict[Name, Recipe], Field(min_length=1)]
     strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]
     datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
-    compute: Compute = Compute()
+    compute: StudyCompute = StudyCompute()
     model_figures: ModelFigures = ModelFigures()
     keep_checkpoints: bool = False
 
@@ -482,10 +497,7 @@ def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
     Raises:
         UserError: the file and key at fault, in one line.
     """
-    layers: list[tuple[str, Any]] = []
-    for file in files:
-        path = Path(file)
-        layers.append((str(path), read_yaml(_text(path), str(path))))
+    layers: list[tuple[str, Any]] = [(str(file), _read_yaml_file(Path(file))) for file in files]
     if overrides:
         layers.append(("--config", _typed(overrides)))
     if not layers:
@@ -497,13 +509,6 @@ def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
         merged = merge(merged, layer)
         study = parse(Study, merged, where)
     return study
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file in UTF-8") from None
 
 
 def _typed(value: Any) -> Any:
@@ -524,4 +529,11 @@ def read_study_file(path: Path) -> StudyFile:
     Raises:
         UserError: it is not such a file.
     """
-    return parse(StudyFile, read_yaml(_text(path), str(path)), str(path))
+    return parse(StudyFile, _read_yaml_file(path), str(path))
+
+
+def _read_yaml_file(path: Path) -> Any:
+    try:
+        return read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8") from None

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from lplgrad import datasets
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
-from lplgrad.settings import Budget, ObservationJob, QueryJob, Study, TrainingJob
+from lplgrad.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,10 @@ class Layout:
         """The test accuracy at which a trial stops, if one is set."""
         return self.budget(budget, dataset).target_accuracy
 
+    def _compute(self) -> Compute:
+        """What of the machine's part belongs to a job's result."""
+        return Compute.model_validate({name: getattr(self.study.compute, name) for name in Compute.model_fields})
+
     def study_settings(self) -> str:
         """``--settings`` of ``lplgrad study``, as JSON: the study without what it defines and does not run."""
         values = self.study.model_dump(by_alias=True)
@@ -185,7 +189,7 @@ class Layout:
             augmentation=row.augmentation,
             normalization=row.normalization,
             recipe=self.study.recipes[recipe],
-            compute=self.study.compute,
+            compute=self._compute(),
         )
         return _json(job.model_dump(by_alias=True))
 
@@ -199,7 +203,7 @@ class Layout:
             candidates=row.budgets[budget].candidates,
             query_transform=row.query_transform,
             augmentation=row.augmentation,
-            compute=self.study.compute,
+            compute=self._compute(),
         )
         return _json(job.model_dump(by_alias=True))
 

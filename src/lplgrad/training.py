@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +95,30 @@ class Optimizer:
             parameter.grad = None
 
 
+@dataclass
+class State:
+    """A training between two epochs: all that it goes on from.
+
+    Attributes:
+        networks: with their weights and buffers.
+        optimizers: one for each network, by its name.
+        batches, augmenting: the random streams.
+        epochs: how many there will be.
+        epoch: how many are done.
+    """
+
+    networks: Networks
+    optimizers: dict[str, Optimizer]
+    batches: np.random.Generator
+    augmenting: np.random.Generator
+    epochs: int
+    epoch: int = 0
+
+    def streams(self) -> dict[str, np.random.Generator]:
+        """The random streams by name."""
+        return {"batches": self.batches, "augmenting": self.augmenting}
+
+
 def train(
     networks: Networks,
     images: Tensor,
@@ -106,6 +130,7 @@ def train(
     batches: np.random.Generator,
     augmenting: np.random.Generator,
     precision: str = "float32",
+    begin: Callable[[State], None] = lambda state: None,
 ) -> Iterator[Epoch]:
     """Train networks on a labelled set, in place, with new optimisers; an epoch for every step of the iterator.
 
@@ -117,6 +142,8 @@ def train(
         batches: random stream of the order of the images.
         augmenting: random stream of the augmentation.
         precision: ``bfloat16`` for autocast; the others need nothing here.
+        begin: is given the state before the first epoch, and may bring it to where an earlier run stopped. Whenever an
+            epoch is yielded, the state is that after it.
 
     Yields:
         What is told of each epoch, after it.
@@ -127,11 +154,13 @@ def train(
     device = images.device
     normalize = Normalize(normalization, device)
     augment = Augment(images, augmentation, augmenting)
-    main = Optimizer(networks.model, training)
-    auxiliary = Optimizer(networks.auxiliary, training) if networks.auxiliary is not None else None
+    optimizers = {name: Optimizer(network, training) for name, network in networks.named().items()}
+    main, auxiliary = optimizers["model"], optimizers.get("auxiliary")
+    state = State(networks, optimizers, batches, augmenting, training.epochs)
+    begin(state)
     for network in networks.named().values():
         network.train()
-    for epoch in range(training.epochs):
+    for epoch in range(state.epoch, training.epochs):
         # Up to and with that epoch, counted from 0; rounded first, as 0.29 * 100 falls just short of 29.
         attached = epoch <= round(recipe.detach_after * training.epochs, 6)
         rate = learning_rate(training, epoch)
@@ -165,4 +194,5 @@ def train(
             raise UserError(
                 f"the loss is {mean_loss} after epoch {epoch + 1} of {training.epochs}; lower training.learning_rate"
             )
+        state.epoch = epoch + 1
         yield Epoch(epoch + 1, mean_loss, pair_total / max(with_pairs, 1) if auxiliary else None, rate)

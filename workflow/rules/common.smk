@@ -14,8 +14,8 @@ sys.path.insert(0, str(HOME / "src"))
 
 from lplgrad import acquisition
 from lplgrad.code_digest import code_digest
-from lplgrad.devices import visible_gpus
 from lplgrad.errors import UserError
+from lplgrad.leases import visible_devices
 from lplgrad.settings import read_study
 from lplgrad.study import Chain, Layout, check_prepared_datasets, one_of, unavailable_datasets
 
@@ -64,12 +64,16 @@ CHAIN = "{budget}/{dataset}/{strategy}/seed{seed}/round{round}"
 ROUND = f"{ROOT}/{CHAIN}"
 ROUND_LOGS = f"{LOGS}/{CHAIN}"
 ENVIRONMENT = HOME / "envs" / "lplgrad.yaml"
-# Snakemake counts GPUs, it does not look for them. Where jobs run on this machine, it is told how many there are; where
-# there is none, no job waits for one.
+# Snakemake counts GPUs, it does not look for them. Where jobs run on this machine, it is told how many places on GPUs
+# there are (a job finds its own, see src/lplgrad/leases.py); where there is none, no job waits for one.
 LOCAL = workflow.is_main_process and workflow.resource_settings.nodes is None
-GPU = 1 if visible_gpus() or not LOCAL else 0
-if LOCAL and GPU and "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", visible_gpus())
+PLACES = len(visible_devices()) * STUDY.compute.jobs_per_gpu if LOCAL and STUDY.compute.device != "cpu" else 0
+GPU = 1 if PLACES or (not LOCAL and STUDY.compute.device != "cpu") else 0
+if PLACES and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", PLACES)
+# Options that change no result, and are therefore no parameters: a change of theirs reruns nothing.
+PLACE = f"--jobs-per-gpu {STUDY.compute.jobs_per_gpu}"
+TRAINING = f"{PLACE} --progress-seconds {STUDY.compute.progress_seconds}"
 
 
 wildcard_constraints:
@@ -79,6 +83,11 @@ wildcard_constraints:
     recipe=one_of(LAYOUT.recipes()),
     seed=one_of([str(seed) for seed in STUDY.run.seeds]),
     round="[1-9][0-9]*",
+
+
+def beside_snakefile(path):
+    """A file of the project as an input; relative, so that a project that was moved reruns nothing."""
+    return os.path.relpath(HOME / path)
 
 
 def chain_of(wildcards):
@@ -114,6 +123,11 @@ def queried_checkpoint(wildcards):
     if not acquisition.load(STUDY.strategies[wildcards.strategy].acquisition).needs:
         return []
     return f"{LAYOUT.trained(chain_of(wildcards), int(wildcards.round))}/checkpoint.safetensors"
+
+
+def queried_gpu(wildcards):
+    """A query that asks no model needs no GPU."""
+    return GPU if acquisition.load(STUDY.strategies[wildcards.strategy].acquisition).needs else 0
 
 
 def results_of_round(chain, number):

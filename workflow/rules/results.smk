@@ -126,7 +126,7 @@ rule budgets_table:
 rule deviations_table:
     input:
         study=rules.study.output,
-        presets=[CONFIG, HOME / "studies" / "authors_code.yaml"],
+        presets=[beside_snakefile("config.yaml"), beside_snakefile("studies/authors_code.yaml")],
     output:
         csv=f"{ROOT}/tables/deviations.csv",
         html=report(

@@ -11,6 +11,7 @@ rule start:
         f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/start.log",
     benchmark:
         f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/start.tsv"
+    localrule: True  # done before a cluster would have begun
     conda:
         ENVIRONMENT
     params:
@@ -52,7 +53,7 @@ rule train_start:
         code=code_digest("commands.train"),
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --round 1 --seed {wildcards.seed} "
-        "--settings {params.settings:q} --output {params.folder:q} > {log:q} 2>&1"
+        "--settings {params.settings:q} {TRAINING} --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -86,8 +87,8 @@ rule train:
         code=code_digest("commands.train"),
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} --output {params.folder:q} "
-        "> {log:q} 2>&1"
+        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} {TRAINING} "
+        "--output {params.folder:q} > {log:q} 2>&1"
 
 
 # The same, where the checkpoint stays: of every chain's last round, and where the configuration keeps more. The
@@ -124,7 +125,7 @@ rule query:
         ENVIRONMENT
     threads: STUDY.compute.threads
     resources:
-        gpu=GPU,
+        gpu=queried_gpu,
     params:
         data=subpath(input.manifest, parent=True),
         settings=lambda wildcards: LAYOUT.query_settings(wildcards.budget, wildcards.dataset, wildcards.strategy),
@@ -133,5 +134,5 @@ rule query:
         code=query_code,
     shell:
         "lplgrad query --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} --output {params.folder:q} "
-        "> {log:q} 2>&1"
+        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} {PLACE} "
+        "--output {params.folder:q} > {log:q} 2>&1"

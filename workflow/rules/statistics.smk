@@ -1,6 +1,5 @@
 # Strategies compared: tests and intervals, what accuracy does not say, and the paper's claims.
 STATISTICS = f"{ROOT}/statistics"
-PAPER = HOME / "src" / "lplgrad" / "paper"
 
 
 rule statistics:
@@ -153,8 +152,8 @@ rule claims:
         study=rules.study.output,
         measurements=rules.measurements.output.measurements,
         timings=rules.timings.output,
-        claims=PAPER / "claims.yaml",
-        published=[PAPER / f"{table}.csv" for table in ("accuracy", "ablation", "time")],
+        claims=beside_snakefile("src/lplgrad/paper/claims.yaml"),
+        published=[beside_snakefile(f"src/lplgrad/paper/{table}.csv") for table in ("accuracy", "ablation", "time")],
     output:
         verdicts=f"{ROOT}/claims/claims.csv",
         cells=f"{ROOT}/claims/cells.csv",

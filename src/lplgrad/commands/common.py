@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lplgrad import __version__
 from lplgrad.errors import UserError
+from lplgrad.progress import say
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lplgrad.pool import LabeledSet
-    from lplgrad.validation import SettingsT
+    from lplgrad.validation import Settings, SettingsT
 
 
 def parse_settings(kind: type[SettingsT], text: str, option: str = "--settings") -> SettingsT:
@@ -33,6 +38,18 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     """The argument of a trial that may stop before its budget is spent."""
     parser.add_argument(
         "--target-accuracy", type=_fraction, metavar="FRACTION", help="test accuracy at which the trial stops"
+    )
+
+
+def say_settings(settings: Settings) -> None:
+    """The first line of a job's log: what runs where, with which settings."""
+    from importlib.metadata import version
+
+    cards = os.environ.get("CUDA_VISIBLE_DEVICES")
+    where = f"{platform.node()}, CUDA_VISIBLE_DEVICES={cards}" if cards else platform.node()
+    say(
+        f"lplgrad {__version__}, Python {platform.python_version()}, PyTorch {version('torch')}, on {where}: "
+        f"{json.dumps(settings.model_dump(by_alias=True))}"
     )
 
 

@@ -39,18 +39,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings", required=True, metavar="YAML",
         help="acquisition and its options, query_size, candidates, query_transform, augmentation, compute",
     )  # fmt: skip
+    parser.add_argument(
+        "--jobs-per-gpu", type=int, default=1, metavar="N", help="how many jobs may share a GPU (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the round")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draw candidates, score them, choose and write."""
+    """Draw candidates, score them, choose and write; in a round's folder one process at a time."""
+    from lplgrad.locks import alone
+
+    with alone(arguments.output, "query"):
+        _query(arguments)
+
+
+def _query(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from lplgrad import acquisition, devices
     from lplgrad.acquisition import Candidates
     from lplgrad.arrays import open_dataset
     from lplgrad.artifacts import read_labeled, write_labeled, write_scores
-    from lplgrad.commands.common import check_positive, check_round, check_seed, parse_settings
+    from lplgrad.commands.common import check_positive, check_round, check_seed, parse_settings, say_settings
     from lplgrad.errors import UserError
     from lplgrad.files import write_json
     from lplgrad.pool import draw_candidates
@@ -60,7 +70,9 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.validation import parse
 
     settings = parse_settings(QueryJob, arguments.settings)
+    say_settings(settings)
     check_positive("--round", arguments.round)
+    check_positive("--jobs-per-gpu", arguments.jobs_per_gpu)
     check_seed(arguments.seed)
     function = acquisition.load(settings.acquisition)
     options = parse(function.options, settings.options, "--settings: options")
@@ -135,6 +147,11 @@ def _ask_model(
     indices: Indices,
 ) -> tuple[torch.device, Measured, Stopwatch]:
     """Compute what the acquisition function needs; the watch began when the model was in place."""
+    from lplgrad.leases import lease_gpu
+
+    if settings.compute.device != "cpu":
+        lease_gpu(arguments.jobs_per_gpu)  # before torch is imported
+
     import torch
 
     from lplgrad import devices, networks

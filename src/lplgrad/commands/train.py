@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from lplgrad.commands.common import add_target
@@ -28,21 +29,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings", default="{}", metavar="YAML",
         help="model, training, augmentation, normalization, recipe and compute; what is not given has its default",
     )  # fmt: skip
+    parser.add_argument(
+        "--progress-seconds", type=float, default=20, metavar="S",
+        help="between two notes of how far it got, to go on from after an interruption (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--jobs-per-gpu", type=int, default=1, metavar="N", help="how many jobs may share a GPU (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the round")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train, test and write."""
+    """Train, test and write; in a round's folder one process at a time."""
+    from lplgrad.locks import alone
+
+    with alone(arguments.output, "train") as wanted:
+        _train(arguments, wanted)
+
+
+def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
     from lplgrad.arrays import open_dataset
     from lplgrad.artifacts import read_labeled
-    from lplgrad.commands.common import check_positive, check_round, check_seed, parse_settings
+    from lplgrad.commands.common import check_positive, check_round, check_seed, parse_settings, say_settings
     from lplgrad.errors import UserError
+    from lplgrad.leases import lease_gpu
     from lplgrad.progress import say, track
     from lplgrad.settings import Normalization, TrainingJob
     from lplgrad.stopping import has_stopped, repeat_round
 
     settings = parse_settings(TrainingJob, arguments.settings)
+    say_settings(settings)
     check_positive("--round", arguments.round)
+    check_positive("--jobs-per-gpu", arguments.jobs_per_gpu)
     check_seed(arguments.seed)
     warm = settings.recipe.init == "warm" and arguments.round > 1
     if warm != (arguments.checkpoint is not None):
@@ -64,13 +82,18 @@ def run(arguments: argparse.Namespace) -> None:
             f"normalization: has {len(normalization.mean)} channels, the images of {arguments.data} {data.channels}"
         )
 
+    if settings.compute.device != "cpu":
+        lease_gpu(arguments.jobs_per_gpu)  # before torch is imported
+
     import numpy as np
+    from torch import OutOfMemoryError
 
     from lplgrad import devices, networks
     from lplgrad.artifacts import write_logits
     from lplgrad.evaluation import accuracy, accuracy_per_class, batch_size, batches_of, predict
     from lplgrad.files import write_json
     from lplgrad.randomness import Purpose, stream
+    from lplgrad.resuming import Progress, digest_of
     from lplgrad.training import Epoch, train
     from lplgrad.transforms import Normalize, to_tensor
 
@@ -92,6 +115,9 @@ def run(arguments: argparse.Namespace) -> None:
         pairs = "" if epoch.pair_loss is None else f"  pair loss {epoch.pair_loss:.4f}"
         return f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}{pairs}  learning rate {epoch.learning_rate:g}"
 
+    inputs = [arguments.data / "dataset.json", arguments.labeled, *([arguments.checkpoint] if warm else [])]
+    digest = digest_of([settings.model_dump(), arguments.round, arguments.seed, device.type], inputs)
+    progress = Progress(arguments.output, digest, arguments.progress_seconds, wanted)
     say(f"round {arguments.round}, seed {arguments.seed}: {len(labeled)} labels, {epochs} epochs on {device}")
     watch = devices.Stopwatch(device)
     steps = train(
@@ -105,8 +131,15 @@ def run(arguments: argparse.Namespace) -> None:
         stream(arguments.seed, Purpose.BATCHES, arguments.round),
         stream(arguments.seed, Purpose.AUGMENTATION, arguments.round),
         settings.compute.precision,
+        progress.attach,
     )
-    *_, last = track(steps, epochs, "epochs", line)
+    try:
+        *_, last = track(progress.keep(steps), epochs, "epochs", line)
+    except OutOfMemoryError:
+        raise UserError(
+            f"out of GPU memory in a step of training.batch_size: {settings.training.batch_size}; lower it, or "
+            "compute.jobs_per_gpu if other jobs share the card"
+        ) from None
     seconds = watch.seconds()
 
     normalize = Normalize(normalization, device)
@@ -123,7 +156,7 @@ def run(arguments: argparse.Namespace) -> None:
         "stopped": False,
     }
     timing = {
-        "train_seconds": round(seconds, 4),
+        "train_seconds": round(progress.earlier_seconds + seconds, 4),
         "test_seconds": round(watch.seconds() - seconds, 4),
         "peak_memory_mb": round(devices.peak_memory_mb(device), 1),
         **devices.describe(device),
@@ -132,4 +165,5 @@ def run(arguments: argparse.Namespace) -> None:
     write_logits(arguments.output / "test_logits.npy", logits)
     write_json(arguments.output / "timing.json", timing)
     write_json(arguments.output / "metrics.json", metrics)
+    progress.remove()
     say(f"test accuracy {metrics['accuracy']:.4f}; trained in {seconds:.1f} s")

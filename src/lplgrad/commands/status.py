@@ -1,0 +1,28 @@
+"""Tell how far a study is: rounds, accuracy and seconds so far, what runs, what failed and its log, what is left."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLE = "lplgrad status config.yaml demo.yaml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments."""
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="configuration files, each merged over the ones before"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Look and print."""
+    from lplgrad.settings import read_study, read_study_file
+    from lplgrad.status import report
+    from lplgrad.study import Layout
+
+    study = read_study(arguments.files)
+    written = Path("results") / study.study / "study.yaml"
+    unavailable = read_study_file(written).unavailable if written.exists() else {}
+    for line in report(Layout(study, unavailable)):
+        print(line)
