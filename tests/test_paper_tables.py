@@ -223,6 +223,10 @@ class TestShownModels:
             (folder / "metrics.json").write_text("{}")
             if number in (1, 4, 6, 10):
                 (folder / "checkpoint.safetensors").write_text("")
-        assert layout.gone_models() == {chain: [2, 7, 8]}
+        assert layout.gone_models() == {chain: range(2, 11)}
+        for number in (2, 4):
+            Path(layout.round(chain, number)).mkdir(parents=True, exist_ok=True)
+            Path(layout.round(chain, number), "features.npy").write_text("")
+        assert layout.gone_models() == {chain: range(7, 11)}
         Path(layout.round(chain, 8), "features.npy").write_text("")
-        assert layout.gone_models() == {chain: [2]}
+        assert layout.gone_models() == {}

@@ -241,6 +241,13 @@ class TestAgain:
         assert "measurements.csv" in changed
         assert not [name for name in changed if name.startswith("small/")], "no file of a round"
 
+    def test_a_model_that_was_not_kept_is_trained_again_and_that_is_told(self, project: Path) -> None:
+        config = overlay(project, model_figures__strategies=["entropy", "lplgrad"])
+        said = snakemake(project, "-n", config=config)
+        assert "model_figures names models of lplgrad, digits, small budget, seed 1 that were not kept" in said
+        assert "rounds 2 to 3 are trained again" in said
+        assert rounds(jobs(project, config=config)) == {"observe": 2, "train_kept": 2, "query": 1}
+
     def test_a_seed_more_runs_only_what_is_new(self, project: Path) -> None:
         config = overlay(project, run__seeds=[1, 2, 3])
         found = jobs(project, config=config)

@@ -116,27 +116,26 @@ class Layout:
                 shown[chain] = [number for number in sorted(set(wanted.rounds)) if number <= last]
         return {chain: numbers for chain, numbers in shown.items() if numbers}
 
-    def gone_models(self) -> dict[Chain, list[int]]:
-        """The rounds that must be trained again for models that are to be shown and were not kept: of each trial those
-        from its newest kept model to the last one shown.
+    def gone_models(self) -> dict[Chain, range]:
+        """The rounds that are trained again for models that are to be shown and were not kept: of each trial all from its
+        newest kept model before the first of them, since Snakemake remakes what depends on what it remakes.
         """
         gone = {}
         for chain, numbers in self.shown_models().items():
-            trained = [Path(self.trained(chain, number)) for number in range(1, max(numbers) + 1)]
+            last = self.rounds(chain.budget, chain.dataset)
+            kept = [
+                Path(self.trained(chain, number), "checkpoint.safetensors").exists() for number in range(1, last + 1)
+            ]
             wanted = [
                 number
                 for number in numbers
-                if (trained[number - 1] / "metrics.json").exists()
-                and not (trained[number - 1] / "checkpoint.safetensors").exists()
-                and not (Path(self.round(chain, number)) / "features.npy").exists()
+                if Path(self.trained(chain, number), "metrics.json").exists()
+                and not kept[number - 1]
+                and not Path(self.round(chain, number), "features.npy").exists()
             ]
-            again: set[int] = set()
-            for number in wanted:
-                while number >= 1 and not (trained[number - 1] / "checkpoint.safetensors").exists():
-                    again.add(number)
-                    number -= 1
-            if again:
-                gone[chain] = sorted(again)
+            if wanted:
+                before = [number for number in range(1, wanted[0]) if kept[number - 1]]
+                gone[chain] = range(max(before, default=0) + 1, last + 1)
         return gone
 
     def kept_checkpoints(self) -> str:

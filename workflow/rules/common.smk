@@ -52,7 +52,8 @@ if len(UNAVAILABLE) == len(STUDY.run.datasets):
 LAYOUT = Layout(STUDY, UNAVAILABLE)
 for trial, numbers in LAYOUT.gone_models().items():
     logger.warning(
-        f"model_figures needs models of {trial} that were not kept: rounds {', '.join(map(str, numbers))} are trained again"
+        f"model_figures names models of {trial.strategy}, {trial.dataset}, {trial.budget} budget, seed {trial.seed} that "
+        f"were not kept: rounds {numbers[0]} to {numbers[-1]} are trained again, to the same results"
     )
 PUBLISHED = set(read_study([CONFIG]).run.datasets)  # config.yaml is the paper
 MODEL_FIGURES = {"embeddings": "t-SNE", "confidence": "confidence", "class-accuracy": "accuracy by class"}
