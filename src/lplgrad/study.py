@@ -129,7 +129,7 @@ class Layout:
             wanted = [
                 number
                 for number in numbers
-                if Path(self.trained(chain, number), "metrics.json").exists()
+                if (folders[number - 1] / "metrics.json").exists()
                 and not kept[number - 1]
                 and not Path(self.round(chain, number), "features.npy").exists()
             ]
