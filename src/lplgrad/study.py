@@ -117,15 +117,14 @@ class Layout:
         return {chain: numbers for chain, numbers in shown.items() if numbers}
 
     def gone_models(self) -> dict[Chain, range]:
-        """The rounds that are trained again for models that are to be shown and were not kept: of each trial all from its
-        newest kept model before the first of them, since Snakemake remakes what depends on what it remakes.
+        """The rounds that are trained again for models that are to be shown and were not kept: of each trial all that
+        follow its newest kept model before the first of them, since Snakemake remakes what depends on what it remakes.
         """
         gone = {}
         for chain, numbers in self.shown_models().items():
             last = self.rounds(chain.budget, chain.dataset)
-            kept = [
-                Path(self.trained(chain, number), "checkpoint.safetensors").exists() for number in range(1, last + 1)
-            ]
+            folders = [Path(self.trained(chain, number)) for number in range(1, last + 1)]
+            kept = [(folder / "checkpoint.safetensors").exists() for folder in folders]
             wanted = [
                 number
                 for number in numbers
