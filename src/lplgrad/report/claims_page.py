@@ -17,7 +17,7 @@ NOTE = (
     "that speaks most against the claim, with its 95 % interval.",
     "The paper's own numbers: Table III, mean ± what is read as the standard deviation of 5 trials, compared by "
     "Welch's method since they were not paired, rounded to one decimal as published. Tables IV, V and VI have no "
-    "deviations: their effects are shown without an interval, and what chance can do is not known. Curves that are only "
+    "deviations: their effects are shown without an interval, what chance can do is not known. Curves that are only "
     "drawn are not read off.",
     "This study's numbers are paired by seed. A claim that names no data set is held against those that this study "
     "has, which need not be the paper's, and “holds” covers no more than was run: the cases of each claim name them.",

@@ -105,8 +105,8 @@ def _introduction(found: Statistics, title: str) -> Part:
         "compared with every other strategy, seed by seed: the strategies of a seed share their first labels, their "
         "weights and their random streams, so that much of the luck of a seed cancels.",
         f"The family of tests is {title} against every other strategy, in every budget and data set: {tested} paired t "
-        f"tests, two-sided, corrected by Holm's method for all of them. {survive} "
-        f"{'is' if survive == 1 else 'are'} significant at 5 % after the correction (bold). All other comparisons on "
+        f"tests, two-sided, corrected by Holm's method for all of them. {survive or 'none'} "
+        f"{'are' if survive > 1 else 'is'} significant at 5 % after the correction (bold). All other comparisons on "
         "this page describe; they prove nothing.",
         f"Wilcoxon's signed-rank test stands beside the t test. With {count(max(seeds, default=0), 'seed')} its p "
         f"cannot be smaller than {number(floor, 4)}, whatever the difference"
