@@ -109,7 +109,7 @@ class TestThePapersNumbers:
         return claims.judge(BY_ID[name], "published", claims.from_paper(BY_ID[name], LISTED.labels))
 
     def test_the_auxiliary_model(self) -> None:
-        """The mean gain over the 24 cells of Tables V and VI is 1.9 points, 5.1 %; without deviations nothing follows."""
+        """The mean gain over the 24 cells of Tables V and VI is 1.9 points, 5.1 %; there are no deviations."""
         found = self.judged("auxiliary-eight-percent")
         assert len(found.cases) == 24
         assert (round(found.absolute, 1), round(found.relative, 1)) == (1.9, 5.1)

@@ -150,7 +150,7 @@ class TestComparison:
         found = comparison.area_differences(areas, NAMES, "lplgrad").set_index(["strategy", "baseline"])
         wide = areas.pivot(index="seed", columns="strategy", values="area")
         for other in ("entropy", "random"):
-            row = found.loc[("lplgrad", other)].to_dict()
+            row = found.query("strategy == 'lplgrad' and baseline == @other").iloc[0].to_dict()
             theirs = stats.ttest_rel(wide["lplgrad"], wide[other])
             interval = theirs.confidence_interval()
             assert [row["p"], row["low"], row["high"]] == pytest.approx([theirs.pvalue, interval.low, interval.high])
