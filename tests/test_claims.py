@@ -14,7 +14,7 @@ from scipy import stats
 
 from lplgrad import paper
 from lplgrad.errors import UserError
-from lplgrad.report import claims, claims_page
+from lplgrad.report import claims, claims_page, published_claims
 from lplgrad.report.claims import FAILS, HOLDS, NOT_PUBLISHED, NOT_RUN, OPEN, UNTESTED, Case, Claim
 from lplgrad.statistics.claimed import Measured, values
 from lplgrad.statistics.inference import Estimate
@@ -93,7 +93,7 @@ class TestVerdicts:
 class TestThePapersNumbers:
     def test_table_three_by_welchs_test(self) -> None:
         """Two wins and a loss of twelve at 5 %, none after Holm's correction; p as scipy has it from the summaries."""
-        table = claims.table_three()
+        table = published_claims.table_three()
         significant = table[table["significant"]].set_index(["dataset", "labels"])
         assert significant["p"].round(3).to_dict() == {
             ("cifar100", 12500): 0.005, ("svhn", 6000): 0.013, ("caltech101", 3500): 0.029,
@@ -106,7 +106,7 @@ class TestThePapersNumbers:
         assert table["p"].min() == pytest.approx(theirs.pvalue)
 
     def judged(self, name: str) -> claims.Finding:
-        return claims.judge(BY_ID[name], "published", claims.from_paper(BY_ID[name], LISTED.labels))
+        return claims.judge(BY_ID[name], "published", published_claims.from_paper(BY_ID[name], LISTED.labels))
 
     def test_the_auxiliary_model(self) -> None:
         """The mean gain over the 24 cells of Tables V and VI is 1.9 points, 5.1 %; there are no deviations."""
@@ -204,7 +204,7 @@ class TestFile:
     def test_every_claim_names_its_section_and_is_judged_or_says_why_not(self) -> None:
         assert len(LISTED.claims) > 30
         for listed in LISTED.claims:
-            cases = claims.from_paper(listed, LISTED.labels)
+            cases = published_claims.from_paper(listed, LISTED.labels)
             verdict = claims.judge(listed, "published", cases).verdict
             assert (verdict == UNTESTED) == (listed.untested is not None)
 

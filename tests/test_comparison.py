@@ -14,13 +14,11 @@ import pytest
 import yaml
 from scipy import stats
 
-from lplgrad.arrays import DatasetArrays
 from lplgrad.errors import UserError
-from lplgrad.report import comparison_figures, diagnostics, measured, style
+from lplgrad.report import comparison_figures, measured, style
 from lplgrad.report import statistics as report
 from lplgrad.settings import StudyFile, read_study
 from lplgrad.statistics import comparison, curves
-from tests.conftest import TRAIN
 
 HOME = Path(__file__).parents[1]
 STUDY = StudyFile(study=read_study([HOME / "config.yaml", HOME / "tests" / "tiny.yaml"]))
@@ -272,6 +270,13 @@ class TestReport:
         text = str(report.parts(report.statistics(frame, NAMES), frame, STUDY))
         assert text.count("round 4 missing") == 5
 
+    def test_a_strategy_that_is_absent_is_named(self) -> None:
+        frame = BROKEN["a strategy absent on one"]()
+        parts = report.parts(report.statistics(frame, NAMES), frame, study_of(frame))
+        assert [part.heading for part in parts if "without an area: LPLgrad" in str(part.text)] == [
+            "Digits (8x8), large budget, 20 to 40 labels"
+        ]
+
     def test_significant_differences_are_bold(self) -> None:
         frame = study(gain=3)
         part = next(p for p in report.parts(report.statistics(frame, NAMES), frame, STUDY) if "20 to 40" in p.heading)
@@ -300,6 +305,7 @@ class TestReport:
         [
             (lambda f: f.drop(columns="recipe"), "column 'recipe' is missing"),
             (lambda f: f.iloc[:0], "no measurements"),
+            (lambda f: f.assign(strategy="mine"), "strategy 'mine' is not in the study"),
             (lambda f: pd.concat([f, f.tail(1)]), "small digits random 5, round 4 stands in it twice"),
             (lambda f: f.assign(accuracy=f["accuracy"] * 100), "accuracy must be a fraction"),
             (lambda f: f.assign(accuracy="high"), "accuracy must be a fraction"),
@@ -307,71 +313,4 @@ class TestReport:
     )
     def test_what_are_no_measurements_is_told(self, change: Callable[[pd.DataFrame], pd.DataFrame], words: str) -> None:
         with pytest.raises(UserError, match=words):
-            measured.check(change(study()), Path("m.csv"))
-
-
-class TestArtifacts:
-    @pytest.fixture
-    def ran(
-        self, data: DatasetArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lplgrad: Callable[..., Any]
-    ) -> StudyFile:
-        """A study of two strategies and two rounds, run by hand on the small data set."""
-        monkeypatch.chdir(tmp_path)
-        values = yaml.safe_load((HOME / "tests" / "tiny.yaml").read_text())
-        values["data_dir"] = str(tmp_path)
-        values["run"] |= {"strategies": ["entropy", "random"], "seeds": [1], "datasets": ["data"]}
-        values["datasets"] = {"data": values["datasets"]["digits"]}
-        values["datasets"]["data"]["budgets"] = {"small": {"query_size": 6, "candidates": 30, "labels": 12}}
-        file = StudyFile(study=read_study([HOME / "config.yaml"], values))
-        root = tmp_path / "results/tiny/small/data"
-        start = root / "start/seed1"
-        common = ["--data", data.folder, "--seed", 1, "--round"]
-        lplgrad("start", *common[:4], "--query-size", 6, "--output", start / "labeled.csv")
-        lplgrad(
-            "train", *common, 1, "--labeled", start / "labeled.csv", "--settings", TRAIN, "--output", start / "plain"
-        )
-        for name in ("entropy", "random"):
-            settings = f"{{acquisition: {name}, query_size: 6, candidates: 30}}"
-            folder = root / name / "seed1"
-            model = ["--checkpoint", start / "plain/checkpoint.safetensors"]
-            ask = ["--labeled", start / "labeled.csv", *(model if name == "entropy" else [])]
-            lplgrad("query", *common, 1, *ask, "--settings", settings, "--output", folder / "round1")
-            taught = ["--labeled", folder / "round1/next_labeled.csv", *model, "--settings", TRAIN]
-            lplgrad("train", *common, 2, *taught, "--output", folder / "round2")
-        return file
-
-    def test_calibration_of_every_round(self, ran: StudyFile, data: DatasetArrays) -> None:
-        frame = diagnostics.calibration(ran)
-        assert frame[["strategy", "round", "labels"]].to_numpy().tolist() == [
-            ["entropy", 1, 6], ["entropy", 2, 12], ["random", 1, 6], ["random", 2, 12],
-        ]  # fmt: skip
-        logits = np.load("results/tiny/small/data/entropy/seed1/round2/test_logits.npy").astype(float)
-        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        expected = -log_p[np.arange(20), data.test.labels].mean()
-        assert frame["negative_log_likelihood"].iloc[1] == pytest.approx(expected)
-        first, again = frame.query("round == 1").drop(columns="strategy").to_numpy().tolist()
-        assert first == again, "round 1 is the recipe's"
-
-    def test_choices_of_every_query(self, ran: StudyFile) -> None:
-        frame = diagnostics.choices(ran).set_index("strategy")
-        assert frame["labels"].tolist() == [12, 12]
-        assert frame.loc["random", "spread"] == 1, "what random labelling chose is the measure"
-        assert frame["error_ranking"].isna().to_dict() == {"entropy": False, "random": True}
-        assert frame.loc["entropy", "score_entropy_correlation"] == pytest.approx(1, abs=1e-3)
-
-    def test_overlap_of_choices(self, ran: StudyFile) -> None:
-        frame = diagnostics.overlap(ran)
-        sets = []
-        for name in ("entropy", "random"):
-            labeled = pd.read_csv(f"results/tiny/small/data/{name}/seed1/round1/next_labeled.csv")
-            sets.append(set(labeled.query("round == 2")["index"]))
-        assert frame["jaccard"].tolist() == [len(sets[0] & sets[1]) / len(sets[0] | sets[1])]
-
-    def test_a_damaged_file_is_told(self, ran: StudyFile) -> None:
-        root = Path("results/tiny/small/data/entropy/seed1")
-        (root / "round2/test_logits.npy").write_bytes(b"no array")
-        with pytest.raises(UserError, match=r"round2/test_logits.npy: not a whole array"):
-            diagnostics.calibration(ran)
-        (root / "round1/scores.csv").write_text("index,score\n")
-        with pytest.raises(UserError, match="the first line must be index,score,entropy"):
-            diagnostics.choices(ran)
+            measured.check(change(study()), Path("m.csv"), STUDY.study)

@@ -227,8 +227,8 @@ class TestDiagnostics:
         assert math.isnan(choices.class_balance(np.array([], dtype=np.int64), 4))
 
     def test_jaccard(self) -> None:
-        assert choices.jaccard({1, 2, 3}, {3, 4}) == 0.25
-        assert math.isnan(choices.jaccard(set(), set()))
+        assert choices.jaccard(np.array([1, 2, 3]), np.array([3, 4])) == 0.25
+        assert math.isnan(choices.jaccard(np.array([], dtype=np.int64), np.array([], dtype=np.int64)))
 
     def test_nearest_distance_is_brute_force(self) -> None:
         pixels = draw(600, 7)
@@ -304,6 +304,18 @@ class TestSimulatedStudies:
             _, low, high = inference.mean_interval(values)
             covered = ((low < expected) & (expected < high)).mean()
             assert covered == pytest.approx(0.95, abs=error_of(0.95))
+
+    @pytest.mark.parametrize(("seeds", "share"), [(3, 0.74), (5, 0.83)])
+    def test_why_not_the_percentile_bootstrap(self, seeds: int, share: float) -> None:
+        """The t interval covers 95 % with any number of seeds; resampling so few values covers far less."""
+        generator = np.random.default_rng(5)
+        values = generator.normal(size=(STUDIES, seeds))
+        picks = generator.integers(seeds, size=(STUDIES, 1000, seeds))
+        means = np.take_along_axis(values[:, None, :], picks, axis=2).mean(axis=2)
+        low, high = np.percentile(means, [2.5, 97.5], axis=1)
+        assert ((low < 0) & (high > 0)).mean() == pytest.approx(share, abs=error_of(share))
+        _, low, high = inference.mean_interval(values)
+        assert ((low < 0) & (high > 0)).mean() == pytest.approx(0.95, abs=error_of(0.95))
 
     def test_a_known_effect_is_found_with_the_stated_power(self) -> None:
         labels = np.arange(2, ROUNDS + 2) * 100.0

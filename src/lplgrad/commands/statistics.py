@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.settings import read_study_file
 
     file = read_study_file(arguments.study)
-    measurements = check(read_measurements(arguments.measurements, ["accuracy"]), arguments.measurements)
+    measurements = check(read_measurements(arguments.measurements, ["accuracy"]), arguments.measurements, file.study)
     found = statistics(measurements, file.study.run.strategies)
     for name, table in found.tables().items():
         write_text(arguments.output / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))

@@ -31,6 +31,7 @@ from lplgrad.statistics.inference import ALPHA
 class Statistics:
     """Everything that is computed from the measurements of a study; each table is described where it is made."""
 
+    strategies: list[str]
     reference: str
     rounds: pd.DataFrame
     areas: pd.DataFrame
@@ -67,6 +68,7 @@ def statistics(measurements: pd.DataFrame, strategies: list[str]) -> Statistics:
     of_rounds = comparison.round_differences(measurements, there)
     baseline = comparison.random_of(measurements)
     return Statistics(
+        strategies=there,
         reference=reference,
         rounds=comparison.rounds(measurements),
         areas=areas,
@@ -142,8 +144,8 @@ def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) 
         means, differences = _panel(found.area_summary, key), _panel(found.differences, key)
         heading = f"{dataset_title(file, key['dataset'])}, {key['budget']} budget"
         if means.empty:
-            text = "Refused: the chains have no round in common that a query had a part in."
-            parts.append(Part(heading, (text,), level=3))
+            refusal = "Refused: the chains have no round in common that a query had a part in."
+            parts.append(Part(heading, (refusal,), level=3))
             continue
         first, last = int(means["labels_from"].iloc[0]), int(means["labels_to"].iloc[0])
         against = differences[differences["family"].astype(bool)].set_index("baseline")
@@ -156,7 +158,10 @@ def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) 
             rows.append((strategy_title(file, name), str(row["seeds"]), *mean, *difference))
             if other and other["p_holm"] < ALPHA:
                 strong |= {(place, column) for column in (4, 5, 7)}
-        parts.append(Part(f"{heading}, {first:,} to {last:,} labels", (), head, tuple(rows), frozenset(strong), 3))
+        absent = [name for name in found.strategies if name not in set(means["strategy"])]
+        names = ", ".join(strategy_title(file, name) for name in absent)
+        text = (f"Without a whole learning curve here, and so without an area: {names}.",) if absent else ()
+        parts.append(Part(f"{heading}, {first:,} to {last:,} labels", text, head, tuple(rows), frozenset(strong), 3))
     return parts
 
 
