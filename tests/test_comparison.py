@@ -314,3 +314,29 @@ class TestReport:
     def test_what_are_no_measurements_is_told(self, change: Callable[[pd.DataFrame], pd.DataFrame], words: str) -> None:
         with pytest.raises(UserError, match=words):
             measured.check(change(study()), Path("m.csv"), STUDY.study)
+
+
+class TestCommands:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, lplgrad: Callable[..., tuple[int, str]]) -> Path:
+        files = (HOME / "config.yaml", HOME / "tests" / "tiny.yaml")
+        assert lplgrad("study", *files, "--output", tmp_path / "study.yaml") == (0, "")
+        study().to_csv(tmp_path / "m.csv", index=False)
+        return tmp_path
+
+    def test_statistics(self, folder: Path, lplgrad: Callable[..., tuple[int, str]]) -> None:
+        given = ["--study", folder / "study.yaml", "--measurements", folder / "m.csv", "--output", folder / "out"]
+        assert lplgrad("statistics", *given, "--accuracies", 60, 72.5) == (0, "")
+        assert set(pd.read_csv(folder / "out/labels_needed.csv")["accuracy"]) == {60, 72.5}
+        assert len(pd.read_csv(folder / "out/areas.csv")) == 15
+        assert pd.read_csv(folder / "out/left_out.csv").empty
+        assert "72.5 %" in (folder / "out/statistics.html").read_text()
+
+    def test_compare(self, folder: Path, lplgrad: Callable[..., tuple[int, str]]) -> None:
+        given = ["--study", folder / "study.yaml", "--output", folder / "out.svg"]
+        status, told = lplgrad("compare", "ranks", *given, "--measurements", folder / "m.csv")
+        assert (status, told) == (0, "")
+        assert (folder / "out.svg").read_text().startswith("<?xml")
+        status, told = lplgrad("compare", "calibration", *given, "--budget", "small")
+        assert (status, told.count("\n")) == (1, 1)
+        assert "--diagnostics: missing: calibration is drawn from it" in told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +60,14 @@ class Statistics:
         }  # fmt: skip
 
 
-def statistics(measurements: pd.DataFrame, strategies: list[str]) -> Statistics:
-    """All statistics of a study's measurements; ``strategies`` in the order of the study."""
+def statistics(measurements: pd.DataFrame, strategies: list[str], accuracies: Sequence[float] = ()) -> Statistics:
+    """All statistics of a study's measurements.
+
+    Args:
+        measurements: checked.
+        strategies: in the order of the study.
+        accuracies: percent, to ask for the labels of; by default those of ``curves.targets``.
+    """
     there = [name for name in strategies if name in set(measurements["strategy"])]
     reference = comparison.reference_of(there)
     areas = curves.areas(measurements)
@@ -75,7 +81,7 @@ def statistics(measurements: pd.DataFrame, strategies: list[str]) -> Statistics:
         area_summary=comparison.area_summary(areas),
         differences=comparison.area_differences(areas, there, reference),
         round_differences=of_rounds,
-        labels_needed=curves.labels_summary(curves.labels_needed(measurements), baseline),
+        labels_needed=curves.labels_summary(curves.labels_needed(measurements, accuracies), baseline),
         penalties=comparison.penalties(of_rounds, comparison.first_labels(measurements), there),
         ranking=ranks.rank(comparison.block_means(measurements)),
         left_out=curves.left_out(measurements),
