@@ -261,7 +261,7 @@ def rank_text(ranking: ranks.Ranking, file: StudyFile) -> str:
     text = f"Ranks of the mean area, 1 for the best, averaged over {blocks} (each budget and data set is one). "
     if ranking.method:
         how = "exact" if ranking.method == "exact" else "F approximation of Iman and Davenport"
-        text += f"Friedman's test: chi-squared {ranking.statistic:.2f}, p {p_value(ranking.p, "= ")} ({how}). "
+        text += f"Friedman's test: chi-squared {ranking.statistic:.2f}, p {p_value(ranking.p, '= ')} ({how}). "
     if ranking.refused:
         text += f"No pair is told apart: {ranking.refused}. "
     else:
