@@ -202,7 +202,8 @@ def _on_average(claim: Claim, source: Source, cases: list[Case]) -> Finding:
     seeds = sorted(set.intersection(*(set(case.pairs) for case in cases)))
     effect = estimate([sum(case.pairs[seed] for case in cases) / len(cases) for seed in seeds])
     low, high = effect.interval()
-    about = f"the mean of {len(cases)} cases" + ("" if seeds else "; no deviations are published")
+    missing = "no deviations are published" if source == "published" else "no seed has all of them"
+    about = f"the mean of {len(cases)} cases" + ("" if seeds else f"; {missing}")
     verdict = claim.judge(low, high)
     return Finding(claim, source, verdict, cases, absolute, relative, low, high, about, len(seeds))
 
