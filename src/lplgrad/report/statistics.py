@@ -113,10 +113,10 @@ def _introduction(found: Statistics, title: str) -> Part:
         "compared with every other strategy, seed by seed: the strategies of a seed share their first labels, their "
         "weights and their random streams, so that much of the luck of a seed cancels.",
         f"The family of tests is {title} against every other strategy, in every budget and data set: {tested} paired t "
-        f"tests, two-sided, corrected by Holm's method for all of them. Significant at 5 % after the correction, and set "
-        f"in bold: {survive or 'none'}. All other comparisons on this page describe; they prove nothing.",
+        f"tests, two-sided, corrected by Holm's method for all of them. Significant at 5 % after the correction, and "
+        f"set in bold: {survive or 'none'}. All other comparisons on this page describe; they prove nothing.",
         f"Wilcoxon's signed-rank test stands beside the t test. With {count(max(seeds, default=0), 'seed')} its p "
-        f"cannot be smaller than {number(floor, 4).rstrip('0')}, whatever the difference"
+        f"cannot be smaller than {floor:.4g}, whatever the difference"
         + (": it cannot be significant here." if floor > ALPHA else "."),
         "A difference that is not significant is not shown to be absent. Read the interval for what the difference may "
         "still be, and “detectable” for what this number of seeds finds with a probability of 80 %. Both it and "
