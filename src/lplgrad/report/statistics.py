@@ -105,17 +105,17 @@ def _introduction(found: Statistics, title: str) -> Part:
     family = found.differences[found.differences["family"].astype(bool)]
     tested = int(family["p"].notna().sum())
     survive = int((family["p_holm"] < ALPHA).sum())
-    seeds = sorted(set(family["seeds"]))
-    floor = 2.0 ** (1 - max(seeds)) if seeds else math.nan
+    most = max(family["seeds"], default=1)
+    floor = 2.0 ** (1 - most)
     paragraphs = (
         f"The primary endpoint is the area under the learning curve, divided by its range of labels: the mean accuracy "
         f"along the curve, in percent. It begins with round 2, since no query had a part in round 1. {title} is "
         "compared with every other strategy, seed by seed: the strategies of a seed share their first labels, their "
         "weights and their random streams, so that much of the luck of a seed cancels.",
         f"The family of tests is {title} against every other strategy, in every budget and data set: {tested} paired t "
-        f"tests, two-sided, corrected by Holm's method for all of them. Significant at 5 % after the correction, and "
+        "tests, two-sided, corrected by Holm's method for all of them. Significant at 5 % after the correction, and "
         f"set in bold: {survive or 'none'}. All other comparisons on this page describe; they prove nothing.",
-        f"Wilcoxon's signed-rank test stands beside the t test. With {count(max(seeds, default=0), 'seed')} its p "
+        f"Wilcoxon's signed-rank test stands beside the t test. With {count(most, 'seed')} its p "
         f"cannot be smaller than {floor:.4g}, whatever the difference"
         + (": it cannot be significant here." if floor > ALPHA else "."),
         "A difference that is not significant is not shown to be absent. Read the interval for what the difference may "
