@@ -1,4 +1,5 @@
 # The study, read and checked, and what the rules ask of it. No rule stands here.
+import hashlib
 import json
 import mimetypes
 import os
@@ -159,6 +160,13 @@ def target(wildcards, input):
     if hasattr(input, "metrics"):
         return f"--target-accuracy {accuracy} --metrics {quote(input.metrics)}"
     return f"--target-accuracy {accuracy} --previous {quote(os.path.dirname(input.previous[0]))}"
+
+
+def paper_digest():
+    """Digest of the paper's numbers and claims. They are no inputs: as such their absolute paths would count too."""
+    folder = HOME / "src" / "lplgrad" / "paper"
+    files = sorted([*folder.glob("*.csv"), *folder.glob("*.yaml")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def query_code(wildcards):

@@ -96,6 +96,7 @@ rule datasets_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
+        paper=paper_digest(),
     shell:
         "lplgrad table datasets --study {input.study:q} " "--output {output:q} > {log:q} 2>&1"
 
@@ -119,6 +120,7 @@ rule budgets_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
+        paper=paper_digest(),
     shell:
         "lplgrad table budgets --study {input.study:q} " "--output {output:q} > {log:q} 2>&1"
 
@@ -143,6 +145,7 @@ rule deviations_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
+        paper=paper_digest(),
     shell:
         "lplgrad table deviations --study {input.study:q} --presets {input.presets:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -168,6 +171,7 @@ rule accuracy_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
+        paper=paper_digest(),
     shell:
         "lplgrad table accuracy --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -193,6 +197,7 @@ rule time_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
+        paper=paper_digest(),
     shell:
         "lplgrad table time --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -218,6 +223,7 @@ rule ablation_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
+        paper=paper_digest(),
     shell:
         "lplgrad table ablation --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -243,6 +249,7 @@ rule accuracy_against_paper_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
+        paper=paper_digest(),
     shell:
         "lplgrad table accuracy-against-paper --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -268,6 +275,7 @@ rule time_against_paper_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
+        paper=paper_digest(),
     shell:
         "lplgrad table time-against-paper --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"

@@ -152,8 +152,6 @@ rule claims:
         study=rules.study.output,
         measurements=rules.measurements.output.measurements,
         timings=rules.timings.output,
-        claims=beside_snakefile("src/lplgrad/paper/claims.yaml"),
-        published=[beside_snakefile(f"src/lplgrad/paper/{table}.csv") for table in ("accuracy", "ablation", "time")],
     output:
         verdicts=f"{ROOT}/claims/claims.csv",
         cells=f"{ROOT}/claims/cells.csv",
@@ -171,10 +169,11 @@ rule claims:
         ENVIRONMENT
     params:
         folder=subpath(output.html, parent=True),
+        paper=paper_digest(),
         code=code_digest("commands.claims"),
     shell:
         "lplgrad claims --study {input.study:q} --measurements {input.measurements:q} --timings {input.timings:q} "
-        "--claims {input.claims:q} --output {params.folder:q} > {log:q} 2>&1"
+        "--output {params.folder:q} > {log:q} 2>&1"
 
 
 RESULTS += [

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad import paper
     from lplgrad.commands.common import read_measurements
     from lplgrad.files import write_text
-    from lplgrad.report import claims, claims_page
+    from lplgrad.report import claims, claims_page, published_claims
     from lplgrad.report.document import document
     from lplgrad.report.measured import check
     from lplgrad.settings import read_study_file
@@ -33,12 +33,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     file = read_study_file(arguments.study)
     listed = claims.read_claims(arguments.claims or Path(paper.__file__).with_name("claims.yaml"))
-    measurements = check(read_measurements(arguments.measurements, []), arguments.measurements)
+    measurements = check(read_measurements(arguments.measurements, []), arguments.measurements, file.study)
     timings = read_measurements(arguments.timings, ["train_seconds", "query_seconds"]) if arguments.timings else None
     measured = Measured(measurements, timings)
     findings = [
         (
-            claims.judge(claim, "published", claims.from_paper(claim, listed.labels)),
+            claims.judge(claim, "published", published_claims.from_paper(claim, listed.labels)),
             claims.judge(claim, "measured", claims.from_measurements(claim, measured)),
         )
         for claim in listed.claims

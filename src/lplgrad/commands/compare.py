@@ -49,13 +49,13 @@ def _figure(arguments: argparse.Namespace) -> Any:
             raise UserError(f"--{option}: missing: {arguments.kind} is drawn from it")
     file = read_study_file(arguments.study)
     if arguments.kind in OF_STUDY:
-        measurements = check(read_measurements(arguments.measurements, []), arguments.measurements)
+        measurements = check(read_measurements(arguments.measurements, []), arguments.measurements, file.study)
         found = statistics(measurements, file.study.run.strategies)
         return {"differences": figures.differences, "penalties": figures.penalties, "ranks": figures.ranks}[
             arguments.kind
         ](found, file)
     if arguments.kind == "cost":
-        measurements = check(read_measurements(arguments.measurements, []), arguments.measurements)
+        measurements = check(read_measurements(arguments.measurements, []), arguments.measurements, file.study)
         timings = read_measurements(arguments.timings, ["round", "train_seconds", "query_seconds"])
         return figures.cost(measurements, timings, file, arguments.budget)
     if arguments.kind == "calibration":

@@ -15,6 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
     parser.add_argument("--study", type=Path, required=True, metavar="FILE", help="study.yaml of the study")
     parser.add_argument("--measurements", type=Path, required=True, metavar="CSV", help="measurements.csv")
+    parser.add_argument(
+        "--accuracies", type=float, nargs="+", default=[], metavar="PERCENT",
+        help="accuracies to ask for the labels of (default: round numbers on the curves)",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the tables and the page")
 
 
@@ -28,8 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.settings import read_study_file
 
     file = read_study_file(arguments.study)
-    measurements = check(read_measurements(arguments.measurements, ["accuracy"]), arguments.measurements)
-    found = statistics(measurements, file.study.run.strategies)
+    measurements = check(read_measurements(arguments.measurements, ["accuracy"]), arguments.measurements, file.study)
+    found = statistics(measurements, file.study.run.strategies, arguments.accuracies)
     for name, table in found.tables().items():
         write_text(arguments.output / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     page = document(f"Statistics: {file.study.title}", parts(found, measurements, file))

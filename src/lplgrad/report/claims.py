@@ -17,9 +17,8 @@ import pandas as pd
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from lplgrad.paper import TRIALS, published
-from lplgrad.statistics.claimed import Measured, shown_fraction, values
-from lplgrad.statistics.inference import ALPHA, LEVEL, Estimate, estimate, holm, welch
+from lplgrad.statistics.claimed import Measured, values
+from lplgrad.statistics.inference import LEVEL, Estimate, estimate
 from lplgrad.validation import Count, Name, Number, Settings, Title, parse, read_yaml
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
@@ -203,7 +202,8 @@ def _on_average(claim: Claim, source: Source, cases: list[Case]) -> Finding:
     seeds = sorted(set.intersection(*(set(case.pairs) for case in cases)))
     effect = estimate([sum(case.pairs[seed] for case in cases) / len(cases) for seed in seeds])
     low, high = effect.interval()
-    about = f"the mean of {len(cases)} cases" + ("" if seeds else "; no deviations are published")
+    missing = "no deviations are published" if source == "published" else "no seed has all of them"
+    about = f"the mean of {len(cases)} cases" + ("" if seeds else f"; {missing}")
     verdict = claim.judge(low, high)
     return Finding(claim, source, verdict, cases, absolute, relative, low, high, about, len(seeds))
 
@@ -212,7 +212,7 @@ def from_measurements(claim: Claim, measured: Measured) -> list[Case]:
     """The cases of a claim that a study has run, with differences paired by seed."""
     cases = []
     for budget, dataset in measured.panels:
-        if not (_among(claim.budgets, budget) and _among(claim.datasets, dataset)):
+        if not (among(claim.budgets, budget) and among(claim.datasets, dataset)):
             continue
         by_strategy = {
             name: values(measured, budget, dataset, name, claim.measure, claim.at) for name in measured.names
@@ -221,7 +221,7 @@ def from_measurements(claim: Claim, measured: Measured) -> list[Case]:
         for point in points:
             there = {name: found[point] for name, found in by_strategy.items() if point in found}
             means = {name: float(series.mean()) for name, series in there.items()}
-            for strategy, baseline in _pairs(claim, means):
+            for strategy, baseline in pairs(claim, means):
                 case = _paired(claim, there[strategy], there[baseline] if baseline else None)
                 if case is not None:
                     cases.append(Case(strategy, baseline, budget, dataset, point, **case))
@@ -241,11 +241,13 @@ def _paired(claim: Claim, one: pd.Series[float], other: pd.Series[float] | None)
     return {"absolute": estimate(absolute), "relative": estimate(relative), "seeds": len(seeds), "pairs": pairs}
 
 
-def _among(names: NamesOrAll, name: str) -> bool:
+def among(names: NamesOrAll, name: str) -> bool:
+    """Whether a budget or data set is among those a claim is about."""
     return names == "all" or name in names
 
 
-def _pairs(claim: Claim, means: dict[str, float]) -> Iterator[tuple[str, str]]:
+def pairs(claim: Claim, means: dict[str, float]) -> Iterator[tuple[str, str]]:
+    """Strategy and baseline of every comparison that a claim asks for, given all means; no baseline for a value."""
     for strategy in claim.strategies:
         others = {name: mean for name, mean in means.items() if name != strategy}
         if strategy not in means:
@@ -257,90 +259,6 @@ def _pairs(claim: Claim, means: dict[str, float]) -> Iterator[tuple[str, str]]:
         else:
             wanted = others if claim.baselines == "others" else claim.baselines
             yield from ((strategy, name) for name in wanted if name in others)
-
-
-def from_paper(claim: Claim, labels: dict[str, dict[str, int]]) -> list[Case]:
-    """The cases of a claim that the paper publishes numbers for, by Welch's method (its strategies were not paired).
-
-    ± is read as a standard deviation over the 5 trials. Tables IV, V and VI have none: effects without an interval.
-    "First" is the smallest number of labels that the table has.
-    """
-    if claim.table == "none":
-        return []
-    frame = _paper_table(claim)
-    cases = []
-    for key, panel in frame.groupby(["budget", "dataset", "at"], sort=False):
-        budget, dataset, at = map(str, key)
-        fits = _among(claim.budgets, budget) or not budget
-        if not (fits and _among(claim.datasets, dataset) and _is_at(claim, budget, dataset, at, labels)):
-            continue
-        rows = panel.set_index("strategy")[["mean", "std"]]
-        known = {str(name): (float(row["mean"]), float(row["std"])) for name, row in rows.iterrows()}
-        for strategy, baseline in _pairs(claim, {name: mean for name, (mean, _) in known.items()}):
-            cases.append(_unpaired(strategy, baseline, budget, dataset, at, known))
-    return cases
-
-
-def _unpaired(
-    strategy: str, baseline: str, budget: str, dataset: str, at: str, known: dict[str, tuple[float, float]]
-) -> Case:
-    mean, spread = known[strategy]
-    if not baseline:
-        value = Estimate(mean, spread / math.sqrt(TRIALS), TRIALS - 1)
-        return Case(strategy, "", budget, dataset, _shown(at), value, Estimate(math.nan), TRIALS)
-    difference = welch(known[strategy], known[baseline], TRIALS)
-    relative = difference.scaled(100 / known[baseline][0])
-    return Case(strategy, baseline, budget, dataset, _shown(at), difference, relative, TRIALS)
-
-
-def _shown(at: str) -> str:
-    return f"{int(at):,} labels" if at.isdigit() else at
-
-
-def _paper_table(claim: Claim) -> pd.DataFrame:
-    """Columns budget, dataset, at, strategy, mean, std of the claim's table."""
-    if claim.table == "accuracy":
-        if claim.measure != "accuracy":
-            return pd.DataFrame(columns=["budget", "dataset", "at", "strategy", "mean", "std"])
-        return published("accuracy").assign(at=lambda frame: frame["labels"].astype(str))
-    if claim.table == "ablation":
-        wide = published("ablation").rename(columns={"with_auxiliary": "lplgrad", "without_auxiliary": "ent_gradnorm"})
-        long = wide.melt(["budget", "dataset", "fraction"], var_name="strategy", value_name="mean")
-        return long.assign(at=long["fraction"].map(shown_fraction), std=math.nan)
-    frame = published("time").assign(budget="", at="", std=math.nan)
-    return frame.assign(mean=frame["train" if claim.measure == "train_seconds" else "query"])
-
-
-def _is_at(claim: Claim, budget: str, dataset: str, at: str, labels: dict[str, dict[str, int]]) -> bool:
-    """Whether the claim is about this number of labels of the paper's."""
-    if claim.table != "accuracy":
-        return True
-    number, end = int(at), labels[budget][dataset]
-    first = min(published("accuracy").query("dataset == @dataset")["labels"])
-    if isinstance(claim.at, int):
-        return number == claim.at
-    known: dict[str, bool] = {
-        "queried": True, "last": number == end, "first": number == first, "fractions": False, "area": False,
-        "first_half": 2 * number <= end, "second_half": 2 * number > end,
-    }  # fmt: skip
-    return known[claim.at]
-
-
-def table_three() -> pd.DataFrame:
-    """LPLgrad against the best other strategy in every case of Table III: columns dataset, labels, baseline,
-    difference, low, high, p (Welch's), p_holm (over the twelve), significant (without Holm's correction)."""
-    rows: list[dict[str, Any]] = []
-    for (dataset, number), part in published("accuracy").groupby(["dataset", "labels"], sort=False):
-        means = part.set_index("strategy")["mean"]
-        spreads = part.set_index("strategy")["std"]
-        best = str(means.drop("lplgrad").idxmax())
-        known = {name: (float(means[name]), float(spreads[name])) for name in ("lplgrad", best)}
-        found = welch(known["lplgrad"], known[best], TRIALS)
-        low, high = found.interval()
-        row = {"dataset": dataset, "labels": number, "baseline": best, "difference": found.value, "low": low}
-        rows.append({**row, "high": high, "p": found.p})
-    frame = pd.DataFrame(rows)
-    return frame.assign(p_holm=holm(frame["p"]), significant=frame["p"] < ALPHA)
 
 
 def verdicts(findings: list[Finding]) -> pd.DataFrame:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from lplgrad.report.claims import FAILS, HOLDS, OPEN, Claim, Finding, table_three
+from lplgrad.report.claims import FAILS, HOLDS, OPEN, Claim, Finding
 from lplgrad.report.document import Part
+from lplgrad.report.published_claims import table_three
 from lplgrad.report.wording import DASH, count, p_value, signed, signed_interval
 
 NOTE = (

@@ -53,7 +53,7 @@ def _forest(axis: Any, part: pd.DataFrame, others: list[str], file: StudyFile) -
     appearance = looks(file.study.run.strategies)
     for place, name in enumerate(others):
         if name not in part.index:
-            axis.text(0, place, " not run", va="center", fontsize=8, color="#666666")
+            axis.text(0, place, " no pairs", va="center", fontsize=8, color="#666666")
             continue
         row, look = part.loc[name].to_dict(), appearance[name]
         if not math.isnan(row["low"]):

@@ -31,10 +31,11 @@ def calibration(file: StudyFile) -> pd.DataFrame:
         test images).
     """
     layout = Layout(file.study, file.unavailable)
+    datasets = _open(layout)
     known: dict[str, Row] = {}  # round 1 stands in the chain of every strategy of a recipe
     rows = []
     for chain in layout.chains():
-        data = open_dataset(Path(layout.data(chain.dataset)))
+        data = datasets[chain.dataset]
         before = 0
         for number in range(1, layout.rounds(chain.budget, chain.dataset) + 1):
             count = len(read_labeled(Path(layout.labels(chain, number)), len(data.train.labels)))
@@ -75,9 +76,10 @@ def choices(file: StudyFile) -> pd.DataFrame:
         (Spearman's over candidates); the last two NaN where the query asked no model.
     """
     layout = Layout(file.study, file.unavailable)
+    datasets = _open(layout)
     rows = []
     for chain, number in _queries(layout):
-        data = open_dataset(Path(layout.data(chain.dataset)))
+        data = datasets[chain.dataset]
         folder = Path(layout.round(chain, number))
         scores = _read_scores(folder / "scores.csv")
         indices = scores["index"].to_numpy(np.int64)
@@ -125,13 +127,14 @@ def overlap(file: StudyFile) -> pd.DataFrame:
         (after the query), jaccard. The labels of round 1, which are common by construction, do not count.
     """
     layout = Layout(file.study, file.unavailable)
-    sets: dict[tuple[str, str, int, int], dict[str, frozenset[int]]] = {}
+    datasets = _open(layout)
+    sets: dict[tuple[str, str, int, int], dict[str, chosen.Indices]] = {}
     sizes: dict[tuple[str, str, int, int], int] = {}
     for chain, number in _queries(layout):
-        pool = len(open_dataset(Path(layout.data(chain.dataset))).train.labels)
+        pool = len(datasets[chain.dataset].train.labels)
         labeled = read_labeled(Path(layout.round(chain, number)) / "next_labeled.csv", pool)
         key = (chain.budget, chain.dataset, chain.seed, number)
-        sets.setdefault(key, {})[chain.strategy] = frozenset(labeled.indices[labeled.rounds > 1].tolist())
+        sets.setdefault(key, {})[chain.strategy] = labeled.indices[labeled.rounds > 1]
         sizes[key] = max(sizes.get(key, 0), len(labeled))
     rows = []
     for key, by_strategy in sets.items():
@@ -142,6 +145,10 @@ def overlap(file: StudyFile) -> pd.DataFrame:
             rows.append({**pair, "round": number, "labels": sizes[key], "jaccard": common})
     columns = ["budget", "dataset", "strategy", "baseline", "seed", "round", "labels", "jaccard"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _open(layout: Layout) -> dict[str, DatasetArrays]:
+    return {name: open_dataset(Path(layout.data(name))) for name in layout.datasets}
 
 
 def _queries(layout: Layout) -> Iterator[tuple[Chain, int]]:

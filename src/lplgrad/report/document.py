@@ -77,8 +77,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; m
 h1 { font-size: 1.4rem; } h2 { font-size: 1.12rem; margin-top: 2.2rem; } h3 { font-size: 1rem; margin-top: 1.5rem; }
 p { max-width: 52rem; } div { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
-th, td { padding: .3rem .7rem; text-align: right; vertical-align: top; white-space: nowrap; }
-th { vertical-align: bottom; }
+th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; white-space: nowrap; }
+th { vertical-align: bottom; white-space: normal; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 8rem; }
 td:last-child, th:last-child { white-space: normal; }
 thead th { border-top: 2px solid #1b1b1b; border-bottom: 1px solid #1b1b1b; font-weight: 600; }

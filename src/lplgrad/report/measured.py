@@ -7,22 +7,28 @@ from pathlib import Path
 import pandas as pd
 
 from lplgrad.errors import UserError
+from lplgrad.settings import Study
 from lplgrad.statistics.curves import CHAIN
 
 COLUMNS = ["recipe", "acquisition", "round", "labels", "accuracy", "stopped"]
 
 
-def check(measurements: pd.DataFrame, path: Path) -> pd.DataFrame:
+def check(measurements: pd.DataFrame, path: Path, study: Study) -> pd.DataFrame:
     """The measurements, if statistics can be computed from them.
 
     Raises:
-        UserError: a column is missing, there is no row, a round stands twice, or an accuracy is not a fraction.
+        UserError: a column is missing, there is no row, it is of another study, a round stands twice, or an accuracy is
+            no fraction.
     """
     missing = [name for name in COLUMNS if name not in measurements]
     if missing:
         raise UserError(f"{path}: column {missing[0]!r} is missing; is it another kind of table?")
     if measurements.empty:
         raise UserError(f"{path}: no measurements in it")
+    for column, known in (("strategy", study.strategies), ("dataset", study.datasets)):
+        strange = [name for name in measurements[column].unique() if name not in known]
+        if strange:
+            raise UserError(f"{path}: {column} {strange[0]!r} is not in the study; are these measurements of another?")
     twice = measurements[measurements.duplicated([*CHAIN, "round"])]
     if len(twice):
         row = twice.iloc[0]

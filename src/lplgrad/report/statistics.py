@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from lplgrad.statistics.inference import ALPHA
 class Statistics:
     """Everything that is computed from the measurements of a study; each table is described where it is made."""
 
+    strategies: list[str]
     reference: str
     rounds: pd.DataFrame
     areas: pd.DataFrame
@@ -59,21 +60,28 @@ class Statistics:
         }  # fmt: skip
 
 
-def statistics(measurements: pd.DataFrame, strategies: list[str]) -> Statistics:
-    """All statistics of a study's measurements; ``strategies`` in the order of the study."""
+def statistics(measurements: pd.DataFrame, strategies: list[str], accuracies: Sequence[float] = ()) -> Statistics:
+    """All statistics of a study's measurements.
+
+    Args:
+        measurements: checked.
+        strategies: in the order of the study.
+        accuracies: percent, to ask for the labels of; by default those of ``curves.targets``.
+    """
     there = [name for name in strategies if name in set(measurements["strategy"])]
     reference = comparison.reference_of(there)
     areas = curves.areas(measurements)
     of_rounds = comparison.round_differences(measurements, there)
     baseline = comparison.random_of(measurements)
     return Statistics(
+        strategies=there,
         reference=reference,
         rounds=comparison.rounds(measurements),
         areas=areas,
         area_summary=comparison.area_summary(areas),
         differences=comparison.area_differences(areas, there, reference),
         round_differences=of_rounds,
-        labels_needed=curves.labels_summary(curves.labels_needed(measurements), baseline),
+        labels_needed=curves.labels_summary(curves.labels_needed(measurements, accuracies), baseline),
         penalties=comparison.penalties(of_rounds, comparison.first_labels(measurements), there),
         ranking=ranks.rank(comparison.block_means(measurements)),
         left_out=curves.left_out(measurements),
@@ -97,19 +105,18 @@ def _introduction(found: Statistics, title: str) -> Part:
     family = found.differences[found.differences["family"].astype(bool)]
     tested = int(family["p"].notna().sum())
     survive = int((family["p_holm"] < ALPHA).sum())
-    seeds = sorted(set(family["seeds"]))
-    floor = 2.0 ** (1 - max(seeds)) if seeds else math.nan
+    most = max(family["seeds"], default=1)
+    floor = 2.0 ** (1 - most)
     paragraphs = (
         f"The primary endpoint is the area under the learning curve, divided by its range of labels: the mean accuracy "
         f"along the curve, in percent. It begins with round 2, since no query had a part in round 1. {title} is "
         "compared with every other strategy, seed by seed: the strategies of a seed share their first labels, their "
         "weights and their random streams, so that much of the luck of a seed cancels.",
         f"The family of tests is {title} against every other strategy, in every budget and data set: {tested} paired t "
-        f"tests, two-sided, corrected by Holm's method for all of them. {survive} "
-        f"{'is' if survive == 1 else 'are'} significant at 5 % after the correction (bold). All other comparisons on "
-        "this page describe; they prove nothing.",
-        f"Wilcoxon's signed-rank test stands beside the t test. With {count(max(seeds, default=0), 'seed')} its p "
-        f"cannot be smaller than {number(floor, 4)}, whatever the difference"
+        "tests, two-sided, corrected by Holm's method for all of them. Significant at 5 % after the correction, and "
+        f"set in bold: {survive or 'none'}. All other comparisons on this page describe; they prove nothing.",
+        f"Wilcoxon's signed-rank test stands beside the t test. With {count(most, 'seed')} its p "
+        f"cannot be smaller than {floor:.4g}, whatever the difference"
         + (": it cannot be significant here." if floor > ALPHA else "."),
         "A difference that is not significant is not shown to be absent. Read the interval for what the difference may "
         "still be, and “detectable” for what this number of seeds finds with a probability of 80 %. Both it and "
@@ -142,8 +149,8 @@ def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) 
         means, differences = _panel(found.area_summary, key), _panel(found.differences, key)
         heading = f"{dataset_title(file, key['dataset'])}, {key['budget']} budget"
         if means.empty:
-            text = "Refused: the chains have no round in common that a query had a part in."
-            parts.append(Part(heading, (text,), level=3))
+            refusal = "Refused: the chains have no round in common that a query had a part in."
+            parts.append(Part(heading, (refusal,), level=3))
             continue
         first, last = int(means["labels_from"].iloc[0]), int(means["labels_to"].iloc[0])
         against = differences[differences["family"].astype(bool)].set_index("baseline")
@@ -156,7 +163,10 @@ def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) 
             rows.append((strategy_title(file, name), str(row["seeds"]), *mean, *difference))
             if other and other["p_holm"] < ALPHA:
                 strong |= {(place, column) for column in (4, 5, 7)}
-        parts.append(Part(f"{heading}, {first:,} to {last:,} labels", (), head, tuple(rows), frozenset(strong), 3))
+        absent = [name for name in found.strategies if name not in set(means["strategy"])]
+        names = ", ".join(strategy_title(file, name) for name in absent)
+        text = (f"Without a whole learning curve here, and so without an area: {names}.",) if absent else ()
+        parts.append(Part(f"{heading}, {first:,} to {last:,} labels", text, head, tuple(rows), frozenset(strong), 3))
     return parts
 
 
@@ -250,7 +260,7 @@ def rank_text(ranking: ranks.Ranking, file: StudyFile) -> str:
     text = f"Ranks of the mean area, 1 for the best, averaged over {blocks} (each budget and data set is one). "
     if ranking.method:
         how = "exact" if ranking.method == "exact" else "F approximation of Iman and Davenport"
-        text += f"Friedman's test: chi-squared {ranking.statistic:.2f}, p = {p_value(ranking.p)} ({how}). "
+        text += f"Friedman's test: chi-squared {ranking.statistic:.2f}, p {p_value(ranking.p, '= ')} ({how}). "
     if ranking.refused:
         text += f"No pair is told apart: {ranking.refused}. "
     else:

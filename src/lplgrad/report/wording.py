@@ -37,11 +37,13 @@ def signed_interval(low: float, high: float) -> str:
     return DASH if math.isnan(low) else f"[{signed(low)}, {signed(high)}]"
 
 
-def p_value(value: float) -> str:
-    """``.012``, and no more digits than mean something."""
+def p_value(value: float, sign: str = "") -> str:
+    """``.012``, or with a sign ``= .012``, and no more digits than mean something."""
     if math.isnan(value):
         return DASH
-    return "<.001" if value < 0.001 else "1" if value > 0.9995 else f"{value:.3f}".lstrip("0")
+    if value < 0.001:
+        return "< .001" if sign else "<.001"
+    return sign + ("1" if value > 0.9995 else f"{value:.3f}".lstrip("0"))
 
 
 def seeds(value: float) -> str:

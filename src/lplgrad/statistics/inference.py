@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,7 @@ def mean_interval(values: npt.ArrayLike, level: float = LEVEL) -> tuple[Array, A
     return mean, mean - half, mean + half
 
 
+@cache
 def _quantile(freedom: float, level: float) -> float:
     return float(stats.t.ppf((1 + level) / 2, freedom)) if freedom > 0 else math.nan
 

@@ -57,14 +57,14 @@ def rank(values: pd.DataFrame) -> Ranking:
     ranks = pd.Series(in_blocks.mean(axis=0) if len(kept) else math.nan, kept.columns).sort_values(kind="stable")
     blocks, size = kept.shape
     if size < 3:
-        return Ranking(ranks, blocks, dropped, refused=f"{size} strategies: ranks are for three or more")
+        return Ranking(ranks, blocks, dropped, refused="a test needs three strategies or more")
     if blocks < 2:
-        return Ranking(ranks, blocks, dropped, refused=f"{blocks} block: ranks say something over several data sets")
+        return Ranking(ranks, blocks, dropped, refused="a test needs two blocks or more")
     statistic, p, method = friedman(in_blocks)
     critical = nemenyi(size, blocks)
     about = Ranking(ranks, blocks, dropped, statistic, p, method)
     if critical >= size - 1:
-        reason = f"{blocks} blocks: no two of {size} strategies could differ by the critical difference {critical:.2f}"
+        reason = f"with {blocks} blocks the critical difference, {critical:.2f}, is more than ranks can differ by"
         return Ranking(**{**about.__dict__, "refused": reason})
     if not p < ALPHA:
         whole = [(0, size - 1)]

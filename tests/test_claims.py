@@ -1,0 +1,257 @@
+"""The paper's claims: how one is judged, what the paper's own numbers say, and that a row is all that a claim needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+
+from lplgrad import paper
+from lplgrad.errors import UserError
+from lplgrad.report import claims, claims_page, published_claims
+from lplgrad.report.claims import FAILS, HOLDS, NOT_PUBLISHED, NOT_RUN, OPEN, UNTESTED, Case, Claim
+from lplgrad.statistics.claimed import Measured, values
+from lplgrad.statistics.inference import Estimate
+from tests.test_comparison import TWO, chain, study
+
+LISTED = claims.read_claims(Path(paper.__file__).with_name("claims.yaml"))
+BY_ID = {claim.id: claim for claim in LISTED.claims}
+
+
+def claim(**changes: object) -> Claim:
+    about = {"id": "one", "section": "I", "says": "so", "strategies": ["lplgrad"], "baselines": ["random"], "above": 0}
+    return Claim.model_validate({**about, **changes})
+
+
+def case(value: float, error: float, **changes: object) -> Case:
+    effect = Estimate(value, error, 4)
+    about = {"strategy": "lplgrad", "baseline": "random", "budget": "high", "dataset": "svhn", "at": "10 labels"}
+    return Case(**{**about, "absolute": effect, "relative": effect, "seeds": 5, **changes})  # type: ignore[arg-type]
+
+
+class TestVerdicts:
+    @pytest.mark.parametrize(
+        ("above", "below", "low", "high", "verdict"),
+        [
+            (0, None, 0.1, 2, HOLDS), (0, None, -1, 2, OPEN), (0, None, -2, -0.1, FAILS), (0, None, -2, 0, FAILS),
+            (4, 6, 4.5, 5.5, HOLDS), (4, 6, 3, 5, OPEN), (4, 6, 1, 3.9, FAILS), (4, 6, 7, 9, FAILS),
+            (4, 6, 0, 12, OPEN), (None, 25, -30, 10, HOLDS), (None, 25, 26, 40, FAILS),
+            (0, None, math.nan, math.nan, OPEN),
+        ],
+    )  # fmt: skip
+    def test_one_case(self, above: float | None, below: float | None, low: float, high: float, verdict: str) -> None:
+        assert claim(above=above, below=below).judge(low, high) == verdict
+
+    def test_every_case_must_hold(self) -> None:
+        assert claims.judge(claim(), "measured", [case(5, 0.1), case(4, 0.1)]).verdict == HOLDS
+        found = claims.judge(claim(), "measured", [case(5, 0.1), case(0.1, 0.5, dataset="cdd")])
+        assert found.verdict == OPEN
+        assert "cdd" in found.about, "the case that speaks most against it"
+        assert found.counts() == {HOLDS: 1, FAILS: 0, OPEN: 1}
+
+    def test_one_contradiction_among_many_must_stand_out(self) -> None:
+        """t = -3 with 4 degrees of freedom: p = .04 alone; among 20 cases such a one comes by chance."""
+        lost = case(-3, 1)
+        assert claims.judge(claim(), "measured", [lost]).verdict == FAILS
+        assert claims.judge(claim(), "measured", [case(5, 0.1)] * 19 + [lost]).verdict == OPEN
+        assert claims.judge(claim(), "measured", [case(5, 0.1)] * 19 + [case(-3, 0.1)]).verdict == FAILS
+
+    def test_under_no_difference_no_claim_is_judged_wrongly_too_often(self) -> None:
+        """2,000 simulated studies of 30 cases without a difference: "does not hold" in at most 5 % (2.5 % in truth, as
+        only one side contradicts), "holds" hardly ever."""
+        generator = np.random.default_rng(1)
+        draws = generator.normal(size=(2000, 30, 5))
+        errors = draws.std(axis=2, ddof=1) / math.sqrt(5)
+        verdicts = [
+            claims.judge(claim(), "measured", [case(*pair) for pair in zip(means, errs, strict=True)]).verdict
+            for means, errs in zip(draws.mean(axis=2).tolist(), errors.tolist(), strict=True)
+        ]
+        assert verdicts.count(FAILS) / 2000 == pytest.approx(0.025, abs=3 * math.sqrt(0.025 * 0.975 / 2000))
+        assert HOLDS not in verdicts
+
+    def test_the_mean_is_taken_within_seeds(self) -> None:
+        """Cases that vary against each other: their mean does not vary, whatever each does."""
+        one = case(1, 1, pairs={1: 0.0, 2: 2.0, 3: 1.1})
+        other = case(1, 1, pairs={1: 2.0, 2: 0.0, 3: 1.1})
+        found = claims.judge(claim(over="mean", above=0.5), "measured", [one, other])
+        assert found.verdict == HOLDS
+        assert found.low == pytest.approx(1.0333 - stats.t.ppf(0.975, 2) * 0.05774 / math.sqrt(3), abs=1e-3)
+
+    def test_nothing_to_judge(self) -> None:
+        assert claims.judge(claim(), "measured", []).verdict == NOT_RUN
+        assert claims.judge(claim(), "published", []).verdict == NOT_PUBLISHED
+        assert claims.judge(claim(untested="a picture"), "measured", []).verdict == UNTESTED
+        assert claims.judge(claim(), "measured", [case(5, math.nan)]).verdict == OPEN
+
+
+class TestThePapersNumbers:
+    def test_table_three_by_welchs_test(self) -> None:
+        """Two wins and a loss of twelve at 5 %, none after Holm's correction; p as scipy has it from the summaries."""
+        table = published_claims.table_three()
+        significant = table[table["significant"]].set_index(["dataset", "labels"])
+        assert significant["p"].round(3).to_dict() == {
+            ("cifar100", 12500): 0.005, ("svhn", 6000): 0.013, ("caltech101", 3500): 0.029,
+        }  # fmt: skip
+        assert (significant["difference"] > 0).tolist() == [True, False, True]
+        assert len(table) == 12
+        assert table["p_holm"].min() == pytest.approx(12 * table["p"].min())
+        assert table["p_holm"].min() > 0.05
+        theirs = stats.ttest_ind_from_stats(62.8, 0.4, 5, 61.7, 0.5, 5, equal_var=False)
+        assert table["p"].min() == pytest.approx(theirs.pvalue)
+
+    def judged(self, name: str) -> claims.Finding:
+        return claims.judge(BY_ID[name], "published", published_claims.from_paper(BY_ID[name], LISTED.labels))
+
+    def test_the_auxiliary_model(self) -> None:
+        """The mean gain over the 24 cells of Tables V and VI is 1.9 points, 5.1 %; there are no deviations."""
+        found = self.judged("auxiliary-eight-percent")
+        assert len(found.cases) == 24
+        assert (round(found.absolute, 1), round(found.relative, 1)) == (1.9, 5.1)
+        assert max(case.absolute.value for case in found.cases) == pytest.approx(7.6)
+        assert found.verdict == OPEN
+
+    def test_caltech(self) -> None:
+        found = self.judged("caltech-five-percent")
+        assert found.absolute == pytest.approx(2.2)
+        assert found.verdict == OPEN
+
+    def test_an_order_of_magnitude(self) -> None:
+        assert self.judged("order-of-magnitude").verdict == FAILS
+
+    def test_numbers_that_are_not_published(self) -> None:
+        for name in ("cifar10-91", "best-low-budget", "cdd-best-high"):
+            assert self.judged(name).verdict == NOT_PUBLISHED
+
+    def test_times_are_compared_as_ratios(self) -> None:
+        found = self.judged("coreset-slowest")
+        by_case = {(case.dataset, case.baseline): case.relative.value for case in found.cases}
+        assert by_case["cifar10", "lplgrad"] == pytest.approx(100 * (2319 / 14 - 1))
+        assert found.verdict == OPEN
+
+    def test_halves(self) -> None:
+        """3,000 of 10,000 labels lie in the first half, 6,000 and 9,000 in the second."""
+        first, later = self.judged("svhn-learning-loss-first-half"), self.judged("svhn-learning-loss-later")
+        assert [case.at for case in first.cases] == ["3,000 labels"]
+        assert [case.at for case in later.cases] == ["6,000 labels", "9,000 labels"]
+
+
+class TestMeasurements:
+    def found(self, frame: pd.DataFrame, **changes: object) -> list[Case]:
+        return claims.from_measurements(claim(**changes), Measured(frame))
+
+    def test_differences_are_paired(self) -> None:
+        frame = study()
+        wide = frame.query("round == 3").pivot(index="seed", columns="strategy", values="accuracy") * 100
+        theirs = stats.ttest_rel(wide["lplgrad"], wide["random"])
+        (found,) = self.found(frame, at=30)
+        assert found.absolute.p == pytest.approx(theirs.pvalue)
+        assert found.absolute.interval() == pytest.approx(tuple(theirs.confidence_interval()))
+        relative = 100 * (wide["lplgrad"] / wide["random"] - 1)
+        assert found.relative.value == pytest.approx(relative.mean())
+
+    def test_where(self) -> None:
+        rows = pd.DataFrame(chain(50, 60, 70, 90) + chain(50, 50, 50, 50, strategy="random"))
+        expected: dict[str | int, dict[str, float]] = {
+            "queried": {"20 labels": 10, "30 labels": 20, "40 labels": 40}, "first": {"20 labels": 10},
+            "last": {"40 labels": 40}, "first_half": {"first half": 10}, "second_half": {"second half": 30},
+            "area": {"area": (15 + 30) / 2}, 30: {"30 labels": 20}, 35: {},
+            "fractions": {"1/3 of the labels": 10 / 3, "1/2 of the labels": 10, "all labels": 40},
+        }  # fmt: skip
+        for at, effects in expected.items():
+            assert {case.at: case.absolute.value for case in self.found(rows, at=at)} == pytest.approx(effects), at
+
+    def test_which(self) -> None:
+        frame = study(panels=TWO)
+        assert len(self.found(frame, baselines="others", at="last")) == 4
+        assert len(self.found(frame, baselines="others", at="last", budgets=["large"])) == 2
+        assert not self.found(frame, datasets=["cifar10"])
+        assert not self.found(frame, strategies=["coreset"])
+        (best,) = self.found(study(gain=-5), baselines="best", at="last", strategies=["lplgrad"])
+        means = study(gain=-5).query("round == 4").groupby("strategy")["accuracy"].mean()
+        assert best.baseline == means.idxmax()
+        (value,) = self.found(study(), baselines="none", at="last")
+        assert value.absolute.value == pytest.approx(
+            100 * study().query("strategy == 'lplgrad' and round == 4")["accuracy"].mean()
+        )
+
+    def test_seconds_are_those_of_a_trial(self) -> None:
+        frame = study(seeds=2, rounds=3)
+        timings = frame.assign(train_seconds=frame["seed"] * np.where(frame["strategy"] == "lplgrad", 2.0, 1.0))
+        timings = timings.assign(query_seconds=0.0)
+        measured = Measured(frame, timings)
+        (found,) = claims.from_measurements(claim(measure="train_seconds", unit="percent"), measured)
+        assert found.absolute.value == pytest.approx(3 * 1.5)
+        assert found.relative.value == pytest.approx(100)
+        (query,) = claims.from_measurements(claim(measure="query_seconds", unit="percent"), measured)
+        assert math.isnan(query.relative.value), "twice nothing is nothing"
+        assert not claims.from_measurements(claim(measure="train_seconds"), Measured(frame))
+
+    def test_what_is_missing_is_no_number(self) -> None:
+        frame = study().query("not (strategy == 'random' and round == 4)")
+        assert not self.found(frame, at="last"), "the chain of random is not whole"
+        assert values(Measured(frame), "small", "digits", "coreset", "accuracy", "area") == {}
+        (one,) = self.found(study(seeds=1), at="last")
+        assert claims.judge(claim(), "measured", [one]).verdict == OPEN
+
+
+class TestFile:
+    def test_every_claim_names_its_section_and_is_judged_or_says_why_not(self) -> None:
+        assert len(LISTED.claims) > 30
+        for listed in LISTED.claims:
+            cases = published_claims.from_paper(listed, LISTED.labels)
+            verdict = claims.judge(listed, "published", cases).verdict
+            assert (verdict == UNTESTED) == (listed.untested is not None)
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda row: row.update(strategy="x"), r"claims.0: unknown key 'strategy' \(did you mean 'strategies'"),
+            (lambda row: row.pop("above"), "needs above or below"),
+            (lambda row: row.update(below=-1), "above must be less than below"),
+            (lambda row: row.pop("strategies"), "needs strategies"),
+            (lambda row: row.update(at="end"), "claims.0.at"),
+        ],
+    )
+    def test_a_mistake_is_told(self, tmp_path: Path, change: Callable[[dict[str, object]], None], words: str) -> None:
+        row: dict[str, object] = {"id": "a", "section": "I", "says": "so", "strategies": ["lplgrad"], "above": 0}
+        change(row)
+        (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"labels": {}, "claims": [row]}))
+        with pytest.raises(UserError, match=words):
+            claims.read_claims(tmp_path / "claims.yaml")
+
+    def test_adding_a_claim_is_adding_a_row(self, tmp_path: Path, lplgrad: Callable[..., tuple[int, str]]) -> None:
+        listed = yaml.safe_load(Path(paper.__file__).with_name("claims.yaml").read_text())
+        listed["claims"].append(
+            {"id": "mine", "section": "IX", "says": "LPLgrad beats random.", "strategies": ["lplgrad"],
+             "baselines": ["random"], "at": "area", "above": 0}
+        )  # fmt: skip
+        (tmp_path / "claims.yaml").write_text(yaml.safe_dump(listed))
+        study(gain=5).to_csv(tmp_path / "m.csv", index=False)
+        text = Path(__file__).with_name("tiny.yaml")
+        home = Path(__file__).parents[1]
+        assert lplgrad("study", home / "config.yaml", text, "--output", tmp_path / "study.yaml")[0] == 0
+        done = lplgrad(
+            "claims", "--study", tmp_path / "study.yaml", "--measurements", tmp_path / "m.csv", "--claims",
+            tmp_path / "claims.yaml", "--output", tmp_path / "out",
+        )  # fmt: skip
+        assert done == (0, "")
+        table = pd.read_csv(tmp_path / "out" / "claims.csv").set_index(["claim", "source"])
+        assert table.loc[("mine", "measured"), "verdict"] == HOLDS
+        assert table.loc[("mine", "published"), "verdict"] == NOT_PUBLISHED
+        page = (tmp_path / "out" / "claims.html").read_text()
+        assert "LPLgrad beats random." in page
+        assert "nan" not in page.lower()
+        cells = pd.read_csv(tmp_path / "out" / "cells.csv")
+        assert set(cells["claim"]) >= {"mine", "best-nearly-everywhere"}
+
+    def test_the_page_without_a_single_case(self) -> None:
+        findings = [
+            (claims.judge(listed, "published", []), claims.judge(listed, "measured", [])) for listed in LISTED.claims
+        ]
+        assert "nan" not in str(claims_page.parts(findings)).lower()

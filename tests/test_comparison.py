@@ -1,0 +1,342 @@
+"""From measurements to comparisons: by hand, and on measurements that lack something."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+
+from lplgrad.errors import UserError
+from lplgrad.report import comparison_figures, measured, style
+from lplgrad.report import statistics as report
+from lplgrad.settings import StudyFile, read_study
+from lplgrad.statistics import comparison, curves
+
+HOME = Path(__file__).parents[1]
+STUDY = StudyFile(study=read_study([HOME / "config.yaml", HOME / "tests" / "tiny.yaml"]))
+NAMES = ["lplgrad", "entropy", "random"]
+RECIPES = {"lplgrad": "joint", "entropy": "plain", "random": "plain"}
+
+
+def study(
+    seeds: int = 5, rounds: int = 4, panels: tuple[tuple[str, str], ...] = (("small", "digits"),), gain: float = 1.0
+) -> pd.DataFrame:
+    """Measurements with luck that strategies of a seed share; lplgrad is ``gain`` points better."""
+    generator = np.random.default_rng(1)
+    rows = []
+    for budget, dataset in panels:
+        shared = generator.normal(scale=2, size=(seeds, rounds))
+        for name in NAMES:
+            own = generator.normal(scale=0.5, size=(seeds, rounds))
+            own[:, 0] = 0
+            for seed in range(seeds):
+                for number in range(rounds):
+                    points = 50 + 8 * number + shared[seed, number] + own[seed, number] + gain * (name == "lplgrad")
+                    rows.append(
+                        {
+                            "budget": budget, "dataset": dataset, "strategy": name, "recipe": RECIPES[name],
+                            "acquisition": "random" if name == "random" else name, "seed": seed + 1,
+                            "round": number + 1, "labels": 10 * (number + 1), "accuracy": points / 100,
+                            "train_loss": 1.0, "stopped": False,
+                        }
+                    )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def chain(*accuracies: float, strategy: str = "lplgrad", seed: int = 1, labels: int = 10) -> list[dict[str, Any]]:
+    """The rows of one chain, accuracies in percent."""
+    return [
+        {
+            "budget": "small", "dataset": "digits", "strategy": strategy, "recipe": RECIPES[strategy],
+            "acquisition": strategy, "seed": seed, "round": number, "labels": labels * number,
+            "accuracy": accuracy / 100, "stopped": False,
+        }
+        for number, accuracy in enumerate(accuracies, start=1)
+    ]  # fmt: skip
+
+
+class TestCurves:
+    def test_the_area_by_hand(self) -> None:
+        """(50 + 70) / 2 over 10 labels and (70 + 80) / 2 over 20: (600 + 1500) / 30."""
+        assert curves.normalized_area([10, 20, 40], [50.0, 70, 80]) == pytest.approx(70)
+        assert curves.normalized_area([10, 20, 40], [50.0, 70, 80], 15, 30) == pytest.approx((65 * 5 + 72.5 * 10) / 15)
+        assert curves.normalized_area([10, 20], np.array([[1.0, 3], [2, 2]])).tolist() == [2, 2]
+        assert curves.normalized_area([10, 20], [1.0, 3], 20, 20) == 3
+        with pytest.raises(ValueError, match="not within"):
+            curves.normalized_area([10, 20], [1.0, 3], 5, 20)
+
+    def test_areas_begin_with_round_2(self) -> None:
+        """(70 + 80) / 2; what round 1 has does not count, since no query had a part in it."""
+        for first in (0, 100):
+            frame = curves.areas(pd.DataFrame(chain(first, 70, 80)))
+            assert frame[["labels_from", "labels_to", "area"]].to_numpy().tolist() == [[20, 30, pytest.approx(75)]]
+
+    def test_two_rounds_have_a_height_and_one_has_nothing(self) -> None:
+        assert curves.areas(pd.DataFrame(chain(50, 70)))["area"].tolist() == [pytest.approx(70)]
+        assert curves.areas(pd.DataFrame(chain(50))).empty
+
+    def test_a_chain_with_a_gap_is_left_out_and_named(self) -> None:
+        rows = chain(50, 60, 70) + [row for row in chain(50, 60, 70, seed=2) if row["round"] != 2]
+        frame = pd.DataFrame(rows + chain(50, 60, seed=3))
+        assert curves.areas(frame)["seed"].tolist() == [1]
+        assert curves.left_out(frame)[["seed", "reason"]].to_numpy().tolist() == [
+            [2, "round 2 missing"], [3, "round 3 missing"],
+        ]  # fmt: skip
+        frame.loc[2, "accuracy"] = math.nan
+        assert len(curves.left_out(frame)) == 3, "a value that is missing is a round that is missing"
+
+    def test_a_stopped_chain_shortens_the_common_range(self) -> None:
+        stopped = chain(50, 60, 90, 90, seed=2)
+        stopped[3] |= {"stopped": True, "labels": 30}
+        frame = curves.areas(pd.DataFrame(chain(50, 60, 70, 80) + stopped))
+        assert frame["labels_to"].tolist() == [30, 30]
+        assert frame["area"].tolist() == pytest.approx([65, 75])
+        at_once = [{**row, "stopped": row["round"] > 1, "labels": 10} for row in chain(90, 90, 90, 90, seed=2)]
+        assert curves.areas(pd.DataFrame(chain(50, 60, 70, 80) + at_once)).empty
+
+    @pytest.mark.parametrize(
+        ("target", "found"),
+        [(60, (15, "")), (50, (10, "")), (40, (10, "before")), (70, (20, "")), (80, (30, "after")), (66, (18, ""))],
+    )
+    def test_first_reached(self, target: float, found: tuple[float, str]) -> None:
+        assert curves.first_reached([10, 20, 30], [50, 70, 65], target) == found
+
+    def test_targets_are_round_and_lie_on_the_curves(self) -> None:
+        assert curves.targets(pd.DataFrame(chain(52, 70, 93))) == [60, 70, 80, 90]
+        assert curves.targets(pd.DataFrame(chain(90.2, 91, 93.4))) == [91, 92, 93]
+        assert curves.targets(pd.DataFrame(chain(50, 50, 50))) == []
+
+    def test_labels_saved_are_paired(self) -> None:
+        rows = chain(50, 70, 90) + chain(50, 60, 70, strategy="random")
+        rows += chain(50, 90, 90, seed=2) + chain(50, 54, 74, strategy="random", seed=2)
+        found = curves.labels_summary(curves.labels_needed(pd.DataFrame(rows), [70]), "random").set_index("strategy")
+        assert list(found.loc["lplgrad", ["labels", "saved"]]) == pytest.approx([17.5, (10 + 28 - 15) / 2])
+        assert found.loc["lplgrad", "saved_bound"] == ""
+
+    def test_who_never_gets_there_has_no_mean(self) -> None:
+        """A mean over those that did would flatter whoever did so rarely."""
+        rows = chain(50, 70, 90) + chain(50, 60, 65, strategy="random")
+        rows += chain(50, 90, 90, seed=2) + chain(50, 54, 74, strategy="random", seed=2)
+        found = curves.labels_summary(curves.labels_needed(pd.DataFrame(rows), [70]), "random").set_index("strategy")
+        assert list(found.loc["random", ["seeds", "reached"]]) == [2, 1]
+        assert np.isnan(found.loc["random", ["labels", "median"]].astype(float)).all()
+        assert found.loc["lplgrad", "saved"] == pytest.approx((10 + 28 - 15) / 2)
+        assert found.loc["lplgrad", "saved_bound"] == "at least"
+        assert found["saved_low"].isna()["lplgrad"]
+        turned = curves.labels_summary(curves.labels_needed(pd.DataFrame(rows), [70]), "lplgrad")
+        assert turned.set_index("strategy").isna().loc["random", "saved"]
+
+    def test_the_median_of_censored_chains(self) -> None:
+        rows = chain(50, 70, 90) + chain(50, 60, 90, seed=2) + chain(50, 55, 60, seed=3)
+        found = curves.labels_summary(curves.labels_needed(pd.DataFrame(rows), [80]), None)
+        assert found["median"].tolist() == pytest.approx([20 + 20 / 30 * 10])
+        assert found["labels"].isna().all()
+
+
+class TestComparison:
+    def test_differences_are_scipys_paired_test_of_the_areas(self) -> None:
+        frame = study()
+        areas = curves.areas(frame)
+        found = comparison.area_differences(areas, NAMES, "lplgrad").set_index(["strategy", "baseline"])
+        wide = areas.pivot(index="seed", columns="strategy", values="area")
+        for other in ("entropy", "random"):
+            row = found.query("strategy == 'lplgrad' and baseline == @other").iloc[0].to_dict()
+            theirs = stats.ttest_rel(wide["lplgrad"], wide[other])
+            interval = theirs.confidence_interval()
+            assert [row["p"], row["low"], row["high"]] == pytest.approx([theirs.pvalue, interval.low, interval.high])
+        assert found["family"].tolist() == [True, True, False]
+        family = found.loc["lplgrad"]
+        assert family["p_holm"].max() == pytest.approx(max(2 * family["p"].min(), family["p"].max()))
+        assert found["p_holm"].isna().tolist() == [False, False, True]
+
+    def test_pairing_is_what_finds_the_difference(self) -> None:
+        wide = curves.areas(study(gain=0.7)).pivot(index="seed", columns="strategy", values="area")
+        unpaired = stats.ttest_ind(wide["lplgrad"], wide["random"]).pvalue
+        paired = comparison.compare(wide["lplgrad"], wide["random"], power=False)
+        assert paired is not None
+        assert paired["p"] < 0.05 < unpaired
+
+    def test_the_family_spans_data_sets_and_budgets(self) -> None:
+        frame = study(panels=(("small", "digits"), ("large", "digits"), ("small", "other")))
+        found = comparison.area_differences(curves.areas(frame), NAMES, "lplgrad")
+        smallest = found.loc[found["family"], "p"].min()
+        assert found["p_holm"].min() == pytest.approx(min(6 * smallest, 1))
+
+    def test_a_seed_that_one_of_them_lacks_is_left_out(self) -> None:
+        frame = study().query("not (strategy == 'random' and seed == 3)")
+        found = comparison.area_differences(curves.areas(frame), NAMES, "lplgrad").set_index(["strategy", "baseline"])
+        assert found["seeds"].to_dict() == {
+            ("lplgrad", "entropy"): 5,
+            ("lplgrad", "random"): 4,
+            ("entropy", "random"): 4,
+        }
+
+    def test_ties_everywhere(self) -> None:
+        frame = study().assign(accuracy=0.5)
+        row = comparison.area_differences(curves.areas(frame), NAMES, "lplgrad").iloc[0]
+        assert row["difference"] == 0
+        assert row[["low", "high", "p", "p_holm", "p_wilcoxon", "g", "detectable"]].isna().all()
+
+    def test_round_1_is_compared_between_recipes_only(self) -> None:
+        first = comparison.round_differences(study(), NAMES).query("labels == 10")
+        assert set(zip(first["strategy"], first["baseline"], strict=True)) == {
+            ("lplgrad", "entropy"), ("lplgrad", "random"),
+        }  # fmt: skip
+
+    def test_penalties_by_hand(self) -> None:
+        """lplgrad wins at 2 of 3 numbers of labels in one panel and at 1 of 3 in the other; round 1 does not count."""
+        rows = []
+        for dataset, p_values in (("a", (0.01, 0.04, 0.06)), ("b", (0.001, 0.9, 0.5))):
+            rows += [
+                {"budget": "small", "dataset": dataset, "labels": labels, "strategy": "lplgrad", "baseline": "random",
+                 "seeds": 5, "difference": 1.0, "p": p}
+                for labels, p in zip((10, 20, 30, 40), (0.0001, *p_values), strict=True)
+            ]  # fmt: skip
+        first = pd.DataFrame([{"budget": "small", "dataset": name, "labels": 10} for name in "ab"])
+        found = comparison.penalties(pd.DataFrame(rows), first, ["lplgrad", "random"]).set_index("strategy")
+        assert found["wins"].to_dict() == pytest.approx({"lplgrad": 2 / 3 + 1 / 3, "random": 0})
+        assert found["panels"].tolist() == [2, 2]
+        assert found["chance"].tolist() == [0.05, 0.05]
+
+    def test_rounds_by_hand(self) -> None:
+        found = comparison.rounds(pd.DataFrame(chain(50, 60) + chain(54, 70, seed=2))).iloc[1]
+        half = stats.t.ppf(0.975, 1) * math.sqrt(50) / math.sqrt(2)
+        assert found[["mean", "std", "low", "high"]].tolist() == pytest.approx(
+            [65, math.sqrt(50), 65 - half, 65 + half]
+        )
+
+
+def without(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
+    return frame.query(f"not ({condition})")
+
+
+TWO = (("small", "digits"), ("large", "digits"))
+BROKEN: dict[str, Callable[[], pd.DataFrame]] = {
+    "as it should be": study,
+    "one seed": lambda: study(seeds=1),
+    "two seeds": lambda: study(seeds=2),
+    "one round": lambda: study(rounds=1),
+    "two rounds": lambda: study(rounds=2),
+    "ties everywhere": lambda: study().assign(accuracy=0.5),
+    "one strategy": lambda: study().query("strategy == 'entropy'"),
+    "no reference": lambda: study().query("strategy != 'lplgrad'"),
+    "no random": lambda: study().query("strategy != 'random'"),
+    "a seed missing": lambda: without(study(), "strategy == 'random' and seed == 2"),
+    "no seed in common": lambda: without(study(2), "(strategy == 'random') == (seed == 1)"),
+    "unequal rounds": lambda: without(study(), "strategy == 'entropy' and round == 4"),
+    "a strategy absent on one": lambda: without(study(panels=TWO), "budget == 'large' and strategy == 'lplgrad'"),
+    "stopped": lambda: study().assign(stopped=lambda f: (f["round"] == 4) & (f["seed"] == 1)),
+    "an accuracy missing": lambda: study().assign(accuracy=lambda f: f["accuracy"].where(f.index != 7)),
+}
+
+
+def study_of(frame: pd.DataFrame) -> StudyFile:
+    values = yaml.safe_load((HOME / "tests" / "tiny.yaml").read_text())
+    digits = values["datasets"]["digits"]
+    digits["budgets"] = dict.fromkeys(("small", "large"), digits["budgets"]["small"])
+    values["run"]["budgets"] = list(frame["budget"].unique())
+    return StudyFile(study=read_study([HOME / "config.yaml"], values))
+
+
+class TestReport:
+    @pytest.fixture(autouse=True)
+    def close_figures(self) -> Iterator[None]:
+        yield
+        plt.close("all")
+
+    @pytest.mark.parametrize("name", BROKEN)
+    def test_whatever_is_missing_the_page_and_figures_say_so(self, name: str) -> None:
+        """Every number shown is one: nothing is NaN or infinite on the page, and nothing fails."""
+        frame = BROKEN[name]()
+        file = study_of(frame)
+        found = report.statistics(frame, NAMES)
+        text = str(report.parts(found, frame, file)).lower()
+        assert "nan" not in text
+        assert "inf" not in text.replace("influence", "")
+        assert all(isinstance(table, pd.DataFrame) for table in found.tables().values())
+        for draw in (comparison_figures.differences, comparison_figures.penalties, comparison_figures.ranks):
+            draw(found, file)
+
+    def test_what_is_left_out_is_named(self) -> None:
+        frame = BROKEN["unequal rounds"]()
+        text = str(report.parts(report.statistics(frame, NAMES), frame, STUDY))
+        assert text.count("round 4 missing") == 5
+
+    def test_a_strategy_that_is_absent_is_named(self) -> None:
+        frame = BROKEN["a strategy absent on one"]()
+        parts = report.parts(report.statistics(frame, NAMES), frame, study_of(frame))
+        assert [part.heading for part in parts if "without an area: LPLgrad" in str(part.text)] == [
+            "Digits (8x8), large budget, 20 to 40 labels"
+        ]
+
+    def test_significant_differences_are_bold(self) -> None:
+        frame = study(gain=3)
+        part = next(p for p in report.parts(report.statistics(frame, NAMES), frame, STUDY) if "20 to 40" in p.heading)
+        assert part.rows[0][0] == "LPLgrad"
+        assert {row for row, _ in part.strong} == {1, 2}
+
+    @pytest.mark.parametrize("kind", ["differences", "penalties", "ranks"])
+    def test_the_same_numbers_draw_the_same_bytes(self, tmp_path: Path, kind: str) -> None:
+        for name in ("one", "two"):
+            found = report.statistics(study(panels=TWO), NAMES)
+            figure = getattr(comparison_figures, kind)(found, study_of(study(panels=TWO)))
+            style.save(figure, [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"])
+        for ending in ("svg", "png"):
+            assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()
+
+    def test_seconds_add_up_before_a_model_is_there(self) -> None:
+        """The model of round 2 costs both trainings and the query between them."""
+        frame = study(seeds=1, rounds=2)
+        timings = frame.assign(train_seconds=10.0, query_seconds=np.where(frame["round"] == 1, 3.0, np.nan))
+        axis = comparison_figures.cost(frame, timings, STUDY, "small").axes[1]
+        lines = [line.get_xdata() for line in axis.lines if len(line.get_xdata()) == 2]
+        assert [list(line) for line in lines] == [[10, 23]] * 3
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda f: f.drop(columns="recipe"), "column 'recipe' is missing"),
+            (lambda f: f.iloc[:0], "no measurements"),
+            (lambda f: f.assign(strategy="mine"), "strategy 'mine' is not in the study"),
+            (lambda f: pd.concat([f, f.tail(1)]), "small digits random 5, round 4 stands in it twice"),
+            (lambda f: f.assign(accuracy=f["accuracy"] * 100), "accuracy must be a fraction"),
+            (lambda f: f.assign(accuracy="high"), "accuracy must be a fraction"),
+        ],
+    )
+    def test_what_are_no_measurements_is_told(self, change: Callable[[pd.DataFrame], pd.DataFrame], words: str) -> None:
+        with pytest.raises(UserError, match=words):
+            measured.check(change(study()), Path("m.csv"), STUDY.study)
+
+
+class TestCommands:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, lplgrad: Callable[..., tuple[int, str]]) -> Path:
+        files = (HOME / "config.yaml", HOME / "tests" / "tiny.yaml")
+        assert lplgrad("study", *files, "--output", tmp_path / "study.yaml") == (0, "")
+        study().to_csv(tmp_path / "m.csv", index=False)
+        return tmp_path
+
+    def test_statistics(self, folder: Path, lplgrad: Callable[..., tuple[int, str]]) -> None:
+        given = ["--study", folder / "study.yaml", "--measurements", folder / "m.csv", "--output", folder / "out"]
+        assert lplgrad("statistics", *given, "--accuracies", 60, 72.5) == (0, "")
+        assert set(pd.read_csv(folder / "out/labels_needed.csv")["accuracy"]) == {60, 72.5}
+        assert len(pd.read_csv(folder / "out/areas.csv")) == 15
+        assert pd.read_csv(folder / "out/left_out.csv").empty
+        assert "72.5 %" in (folder / "out/statistics.html").read_text()
+
+    def test_compare(self, folder: Path, lplgrad: Callable[..., tuple[int, str]]) -> None:
+        given = ["--study", folder / "study.yaml", "--output", folder / "out.svg"]
+        status, told = lplgrad("compare", "ranks", *given, "--measurements", folder / "m.csv")
+        assert (status, told) == (0, "")
+        assert (folder / "out.svg").read_text().startswith("<?xml")
+        status, told = lplgrad("compare", "calibration", *given, "--budget", "small")
+        assert (status, told.count("\n")) == (1, 1)
+        assert "--diagnostics: missing: calibration is drawn from it" in told
