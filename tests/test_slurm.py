@@ -82,8 +82,7 @@ class Run:
         """The number of the job of the long training, once that has got somewhere."""
         log = self.project / TRAINING_LOG
         until(lambda: log.exists() and "epoch 50/" in log.read_text())
-        (number,) = [job["JobId"] for job in self.jobs() if job["JobState"] == "RUNNING"]
-        return number
+        return next(job["JobId"] for job in self.jobs() if job["JobState"] == "RUNNING")
 
     def finish(self, status: int = 0) -> str:
         """Wait for its end and return what Snakemake said."""
@@ -136,6 +135,11 @@ def runs(cluster: None, seen: list[list[str]], tmp_path_factory: pytest.TempPath
             run__strategies=["entropy"], run__seeds=[1],
         ),
     }  # fmt: skip
+    # As soon as both train: one is cancelled, then whatever has a card has to give way.
+    numbers = {name: started[name].running_job() for name in ("cancelled", "preempted")}
+    subprocess.run(["scancel", numbers["cancelled"]], check=True)
+    urgent = ["sbatch", "--partition=urgent", "--gpus=4", "--mem=100", "--output=/dev/null", "--wrap=sleep 1"]
+    subprocess.run(urgent, check=True, capture_output=True)
     yield started
     for run in started.values():
         if run.process.poll() is None:
@@ -145,7 +149,6 @@ def runs(cluster: None, seen: list[list[str]], tmp_path_factory: pytest.TempPath
 
 def test_a_cancelled_job_is_submitted_again_and_trains_on(runs: dict[str, Run]) -> None:
     run = runs["cancelled"]
-    subprocess.run(["scancel", run.running_job()], check=True)
     said = run.finish()
     assert "Trying to restart job" in said
     assert "going on after epoch" in (run.project / TRAINING_LOG).read_text()
@@ -154,11 +157,8 @@ def test_a_cancelled_job_is_submitted_again_and_trains_on(runs: dict[str, Run]) 
 
 def test_a_preempted_job_is_requeued_and_trains_on(runs: dict[str, Run]) -> None:
     run = runs["preempted"]
-    number = run.running_job()
-    urgent = ["sbatch", "--partition=urgent", "--gpus=4", "--mem=100", "--output=/dev/null", "--wrap=sleep 1"]
-    subprocess.run(urgent, check=True, capture_output=True)
     run.finish()
-    (job,) = [job for job in run.jobs() if job["JobId"] == number]
+    (job,) = run.jobs()
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")
     assert "going on after epoch" in (run.project / TRAINING_LOG).read_text()
 
