@@ -19,6 +19,16 @@ report: "report/workflow.rst"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/rounds.smk"
 include: "workflow/rules/results.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/statistics.smk"
+
+
+onsuccess:
+    warn_of_gaps()
+
+
+onerror:
+    warn_of_gaps()
 
 
 rule all:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lplgrad import acquisition
-from lplgrad.acquisition import Candidates, select
+from lplgrad.acquisition import Candidates, coreset, select
 from lplgrad.acquisition.coreset import k_center_greedy
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import GradientNorms
@@ -176,6 +176,25 @@ def test_coreset_picks_what_brute_force_picks(seed: int) -> None:
     features, centers = torch.randn(80, 4, generator=draw), torch.randn(300, 4, generator=draw) * 0.5
     scores = k_center_greedy(features, centers, 20).numpy()
     assert select(scores, 20).tolist() == brute_force_k_center(features, centers, 20)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_coreset_with_few_candidates_watched(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most distances are out of date at any time, many images are there twice, and many distances tie."""
+    monkeypatch.setattr(coreset, "WATCHED", 7)
+    monkeypatch.setattr(coreset, "BLOCK", 3)
+    draw = torch.Generator().manual_seed(seed)
+    features = torch.randn(150, 5, generator=draw) if seed % 2 else torch.randint(-2, 3, (150, 3), generator=draw)
+    features = torch.cat([features, features[:60]]).float()[torch.randperm(210, generator=draw)]
+    scores = k_center_greedy(features, features[:4] * 0.5, 110).numpy()
+    assert sorted(select(scores, 110).tolist()) == sorted(brute_force_k_center(features, features[:4] * 0.5, 110))
+
+
+def test_coreset_scores_round_so_that_picks_stay_ahead() -> None:
+    """Two candidates whose distances are one number in float32: the farther is picked, though it comes later."""
+    features = torch.tensor([[1.0, 0.0], [1.0, 1e-5]])
+    assert float(features.double()[1].norm() ** 2) > 1.0
+    assert select(k_center_greedy(features, torch.zeros(1, 2), 1).numpy(), 1).tolist() == [1]
 
 
 def test_coreset_by_hand() -> None:

@@ -55,6 +55,13 @@ def query(lplgrad: Call, folder: Path, settings: str, output: str = "round1", **
     return lplgrad(*arguments, *(["--checkpoint", checkpoint] if checkpoint else []))
 
 
+def of_round_2(folder: Path) -> Path:
+    """The labels of round 1, as if the last had been bought by a query."""
+    path = folder / "labeled2.csv"
+    path.write_text("2".join((folder / "labeled.csv").read_text().rsplit("1", 1)))
+    return path
+
+
 class TestHelp:
     def test_lists_a_command_for_every_rule(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:
@@ -128,12 +135,11 @@ class TestRound:
 
     @pytest.mark.parametrize("name", ["random", "entropy", "gradient_norm", "predicted_loss", "coreset"])
     def test_no_label_of_a_candidate_is_read(self, started: Path, lplgrad: Call, name: str) -> None:
-        query(lplgrad, started, QUERY.replace("NAME", name))
-        told = (started / "round1" / "scores.csv").read_bytes()
+        assert query(lplgrad, started, QUERY.replace("NAME", name), "one")[0] == 0
         labels = np.load(started / "data" / "train_labels.npy")
         np.save(started / "data" / "train_labels.npy", (labels + 1) % 4)
-        query(lplgrad, started, QUERY.replace("NAME", name))
-        assert (started / "round1" / "scores.csv").read_bytes() == told
+        assert query(lplgrad, started, QUERY.replace("NAME", name), "other")[0] == 0
+        assert (started / "one" / "scores.csv").read_bytes() == (started / "other" / "scores.csv").read_bytes()
 
     def test_the_same_command_writes_the_same_bytes(self, started: Path, lplgrad: Call) -> None:
         assert train(lplgrad, started, JOINT, output="again")[0] == 0
@@ -156,6 +162,87 @@ class TestRound:
         for a, b in zip(weights("warm"), weights("round1"), strict=True):
             assert torch.equal(a, b)
         assert not all(torch.equal(a, b) for a, b in zip(weights("fresh"), weights("round1"), strict=True))
+
+    def test_every_round_has_batches_of_its_own(self, started: Path, lplgrad: Call) -> None:
+        fresh = JOINT.replace("auxiliary: true", "auxiliary: true, init: fresh").replace("epochs: 2", "epochs: 1")
+        labeled = of_round_2(started)
+        third = started / "labeled3.csv"
+        third.write_text("3".join(labeled.read_text().rsplit("2", 1)))
+        checkpoints = []
+        for number, path in ((2, labeled), (3, third)):
+            assert train(lplgrad, started, fresh, number, f"round{number}", labeled=path)[0] == 0
+            checkpoints.append(json.loads((started / f"round{number}" / "metrics.json").read_text())["train_loss"])
+        assert checkpoints[0] != checkpoints[1]
+
+    def test_the_query_normalises_as_the_model_was_trained(self, started: Path, lplgrad: Call) -> None:
+        assert query(lplgrad, started, QUERY.replace("NAME", "entropy"), "one")[0] == 0
+        described = json.loads((started / "data" / "dataset.json").read_text())
+        (started / "data" / "dataset.json").write_text(json.dumps({**described, "mean": [0.9], "std": [0.01]}))
+        assert query(lplgrad, started, QUERY.replace("NAME", "entropy"), "other")[0] == 0
+        assert (started / "one" / "scores.csv").read_bytes() == (started / "other" / "scores.csv").read_bytes()
+
+    def test_predictions_do_not_depend_on_how_images_are_batched(self, started: Path) -> None:
+        from lplgrad.evaluation import predict
+
+        found = networks.load(started / "round1" / "checkpoint.safetensors").networks
+        images = torch.randn(12, 1, 8, 8)
+        for network in found.named().values():
+            network.train()
+        running = found.model.bn1.running_mean
+        assert isinstance(running, torch.Tensor)
+        before = running.clone()
+        together = predict(found, [images]).logits
+        apart = predict(found, images.split(1)).logits
+        assert torch.allclose(together, apart, atol=1e-5)
+        assert torch.equal(running, before)
+
+    def test_looking_into_a_model(self, started: Path, lplgrad: Call) -> None:
+        labeled, round1 = started / "labeled.csv", started / "round1"
+        status, _ = lplgrad(
+            "observe", "--data", started / "data", "--labeled", labeled, "--checkpoint",
+            round1 / "checkpoint.safetensors", "--seed", 1, "--output", round1, "--settings",
+            "{embedded_images: 7, unlabeled_images: 20}",
+        )  # fmt: skip
+        assert status == 0
+        embedded = pd.read_csv(round1 / "embedded.csv")
+        test = open_dataset(started / "data").test
+        assert np.array_equal(test.labels[embedded["index"]], embedded["class"])
+        assert np.load(round1 / "features.npy").shape == (7, 16)
+        asked = pd.read_csv(round1 / "confidence.csv")
+        bought = set(pd.read_csv(labeled)["index"])
+        assert set(asked[asked["labeled"] == 1]["index"]) == bought
+        assert not set(asked[asked["labeled"] == 0]["index"]) & bought
+        assert (asked["labeled"] == 0).sum() == 20
+        # The confidence is that of the same model where a query asked the same image.
+        query(lplgrad, started, QUERY.replace("NAME", "entropy").replace("30", "all"))
+        both = asked.merge(pd.read_csv(round1 / "scores.csv"), on="index")
+        assert len(both) == 20
+        assert both["confidence_x"].to_numpy() == pytest.approx(both["confidence_y"].to_numpy(), rel=1e-4)
+
+    def test_a_trial_stops_at_its_target_accuracy(self, started: Path, lplgrad: Call) -> None:
+        round1, round2 = started / "round1", started / "round2"
+        accuracy = json.loads((round1 / "metrics.json").read_text())["accuracy"]
+        entropy, common = QUERY.replace("NAME", "entropy"), ["--data", started / "data", "--round", 2, "--seed", 1]
+        asked = [
+            "query", "--data", started / "data", "--labeled", started / "labeled.csv", "--round", 1, "--seed", 1,
+            "--settings", entropy, "--checkpoint", round1 / "checkpoint.safetensors", "--metrics",
+            round1 / "metrics.json", "--output", round1,
+        ]  # fmt: skip
+        assert lplgrad(*asked, "--target-accuracy", accuracy + 0.01)[0] == 0
+        assert (round1 / "next_labeled.csv").read_bytes() != (started / "labeled.csv").read_bytes()
+        assert lplgrad(*asked, "--target-accuracy", accuracy)[0] == 0
+        assert (round1 / "next_labeled.csv").read_bytes() == (started / "labeled.csv").read_bytes()
+        assert len(pd.read_csv(round1 / "scores.csv")) == 0
+        status, _ = lplgrad(
+            "train", *common, "--labeled", round1 / "next_labeled.csv", "--settings", JOINT, "--checkpoint",
+            round1 / "checkpoint.safetensors", "--previous", round1, "--target-accuracy", accuracy, "--output", round2,
+        )  # fmt: skip
+        assert status == 0
+        metrics = json.loads((round2 / "metrics.json").read_text())
+        assert (metrics["stopped"], metrics["round"], metrics["labels"]) == (True, 2, 6)
+        assert json.loads((round2 / "timing.json").read_text())["train_seconds"] == 0
+        for name in ("checkpoint.safetensors", "test_logits.npy"):
+            assert (round2 / name).read_bytes() == (round1 / name).read_bytes()
 
     def test_augmented_candidates_score_otherwise(self, started: Path, lplgrad: Call) -> None:
         plain = QUERY.replace("NAME", "entropy")
@@ -180,6 +267,7 @@ class TestRefusals:
         lplgrad("start", "--data", data.folder, "--query-size", 6, "--seed", 1, "--output", tmp_path / "labeled.csv")
         checkpoint = tmp_path / "x"
         checkpoint.write_bytes(b"xx")
+        second: dict[str, object] = {"number": 2, "labeled": of_round_2(tmp_path)}
         cases: list[tuple[dict[str, object], tuple[str, ...]]] = [
             ({"settings": "{trainin: 1}"}, ("--settings", "'trainin'", "'training'")),
             ({"settings": "{training: ["}, ("--settings", "line 1")),
@@ -187,12 +275,18 @@ class TestRefusals:
             ({"seed": -1}, ("--seed",)),
             ({"number": 2}, ("--checkpoint: missing",)),
             ({"checkpoint": checkpoint}, ("--checkpoint: not wanted",)),
-            ({"number": 2, "checkpoint": checkpoint}, (str(checkpoint), "not a whole safetensors file")),
+            ({"number": 2, "checkpoint": checkpoint}, ("labeled.csv: the labels of round 1, not of round 2",)),
+            ({**second, "checkpoint": checkpoint}, (str(checkpoint), "not a whole safetensors file")),
+            ({**second, "checkpoint": tmp_path / "none"}, ("none: No such file or directory",)),
             ({"labeled": tmp_path / "nothing"}, ("nothing: No such file or directory",)),
             ({"labeled": tmp_path}, ("Is a directory",)),
             ({"settings": TRAIN[:-1] + ", normalization: {mean: [0, 0], std: [1, 1]}}"}, ("2 channels", "1")),
             ({"settings": TRAIN[:-1] + ", compute: {device: cuda}}"}, ("compute.device: cuda", "no GPU")),
             ({"settings": TRAIN.replace("epochs: 2", "epochs: 2, learning_rate: 1e30")}, ("the loss is", "epoch")),
+            (
+                {"settings": TRAIN.replace("epochs: 2, batch_size: 8", "epochs: 1, learning_rate: 1e30")},
+                ("the weights are not finite after epoch 1 of 1",),
+            ),
         ]  # fmt: skip
         if torch.cuda.is_available():
             cases = [case for case in cases if "compute.device: cuda" not in case[1]]
@@ -238,9 +332,32 @@ class TestRefusals:
 
     def test_another_recipes_checkpoint(self, started: Path, lplgrad: Call) -> None:
         checkpoint = started / "round1" / "checkpoint.safetensors"
-        status, told = train(lplgrad, started, TRAIN, 2, "out", checkpoint=checkpoint)
+        status, told = train(lplgrad, started, TRAIN, 2, "out", checkpoint=checkpoint, labeled=of_round_2(started))
         assert status == 1
         single_line(told, str(checkpoint), "trained by another recipe")
+
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            (JOINT.replace("width: 4", "width: 8"), ("its model are not those asked for", "width=4", "width=8")),
+            (JOINT[:-1] + ", normalization: {mean: [0.5], std: [1]}}", ("its normalization are not those",)),
+        ],
+    )
+    def test_a_checkpoint_of_other_settings(
+        self, started: Path, lplgrad: Call, settings: str, words: tuple[str, ...]
+    ) -> None:
+        checkpoint = started / "round1" / "checkpoint.safetensors"
+        status, told = train(lplgrad, started, settings, 2, "out", checkpoint=checkpoint, labeled=of_round_2(started))
+        assert status == 1
+        single_line(told, str(checkpoint), *words)
+
+    def test_a_checkpoint_of_other_classes(self, started: Path, lplgrad: Call) -> None:
+        described = json.loads((started / "data" / "dataset.json").read_text())
+        described["classes"][0] = "another"
+        (started / "data" / "dataset.json").write_text(json.dumps(described))
+        status, told = query(lplgrad, started, QUERY.replace("NAME", "entropy"), output="out")
+        assert status == 1
+        single_line(told, "its classes are not those asked for")
 
     @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere")
     def test_no_permission(self, data: DatasetArrays, tmp_path: Path) -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import PerSampleGradientNorms
+from lplgrad.gradient_norms.convolution import Convolution
+from lplgrad.gradient_norms.layers import PARTS
 from lplgrad.models import build_model, initialize
 from lplgrad.settings import Model
 
@@ -135,6 +143,85 @@ def test_every_layer_agrees_with_autograd(name: str, loss: Loss) -> None:
     torch.testing.assert_close(norms.output, model(inputs))
 
 
+@dataclass(frozen=True)
+class Shape:
+    """A convolution and its input."""
+
+    channels: tuple[int, int]
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+def part_and_norms(shape: Shape, dtype: torch.dtype = torch.float64) -> tuple[Convolution, Tensor]:
+    """What the engine knows of a convolution, and the squared norm of each sample's gradient by autograd in float64."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(
+        *shape.channels, shape.kernel, shape.stride, shape.padding, shape.dilation, shape.groups, bias=False
+    ).double()
+    x = torch.randn(3, shape.channels[0], *shape.size, dtype=torch.float64)
+    g = torch.randn_like(layer(x))
+    exact = [
+        torch.autograd.grad((layer(one_x[None]) * one_g[None]).sum(), layer.weight)[0].square().sum()
+        for one_x, one_g in zip(x, g, strict=True)
+    ]
+    return Convolution.of(layer, x.to(dtype), g.to(dtype)), torch.stack(exact)
+
+
+SIDES = st.tuples(st.integers(1, 4), st.integers(1, 4))
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> Shape:
+    """Convolutions of every kind, larger than their input and striding over it included."""
+    groups = draw(st.integers(1, 3))
+    kernel, dilation, padding = draw(SIDES), draw(SIDES), draw(st.tuples(st.integers(0, 4), st.integers(0, 4)))
+    reach = [1 + (k - 1) * d - 2 * p for k, d, p in zip(kernel, dilation, padding, strict=True)]
+    size = [draw(st.integers(max(1, r), max(1, r) + 6)) for r in reach]
+    channels = (groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3)))
+    return Shape(channels, (size[0], size[1]), kernel, draw(SIDES), padding, dilation, groups)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(shapes())
+def test_every_way_to_a_convolution_gives_the_norm(shape: Shape) -> None:
+    part, exact = part_and_norms(shape)
+    torch.testing.assert_close(part.squared_norm(), exact)
+    torch.testing.assert_close(part.outer_products().squared_norm(), exact)
+    torch.testing.assert_close(part._one_by_one(None), exact)
+    if shape.groups == 1:
+        torch.testing.assert_close(part._by_gram_matrices(), exact)
+
+
+@pytest.mark.parametrize(
+    ("shape", "way"),
+    [
+        (Shape((64, 64), (32, 32), (3, 3), padding=(1, 1)), "_one_by_one"),
+        (Shape((64, 128), (32, 32), (3, 3), (2, 2), (1, 1)), "_one_by_one"),
+        (Shape((32, 32), (16, 16), (3, 3), padding=(1, 1), groups=32), "_one_by_one"),
+        (Shape((128, 128), (16, 16), (3, 3), padding=(1, 1)), "_by_gram_matrices"),
+        (Shape((256, 256), (8, 8), (3, 3), padding=(1, 1)), "_by_gram_matrices"),
+        (Shape((256, 512), (8, 8), (3, 3), (2, 2), (1, 1)), "_by_gram_matrices"),
+        (Shape((3, 64), (32, 32), (3, 3), padding=(1, 1)), "outer_products"),
+        (Shape((3, 64), (64, 64), (7, 7), (2, 2), (3, 3)), "outer_products"),
+        (Shape((64, 128), (32, 32), (1, 1), (2, 2)), "outer_products"),
+        (Shape((256, 512), (8, 8), (1, 1), (2, 2)), "outer_products"),
+    ],
+)
+def test_the_layers_of_a_residual_network_in_float32(shape: Shape, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of layer takes the way meant for it, and keeps its digits there."""
+    part, exact = part_and_norms(shape, torch.float32)
+    ways = {name: getattr(Convolution, name) for name in ("_one_by_one", "_by_gram_matrices", "outer_products")}
+    spies = {name: mock.create_autospec(original, side_effect=original) for name, original in ways.items()}
+    for name, spy in spies.items():
+        monkeypatch.setattr(Convolution, name, spy)
+    torch.testing.assert_close(part.squared_norm(), exact, rtol=2e-6, atol=0)
+    assert [name for name, spy in spies.items() if spy.called] == [way]
+
+
 def test_embedding_agrees_with_autograd() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(6, 3, padding_idx=2), nn.Flatten(), nn.Linear(12, 4)).double()
@@ -253,6 +340,59 @@ def test_frozen_parameters_do_not_count() -> None:
     with PerSampleGradientNorms(model) as norms_of:
         norms = norms_of(x, entropy)
     torch.testing.assert_close((norms.total, norms.sum), oracle(model, x, entropy))
+
+
+def test_weights_lie_in_memory_as_before_and_keep_what_was_written() -> None:
+    """Within the context convolutions lie in channels-last memory; then the caller's tensors are back."""
+    layer = nn.Conv2d(3, 4, 3)
+    weight, place = layer.weight, layer.weight.data_ptr()
+    model = nn.Sequential(layer, nn.Flatten())
+    with PerSampleGradientNorms(model) as norms_of:
+        norms_of(torch.randn(2, 3, 4, 4), entropy)
+        weight.data[0] = 7.0
+    assert layer.weight is weight
+    assert weight.data_ptr() == place
+    assert weight.is_contiguous()
+    assert weight.data[0].unique().tolist() == [7.0]
+
+
+def test_batch_norm_far_from_zero_keeps_its_digits() -> None:
+    """Where the mean is thousands of deviations, sum(g x) - mean sum(g) would cancel all there is."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4).eval()
+    norm.running_mean = torch.tensor([0.0, 1.0, 1000.0, 4e4])
+    x = torch.randn(6, 4, 8, 8) + norm.running_mean.view(-1, 1, 1)
+    g = torch.randn(6, 4, 8, 8)
+    exact = (g.double() * (x.double() - norm.running_mean.view(-1, 1, 1))).sum(dim=(2, 3)).square().sum(dim=1)
+    found = PARTS[nn.BatchNorm2d](norm, x, g)["weight"].squared_norm()
+    torch.testing.assert_close(found, exact / (1 + norm.eps), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("confidence", [1.0, 60.0])
+def test_rounded_contractions_stay_close(confidence: float) -> None:
+    """Only the factors of the contractions are rounded, to bfloat16: a norm averages over thousands of roundings."""
+    torch.manual_seed(0)
+    model = confident_resnet(confidence).float()
+    inputs = torch.randn(16, 3, 8, 8)
+    with PerSampleGradientNorms(model) as norms_of:
+        exact = norms_of(inputs, entropy)
+    with PerSampleGradientNorms(model, contractions=torch.bfloat16) as norms_of:
+        rounded = norms_of(inputs, entropy)
+    assert torch.equal(rounded.output, exact.output)
+    torch.testing.assert_close(rounded.total, exact.total, rtol=1e-3, atol=0)
+    torch.testing.assert_close(rounded.sum, exact.sum, rtol=1e-3, atol=0)
+
+
+def test_nothing_of_a_batch_is_kept_after_a_failure() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    kept: list[weakref.ref[Tensor]] = []
+    model[0].register_forward_hook(lambda layer, arguments, output: kept.append(weakref.ref(output)))
+    with PerSampleGradientNorms(model) as norms_of:
+        with pytest.raises(ValueError, match="one scalar a sample"):
+            norms_of(torch.randn(2, 2), lambda output: output)
+        gc.collect()
+        assert [reference() for reference in kept] == [None]
+        assert norms_of(torch.randn(2, 2), entropy).total.shape == (2,)
 
 
 def test_what_is_not_supported_is_named() -> None:

@@ -79,6 +79,6 @@ def test_the_numbers_of_the_purposes_never_change() -> None:
     """They are part of every published result."""
     assert [purpose.name for purpose in sorted(Purpose)] == [
         "INITIAL_LABELS", "CANDIDATES", "MODEL_WEIGHTS", "AUXILIARY_WEIGHTS", "BATCHES", "AUGMENTATION",
-        "RANDOM_SCORES", "QUERY_AUGMENTATION",
+        "RANDOM_SCORES", "QUERY_AUGMENTATION", "OBSERVED_IMAGES",
     ]  # fmt: skip
     assert stream(7, Purpose.CANDIDATES, 3).permutation(8).tolist() == [4, 6, 5, 0, 2, 7, 3, 1]

@@ -96,11 +96,6 @@ def test_the_same_numbers_draw_the_same_bytes(tmp_path: Path, ending: str) -> No
     assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()
 
 
-def test_an_unknown_budget_is_told() -> None:
-    with pytest.raises(UserError, match="no budget 'smal'"):
-        figures.learning_curves(measurements(), STUDY, "smal")
-
-
 class TestCollect:
     @pytest.fixture
     def files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:

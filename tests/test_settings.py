@@ -70,7 +70,7 @@ TRAINING = "datasets.digits.training"
         ("stategies", {}, "unknown key 'stategies' (did you mean 'strategies'?)"),
         (f"{TRAINING}.epoch", 3, "datasets.digits.training: unknown key 'epoch' (did you mean 'epochs'?)"),
         ("strategies.lplgrad.nrom", "sum", "strategies.lplgrad: unknown key 'nrom' (did you mean 'norm'?)"),
-        ("strategies.random.norm", "sum", "strategies.random: unknown key 'norm' (known: none)"),
+        ("strategies.random.norm", "sum", "strategies.random: unknown key 'norm' (known: acquisition, recipe, title)"),
         ("datasets.digits.test_image", 5, "datasets.digits: unknown key 'test_image' (did you mean 'test_images'?)"),
         (
             "strategies.lplgrad.norm", "frobenius",
@@ -148,6 +148,9 @@ def test_the_command_line_comes_last_and_is_named(base: Path) -> None:
     assert read_study([base], {"run": {"seeds": [7]}}).run.seeds == [7]
     with pytest.raises(UserError, match=r"^--config: run.seeds: 7 is listed twice"):
         read_study([base], {"run": {"seeds": [7, 7]}})
+    # Snakemake hands these over as text: --config keep_checkpoints=true 'run={seeds: [3, 4]}'
+    given = read_study([base], {"keep_checkpoints": "true", "run": {"seeds": ["3", "4"]}, "title": "1: a"})
+    assert (given.keep_checkpoints, given.run.seeds, given.title) == (True, [3, 4], "1: a")
 
 
 @pytest.mark.parametrize(
@@ -213,6 +216,8 @@ def test_a_study_file_comes_back(base: Path, tmp_path: Path) -> None:
 def test_paper_and_demo_are_valid() -> None:
     home = Path(__file__).parents[1]
     assert read_study([home / "config.yaml"]).study == "paper"
+    for overlay in home.glob("studies/*.yaml"):
+        read_study([home / "config.yaml", overlay])
     demo = read_study([home / "config.yaml", home / "demo.yaml"])
     assert len(demo.run.strategies) == 6
     assert len(demo.run.seeds) >= 3

@@ -7,6 +7,7 @@ came from, for people). ``dataset.json`` is written last: where it stands, the r
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,6 +76,31 @@ def open_dataset(folder: Path) -> DatasetArrays:
         raise UserError(f"{manifest}: not the description of a data set; prepare it anew")
     train, test = (_open_split(folder, split, shapes[split], len(classes)) for split in SPLITS)
     return DatasetArrays(folder, train, test, classes, mean, std)
+
+
+def verify_dataset(folder: Path) -> None:
+    """Read a prepared data set whole and compare it with the checksums that were taken when it was prepared.
+
+    Raises:
+        UserError: a file is not what it was.
+    """
+    data = open_dataset(folder)
+    splits = read_json(folder / "dataset.json")["splits"]
+    for split in SPLITS:
+        part: Images = getattr(data, split)
+        for kind, array in (("images", part.images), ("labels", part.labels)):
+            if sha256(array) != splits[split].get(f"{kind}_sha256"):
+                path = folder / f"{split}_{kind}.npy"
+                raise UserError(f"{path}: changed since it was prepared; delete dataset.json beside it and run again")
+
+
+def sha256(array: npt.NDArray[Any]) -> str:
+    """Checksum of an array's values."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _floats(values: Any) -> list[float]:
+    return [float(value) for value in values]
 
 
 def _are(kind: type, values: object) -> bool:

@@ -142,8 +142,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
     """
     from safetensors import SafetensorError, safe_open
 
-    if path.is_dir():
-        raise IsADirectoryError(21, "Is a directory", str(path))
+    path.open("rb").close()  # safetensors' own errors name no file
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("lplgrad", "{}"))

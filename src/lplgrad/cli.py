@@ -17,18 +17,9 @@ from lplgrad.interruption import Interrupted, ends_cleanly
 
 # In the order in which data flows.
 COMMANDS = (
-    "prepare",
-    "start",
-    "train",
-    "query",
-    "study",
-    "measurements",
-    "timings",
-    "table",
-    "figure",
-    "status",
-    "schema",
-)
+    "prepare", "start", "train", "query", "observe", "study", "measurements", "timings", "table", "figure",
+    "statistics", "diagnostics", "compare", "claims", "report", "status", "schema",
+)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-# Settings reach a job as parameters, with their defaults filled in; how they are checked or told of changes no result.
-# Where a training stopped and went on again, and on which card, neither.
+# Settings reach a job as parameters, with their defaults filled in; how they are checked or told of changes no result,
+# nor does the layout, whose paths are the rules' own. Where a training stopped and went on again, and on which card,
+# neither.
 WITHOUT_EFFECT = {
     "cli", "code_digest", "errors", "interruption", "leases", "locks", "progress", "resuming", "settings", "study",
     "validation", "commands.common",

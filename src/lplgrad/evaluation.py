@@ -20,11 +20,6 @@ def batch_size(height: int, width: int) -> int:
     return max(1, 256 * 32 * 32 // (height * width))
 
 
-def gradient_batch_size(height: int, width: int) -> int:
-    """The same for gradient norms, which are fastest where a batch's feature maps fit the processor's cache."""
-    return max(1, 32 * 32 * 32 // (height * width))
-
-
 @dataclass(frozen=True)
 class Predictions:
     """What networks say of N images, float32.

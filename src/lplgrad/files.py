@@ -28,7 +28,8 @@ def beside(path: Path) -> Iterator[Path]:
         if error.filename not in (None, str(temporary)):
             raise
         # A write to a full disk names no file.
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        # numpy's says only what it could not do.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

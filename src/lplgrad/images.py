@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,17 +47,17 @@ def decode(path: Path, side: int | None, fit: Fit) -> npt.NDArray[np.uint8]:
         ValueError: the file is no image, is cut off, or is so large that it may be meant to exhaust the memory.
         OSError: it cannot be opened.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path) as opened:
-                image = _rgb(ImageOps.exif_transpose(opened))
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise ValueError(str(error)) from None
-        except UnidentifiedImageError:
-            raise ValueError("no image, or of an unknown format") from None
-        except (SyntaxError, EOFError, KeyError, IndexError, TypeError) as error:  # how Pillow's decoders also fail
-            raise ValueError(str(error)) from None
+    try:
+        with Image.open(path) as opened:
+            if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # of which Pillow only warns
+                raise ValueError(f"{opened.width}x{opened.height} pixels are more than {Image.MAX_IMAGE_PIXELS}")
+            image = _rgb(ImageOps.exif_transpose(opened))
+    except UnidentifiedImageError:
+        raise ValueError("no image, or of an unknown format") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from None
+    except (SyntaxError, EOFError, KeyError, IndexError, TypeError) as error:  # how Pillow's decoders also fail
+        raise ValueError(str(error)) from None
     if side is not None and image.size != (side, side):
         resample = Image.Resampling.BILINEAR
         image = ImageOps.fit(image, (side, side), resample) if fit == "crop" else image.resize((side, side), resample)
@@ -101,7 +102,8 @@ def decode_all(files: ImageFiles, into: npt.NDArray[np.uint8], threads: int, wha
             raise UserError(f"{path}: images of different sizes ({sizes}); set image_size to bring them to one")
         into[position] = image
 
-    with ThreadPoolExecutor(threads) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are refused
         for _ in track(pool.map(work, range(len(files.paths))), len(files.paths), what):
             pass
     if unreadable:

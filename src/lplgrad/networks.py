@@ -86,14 +86,43 @@ class Checkpoint:
     """A checkpoint as it was read.
 
     Attributes:
+        path: the file.
         networks: with their weights, on the CPU.
+        model: how the main model is built.
         normalization: what the images were normalised with.
         classes: names of the classes.
     """
 
+    path: Path
     networks: Networks
+    model: Model
     normalization: Normalization
     classes: list[str]
+
+    def check_fits(
+        self,
+        channels: int,
+        classes: list[str],
+        model: Model | None = None,
+        normalization: Normalization | None = None,
+    ) -> None:
+        """Make sure that the checkpoint is of the images and, to train it on, of the settings at hand.
+
+        Raises:
+            UserError: what differs.
+        """
+        takes = self.networks.model.conv1.in_channels
+        wanted = {
+            "image channels": (takes, channels),
+            "classes": (self.classes, classes),
+            "model": (self.model, self.model if model is None else model),
+            "normalization": (self.normalization, self.normalization if normalization is None else normalization),
+        }
+        for what, (found, expected) in wanted.items():
+            if found != expected:
+                raise UserError(
+                    f"{self.path}: its {what} are not those asked for ({_short(found)}; {_short(expected)})"
+                )
 
 
 def load(path: Path) -> Checkpoint:
@@ -121,7 +150,12 @@ def load(path: Path) -> Checkpoint:
     networks = _build(model, channels, len(classes), "auxiliary" in states)
     for name, network in networks.named().items():
         _load_state(network, states.get(name, {}), f"{path}: {name}")
-    return Checkpoint(networks, normalization, classes)
+    return Checkpoint(path, networks, model, normalization, classes)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _load_state(network: nn.Module, state: Mapping[str, Any], where: str) -> None:

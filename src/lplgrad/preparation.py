@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
-from lplgrad.arrays import SPLITS, DatasetArrays, open_array, open_dataset
+from lplgrad.arrays import SPLITS, DatasetArrays, open_array, open_dataset, sha256
 from lplgrad.datasets import ImageFiles, Images, Prepared
 from lplgrad.errors import UserError
 from lplgrad.files import beside, replacing, write_json
 from lplgrad.images import decode_all, first_shape
 
 
-def write_dataset(folder: Path, prepared: Prepared, threads: int = 1) -> DatasetArrays:
+def write_dataset(
+    folder: Path, prepared: Prepared, threads: int = 1, settings: Mapping[str, Any] | None = None
+) -> DatasetArrays:
     """Check what a source delivered, decode what is still in files, and write it.
 
     Args:
         folder: of the data set.
         prepared: what the source delivered.
         threads: that decode.
+        settings: the source and its options, which the data set is known by.
 
     Raises:
         UserError: there is something in it that no data set may have; images that cannot be decoded.
@@ -48,26 +53,26 @@ def write_dataset(folder: Path, prepared: Prepared, threads: int = 1) -> Dataset
         _check_images(folder, split, images, part.labels)
         splits[split] = {
             "images": list(images.shape),
-            "images_sha256": _sha256(images),
-            "labels_sha256": _sha256(part.labels),
+            "images_sha256": sha256(images),
+            "labels_sha256": sha256(part.labels),
             "per_class": dict(zip(prepared.classes, counts.tolist(), strict=True)),
         }
     mean, std = channel_statistics(open_array(folder / "train_images.npy", mapped=True))
     write_json(folder / "provenance.json", {**prepared.provenance, "pillow": PIL.__version__})
-    write_json(folder / "dataset.json", {"classes": prepared.classes, "mean": mean, "std": std, "splits": splits})
+    described = {"classes": prepared.classes, "mean": mean, "std": std, "splits": splits}
+    write_json(folder / "dataset.json", {"settings": settings or {}, **described})
     return open_dataset(folder)
 
 
 def _decode(target: Path, files: ImageFiles, shape: tuple[int, ...], threads: int, what: str) -> None:
     """Decode a split straight into its file: the images together may be larger than the memory."""
     with beside(target) as temporary:
+        # The space is claimed first: a full disk would end a write into mapped memory with a signal.
+        with temporary.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, len(files.paths) * math.prod(shape) + 4096)
         array = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(files.paths), *shape))
         decode_all(files, array, threads, what)
         array.flush()
-
-
-def _sha256(array: npt.NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def _check_labels(folder: Path, split: str, labels: npt.NDArray[np.int64], classes: list[str]) -> None:

@@ -56,12 +56,40 @@ def measure(
 
 
 def gradient_norms(networks: Networks, loss: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> GradientNorms:
-    """Gradient norms of the main model over batches of images."""
+    """Gradient norms of the main model over batches of images, which are split to what is fastest.
+
+    Where memory runs out, as it may on a GPU that others use too, half as many are taken at a time from there on.
+    """
     networks.model.eval()
+    parts: list[GradientNorms] = []
+    largest: int | None = None
     with PerSampleGradientNorms(networks.model) as norms_of:
-        parts = [norms_of(images, loss) for images in batches]
+        for images in batches:
+            size = min(gradient_batch_size(images), largest or len(images))
+            start = 0
+            while start < len(images):
+                try:
+                    parts.append(norms_of(images[start : start + size], loss))
+                    start += size
+                except torch.OutOfMemoryError:
+                    if size == 1:
+                        raise
+                    largest = size = size // 2
     return GradientNorms(
         torch.cat([part.total for part in parts]),
         torch.cat([part.sum for part in parts]),
         torch.cat([part.output for part in parts]),
     )
+
+
+def gradient_batch_size(images: Tensor) -> int:
+    """How many images to ask for their gradient norms at a time: from their size and the kind of device alone, so that
+    results do not depend on memory.
+
+    On a CPU few are fastest, since their feature maps fit its cache; a GPU needs many to be busy.
+
+    Args:
+        images: shape (B, channels, H, W).
+    """
+    pixels = images.shape[2] * images.shape[3]
+    return max(4, 32 * 32 * 32 // pixels) if images.device.type == "cpu" else max(1, 256 * 32 * 32 // pixels)

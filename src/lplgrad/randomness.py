@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 5
     RANDOM_SCORES = 6
     QUERY_AUGMENTATION = 7
+    OBSERVED_IMAGES = 8
 
 
 def stream(seed: int, purpose: Purpose, round_number: int = 0) -> np.random.Generator:

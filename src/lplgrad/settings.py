@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -117,7 +117,8 @@ class Recipe(Settings):
         init: ``warm`` trains on from the round before, with new optimisers; ``fresh`` starts every round anew.
         lambda_: weight of the pair loss in the total loss (eq. 4); ``lambda`` in a file.
         margin: the pair loss's margin xi (eq. 2).
-        detach_after: fraction of the epochs after which the pair loss no longer reaches the main model.
+        detach_after: fraction of the epochs after which the pair loss no longer reaches the main model; with 0 it does
+            in the first epoch alone.
         auxiliary_schedule: the learning rate of the module is ``stepped`` as the main model's, or ``constant``.
     """
 
@@ -177,11 +178,13 @@ class Budget(Settings):
         query_size: b, labels bought in a round; also the number drawn at random for round 1.
         candidates: S, size of the random subset of the unlabelled pool that is scored, or ``all``.
         labels: A, labels at the end; a multiple of ``query_size``.
+        target_accuracy: test accuracy (a fraction) at which a trial stops before its budget is spent; None for never.
     """
 
     query_size: Count
     candidates: Count | Literal["all"] = "all"
     labels: Count
+    target_accuracy: Annotated[Number, Field(gt=0, le=1)] | None = None
 
     @property
     def rounds(self) -> int:
@@ -236,6 +239,12 @@ class Strategy(Row):
     recipe: str
     title: Title | None = None
     acquisition: AcquisitionName
+    function_key: ClassVar[str] = "acquisition"
+
+    @classmethod
+    def options_of(cls, function: str) -> type[Settings] | None:
+        """The options of an acquisition function."""
+        return acquisition.load(function).options if function in acquisition.names() else None
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
@@ -263,6 +272,12 @@ class Dataset(Row):
     normalization: Normalization | None = None
     query_transform: Literal["test", "train"] = "test"
     budgets: Annotated[dict[Name, Budget], Field(min_length=1)]
+    function_key: ClassVar[str] = "source"
+
+    @classmethod
+    def options_of(cls, function: str) -> type[Settings] | None:
+        """The options of a source."""
+        return datasets.load(function).options if function in datasets.names() else None
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
@@ -319,6 +334,28 @@ class Run(Settings):
         return values
 
 
+class ModelFigures(Settings):
+    """Figures of single models (paper, figures 6 to 8), for the trials named here as far as the study runs them.
+
+    The models that they need are kept.
+
+    Attributes:
+        budgets, datasets, strategies: names of those that are shown.
+        seed: of the trial that is shown; None for the study's first.
+        rounds: after which the model is shown.
+        unlabeled_images: how many unlabelled images are asked for the model's confidence, drawn at random.
+        embedded_images: how many test images are embedded by t-SNE, drawn at random.
+    """
+
+    budgets: list[str] = Field(default=[])
+    datasets: list[str] = Field(default=[])
+    strategies: list[str] = Field(default=[])
+    seed: Seed | None = None
+    rounds: list[Count] = Field(default=[])
+    unlabeled_images: Count = 10_000
+    embedded_images: Annotated[int, Field(ge=2)] = 2_000
+
+
 class Study(Settings):
     """A whole study, as its configuration files describe it.
 
@@ -329,6 +366,7 @@ class Study(Settings):
         run: what is run.
         recipes, strategies, datasets: what is defined, by name.
         compute: the machine's part.
+        model_figures: single models that are looked into.
         keep_checkpoints: keep the model of every round (45 MB each for ResNet-18), not only of the first and last.
     """
 
@@ -340,6 +378,7 @@ class Study(Settings):
     strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]
     datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
     compute: StudyCompute = StudyCompute()
+    model_figures: ModelFigures = ModelFigures()
     keep_checkpoints: bool = False
 
     @model_validator(mode="after")
@@ -365,6 +404,13 @@ class Study(Settings):
             for name in getattr(self.run, kind):
                 if name not in defined:
                     yield f"run.{kind}", f"{name!r} is not defined under {kind} ({nearest(name, defined)})"
+            for name in getattr(self.model_figures, kind):
+                if name not in defined:
+                    yield f"model_figures.{kind}", f"{name!r} is not defined under {kind} ({nearest(name, defined)})"
+        budgets = {budget for row in self.datasets.values() for budget in row.budgets}
+        for name in self.model_figures.budgets:
+            if name not in budgets:
+                yield "model_figures.budgets", f"no data set has a budget {name!r} ({nearest(name, budgets)})"
         for name in self.run.datasets:
             for budget in self.run.budgets:
                 if name in self.datasets and budget not in self.datasets[name].budgets:
@@ -395,10 +441,24 @@ class TrainingJob(Settings):
     compute: Compute = Compute()
 
 
+class ObservationJob(Settings):
+    """The settings of one ``lplgrad observe``; see ``ModelFigures``."""
+
+    unlabeled_images: Count = 10_000
+    embedded_images: Annotated[int, Field(ge=2)] = 2_000
+    compute: Compute = Compute()
+
+
 class SourceJob(Row):
     """The settings of one ``lplgrad prepare``: a source, and its options beside it."""
 
     source: SourceName
+    function_key: ClassVar[str] = "source"
+
+    @classmethod
+    def options_of(cls, function: str) -> type[Settings] | None:
+        """The options of a source."""
+        return Dataset.options_of(function)
 
 
 class QueryJob(Settings):
@@ -439,7 +499,7 @@ def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
     """
     layers: list[tuple[str, Any]] = [(str(file), _read_yaml_file(Path(file))) for file in files]
     if overrides:
-        layers.append(("--config", overrides))
+        layers.append(("--config", _typed(overrides)))
     if not layers:
         raise UserError("no configuration file was given")
     merged: dict[str, Any] = {}
@@ -449,6 +509,18 @@ def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
         merged = merge(merged, layer)
         study = parse(Study, merged, where)
     return study
+
+
+def _typed(value: Any) -> Any:
+    """Values of Snakemake's ``--config``, which hands some numbers and truth values over as text."""
+    if isinstance(value, Mapping):
+        return {key: _typed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_typed(inner) for inner in value]
+    if isinstance(value, str):
+        read = read_yaml(value, "--config")
+        return read if isinstance(read, bool | int | float) else value
+    return value
 
 
 def read_study_file(path: Path) -> StudyFile:

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lplgrad import datasets
-from lplgrad.settings import Compute, QueryJob, Study, TrainingJob
+from lplgrad.errors import UserError
+from lplgrad.files import read_json
+from lplgrad.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,13 @@ class Layout:
         self.datasets = [name for name in study.run.datasets if name not in unavailable]
         self.root = PurePosixPath("results") / study.study
 
+    def budget(self, budget: str, dataset: str) -> Budget:
+        """A data set's budget of some name."""
+        return self.study.datasets[dataset].budgets[budget]
+
     def rounds(self, budget: str, dataset: str) -> int:
         """Number of rounds of a chain."""
-        return self.study.datasets[dataset].budgets[budget].rounds
+        return self.budget(budget, dataset).rounds
 
     def chains(self) -> Iterator[Chain]:
         """All chains, in the order of the configuration."""
@@ -88,16 +94,67 @@ class Layout:
             return f"{self.start(chain.budget, chain.dataset, chain.seed)}/{recipe}"
         return self.round(chain, number)
 
+    def ablation_pairs(self) -> Iterator[tuple[str, str]]:
+        """The strategies that query alike and differ in the auxiliary module alone: with it, and without."""
+        study = self.study
+        for one in study.run.strategies:
+            for other in study.run.strategies:
+                joint, plain = study.strategies[one], study.strategies[other]
+                alike = (joint.acquisition, joint.options) == (plain.acquisition, plain.options)
+                if alike and study.recipes[joint.recipe].auxiliary and not study.recipes[plain.recipe].auxiliary:
+                    yield one, other
+
+    def shown_models(self) -> dict[Chain, list[int]]:
+        """The trials whose models the configuration asks to look into, and after which rounds."""
+        wanted, run = self.study.model_figures, self.study.run
+        seed = run.seeds[0] if wanted.seed is None else wanted.seed
+        shown = {}
+        for chain in self.chains():
+            named = chain.budget in wanted.budgets and chain.dataset in wanted.datasets
+            if named and chain.strategy in wanted.strategies and chain.seed == seed:
+                last = self.rounds(chain.budget, chain.dataset)
+                shown[chain] = [number for number in sorted(set(wanted.rounds)) if number <= last]
+        return {chain: numbers for chain, numbers in shown.items() if numbers}
+
+    def gone_models(self) -> dict[Chain, range]:
+        """The rounds that are trained again for models that are to be shown and were not kept: of each trial all that
+        follow its newest kept model before the first of them, since Snakemake remakes what depends on what it remakes.
+        """
+        gone = {}
+        for chain, numbers in self.shown_models().items():
+            last = self.rounds(chain.budget, chain.dataset)
+            folders = [Path(self.trained(chain, number)) for number in range(1, last + 1)]
+            kept = [(folder / "checkpoint.safetensors").exists() for folder in folders]
+            wanted = [
+                number
+                for number in numbers
+                if (folders[number - 1] / "metrics.json").exists()
+                and not kept[number - 1]
+                and not Path(self.round(chain, number), "features.npy").exists()
+            ]
+            if wanted:
+                before = [number for number in range(1, wanted[0]) if kept[number - 1]]
+                gone[chain] = range(max(before, default=0) + 1, last + 1)
+        return gone
+
     def kept_checkpoints(self) -> str:
         """A regular expression for the rounds whose checkpoints stay, as ``<budget>/<dataset>/.../round<r>/``."""
         if self.study.keep_checkpoints:
             return ""
-        last = (
+        last = [
             f"{budget}/{dataset}/[^/]+/seed[0-9]+/round{self.rounds(budget, dataset)}/"
             for budget in self.study.run.budgets
             for dataset in self.datasets
-        )
-        return "|".join(last)
+        ]
+        shown = [
+            f"{chain.budget}/{chain.dataset}/{chain.strategy}/seed{chain.seed}/round(?:{'|'.join(map(str, numbers))})/"
+            for chain, numbers in self.shown_models().items()
+        ]
+        return "|".join([*last, *shown])
+
+    def target(self, budget: str, dataset: str) -> float | None:
+        """The test accuracy at which a trial stops, if one is set."""
+        return self.budget(budget, dataset).target_accuracy
 
     def _compute(self) -> Compute:
         """What of the machine's part belongs to a job's result."""
@@ -111,6 +168,9 @@ class Layout:
         for row in datasets.values():
             row["budgets"] = {name: row["budgets"][name] for name in self.study.run.budgets}
         recipes = {name: values["recipes"][name] for name in self.recipes()}
+        figures = values["model_figures"]
+        for kind in ("budgets", "datasets", "strategies"):
+            figures[kind] = [name for name in figures[kind] if name in values["run"][kind]]
         return json.dumps({**values, "recipes": recipes, "strategies": strategies, "datasets": datasets})
 
     def source_settings(self, dataset: str) -> str:
@@ -145,6 +205,43 @@ class Layout:
         )
         return _json(job.model_dump(by_alias=True))
 
+    def observation_settings(self) -> str:
+        """``--settings`` of ``lplgrad observe``, as JSON."""
+        wanted = self.study.model_figures
+        job = ObservationJob(
+            unlabeled_images=wanted.unlabeled_images,
+            embedded_images=wanted.embedded_images,
+            compute=self.study.compute,
+        )
+        return _json(job.model_dump())
+
+
+def unprepared_datasets(study: Study) -> list[str]:
+    """The study's data sets that are not prepared."""
+    folder = Path(study.data_dir)
+    return [name for name in study.run.datasets if not (folder / name / "dataset.json").exists()]
+
+
+def check_prepared_datasets(study: Study) -> None:
+    """A data set's folder is its name; what is in it must be what the study means by that name.
+
+    Raises:
+        UserError: it was prepared from another source, or with other options.
+    """
+    for name in study.run.datasets:
+        manifest = Path(study.data_dir) / name / "dataset.json"
+        row = study.datasets[name]
+        if manifest.exists() and (found := read_json(manifest).get("settings")):
+            options = datasets.load(row.source).options.model_validate(row.options).model_dump()
+            wanted = {"source": row.source, **options}
+            changed = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
+            if changed:
+                raise UserError(
+                    f"datasets.{name}: {manifest.parent} was prepared with another {changed[0]} "
+                    f"({found.get(changed[0])!r}, not {wanted.get(changed[0])!r}); give this one another name or "
+                    "another data_dir, or delete that folder"
+                )
+
 
 def unavailable_datasets(study: Study) -> dict[str, str]:
     """The study's data sets that are neither prepared nor to be had, with the reason. Asks the network at most once a
@@ -153,13 +250,12 @@ def unavailable_datasets(study: Study) -> dict[str, str]:
 
     def reason(name: str) -> str | None:
         row = study.datasets[name]
-        if (Path(study.data_dir) / name / "dataset.json").exists():
-            return None
         source = datasets.load(row.source)
         return source.unavailable(source.options.model_validate(row.options), Path(study.data_dir) / "downloads")
 
+    unprepared = unprepared_datasets(study)
     with ThreadPoolExecutor() as pool:
-        reasons = zip(study.run.datasets, pool.map(reason, study.run.datasets), strict=True)
+        reasons = zip(unprepared, pool.map(reason, unprepared), strict=True)
         return {name: why for name, why in reasons if why is not None}
 
 

@@ -161,7 +161,8 @@ def train(
     for network in networks.named().values():
         network.train()
     for epoch in range(state.epoch, training.epochs):
-        attached = epoch <= recipe.detach_after * training.epochs
+        # Up to and with that epoch, counted from 0; rounded first, as 0.29 * 100 falls just short of 29.
+        attached = epoch <= round(recipe.detach_after * training.epochs, 6)
         rate = learning_rate(training, epoch)
         order = torch.from_numpy(batches.permutation(len(images))).to(device)
         draws = augment.draw()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -51,8 +51,11 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, values: object) -> object:
-        if isinstance(values, Mapping) and cls.model_config.get("extra") != "allow":
-            known = {field.alias or name for name, field in cls.model_fields.items()}
+        if isinstance(values, Mapping):
+            options = cls.option_keys(values)
+            if options is None:
+                return values
+            known = {field.alias or name for name, field in cls.model_fields.items()} | options
             for key in values:
                 if key not in known and key not in cls.model_fields:
                     raise PydanticCustomError(
@@ -62,11 +65,34 @@ class Settings(BaseModel):
                     )
         return values
 
+    @classmethod
+    def option_keys(cls, values: Mapping[str, Any]) -> set[str] | None:
+        """Keys that may stand beside the class's own; None where that cannot be told yet."""
+        return set()
+
 
 class Row(Settings):
-    """A row that names a function and carries that function's own options beside its keys."""
+    """A row that names a function and carries that function's own options beside its keys.
+
+    Attributes:
+        function_key: the key that names the function.
+    """
 
     model_config = ConfigDict(extra="allow")
+    function_key: ClassVar[str]
+
+    @classmethod
+    def options_of(cls, function: str) -> type[Settings] | None:
+        """The options of a function; None where there is none of that name."""
+        raise NotImplementedError
+
+    @classmethod
+    def option_keys(cls, values: Mapping[str, Any]) -> set[str] | None:
+        """The options of the function that the row names."""
+        if cls.function_key not in values:
+            return set()
+        options = cls.options_of(str(values[cls.function_key]))
+        return None if options is None else set(options.model_fields)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -110,8 +136,10 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
         place = f"{place}.{key}" if place else key
     elif first["type"] == "missing":
         message = "is missing"
-    elif first["type"] in _WITH_VALUE:
-        message = f"{message[:1].lower()}{message[1:]}, not {first['input']!r}"
+    else:
+        message = message[:1].lower() + message[1:]
+        if first["type"] in _WITH_VALUE:
+            message += f", not {first['input']!r}"
     return place, message
 
 

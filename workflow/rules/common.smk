@@ -17,7 +17,7 @@ from lplgrad.code_digest import code_digest
 from lplgrad.errors import UserError
 from lplgrad.leases import visible_devices
 from lplgrad.settings import read_study
-from lplgrad.study import Chain, Layout, one_of, unavailable_datasets
+from lplgrad.study import Chain, Layout, check_prepared_datasets, one_of, unavailable_datasets
 
 mimetypes.add_type("text/plain", ".yaml")  # which the report would otherwise warn of
 
@@ -33,15 +33,30 @@ shell.prefix(f'set -euo pipefail; lplgrad() ( PYTHONPATH={PYTHONPATH} exec {PYTH
 FILES = [] if workflow.config_settings.replace_workflow_config else [CONFIG]
 try:
     STUDY = read_study([*FILES, *workflow.overwrite_configfiles], workflow.config_settings.config)
+    check_prepared_datasets(STUDY)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 UNAVAILABLE = unavailable_datasets(STUDY)
-for dataset, reason in UNAVAILABLE.items():
-    logger.warning(f"data set {dataset} is left out: {reason}")
+
+
+def warn_of_gaps():
+    """Tell which data sets are left out."""
+    for dataset, reason in UNAVAILABLE.items():
+        logger.warning(f"data set {dataset} is left out: {reason}")
+
+
+warn_of_gaps()
 if len(UNAVAILABLE) == len(STUDY.run.datasets):
     raise WorkflowError("none of the study's data sets can be had")
 LAYOUT = Layout(STUDY, UNAVAILABLE)
+for trial, numbers in LAYOUT.gone_models().items():
+    logger.warning(
+        f"model_figures names models of {trial.strategy}, {trial.dataset}, {trial.budget} budget, seed {trial.seed} that "
+        f"were not kept: rounds {numbers[0]} to {numbers[-1]} are trained again, to the same results"
+    )
+PUBLISHED = set(read_study([CONFIG]).run.datasets)  # config.yaml is the paper
+MODEL_FIGURES = {"embeddings": "t-SNE", "confidence": "confidence", "class-accuracy": "accuracy by class"}
 ROOT = LAYOUT.root
 DATA = STUDY.data_dir
 LOGS = f"logs/{STUDY.study}"
@@ -71,6 +86,11 @@ wildcard_constraints:
     round="[1-9][0-9]*",
 
 
+def beside_snakefile(path):
+    """A file of the project as an input; relative, so that a project that was moved reruns nothing."""
+    return os.path.relpath(HOME / path)
+
+
 def chain_of(wildcards):
     """The chain that a job belongs to."""
     return Chain(wildcards.budget, wildcards.dataset, wildcards.strategy, int(wildcards.seed))
@@ -78,7 +98,18 @@ def chain_of(wildcards):
 
 def labels(wildcards):
     """The labelled set that a round trains on and queries from."""
-    return LAYOUT.labels(chain_of(wildcards), int(wildcards.round))
+    chain, number = chain_of(wildcards), int(wildcards.round)
+    last = LAYOUT.rounds(chain.budget, chain.dataset)
+    if number > last:
+        raise WorkflowError(f"there is no round {number}: the budget {chain.budget!r} is spent in round {last}")
+    return LAYOUT.labels(chain, number)
+
+
+def rest_of_budget(wildcards):
+    """What a budget has beside its query size."""
+    budget = LAYOUT.budget(wildcards.budget, wildcards.dataset)
+    candidates = "" if budget.subset is None else f"--candidates {budget.subset} "
+    return f"{candidates}--labels {budget.labels}"
 
 
 def previous_checkpoint(wildcards):
@@ -100,11 +131,61 @@ def queried_gpu(wildcards):
     return GPU if acquisition.load(STUDY.strategies[wildcards.strategy].acquisition).needs else 0
 
 
+def results_of_round(chain, number):
+    """What a round leaves behind of its training."""
+    names = ("checkpoint.safetensors", "test_logits.npy", "metrics.json", "timing.json")
+    return [f"{LAYOUT.trained(chain, number)}/{name}" for name in names]
+
+
+def previous_results(wildcards):
+    """Where a trial may stop early: the round before, which tells whether it has."""
+    if LAYOUT.target(wildcards.budget, wildcards.dataset) is None:
+        return []
+    return results_of_round(chain_of(wildcards), int(wildcards.round) - 1)
+
+
+def metrics_of_round(wildcards):
+    """The same for a query: the metrics of its own round."""
+    if LAYOUT.target(wildcards.budget, wildcards.dataset) is None:
+        return []
+    return f"{LAYOUT.trained(chain_of(wildcards), int(wildcards.round))}/metrics.json"
+
+
+def target(wildcards, input):
+    """The arguments that let a trial stop early, where it may."""
+    accuracy = LAYOUT.target(wildcards.budget, wildcards.dataset)
+    if accuracy is None:
+        return ""
+    if hasattr(input, "metrics"):
+        return f"--target-accuracy {accuracy} --metrics {quote(input.metrics)}"
+    return f"--target-accuracy {accuracy} --previous {quote(os.path.dirname(input.previous[0]))}"
+
+
 def query_code(wildcards):
     """Digest of the code that a query runs."""
     name = STUDY.strategies[wildcards.strategy].acquisition
     unused = set() if "gradient_norms" in acquisition.load(name).needs else {"gradient_norms"}
     return code_digest("commands.query", f"acquisition.{name}", without=unused)
+
+
+def observed_checkpoint(wildcards):
+    """The model that is looked into."""
+    return f"{LAYOUT.trained(chain_of(wildcards), int(wildcards.round))}/checkpoint.safetensors"
+
+
+def observations(wildcards):
+    """What was seen in the models of a trial."""
+    trial = chain_of(wildcards)
+    names = ("features.npy", "embedded.csv", "confidence.csv")
+    return [f"{LAYOUT.round(trial, number)}/{name}" for number in LAYOUT.shown_models()[trial] for name in names]
+
+
+def scores_of_trial(wildcards):
+    """The scores of all queries of a trial."""
+    trial = chain_of(wildcards)
+    return [
+        f"{LAYOUT.round(trial, number)}/scores.csv" for number in range(1, LAYOUT.rounds(trial.budget, trial.dataset))
+    ]
 
 
 def strategy_title(wildcards):
@@ -115,6 +196,11 @@ def strategy_title(wildcards):
 def dataset_title(wildcards):
     """A data set's name for people."""
     return STUDY.datasets[wildcards.dataset].title or wildcards.dataset
+
+
+def model_label(kind, wildcards):
+    """What the report calls a figure of a trial's models."""
+    return f"{MODEL_FIGURES[kind]}, {strategy_title(wildcards)}, {wildcards.budget} budget, seed {wildcards.seed}"
 
 
 def of_trainings(name):

@@ -24,7 +24,8 @@ rule study:
         unavailable=json.dumps(UNAVAILABLE),
         code=code_digest("commands.study"),
     shell:
-        "lplgrad study --settings {params.settings:q} --unavailable {params.unavailable:q} --prepared --output {output:q} > {log:q} 2>&1"
+        "lplgrad study --settings {params.settings:q} --unavailable {params.unavailable:q} --prepared "
+        "--output {output:q} > {log:q} 2>&1"
 
 
 rule measurements:
@@ -76,6 +77,77 @@ rule timings:
         "lplgrad timings --study {input.study:q} --output {output:q} > {log:q} 2>&1"
 
 
+rule datasets_table:
+    input:
+        study=rules.study.output,
+    output:
+        csv=f"{ROOT}/tables/datasets.csv",
+        html=report(
+            f"{ROOT}/tables/datasets.html",
+            caption="../../report/datasets_table.rst",
+            category="Study",
+            labels={"result": "data sets (Table I)"},
+        ),
+    log:
+        f"{LOGS}/datasets_table.log",
+    benchmark:
+        f"{LOGS}/datasets_table.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("commands.table"),
+    shell:
+        "lplgrad table datasets --study {input.study:q} " "--output {output:q} > {log:q} 2>&1"
+
+
+rule budgets_table:
+    input:
+        study=rules.study.output,
+    output:
+        csv=f"{ROOT}/tables/budgets.csv",
+        html=report(
+            f"{ROOT}/tables/budgets.html",
+            caption="../../report/budgets_table.rst",
+            category="Study",
+            labels={"result": "budgets (Table II)"},
+        ),
+    log:
+        f"{LOGS}/budgets_table.log",
+    benchmark:
+        f"{LOGS}/budgets_table.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("commands.table"),
+    shell:
+        "lplgrad table budgets --study {input.study:q} " "--output {output:q} > {log:q} 2>&1"
+
+
+rule deviations_table:
+    input:
+        study=rules.study.output,
+        presets=[beside_snakefile("config.yaml"), beside_snakefile("studies/authors_code.yaml")],
+    output:
+        csv=f"{ROOT}/tables/deviations.csv",
+        html=report(
+            f"{ROOT}/tables/deviations.html",
+            caption="../../report/deviations_table.rst",
+            category="Study",
+            labels={"result": "paper, authors' code and this study"},
+        ),
+    log:
+        f"{LOGS}/deviations_table.log",
+    benchmark:
+        f"{LOGS}/deviations_table.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("commands.table"),
+    shell:
+        "lplgrad table deviations --study {input.study:q} --presets {input.presets:q} "
+        "--output {output:q} > {log:q} 2>&1"
+
+
 rule accuracy_table:
     input:
         study=rules.study.output,
@@ -85,8 +157,8 @@ rule accuracy_table:
         html=report(
             f"{ROOT}/tables/accuracy.html",
             caption="../../report/accuracy_table.rst",
-            category="Accuracy",
-            labels={"result": "table"},
+            category="Results",
+            labels={"result": "accuracy (Table III)"},
         ),
     log:
         f"{LOGS}/accuracy_table.log",
@@ -104,14 +176,14 @@ rule accuracy_table:
 rule time_table:
     input:
         study=rules.study.output,
-        timings=rules.timings.output,
+        measurements=rules.timings.output,
     output:
         csv=f"{ROOT}/tables/time.csv",
         html=report(
             f"{ROOT}/tables/time.html",
             caption="../../report/time_table.rst",
-            category="Time",
-            labels={"result": "table"},
+            category="Results",
+            labels={"result": "time (Table IV)"},
         ),
     log:
         f"{LOGS}/time_table.log",
@@ -122,7 +194,82 @@ rule time_table:
     params:
         code=code_digest("commands.table"),
     shell:
-        "lplgrad table time --study {input.study:q} --measurements {input.timings:q} "
+        "lplgrad table time --study {input.study:q} --measurements {input.measurements:q} "
+        "--output {output:q} > {log:q} 2>&1"
+
+
+rule ablation_table:
+    input:
+        study=rules.study.output,
+        measurements=rules.measurements.output.measurements,
+    output:
+        csv=f"{ROOT}/tables/ablation.csv",
+        html=report(
+            f"{ROOT}/tables/ablation.html",
+            caption="../../report/ablation_table.rst",
+            category="Results",
+            labels={"result": "with and without the auxiliary module (Tables V, VI)"},
+        ),
+    log:
+        f"{LOGS}/ablation_table.log",
+    benchmark:
+        f"{LOGS}/ablation_table.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("commands.table"),
+    shell:
+        "lplgrad table ablation --study {input.study:q} --measurements {input.measurements:q} "
+        "--output {output:q} > {log:q} 2>&1"
+
+
+rule accuracy_against_paper_table:
+    input:
+        study=rules.study.output,
+        measurements=rules.measurements.output.measurements,
+    output:
+        csv=f"{ROOT}/tables/accuracy_against_paper.csv",
+        html=report(
+            f"{ROOT}/tables/accuracy_against_paper.html",
+            caption="../../report/accuracy_against_paper.rst",
+            category="Paper against ours",
+            labels={"result": "accuracy"},
+        ),
+    log:
+        f"{LOGS}/accuracy_against_paper_table.log",
+    benchmark:
+        f"{LOGS}/accuracy_against_paper_table.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("commands.table"),
+    shell:
+        "lplgrad table accuracy-against-paper --study {input.study:q} --measurements {input.measurements:q} "
+        "--output {output:q} > {log:q} 2>&1"
+
+
+rule time_against_paper_table:
+    input:
+        study=rules.study.output,
+        measurements=rules.timings.output,
+    output:
+        csv=f"{ROOT}/tables/time_against_paper.csv",
+        html=report(
+            f"{ROOT}/tables/time_against_paper.html",
+            caption="../../report/time_against_paper.rst",
+            category="Paper against ours",
+            labels={"result": "time"},
+        ),
+    log:
+        f"{LOGS}/time_against_paper_table.log",
+    benchmark:
+        f"{LOGS}/time_against_paper_table.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("commands.table"),
+    shell:
+        "lplgrad table time-against-paper --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"
 
 
@@ -134,7 +281,7 @@ rule learning_curves:
         svg=report(
             f"{ROOT}/figures/learning_curves_{{budget}}.svg",
             caption="../../report/learning_curves.rst",
-            category="Accuracy",
+            category="Results",
             labels={"result": "learning curves, {budget} budget"},
         ),
         png=f"{ROOT}/figures/learning_curves_{{budget}}.png",
@@ -151,6 +298,33 @@ rule learning_curves:
         "--budget {wildcards.budget} --output {output:q} > {log:q} 2>&1"
 
 
+rule dataset_curves:
+    input:
+        study=rules.study.output,
+        measurements=rules.measurements.output.measurements,
+    output:
+        svg=report(
+            f"{ROOT}/figures/datasets/{{dataset}}.svg",
+            caption="../../report/dataset_curves.rst",
+            category=dataset_title,
+            subcategory="Learning curves",
+            labels={"result": "all budgets"},
+        ),
+        png=f"{ROOT}/figures/datasets/{{dataset}}.png",
+    log:
+        f"{LOGS}/{{dataset}}/dataset_curves.log",
+    benchmark:
+        f"{LOGS}/{{dataset}}/dataset_curves.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        dataset_title=dataset_title,
+        code=code_digest("commands.figure"),
+    shell:
+        "lplgrad figure dataset-curves --study {input.study:q} --measurements {input.measurements:q} "
+        "--dataset {wildcards.dataset} --output {output:q} > {log:q} 2>&1"
+
+
 rule strategy_figure:
     input:
         study=rules.study.output,
@@ -160,15 +334,15 @@ rule strategy_figure:
         svg=report(
             f"{ROOT}/figures/strategies/{{budget}}_{{dataset}}_{{strategy}}.svg",
             caption="../../report/strategy.rst",
-            category="Strategies",
-            subcategory=strategy_title,
-            labels=lambda wildcards: {"result": f"{dataset_title(wildcards)}, {wildcards.budget} budget"},
+            category=dataset_title,
+            subcategory="Strategies",
+            labels=lambda wildcards: {"result": f"{strategy_title(wildcards)}, {wildcards.budget} budget"},
         ),
         png=f"{ROOT}/figures/strategies/{{budget}}_{{dataset}}_{{strategy}}.png",
     log:
-        f"{LOGS}/strategies/{{budget}}_{{dataset}}_{{strategy}}.log",
+        f"{LOGS}/{{budget}}/{{dataset}}/{{strategy}}/strategy_figure.log",
     benchmark:
-        f"{LOGS}/strategies/{{budget}}_{{dataset}}_{{strategy}}.tsv"
+        f"{LOGS}/{{budget}}/{{dataset}}/{{strategy}}/strategy_figure.tsv"
     conda:
         ENVIRONMENT
     params:
@@ -181,15 +355,57 @@ rule strategy_figure:
         "--strategy {wildcards.strategy} --output {output:q} > {log:q} 2>&1"
 
 
+rule chosen_figure:
+    input:
+        study=rules.study.output,
+        scores=scores_of_trial,
+        data=rules.prepare.output,
+    output:
+        report(
+            f"{ROOT}/figures/chosen/{{budget}}_{{dataset}}_{{strategy}}_seed{{seed}}.png",
+            caption="../../report/chosen.rst",
+            category=dataset_title,
+            subcategory="Chosen images",
+            labels=lambda wildcards: {
+                "result": f"{strategy_title(wildcards)}, {wildcards.budget} budget, seed {wildcards.seed}"
+            },
+        ),
+    log:
+        f"{LOGS}/{{budget}}/{{dataset}}/{{strategy}}/seed{{seed}}/chosen_figure.log",
+    benchmark:
+        f"{LOGS}/{{budget}}/{{dataset}}/{{strategy}}/seed{{seed}}/chosen_figure.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        title=strategy_title,
+        dataset_title=dataset_title,
+        code=code_digest("commands.figure"),
+    shell:
+        "lplgrad figure chosen --study {input.study:q} --budget {wildcards.budget} --dataset {wildcards.dataset} "
+        "--strategy {wildcards.strategy} --seed {wildcards.seed} --output {output:q} > {log:q} 2>&1"
+
+
+TABLES = ["datasets", "budgets", "deviations", "accuracy", "time"]
+if any(True for _ in LAYOUT.ablation_pairs()):
+    TABLES.append("ablation")
+if PUBLISHED & set(LAYOUT.datasets):
+    TABLES += ["accuracy_against_paper", "time_against_paper"]
 RESULTS = [
     rules.study.output,
-    rules.accuracy_table.output,
-    rules.time_table.output,
+    expand(f"{ROOT}/tables/{{table}}.html", table=TABLES),
     expand(rules.learning_curves.output, budget=STUDY.run.budgets),
+    expand(rules.dataset_curves.output, dataset=LAYOUT.datasets),
     expand(
         rules.strategy_figure.output,
         budget=STUDY.run.budgets,
         dataset=LAYOUT.datasets,
         strategy=STUDY.run.strategies,
+    ),
+    expand(
+        rules.chosen_figure.output,
+        budget=STUDY.run.budgets,
+        dataset=LAYOUT.datasets,
+        strategy=STUDY.run.strategies,
+        seed=STUDY.run.seeds[0],
     ),
 ]

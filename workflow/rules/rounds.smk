@@ -16,10 +16,11 @@ rule start:
         ENVIRONMENT
     params:
         data=subpath(input.manifest, parent=True),
-        query_size=lambda wildcards: STUDY.datasets[wildcards.dataset].budgets[wildcards.budget].query_size,
+        query_size=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).query_size,
+        rest=rest_of_budget,
         code=code_digest("commands.start"),
     shell:
-        "lplgrad start --data {params.data:q} --query-size {params.query_size} --seed {wildcards.seed} "
+        "lplgrad start --data {params.data:q} --query-size {params.query_size} {params.rest} --seed {wildcards.seed} "
         "--output {output:q} > {log:q} 2>&1"
 
 
@@ -59,6 +60,7 @@ rule train:
     input:
         labeled=labels,
         checkpoint=previous_checkpoint,
+        previous=previous_results,
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -81,11 +83,12 @@ rule train:
             wildcards.dataset, STUDY.strategies[wildcards.strategy].recipe
         ),
         folder=subpath(output.metrics, parent=True),
+        target=target,
         code=code_digest("commands.train"),
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--round {wildcards.round} --seed {wildcards.seed} --settings {params.settings:q} {TRAINING} --output {params.folder:q} "
-        "> {log:q} 2>&1"
+        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} {TRAINING} "
+        "--output {params.folder:q} > {log:q} 2>&1"
 
 
 # The same, where the checkpoint stays: of every chain's last round, and where the configuration keeps more. The
@@ -107,6 +110,7 @@ rule query:
     input:
         labeled=labels,
         checkpoint=queried_checkpoint,
+        metrics=metrics_of_round,
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -126,8 +130,9 @@ rule query:
         data=subpath(input.manifest, parent=True),
         settings=lambda wildcards: LAYOUT.query_settings(wildcards.budget, wildcards.dataset, wildcards.strategy),
         folder=subpath(output.scores, parent=True),
+        target=target,
         code=query_code,
     shell:
         "lplgrad query --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--round {wildcards.round} --seed {wildcards.seed} --settings {params.settings:q} {PLACE} --output {params.folder:q} "
-        "> {log:q} 2>&1"
+        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} {PLACE} "
+        "--output {params.folder:q} > {log:q} 2>&1"

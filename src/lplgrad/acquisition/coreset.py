@@ -10,8 +10,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Centers compared with all candidates at a time, and candidates whose distances are kept up to date after every pick.
+BLOCK = 256
+WATCHED = 1024
+
+
 def k_center_greedy(candidates: Tensor, centers: Tensor, picks: int) -> Tensor:
     """Cover the candidates: pick the one farthest from all centers, make it a center, and so on.
+
+    A distance to the nearest center only shrinks, so one of long ago is an upper bound. After a pick it is brought up
+    to date for the farthest candidates alone, and for all only when none of those is farther than every bound of the
+    others. The picks are those of brute force in float64; memory is O((S + L) D).
 
     Args:
         candidates: features, shape (S, D).
@@ -19,24 +28,59 @@ def k_center_greedy(candidates: Tensor, centers: Tensor, picks: int) -> Tensor:
         picks: how many candidates to pick, at most S.
 
     Returns:
-        Squared Euclidean distance to the nearest center, shape (S,): of a pick when it was picked, of every other
-        candidate at the end. No pick is nearer than a candidate that was not picked, so the picks are the ``picks``
-        largest; where distances tie the earlier candidate was picked.
+        Squared Euclidean distance to the nearest center, float32, shape (S,): of a pick when it was picked, of every
+        other candidate at the end. The picks' are rounded up, the others' down, so the picks are the ``picks`` largest;
+        where distances tie the earlier candidate was picked.
     """
-    nearest = candidates.new_full((len(candidates),), float("inf"))
-    for start in range(0, len(centers), 256):
-        block = centers[start : start + 256]
-        squared = candidates.square().sum(dim=1, keepdim=True) - 2 * candidates @ block.T + block.square().sum(dim=1)
-        nearest = nearest.minimum(squared.amin(dim=1))
-    nearest.clamp_(min=0)
+    import torch
+
+    points = candidates.double()
+    nearest = _nearer(torch.full_like(points[:, 0], float("inf")), points, centers.double())
     scores = nearest.clone()
+    picked = torch.zeros_like(nearest, dtype=torch.bool)
+    pending: list[int] = []  # picks that only the watched candidates have been compared with
+    watched, bound = _watch(nearest)
     for _ in range(picks):
-        pick = int(nearest.argmax())
+        if pending and not nearest[watched].amax() > bound:
+            _nearer(nearest, points, points[pending])
+            pending.clear()
+            watched, bound = _watch(nearest)
+        pick = int(watched[nearest[watched].argmax()])
         scores[pick] = nearest[pick]
-        nearest = nearest.minimum((candidates - candidates[pick]).square().sum(dim=1))
-        nearest[pick] = -1.0  # not even where every other candidate is as near
-    picked = nearest < 0
-    return scores.where(picked, nearest)
+        picked[pick] = True
+        pending.append(pick)
+        distances = (points[watched] - points[pick]).square().sum(dim=1)
+        nearest[watched] = nearest[watched].minimum(distances)
+        nearest[pick] = -1.0  # not again, even where every other candidate is as near
+    if pending:
+        _nearer(nearest, points, points[pending])
+    exact = scores.where(picked, nearest)
+    rounded = exact.float()
+    off = torch.where(picked, rounded < exact, rounded > exact)
+    return rounded.where(~off, torch.nextafter(rounded, torch.where(picked, float("inf"), 0.0).float()))
+
+
+def _nearer(nearest: Tensor, points: Tensor, centers: Tensor) -> Tensor:
+    """Lower each point's squared distance to its nearest center, in place, by further centers.
+
+    Which center is nearest follows from products of matrices; how near it is from differences, which cancel nothing, so
+    that copies of a point are exactly as far as the point.
+    """
+    for start in range(0, len(centers), BLOCK):
+        block = centers[start : start + BLOCK]
+        closest = (block.square().sum(dim=1) - 2 * points @ block.T).argmin(dim=1)
+        for rows in range(0, len(points), BLOCK * 16):
+            some = slice(rows, rows + BLOCK * 16)
+            distances = (points[some] - block[closest[some]]).square().sum(dim=1)
+            nearest[some] = nearest[some].minimum(distances)
+    return nearest
+
+
+def _watch(nearest: Tensor) -> tuple[Tensor, float]:
+    """The farthest candidates, in order of their index, and the largest distance of any other."""
+    order = nearest.argsort(descending=True, stable=True)
+    bound = float(nearest[order[WATCHED]]) if len(order) > WATCHED else float("-inf")
+    return order[:WATCHED].sort().values, bound
 
 
 def score(candidates: Candidates, options: NoOptions) -> Tensor:

@@ -1,7 +1,8 @@
-"""What several sub-commands share: reading settings from the command line, and a job's first line in its log."""
+"""What several sub-commands share: arguments, and reading what they name."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -11,15 +12,33 @@ from typing import TYPE_CHECKING
 from lplgrad import __version__
 from lplgrad.errors import UserError
 from lplgrad.progress import say
-from lplgrad.validation import Settings, SettingsT, parse, read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lplgrad.pool import LabeledSet
+    from lplgrad.validation import Settings, SettingsT
+
 
 def parse_settings(kind: type[SettingsT], text: str, option: str = "--settings") -> SettingsT:
     """Settings given on the command line, as YAML in one argument."""
+    from lplgrad.validation import parse, read_yaml
+
     return parse(kind, read_yaml(text, option) or {}, option)
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in (0, 1], not {text}")
+    return value
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """The argument of a trial that may stop before its budget is spent."""
+    parser.add_argument(
+        "--target-accuracy", type=_fraction, metavar="FRACTION", help="test accuracy at which the trial stops"
+    )
 
 
 def say_settings(settings: Settings) -> None:
@@ -46,6 +65,13 @@ def check_positive(option: str, number: int) -> None:
         raise UserError(f"{option}: must be 1 or more, not {number}")
 
 
+def check_round(path: Path, labeled: LabeledSet, round_number: int) -> None:
+    """The labels of a round end with those that the query before it bought."""
+    newest = int(labeled.rounds.max())
+    if newest != round_number:
+        raise UserError(f"{path}: the labels of round {newest}, not of round {round_number}")
+
+
 def check_endings(paths: list[Path], endings: tuple[str, ...]) -> None:
     """The ending of an output's name says what is written."""
     for path in paths:
@@ -61,11 +87,15 @@ def read_measurements(path: Path, columns: list[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    try:
-        frame = pd.read_csv(path, dtype={"class": str})
+    texts = dict.fromkeys(("budget", "dataset", "strategy", "recipe", "acquisition", "class"), str)
+    try:  # a class may be called "None": only what is empty is missing
+        frame = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a table: {error}") from None
     missing = [name for name in ["budget", "dataset", "strategy", "seed", *columns] if name not in frame]
     if missing:
         raise UserError(f"{path}: column {missing[0]!r} is missing; is it another kind of table?")
+    for name in ["seed", *columns]:
+        if name not in texts and not pd.api.types.is_numeric_dtype(frame[name]):
+            raise UserError(f"{path}: column {name!r} holds something that is no number")
     return frame

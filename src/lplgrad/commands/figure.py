@@ -4,41 +4,134 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lplgrad.settings import StudyFile
+    from lplgrad.study import Chain, Layout
 
 EXAMPLE = (
     "lplgrad figure learning-curves --study results/demo/study.yaml --measurements results/demo/measurements.csv "
-    "--budget low --output curves.svg curves.png"
+    "--budget small --output curves.svg curves.png"
 )
-KINDS = ("learning-curves", "strategy")
+# What each figure needs to be told beside the study.
+NEEDS = {
+    "learning-curves": ("measurements", "budget"),
+    "dataset-curves": ("measurements", "dataset"),
+    "strategy": ("measurements", "classes", "budget", "dataset", "strategy"),
+    "class-accuracy": ("classes", "budget", "dataset", "strategy", "seed"),
+    "embeddings": ("budget", "dataset", "strategy", "seed"),
+    "confidence": ("budget", "dataset", "strategy", "seed"),
+    "chosen": ("budget", "dataset", "strategy", "seed"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    parser.add_argument("kind", choices=KINDS, help="which figure")
+    parser.add_argument("kind", choices=list(NEEDS), help="which figure")
     parser.add_argument("--study", type=Path, required=True, metavar="FILE", help="study.yaml of the study")
-    parser.add_argument("--measurements", type=Path, required=True, metavar="CSV", help="measurements.csv")
-    parser.add_argument("--classes", type=Path, metavar="CSV", help="classes.csv, for strategy")
-    parser.add_argument("--budget", required=True, help="name of the budget")
-    parser.add_argument("--dataset", help="name of the data set, for strategy")
-    parser.add_argument("--strategy", help="name of the strategy, for strategy")
+    parser.add_argument("--measurements", type=Path, metavar="CSV", help="measurements.csv")
+    parser.add_argument("--classes", type=Path, metavar="CSV", help="classes.csv")
+    parser.add_argument("--budget", help="name of the budget")
+    parser.add_argument("--dataset", help="name of the data set")
+    parser.add_argument("--strategy", help="name of the strategy")
+    parser.add_argument("--seed", type=int, help="of the trial")
     parser.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE", help="files to write")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Draw and write."""
-    from lplgrad.commands.common import check_endings, read_measurements
+    from lplgrad.commands.common import check_endings
     from lplgrad.errors import UserError
-    from lplgrad.report import figures, style
+    from lplgrad.report import style
     from lplgrad.settings import read_study_file
 
     check_endings(arguments.output, (".svg", ".pdf", ".png"))
+    needs = NEEDS[arguments.kind]
+    missing = [f"--{name}" for name in needs if getattr(arguments, name) is None]
+    if missing:
+        raise UserError(f"{arguments.kind} needs {' and '.join(missing)}")
     file = read_study_file(arguments.study)
-    measurements = read_measurements(arguments.measurements, ["accuracy", "labels"])
+    draw = _curves if "measurements" in needs else _trial
+    style.save(draw(arguments, file), arguments.output)
+
+
+def _curves(arguments: argparse.Namespace, file: StudyFile) -> Any:
+    from lplgrad.commands.common import read_measurements
+    from lplgrad.errors import UserError, nearest
+    from lplgrad.report import figures
+
+    measurements = read_measurements(arguments.measurements, ["accuracy", "labels", "stopped"])
+    for name in NEEDS[arguments.kind][1:]:
+        if name in measurements and getattr(arguments, name) not in set(measurements[name]):
+            known = nearest(getattr(arguments, name), set(measurements[name]))
+            raise UserError(f"--{name}: the measurements have no {getattr(arguments, name)!r} ({known})")
     if arguments.kind == "learning-curves":
-        figure = figures.learning_curves(measurements, file, arguments.budget)
-    else:
-        if None in (arguments.classes, arguments.dataset, arguments.strategy):
-            raise UserError("a strategy's figure needs --classes, --dataset and --strategy")
-        classes = read_measurements(arguments.classes, ["class", "accuracy"])
-        figure = figures.strategy(measurements, classes, file, arguments.budget, arguments.dataset, arguments.strategy)
-    style.save(figure, arguments.output)
+        return figures.learning_curves(measurements, file, arguments.budget)
+    if arguments.kind == "dataset-curves":
+        return figures.dataset_curves(measurements, file, arguments.dataset)
+    classes = read_measurements(arguments.classes, ["class", "accuracy"])
+    return figures.strategy(measurements, classes, file, arguments.budget, arguments.dataset, arguments.strategy)
+
+
+def _trial(arguments: argparse.Namespace, file: StudyFile) -> Any:
+    """A figure of one trial, from the files of its rounds."""
+    from lplgrad.arrays import open_dataset
+    from lplgrad.errors import UserError, nearest
+    from lplgrad.report import chosen, models
+    from lplgrad.study import Chain, Layout
+
+    layout = Layout(file.study, file.unavailable)
+    trial = Chain(arguments.budget, arguments.dataset, arguments.strategy, arguments.seed)
+    for name, value in vars(trial).items():
+        known = {str(getattr(other, name)) for other in layout.chains()}
+        if str(value) not in known:
+            raise UserError(f"--{name}: the study has no {value!r} ({nearest(str(value), known)})")
+    if arguments.kind == "chosen":
+        return chosen.contact_sheet(_queries(layout, trial), open_dataset(Path(layout.data(trial.dataset))))
+    rounds = layout.shown_models().get(trial)
+    if rounds is None:
+        raise UserError(f"{arguments.study}: model_figures does not name this trial, so that its models were not kept")
+    if arguments.kind == "class-accuracy":
+        return models.class_accuracies(_classes(arguments, trial), rounds)
+    observations = [_observation(layout, trial, number) for number in rounds]
+    if arguments.kind == "confidence":
+        return models.confidences(observations)
+    return models.embeddings(observations, open_dataset(Path(layout.data(trial.dataset))).classes)
+
+
+def _queries(layout: Layout, trial: Chain) -> list[Any]:
+    import pandas as pd
+
+    from lplgrad.report.chosen import Query
+
+    numbers = range(1, layout.rounds(trial.budget, trial.dataset))
+    return [Query(number, pd.read_csv(f"{layout.round(trial, number)}/scores.csv")) for number in numbers]
+
+
+def _classes(arguments: argparse.Namespace, trial: Chain) -> pd.DataFrame:
+    from lplgrad.commands.common import read_measurements
+
+    classes = read_measurements(arguments.classes, ["class", "accuracy", "round", "labels"])
+    for name, value in vars(trial).items():
+        classes = classes[classes[name] == value]
+    return classes
+
+
+def _observation(layout: Layout, trial: Chain, number: int) -> Any:
+    import numpy as np
+    import pandas as pd
+
+    from lplgrad.report.models import Observation
+
+    folder = Path(layout.round(trial, number))
+    confidence = pd.read_csv(folder / "confidence.csv")
+    return Observation(
+        number,
+        int(confidence["labeled"].sum()),
+        np.load(folder / "features.npy", allow_pickle=False),
+        pd.read_csv(folder / "embedded.csv")["class"].to_numpy(dtype=np.int64),
+        confidence,
+    )

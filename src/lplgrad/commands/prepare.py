@@ -36,9 +36,11 @@ def run(arguments: argparse.Namespace) -> None:
     check_positive("--threads", arguments.threads)
     settings = parse_settings(SourceJob, arguments.settings)
     source = datasets.load(settings.source)
-    prepared = source.prepare(parse(source.options, settings.options, "--settings"), arguments.downloads)
+    options = parse(source.options, settings.options, "--settings")
+    prepared = source.prepare(options, arguments.downloads)
     try:
-        data = write_dataset(arguments.output, prepared, arguments.threads)
+        known_by = {"source": settings.source, **options.model_dump()}
+        data = write_dataset(arguments.output, prepared, arguments.threads, known_by)
     except UnreadableImagesError as error:
         listed = arguments.output / "unreadable.tsv"
         write_text(listed, "".join(f"{path}\t{reason}\n" for path, reason in error.reasons.items()))

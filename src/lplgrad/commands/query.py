@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lplgrad.commands.common import add_target
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labeled", type=Path, required=True, metavar="CSV", help="the labelled set of the round")
     parser.add_argument("--checkpoint", type=Path, nargs="?", metavar="FILE", help="of the round; random needs none")
     parser.add_argument("--round", type=int, required=True, help="the round, from 1")
+    add_target(parser)
+    parser.add_argument("--metrics", type=Path, metavar="FILE", help="of the round, for --target-accuracy")
     parser.add_argument("--seed", type=int, required=True, help="seed of the trial")
     parser.add_argument(
         "--settings", required=True, metavar="YAML",
@@ -56,12 +60,13 @@ def _query(arguments: argparse.Namespace) -> None:
     from lplgrad.acquisition import Candidates
     from lplgrad.arrays import open_dataset
     from lplgrad.artifacts import read_labeled, write_labeled, write_scores
-    from lplgrad.commands.common import check_positive, check_seed, parse_settings, say_settings
+    from lplgrad.commands.common import check_positive, check_round, check_seed, parse_settings, say_settings
     from lplgrad.errors import UserError
     from lplgrad.files import write_json
     from lplgrad.pool import draw_candidates
     from lplgrad.progress import say
     from lplgrad.settings import QueryJob
+    from lplgrad.stopping import has_stopped
     from lplgrad.validation import parse
 
     settings = parse_settings(QueryJob, arguments.settings)
@@ -76,6 +81,14 @@ def _query(arguments: argparse.Namespace) -> None:
     data = open_dataset(arguments.data)
     pool = len(data.train.images)
     labeled = read_labeled(arguments.labeled, pool)
+    if arguments.target_accuracy is None:
+        check_round(arguments.labeled, labeled, arguments.round)
+    if arguments.target_accuracy is not None:
+        if arguments.metrics is None:
+            raise UserError("--metrics: missing: whether the target accuracy was reached stands there")
+        if has_stopped(arguments.metrics, arguments.target_accuracy):
+            _ask_nothing(arguments.output, labeled)
+            return
     indices = draw_candidates(pool, labeled, settings.subset, arguments.seed, arguments.round)
     if len(indices) < settings.query_size:
         raise UserError(f"query_size: {settings.query_size} are to be labelled, but only {len(indices)} are left")
@@ -106,6 +119,24 @@ def _query(arguments: argparse.Namespace) -> None:
     say(f"round {arguments.round}: chose {len(chosen)} of {len(indices)} candidates in {timing['query_seconds']:.2f} s")
 
 
+def _ask_nothing(folder: Path, labeled: LabeledSet) -> None:
+    """The query of a trial that has reached its target: no candidates, no scores, the same labels."""
+    import numpy as np
+
+    from lplgrad import devices
+    from lplgrad.artifacts import write_labeled, write_scores
+    from lplgrad.files import write_json
+    from lplgrad.progress import say
+
+    nothing = np.empty(0, dtype=np.int64)
+    write_scores(folder / "scores.csv", nothing, nothing.astype(np.float32), nothing.astype(bool))
+    write_json(
+        folder / "query_timing.json", {"query_seconds": 0.0, "peak_memory_mb": 0.0, **devices.describe(device=None)}
+    )
+    write_labeled(folder / "next_labeled.csv", labeled)
+    say("the target accuracy is reached; nothing is asked")
+
+
 def _ask_model(
     arguments: argparse.Namespace,
     settings: QueryJob,
@@ -125,7 +156,7 @@ def _ask_model(
 
     from lplgrad import devices, networks
     from lplgrad.errors import UserError
-    from lplgrad.evaluation import batch_size, batches_of, gradient_batch_size
+    from lplgrad.evaluation import batch_size, batches_of
     from lplgrad.progress import track
     from lplgrad.querying import measure
     from lplgrad.randomness import Purpose, stream
@@ -135,12 +166,11 @@ def _ask_model(
     checkpoint = networks.load(arguments.checkpoint)
     if "predicted_loss" in function.needs and checkpoint.networks.auxiliary is None:
         raise UserError(f"{arguments.checkpoint}: {settings.acquisition} needs a loss prediction module; it has none")
-    if (channels := checkpoint.networks.model.conv1.in_channels) != data.channels:
-        raise UserError(f"{arguments.checkpoint}: takes {channels} channels, but {arguments.data} has {data.channels}")
+    checkpoint.check_fits(data.channels, data.classes)
     normalize = Normalize(checkpoint.normalization, device)
     checkpoint.networks.to(device)
     augmenting = stream(arguments.seed, Purpose.QUERY_AUGMENTATION, arguments.round)
-    size = (gradient_batch_size if "gradient_norms" in function.needs else batch_size)(*data.train.images.shape[1:3])
+    size = batch_size(*data.train.images.shape[1:3])
 
     def batches(positions: Indices, what: str) -> Iterator[torch.Tensor]:
         for read in track(batches_of(data.train.images, positions, size), -(-len(positions) // size), what):

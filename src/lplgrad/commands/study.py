@@ -51,12 +51,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _check_pools(layout: Layout) -> None:
-    """Where the options of a data set do not tell its size, its budgets can be checked only once it is prepared."""
-    from lplgrad.arrays import open_dataset
+    """The arrays are what was prepared, and budgets fit pools whose size was not known before."""
+    from lplgrad.arrays import open_dataset, verify_dataset
     from lplgrad.errors import UserError
     from lplgrad.settings import pool_problem
 
     for dataset in layout.datasets:
+        verify_dataset(Path(layout.data(dataset)))
         pool = len(open_dataset(Path(layout.data(dataset))).train.images)
         for budget in layout.study.run.budgets:
             problem = pool_problem(layout.study.datasets[dataset].budgets[budget], pool)

@@ -4,49 +4,48 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lplgrad.report.tables import Section
+    from lplgrad.settings import StudyFile
 
 EXAMPLE = (
     "lplgrad table accuracy --study results/demo/study.yaml --measurements results/demo/measurements.csv "
     "--output accuracy.csv accuracy.html"
 )
-KINDS = ("accuracy", "time")
+OF_STUDY = ("datasets", "budgets", "deviations")
+OF_MEASUREMENTS = ("accuracy", "accuracy-against-paper", "ablation")
+OF_TIMINGS = ("time", "time-against-paper")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    parser.add_argument("kind", choices=KINDS, help="which table")
+    parser.add_argument("kind", choices=[*OF_STUDY, *OF_MEASUREMENTS, *OF_TIMINGS], help="which table")
     parser.add_argument("--study", type=Path, required=True, metavar="FILE", help="study.yaml of the study")
     parser.add_argument(
-        "--measurements", type=Path, required=True, metavar="CSV", help="measurements.csv, or timings.csv for time"
+        "--measurements", type=Path, metavar="CSV", help="measurements.csv, or timings.csv for tables of time"
     )
+    parser.add_argument(
+        "--presets", type=Path, nargs=2, metavar=("PAPER", "AUTHORS_CODE"),
+        help="for deviations: config.yaml, and the overlay of the authors' code",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE", help="files to write")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Compute, lay out and write."""
-    from lplgrad.commands.common import check_endings, read_measurements
+    from lplgrad.commands.common import check_endings
     from lplgrad.files import write_text
     from lplgrad.report import tables
     from lplgrad.settings import read_study_file
 
     check_endings(arguments.output, (".csv", ".html"))
     file = read_study_file(arguments.study)
-    if arguments.kind == "accuracy":
-        table = tables.accuracy_table(read_measurements(arguments.measurements, ["accuracy", "labels"]))
-        sections = tables.accuracy_sections(table, file)
-        heading = "Test accuracy (%)"
-        note = (
-            "Mean ± sample standard deviation over seeds, after the last epoch of a round. "
-            "Bold: the highest mean of a row."
-        )
-    else:
-        table = tables.time_table(read_measurements(arguments.measurements, ["train_seconds", "query_seconds"]))
-        sections = tables.time_sections(table, file)
-        heading = "Time"
-        note = (
-            "Seconds of training and of the query alone, without starting a job and reading its files; means over "
-            "seeds. A trial's training includes round 1, which strategies of one recipe share."
-        )
+    make = _of_study if arguments.kind in OF_STUDY else _of_time if arguments.kind in OF_TIMINGS else _of_accuracy
+    table, sections, heading, note = make(arguments, file)
     missing = "".join(f" {name} is missing: {reason}." for name, reason in file.unavailable.items())
     write = {
         ".csv": lambda: table.to_csv(index=False, float_format="%.6g"),
@@ -54,3 +53,92 @@ def run(arguments: argparse.Namespace) -> None:
     }
     for path in arguments.output:
         write_text(path, write[path.suffix]())
+
+
+Table = tuple["pd.DataFrame", "list[Section]", str, str]
+
+
+def _of_study(arguments: argparse.Namespace, file: StudyFile) -> Table:
+    from lplgrad.errors import UserError
+    from lplgrad.report import deviations, paper_tables
+    from lplgrad.settings import read_study
+
+    if arguments.kind == "datasets":
+        table = paper_tables.datasets_table(file)
+        note = "The paper's numbers are those it prints in Table I and in its text; bold where ours differ."
+        return table, paper_tables.datasets_sections(table, file), "Data sets (the paper's Table I)", note
+    if arguments.kind == "budgets":
+        table = paper_tables.budgets_table(file)
+        note = "The paper's number stands in brackets where ours differs."
+        return table, paper_tables.budgets_sections(table, file), "Budgets (the paper's Table II)", note
+    if arguments.presets is None:
+        raise UserError("--presets: missing: the two files that the study is compared with")
+    paper, authors_code = arguments.presets
+    table = deviations.deviations_table(file.study, read_study([paper]), read_study([paper, authors_code]))
+    note = (
+        "Settings of recipes, strategies and data sets that the study shares with the paper, where the paper's preset, "
+        "its authors' public code and this study do not all agree; bold where this study deviates from the preset. Two "
+        "traits of that code are not offered as settings: its strategies start from different labels, and its Coreset "
+        "on SVHN compares raw pixels of shuffled batches."
+    )
+    return table, deviations.deviations_sections(table, "this study"), "Paper, authors' code and this study", note
+
+
+def _of_accuracy(arguments: argparse.Namespace, file: StudyFile) -> Table:
+    from lplgrad.report import paper_tables, tables
+
+    measurements = _read(arguments, ["accuracy", "labels", "stopped"])
+    table = tables.accuracy_table(measurements)
+    if arguments.kind == "accuracy":
+        note = (
+            "Mean ± sample standard deviation over seeds, after the last epoch of a round. Bold: the highest mean of a "
+            "row. (of n): only n trials got there; a trial stops at its target accuracy, where one is set."
+        )
+        return table, tables.accuracy_sections(table, file), "Test accuracy (%)", note
+    if arguments.kind == "ablation":
+        table = paper_tables.ablation_table(measurements, file)
+        note = (
+            "Test accuracy in percent with and without the auxiliary module, all else equal. The gain is the mean of "
+            "the differences within seeds; bold where its 95 % t interval leaves out zero (not corrected for the "
+            "number of cells). Where a fraction of the budget is no round's number of labels, a trial's curve is "
+            "interpolated linearly. The paper gives no deviations for these tables."
+        )
+        heading = "With and without the auxiliary module (the paper's Tables V and VI)"
+        return table, paper_tables.ablation_sections(table, file), heading, note
+    table = paper_tables.accuracy_against_paper(table)
+    note = (
+        "Mean ± standard deviation in percent. Bold: the difference is more than the seeds explain, by Welch's test at "
+        "5 %, not corrected for the number of cells; the paper's ± is read as a standard deviation over its 5 trials."
+    )
+    if table.empty:
+        note = "The study has no cell that the paper's Table III has: same data set, budget, labels and strategy."
+    heading = "Accuracy against the paper's Table III"
+    return table, paper_tables.accuracy_against_paper_sections(table, file), heading, note
+
+
+def _of_time(arguments: argparse.Namespace, file: StudyFile) -> Table:
+    from lplgrad.report import paper_tables, tables
+
+    table = tables.time_table(_read(arguments, ["train_seconds", "query_seconds"]))
+    if arguments.kind == "time":
+        note = (
+            "Seconds of training and of the query alone, without starting a job and reading its files; means over "
+            "seeds. A trial's training includes round 1, which strategies of one recipe share."
+        )
+        return table, tables.time_sections(table, file), "Time", note
+    ratios = paper_tables.time_against_paper(table)
+    note = (
+        "Mean seconds of a round as multiples of LPLgrad's, beside the same ratios of the paper's numbers, which have "
+        "no unit. Seconds themselves are in the table of time, with the hardware."
+    )
+    heading = "Time against the paper's Table IV"
+    return ratios, paper_tables.time_against_paper_sections(ratios, file), heading, note
+
+
+def _read(arguments: argparse.Namespace, columns: list[str]) -> pd.DataFrame:
+    from lplgrad.commands.common import read_measurements
+    from lplgrad.errors import UserError
+
+    if arguments.measurements is None:
+        raise UserError("--measurements: missing: the table is made from it")
+    return read_measurements(arguments.measurements, columns)

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from lplgrad.commands.common import add_target
+
 EXAMPLE = """lplgrad train --data data/digits --labeled labeled.csv --round 1 --seed 1 --output round1 \\
       --settings '{model: {name: small_resnet}, training: {epochs: 60, milestones: [48]}, recipe: {auxiliary: true}}'"""
 
@@ -18,6 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, nargs="?", metavar="FILE", help="of the round before, which a warm start trains on"
     )
     parser.add_argument("--round", type=int, required=True, help="the round, from 1")
+    add_target(parser)
+    parser.add_argument(
+        "--previous", type=Path, metavar="DIR", help="of the round before, which is repeated if it reached the target"
+    )
     parser.add_argument("--seed", type=int, required=True, help="seed of the trial")
     parser.add_argument(
         "--settings", default="{}", metavar="YAML",
@@ -44,10 +50,12 @@ def run(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
     from lplgrad.arrays import open_dataset
     from lplgrad.artifacts import read_labeled
-    from lplgrad.commands.common import check_positive, check_seed, parse_settings, say_settings
+    from lplgrad.commands.common import check_positive, check_round, check_seed, parse_settings, say_settings
     from lplgrad.errors import UserError
     from lplgrad.leases import lease_gpu
+    from lplgrad.progress import say, track
     from lplgrad.settings import Normalization, TrainingJob
+    from lplgrad.stopping import has_stopped, repeat_round
 
     settings = parse_settings(TrainingJob, arguments.settings)
     say_settings(settings)
@@ -58,8 +66,16 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
     if warm != (arguments.checkpoint is not None):
         reason = "a warm start trains on the round before" if warm else "this round starts with new weights"
         raise UserError(f"--checkpoint: {'missing' if warm else 'not wanted'}: {reason}")
+    if arguments.target_accuracy is not None and arguments.round > 1:
+        if arguments.previous is None:
+            raise UserError("--previous: missing: whether the target accuracy was reached stands there")
+        if has_stopped(arguments.previous / "metrics.json", arguments.target_accuracy):
+            repeat_round(arguments.previous, arguments.output, arguments.round)
+            say(f"round {arguments.round}, seed {arguments.seed}: the target accuracy was reached before; not trained")
+            return
     data = open_dataset(arguments.data)
     labeled = read_labeled(arguments.labeled, len(data.train.images))
+    check_round(arguments.labeled, labeled, arguments.round)
     normalization = settings.normalization or Normalization(mean=data.mean, std=data.std)
     if len(normalization.mean) != data.channels:
         raise UserError(
@@ -69,13 +85,13 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
     if settings.compute.device != "cpu":
         lease_gpu(arguments.jobs_per_gpu)  # before torch is imported
 
+    import numpy as np
     from torch import OutOfMemoryError
 
     from lplgrad import devices, networks
     from lplgrad.artifacts import write_logits
     from lplgrad.evaluation import accuracy, accuracy_per_class, batch_size, batches_of, predict
     from lplgrad.files import write_json
-    from lplgrad.progress import say, track
     from lplgrad.randomness import Purpose, stream
     from lplgrad.resuming import Progress, digest_of
     from lplgrad.training import Epoch, train
@@ -83,7 +99,9 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
 
     device = devices.set_up(settings.compute)
     if warm:
-        trained = networks.load(arguments.checkpoint).networks
+        checkpoint = networks.load(arguments.checkpoint)
+        checkpoint.check_fits(data.channels, data.classes, settings.model, normalization)
+        trained = checkpoint.networks
         if (trained.auxiliary is not None) != settings.recipe.auxiliary:
             raise UserError(f"{arguments.checkpoint}: was trained by another recipe (auxiliary module or not)")
     else:
@@ -127,6 +145,8 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
     normalize = Normalize(normalization, device)
     test_batches = batches_of(data.test.images, None, batch_size(*data.test.images.shape[1:3]))
     logits = predict(trained, (normalize(to_tensor(batch, device)) for batch in test_batches)).logits.cpu().numpy()
+    if not np.isfinite(logits).all():  # the loss was finite before the last step
+        raise UserError(f"the weights are not finite after epoch {epochs} of {epochs}; lower training.learning_rate")
     metrics = {
         "round": arguments.round,
         "labels": len(labeled),

@@ -11,6 +11,7 @@ from pydantic import Field
 from lplgrad.datasets import Fit, ImageFiles, Prepared, Source
 from lplgrad.datasets._split import stratified_split
 from lplgrad.datasets._torchvision import download, unreachable
+from lplgrad.errors import UserError
 from lplgrad.validation import Count, Settings
 
 IMAGES = 8677
@@ -44,6 +45,9 @@ def prepare(options: Options, downloads: Path) -> Prepared:
         downloads,
         lambda: torchvision.datasets.Caltech101(downloads, download=True),
     )
+    if len(found.y) != IMAGES:
+        folder = downloads / "caltech101" / FOLDER
+        raise UserError(f"{folder}: {len(found.y)} images instead of {IMAGES}; delete the folder and run again")
     labels = np.array(found.y, dtype=np.int64)
     paths = [
         Path(found.root) / FOLDER / found.categories[label] / f"image_{number:04d}.jpg"

@@ -7,6 +7,7 @@ otherwise a test set is drawn, the classes in proportion. The path may also be a
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tarfile
@@ -129,7 +130,9 @@ def _unpacked(path: Path, downloads: Path) -> Path:
     """
     if not path.is_file():
         return path
-    target = downloads / f"{path.name}.unpacked"
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    target = downloads / f"{path.name}.{digest}"
     if not target.exists():
         beside = downloads / f".{path.name}.{os.getpid()}.tmp"
         shutil.rmtree(beside, ignore_errors=True)

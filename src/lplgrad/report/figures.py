@@ -9,37 +9,49 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lplgrad.errors import UserError, nearest
 from lplgrad.report.style import looks, set_up
 from lplgrad.report.tables import dataset_title, strategy_title
 from lplgrad.settings import StudyFile
 
 
 def learning_curves(measurements: pd.DataFrame, file: StudyFile, budget: str) -> Any:
-    """Accuracy against labels, and below it what each strategy gains over random, a column per data set.
+    """Accuracy against labels with one budget, a column per data set (figures 3 and 4); see ``_curve_panels``."""
+    part = measurements[measurements["budget"] == budget]
+    datasets = [name for name in file.study.run.datasets if name in set(part["dataset"])]
+    return _curve_panels({dataset_title(file, name): part[part["dataset"] == name] for name in datasets}, file)
 
-    Means over seeds with bands of one standard deviation; the gain is taken seed by seed before both. The lower row is
-    left out where the study has no strategy that labels at random.
+
+def dataset_curves(measurements: pd.DataFrame, file: StudyFile, dataset: str) -> Any:
+    """The same for one data set, a column per budget (paper, figure 5)."""
+    part = measurements[measurements["dataset"] == dataset]
+    budgets = [name for name in file.study.run.budgets if name in set(part["budget"])]
+    return _curve_panels({f"{name} budget": part[part["budget"] == name] for name in budgets}, file)
+
+
+def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile) -> Any:
+    """Accuracy against labels, and below it what each strategy gains over random, a column for every panel.
+
+    Means over seeds with bands of one standard deviation; the gain is taken seed by seed before both. A curve goes as
+    far as all trials do; where one stopped early at its target accuracy stands a star. The lower row is left out where
+    no strategy labels at random.
     """
     set_up()
-    part = measurements[measurements["budget"] == budget].assign(accuracy=lambda frame: frame["accuracy"] * 100)
-    datasets = [name for name in file.study.run.datasets if name in set(part["dataset"])]
-    if not datasets:
-        raise UserError(f"the measurements have no budget {budget!r} ({nearest(budget, set(measurements['budget']))})")
-    gains = _gain_over_random(part)
-    rows = 1 if gains.empty else 2
+    panels = {title: part.assign(accuracy=part["accuracy"] * 100) for title, part in panels.items()}
+    gains = {title: _gain_over_random(_trained(part)) for title, part in panels.items()}
+    rows = 1 if all(gain.empty for gain in gains.values()) else 2
     figure, axes = plt.subplots(
-        rows, len(datasets), figsize=(5.2 * len(datasets) + 1.6, 3.6 + 2.4 * (rows - 1)), squeeze=False, sharex="col",
+        rows, len(panels), figsize=(5.2 * len(panels) + 1.6, 3.6 + 2.4 * (rows - 1)), squeeze=False, sharex="col",
         height_ratios=(3, 2)[:rows],
     )  # fmt: skip
-    for column, dataset in enumerate(datasets):
+    for column, (title, part) in enumerate(panels.items()):
         axis = axes[0, column]
-        _curves(axis, part[part["dataset"] == dataset], file, "accuracy")
-        axis.set_title(dataset_title(file, dataset), loc="left")
+        _curves(axis, _trained(part), file, "accuracy")
+        _mark_stops(axis, part, file)
+        axis.set_title(title, loc="left")
         axis.set_ylabel("test accuracy (%)")
         if rows == 2:
             axis = axes[1, column]
-            _curves(axis, gains[gains["dataset"] == dataset], file, "gain")
+            _curves(axis, gains[title], file, "gain")
             axis.axhline(0, color="#3C3C3C", linewidth=0.8)
             axis.set_ylabel("gain over random\n(points, paired)")
         axis.set_xlabel("labelled images")
@@ -48,11 +60,19 @@ def learning_curves(measurements: pd.DataFrame, file: StudyFile, budget: str) ->
     return figure
 
 
+def _trained(part: pd.DataFrame) -> pd.DataFrame:
+    return part[~part["stopped"].astype(bool)]
+
+
 def _gain_over_random(part: pd.DataFrame) -> pd.DataFrame:
     """The measurements with a column gain: accuracy minus that of the strategy that labels at random, seed by seed."""
     key = ["dataset", "seed", "round"]
-    random = part[(part["acquisition"] == "random")].drop_duplicates(key)[[*key, "accuracy"]]
-    paired = part[part["acquisition"] != "random"].merge(random, on=key, suffixes=("", "_random"))
+    random = part[part["acquisition"] == "random"]
+    # Where several strategies label at random, the one named so is the baseline, else the last by name ("plain").
+    names = sorted(set(random["strategy"]))
+    baseline = "random" if "random" in names else names[-1] if names else None
+    random = random[random["strategy"] == baseline][[*key, "accuracy"]]
+    paired = part[part["strategy"] != baseline].merge(random, on=key, suffixes=("", "_random"))
     return paired.assign(gain=paired["accuracy"] - paired["accuracy_random"])
 
 
@@ -61,7 +81,8 @@ def _curves(axis: Any, part: pd.DataFrame, file: StudyFile, value: str) -> None:
     for name, look in looks(file.study.run.strategies).items():
         if name not in strategies:
             continue
-        curve = part[part["strategy"] == name].groupby("labels")[value].agg(["mean", "std"])
+        curve = part[part["strategy"] == name].groupby("labels")[value].agg(["mean", "std", "count"])
+        curve = curve[curve["count"] == curve["count"].max()]
         axis.plot(
             curve.index, curve["mean"], color=look.color, marker=look.marker, markersize=5, linewidth=1.6,
             dashes=look.dashes or (None, None), label=strategy_title(file, name), markeredgecolor="white",
@@ -75,13 +96,19 @@ def _curves(axis: Any, part: pd.DataFrame, file: StudyFile, value: str) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
 
 
+def _mark_stops(axis: Any, part: pd.DataFrame, file: StudyFile) -> None:
+    for name, look in looks(file.study.run.strategies).items():
+        stops = part[(part["strategy"] == name) & part["stopped"].astype(bool)].drop_duplicates("seed")
+        axis.plot(stops["labels"], stops["accuracy"], "*", color=look.color, markersize=10, markeredgecolor="white")
+
+
 def strategy(
     measurements: pd.DataFrame, classes: pd.DataFrame, file: StudyFile, budget: str, dataset: str, name: str
 ) -> Any:
     """One strategy alone: the curve of every seed, and the accuracy of every class over the rounds."""
     set_up()
     chosen = "budget == @budget and dataset == @dataset and strategy == @name"
-    part = measurements.query(chosen).assign(accuracy=lambda frame: frame["accuracy"] * 100)
+    part = _trained(measurements.query(chosen)).assign(accuracy=lambda frame: frame["accuracy"] * 100)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1, 1.25))
     look = looks(file.study.run.strategies)[name]
     for _, curve in part.groupby("seed"):
@@ -93,7 +120,8 @@ def strategy(
     left.set_title(f"{strategy_title(file, name)}: every seed, and the mean", loc="left")
     grid = classes.query(chosen).assign(accuracy=lambda frame: frame["accuracy"].astype(float) * 100)
     grid = grid.pivot_table(index="class", columns="labels", values="accuracy", sort=False)
-    if len(grid) > 20:  # name the ones worth a look: those that end lowest
+    many = len(grid) > 20
+    if many:  # name the ones worth a look: those that end lowest
         grid = grid.sort_values(grid.columns[-1]).head(20)
     sns.heatmap(
         grid, ax=right, cmap="viridis", vmin=0, vmax=100, cbar_kws={"label": "accuracy (%)"},
@@ -103,6 +131,6 @@ def strategy(
     right.tick_params(axis="y", rotation=0)
     right.set_xlabel("labelled images")
     right.set_ylabel("class")
-    shown = "accuracy by class" if len(grid) < 20 else "the 20 classes of lowest final accuracy"
+    shown = "the 20 classes of lowest final accuracy" if many else "accuracy by class"
     right.set_title(f"{shown}, mean over seeds", loc="left")
     return figure

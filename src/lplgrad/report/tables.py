@@ -17,9 +17,11 @@ CELL = ["budget", "dataset", "strategy"]
 def accuracy_table(measurements: pd.DataFrame) -> pd.DataFrame:
     """Test accuracy in percent at every budget: columns budget, dataset, labels, strategy, seeds, mean, std.
 
-    ``std`` is the sample standard deviation over seeds (n - 1), NaN for one seed.
+    ``std`` is the sample standard deviation over seeds (n - 1), NaN for one seed. A trial that stopped at its target
+    accuracy counts up to there.
     """
-    grouped = measurements.assign(accuracy=measurements["accuracy"] * 100).groupby([*CELL, "labels"], sort=False)
+    trained = measurements[~measurements["stopped"].astype(bool)]
+    grouped = trained.assign(accuracy=measurements["accuracy"] * 100).groupby([*CELL, "labels"], sort=False)
     table = grouped["accuracy"].agg(seeds="count", mean="mean", std="std").reset_index()
     return table[["budget", "dataset", "labels", "strategy", "seeds", "mean", "std"]]
 
@@ -50,15 +52,17 @@ class Section:
         head: cells of its header row.
         rows: cells of its rows, as text.
         best: positions (row, column) to be set in bold.
+        text_columns: how many columns from the left are text, and so set flush left.
     """
 
     heading: str
     head: list[str]
     rows: list[list[str]]
     best: frozenset[tuple[int, int]] = frozenset()
+    text_columns: int = 1
 
 
-def _by_panel(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+def by_panel(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """The rows of each budget and data set, in the order of the table."""
     for key, part in table.groupby(["budget", "dataset"], sort=False):
         budget, dataset = map(str, cast(tuple[object, object], key))
@@ -69,10 +73,12 @@ def accuracy_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
     """The accuracy table as people read it: a section per budget and data set, rounds down, strategies across."""
     study = file.study
     sections = []
-    for (budget, dataset), part in _by_panel(table):
+    for (budget, dataset), part in by_panel(table):
         mean = part.pivot(index="labels", columns="strategy", values="mean")
         std = part.pivot(index="labels", columns="strategy", values="std")
         strategies = [name for name in study.run.strategies if name in mean]
+        count = part.pivot(index="labels", columns="strategy", values="seeds")
+        seeds = part["seeds"].max()
         rows, best = [], set()
         for number, labels in enumerate(mean.index):
             cells = []
@@ -81,11 +87,11 @@ def accuracy_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
                 if pd.isna(value):
                     cells.append("–")
                     continue
-                cells.append(f"{value:.1f}" + ("" if pd.isna(spread) else f" ± {spread:.1f}"))
+                of = "" if count.loc[labels, strategy] == seeds else f" (of {count.loc[labels, strategy]:.0f})"
+                cells.append(f"{value:.1f}" + ("" if pd.isna(spread) else f" ± {spread:.1f}") + of)
                 if round(value, 1) == round(mean.loc[labels].max(), 1):
                     best.add((number, column))
             rows.append([str(labels), *cells])
-        seeds = part["seeds"].max()
         heading = f"{dataset_title(file, dataset)}, {budget} budget ({seeds} seed{'s' if seeds > 1 else ''})"
         head = ["labels", *(strategy_title(file, name) for name in strategies)]
         sections.append(Section(heading, head, rows, frozenset(best)))
@@ -95,7 +101,7 @@ def accuracy_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
 def time_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
     """The time table as people read it: a section per budget and data set, strategies down."""
     sections = []
-    for (budget, dataset), part in _by_panel(table):
+    for (budget, dataset), part in by_panel(table):
         seconds = part.set_index("strategy")[["train_round", "query_round", "train_trial", "query_trial"]]
         rows = [
             [strategy_title(file, str(name)), *(_seconds(value) for value in row)]
@@ -123,9 +129,9 @@ def dataset_title(file: StudyFile, name: str) -> str:
     return file.study.datasets[name].title or name
 
 
-def page(title: str, sections: list[Section], note: str) -> str:
-    """A page of tables that stands alone: no script, no other file."""
-    body = "".join(_section(section) for section in sections)
+def page(title: str, sections: list[Section], note: str, body: str = "") -> str:
+    """A page of tables that stands alone: no script, no other file. ``body`` is HTML to stand before the tables."""
+    body += "".join(_section(section) for section in sections)
     return (
         "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
@@ -134,19 +140,21 @@ def page(title: str, sections: list[Section], note: str) -> str:
 
 
 def _section(section: Section) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in section.head)
+    head = "".join(_cell("th", cell, section, -1, column) for column, cell in enumerate(section.head))
     rows = []
     for number, row in enumerate(section.rows):
-        cells = (
-            f"<td class='best'>{html.escape(cell)}</td>" if (number, column) in section.best
-            else f"<td>{html.escape(cell)}</td>"
-            for column, cell in enumerate(row)
-        )  # fmt: skip
+        cells = (_cell("td", cell, section, number, column) for column, cell in enumerate(row))
         rows.append(f"<tr>{''.join(cells)}</tr>\n")
     return (
         f"<h2>{html.escape(section.heading)}</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{''.join(rows)}</tbody>\n</table>\n"
     )
+
+
+def _cell(tag: str, text: str, section: Section, row: int, column: int) -> str:
+    classes = ["text"] * (column < section.text_columns) + ["best"] * ((row, column) in section.best)
+    attribute = f" class='{' '.join(classes)}'" if classes else ""
+    return f"<{tag}{attribute}>{html.escape(text)}</{tag}>"
 
 
 STYLE = """
@@ -155,7 +163,7 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; 
 h1 { font-size: 1.35rem; } h2 { font-size: 1.05rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .9rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+.text { text-align: left; }
 thead th { border-top: 2px solid #1b1b1b; border-bottom: 1px solid #1b1b1b; font-weight: 600; }
 tbody tr:last-child td { border-bottom: 2px solid #1b1b1b; }
 tbody tr:nth-child(even) { background: #f4f4f4; }

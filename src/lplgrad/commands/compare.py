@@ -1,0 +1,66 @@
+"""Draw how strategies compare: in every format that the outputs' endings name (.svg, .pdf, .png)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+EXAMPLE = (
+    "lplgrad compare differences --study results/demo/study.yaml --measurements results/demo/measurements.csv "
+    "--output differences.svg"
+)
+OF_STUDY = ("differences", "penalties", "ranks")
+OF_BUDGET = ("cost", "calibration", "choices")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments."""
+    parser.add_argument("kind", choices=[*OF_STUDY, *OF_BUDGET], help="which figure")
+    parser.add_argument("--study", type=Path, required=True, metavar="FILE", help="study.yaml of the study")
+    parser.add_argument("--measurements", type=Path, metavar="CSV", help="measurements.csv, for the first four")
+    parser.add_argument("--timings", type=Path, metavar="CSV", help="timings.csv, for cost")
+    parser.add_argument("--diagnostics", type=Path, metavar="DIR", help="of lplgrad diagnostics, for the others")
+    parser.add_argument("--budget", help=f"name of the budget, for {', '.join(OF_BUDGET)}")
+    parser.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE", help="files to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Draw and write."""
+    from lplgrad.commands.common import check_endings
+    from lplgrad.report import style
+
+    check_endings(arguments.output, (".svg", ".pdf", ".png"))
+    style.save(_figure(arguments), arguments.output)
+
+
+def _figure(arguments: argparse.Namespace) -> Any:
+    from lplgrad.commands.common import read_measurements
+    from lplgrad.errors import UserError
+    from lplgrad.report import comparison_figures as figures
+    from lplgrad.report.measured import check
+    from lplgrad.report.statistics import statistics
+    from lplgrad.settings import read_study_file
+
+    needed = {"cost": ["measurements", "timings", "budget"], "calibration": ["diagnostics", "budget"]}
+    needed["choices"] = needed["calibration"]
+    for option in needed.get(arguments.kind, ["measurements"]):
+        if getattr(arguments, option) is None:
+            raise UserError(f"--{option}: missing: {arguments.kind} is drawn from it")
+    file = read_study_file(arguments.study)
+    if arguments.kind in OF_STUDY:
+        measurements = check(read_measurements(arguments.measurements, []), arguments.measurements)
+        found = statistics(measurements, file.study.run.strategies)
+        return {"differences": figures.differences, "penalties": figures.penalties, "ranks": figures.ranks}[
+            arguments.kind
+        ](found, file)
+    if arguments.kind == "cost":
+        measurements = check(read_measurements(arguments.measurements, []), arguments.measurements)
+        timings = read_measurements(arguments.timings, ["round", "train_seconds", "query_seconds"])
+        return figures.cost(measurements, timings, file, arguments.budget)
+    if arguments.kind == "calibration":
+        frame = read_measurements(arguments.diagnostics / "calibration.csv", ["labels", "calibration_error"])
+        return figures.calibration(frame, file, arguments.budget)
+    frame = read_measurements(arguments.diagnostics / "choices.csv", ["labels", "spread"])
+    overlap = read_measurements(arguments.diagnostics / "overlap.csv", ["labels", "jaccard"])
+    return figures.choices(frame, overlap, file, arguments.budget)

@@ -1,0 +1,74 @@
+"""Make tables and figures of what is there of a study: without Snakemake, even while it runs, in another folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLE = "lplgrad report config.yaml demo.yaml --partial --output so_far"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="configuration files, each merged over those before")
+    parser.add_argument("--partial", action="store_true", help="leave gaps where rounds are missing (else an error)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Collect, draw and write; a page that leads to all of it comes last."""
+    import html
+
+    import yaml
+
+    from lplgrad.commands import figure, table
+    from lplgrad.errors import UserError
+    from lplgrad.files import write_text
+    from lplgrad.progress import say
+    from lplgrad.report import collect, tables
+    from lplgrad.settings import StudyFile, read_study
+    from lplgrad.study import Layout, unprepared_datasets
+
+    study = read_study(arguments.files)
+    missing = dict.fromkeys(unprepared_datasets(study), "not prepared yet") if arguments.partial else {}
+    file = StudyFile(study=study, unavailable=missing)
+    layout, folder = Layout(study, missing), arguments.output
+    if folder.resolve() == Path(layout.root).resolve():
+        raise UserError(f"--output: {folder}: the study writes there itself; name another folder")
+    measurements = collect.measurements(file, arguments.partial)
+    if measurements.empty:
+        raise UserError(f"{layout.root}: no round is finished yet; was this the folder that Snakemake runs in?")
+    write_text(folder / "study.yaml", yaml.safe_dump(file.model_dump(by_alias=True), sort_keys=False))
+    for name, frame in (
+        ("measurements", measurements),
+        ("classes", collect.class_accuracies(file, arguments.partial)),
+        ("timings", collect.timings(file, arguments.partial)),
+    ):
+        write_text(folder / f"{name}.csv", frame.to_csv(index=False))
+
+    made = []
+    for kind in ("accuracy", "time", "ablation", "accuracy-against-paper"):
+        outputs = [folder / f"{kind.replace('-', '_')}.{ending}" for ending in ("csv", "html")]
+        source = folder / ("timings.csv" if kind in table.OF_TIMINGS else "measurements.csv")
+        options = {"kind": kind, "study": folder / "study.yaml", "measurements": source, "presets": None}
+        table.run(argparse.Namespace(**options, output=outputs))
+        made.append(outputs[1].name)
+    for budget in dict.fromkeys(measurements["budget"]):
+        outputs = [folder / f"learning_curves_{budget}.{ending}" for ending in ("svg", "png")]
+        options = {
+            "kind": "learning-curves",
+            "study": folder / "study.yaml",
+            "measurements": folder / "measurements.csv",
+        }
+        figure.run(argparse.Namespace(**options, budget=budget, output=outputs))
+        made.append(outputs[0].name)
+
+    rounds = sum(layout.rounds(chain.budget, chain.dataset) for chain in layout.chains())
+    gaps = "".join(f" The data set {name} is not prepared yet." for name in missing)
+    said = f"{len(measurements)} of {rounds} rounds of {study.title}."
+    links = "".join(f"<li><a href='{name}'>{name}</a></li>\n" for name in made)
+    body = f"<p class='note'>{html.escape(said + gaps)}</p>\n<ul>\n{links}</ul>\n"
+    write_text(
+        folder / "index.html", tables.page(f"So far: {study.title}" if arguments.partial else study.title, [], "", body)
+    )
+    say(f"{said} See {folder / 'index.html'}")

@@ -1,0 +1,190 @@
+"""Norms of a convolution's per-sample weight gradients, without laying out the patches of its input.
+
+A convolution is a linear layer applied to T patches x_t of its input, so a sample's weight gradient is
+``sum_t g_t x_t^T``. Three ways lead to its norm; the cheapest is taken, by an estimate that knows sizes alone:
+
+- **directly**: the gradient itself, by the backward pass of a convolution on that one sample;
+- **by Gram matrices**: the squared norm is ``sum_{t,u} (g_t . g_u) (x_t . x_u)``. The patches' Gram matrix is a sum,
+  over the kernel's offsets, of the pixels' Gram matrix shifted along its diagonal; a sum over a rectangle of offsets is
+  a sum over its columns of sums over its rows. So a 3x3 kernel costs one product of the pixels and six additions;
+- a kernel of one pixel is a linear layer applied to the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lplgrad.gradient_norms.parts import OuterProducts, squares
+
+# Costs on a CPU, in multiplications of a matrix product: of passing once over a number in the cache, of laying out one
+# number of a patch, and of one call for one sample.
+COST_OF_PASSING = 24
+COST_OF_LAYING_OUT = 64
+COST_OF_A_CALL = 3_000_000
+# Numbers worked on at a time in Gram matrices and in patches: on a CPU what its second-level cache holds.
+GRAM_ENTRIES = {"cpu": 2**18, "cuda": 2**26}
+PATCH_ENTRIES = {"cpu": 2**22, "cuda": 2**27}
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution's weight gradient.
+
+    Attributes:
+        inputs: shape (B, C, H, W); already padded where the padding is not a symmetric one of zeros.
+        gradients: at the outputs, shape (B, O, H', W').
+        kernel, stride, dilation, padding: in rows and in columns.
+        groups: independent groups of channels.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int]
+    groups: int
+
+    @classmethod
+    def of(cls, layer: nn.Conv1d | nn.Conv2d, x: Tensor, g: Tensor) -> Convolution:
+        """The weight gradient of a layer; a sequence is a map of one row."""
+        kernel, stride, dilation = (
+            (1, *values) if len(values) == 1 else tuple(values)
+            for values in (layer.kernel_size, layer.stride, layer.dilation)
+        )
+        left, right, *vertical = layer._reversed_padding_repeated_twice
+        top, bottom = vertical or (0, 0)
+        if layer.padding_mode != "zeros":
+            x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
+            left = right = top = bottom = 0
+        if isinstance(layer, nn.Conv1d):
+            x, g = x.unsqueeze(2), g.unsqueeze(2)
+        if (left, top) != (right, bottom):
+            x = F.pad(x, (left, right, top, bottom))
+            left = top = 0
+        return cls(x, g, kernel, stride, dilation, (top, left), layer.groups)  # type: ignore[arg-type]
+
+    @staticmethod
+    def joined(parts: Sequence[Convolution]) -> OuterProducts:
+        """The sum over several calls of one layer."""
+        return OuterProducts.joined([part.outer_products() for part in parts])
+
+    def squared_norm(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Squared Frobenius norm of each sample's gradient, float64, shape (B,).
+
+        Args:
+            dtype: what the factors of a direct gradient are rounded to.
+        """
+        if self.kernel == (1, 1) and self.padding == (0, 0):
+            return self.outer_products().squared_norm(dtype)
+        patches = self._fan_in * self.groups * self.gradients[0, 0].numel()
+        laying_out = COST_OF_LAYING_OUT * patches
+        on_cpu = self.inputs.device.type == "cpu"
+        overhead = min(COST_OF_A_CALL, laying_out) if on_cpu else laying_out
+        if self.groups == 1 and self._gram_cost() < self.gradients[0].numel() * self._fan_in + overhead:
+            return self._by_gram_matrices()
+        if on_cpu and overhead == COST_OF_A_CALL:
+            return self._one_by_one(dtype)
+        count = self._at_a_time(PATCH_ENTRIES, patches)
+        return torch.cat([part.outer_products().squared_norm(dtype) for part in self._split(count)])
+
+    def outer_products(self) -> OuterProducts:
+        """The patches laid out, as a linear layer's inputs."""
+        (rows, columns), (height, width) = self.kernel, self.gradients.shape[2:]
+        size, groups = len(self.inputs), self.groups
+        x = self.inputs
+        if self.padding != (0, 0):
+            x = F.pad(x, (self.padding[1],) * 2 + (self.padding[0],) * 2)
+        n, c, h, w = x.stride()
+        (down, along), (apart, aside) = self.stride, self.dilation
+        channels = x.shape[1] // groups
+        patches = x.as_strided(
+            (size, groups, height, width, rows, columns, channels),
+            (n, c * channels, h * down, w * along, h * apart, w * aside, c),
+            x.storage_offset(),
+        )
+        g = self.gradients.permute(0, 2, 3, 1).reshape(size, height * width, groups, -1)
+        return OuterProducts(patches.reshape(size, groups, height * width, -1), g.transpose(1, 2))
+
+    def _split(self, count: int) -> list[Convolution]:
+        """The same of ``count`` samples at a time."""
+        pairs = zip(torch.split(self.inputs, count), torch.split(self.gradients, count), strict=True)
+        return [replace(self, inputs=x, gradients=g) for x, g in pairs]
+
+    def _at_a_time(self, entries: dict[str, int], each: int) -> int:
+        """How many samples to work on at a time, from what is allowed on the device and what each takes."""
+        return max(1, entries.get(self.inputs.device.type, entries["cuda"]) // each)
+
+    @property
+    def _fan_in(self) -> int:
+        return self.inputs.shape[1] // self.groups * self.kernel[0] * self.kernel[1]
+
+    def _gram_cost(self) -> int:
+        (channels_in, *sides_in), (channels, *sides) = self.inputs.shape[1:], self.gradients.shape[1:]
+        pixels_in, pixels = sides_in[0] * sides_in[1], sides[0] * sides[1]
+        passes = pixels_in**2 * (self.kernel[0] + self.kernel[1]) + pixels**2 * 2
+        return pixels_in**2 * channels_in + pixels**2 * channels + COST_OF_PASSING * passes
+
+    def _by_gram_matrices(self) -> Tensor:
+        pixels = max(self.inputs[0, 0].numel(), self.gradients[0, 0].numel())
+        parts = self._split(self._at_a_time(GRAM_ENTRIES, pixels**2))
+        return torch.cat([part._gram_product() for part in parts]).clamp_min(0)
+
+    def _gram_product(self) -> Tensor:
+        (height_in, width_in), (height, width) = self.inputs.shape[2:], self.gradients.shape[2:]
+        x, g = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (self.inputs, self.gradients))
+        of_pixels = (x @ x.mT).view(-1, height_in, width_in, height_in, width_in)
+        of_rows = self._slide(of_pixels, 0, height)
+        of_patches = self._slide(of_rows, 1, width).view(-1, height * width, height * width)
+        product = of_patches.mul_(g @ g.mT)
+        return product.sum(dim=1).sum(dim=1, dtype=torch.float64)
+
+    def _slide(self, gram: Tensor, axis: int, length: int) -> Tensor:
+        """Sum a Gram matrix over the kernel's offsets along one axis of the map: 0 for rows, 1 for columns.
+
+        Args:
+            gram: of the positions before, shape (B, H, W, H, W).
+            length: positions after.
+        """
+        stride, before = self.stride[axis], gram.shape[1 + axis]
+        windows = []
+        for k in range(self.kernel[axis]):
+            offset = k * self.dilation[axis] - self.padding[axis]
+            first, last = max(0, -(offset // stride)), min(length - 1, (before - 1 - offset) // stride)
+            if first <= last:
+                windows.append(
+                    (slice(first, last + 1), slice(first * stride + offset, last * stride + offset + 1, stride))
+                )
+        windows.sort(key=lambda window: window[0].start - window[0].stop)  # the widest first
+        shape = list(gram.shape)
+        shape[1 + axis] = shape[3 + axis] = length
+        whole = bool(windows) and windows[0][0] == slice(0, length)
+        result = torch.empty(shape, dtype=gram.dtype, device=gram.device) if whole else gram.new_zeros(shape)
+        for position, (to, of) in enumerate(windows):
+            source = gram[:, of, :, of] if axis == 0 else gram[:, :, of, :, of]
+            target = result[:, to, :, to] if axis == 0 else result[:, :, to, :, to]
+            if whole and position == 0:
+                target.copy_(source)
+            else:
+                target.add_(source)
+        return result
+
+    def _one_by_one(self, dtype: torch.dtype | None) -> Tensor:
+        dtype = dtype or self.inputs.dtype
+        x, g = self.inputs.to(dtype), self.gradients.to(dtype)
+        shape = (g.shape[1], x.shape[1] // self.groups, *self.kernel)
+        # The backward pass reads the weight's shape and layout alone.
+        weight = torch.empty(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        norms = []
+        for one_x, one_g in zip(torch.split(x, 1), torch.split(g, 1), strict=True):
+            _, gradient, _ = torch.ops.aten.convolution_backward(
+                one_g, one_x, weight, None, self.stride, self.padding, self.dilation, False, (0, 0), self.groups,
+                (False, True, False),
+            )  # fmt: skip
+            norms.append(squares(gradient.permute(0, 2, 3, 1).reshape(1, -1, gradient.shape[1])))
+        return torch.cat(norms)

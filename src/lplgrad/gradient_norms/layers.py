@@ -1,0 +1,113 @@
+"""What each kind of layer makes of its input and of the gradient at its output: the gradients of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lplgrad.gradient_norms.convolution import Convolution
+from lplgrad.gradient_norms.parts import Direct, OuterProducts, Part, Rows
+
+# Numbers of a sample's feature map from which two sums in one pass, sample by sample, beat two sums over the batch.
+LARGE_MAP = 2**14
+
+
+def _linear(layer: nn.Linear, x: Tensor, g: Tensor) -> dict[str, Part]:
+    x, g = (t.reshape(len(t), 1, -1, t.shape[-1]) for t in (x, g))
+    return _with_bias(layer, OuterProducts(x, g), g, (1, 2))
+
+
+def _conv(layer: nn.Conv1d | nn.Conv2d, x: Tensor, g: Tensor) -> dict[str, Part]:
+    return _with_bias(layer, Convolution.of(layer, x, g), g, tuple(range(2, g.dim())))
+
+
+def _with_bias(layer: Any, weight: Part, g: Tensor, positions: tuple[int, ...]) -> dict[str, Part]:
+    return {"weight": weight} if layer.bias is None else {"weight": weight, "bias": Direct(g.sum(dim=positions))}
+
+
+def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, x: Tensor, g: Tensor) -> dict[str, Part]:
+    if layer.training or layer.running_mean is None or layer.running_var is None:
+        raise ValueError("batch norm in train mode: a sample's loss depends on its neighbours; call model.eval()")
+    if x.device.type == "cpu" and x[0].numel() >= LARGE_MAP:
+        sums = [_batch_norm_backward(layer, *pair) for pair in zip(torch.split(x, 1), torch.split(g, 1), strict=True)]
+        return {"weight": Direct(torch.stack([w for w, _ in sums])), "bias": Direct(torch.stack([b for _, b in sums]))}
+    shape = (-1, *[1] * (x.dim() - 2))
+    # The mean is subtracted first: sum(g x) - mean sum(g) would cancel where the mean is far from zero.
+    scaled = g * (x - layer.running_mean.view(shape))
+    return {
+        "weight": Direct(_over_positions(scaled) / (layer.running_var + layer.eps).sqrt()),
+        "bias": Direct(_over_positions(g)),
+    }
+
+
+def _batch_norm_backward(layer: nn.modules.batchnorm._BatchNorm, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of scale and shift over a batch, shape (C,) each."""
+    _, weight, bias = torch.ops.aten.native_batch_norm_backward(
+        g, x, layer.weight, layer.running_mean, layer.running_var, None, None, False, layer.eps, (False, True, True)
+    )
+    return weight, bias
+
+
+def _over_positions(t: Tensor) -> Tensor:
+    return t.sum(dim=tuple(range(2, t.dim()))) if t.dim() > 2 else t
+
+
+def _group_norm(layer: nn.GroupNorm, x: Tensor, g: Tensor) -> dict[str, Part]:
+    scaled = g * F.group_norm(x, layer.num_groups, eps=layer.eps)
+    return {"weight": Direct(_over_positions(scaled)), "bias": Direct(_over_positions(g))}
+
+
+def _layer_norm(layer: nn.LayerNorm, x: Tensor, g: Tensor) -> dict[str, Part]:
+    shape = layer.normalized_shape
+    scaled = g * F.layer_norm(x, shape, eps=layer.eps)
+    between = tuple(range(1, x.dim() - len(shape)))
+    return {name: Direct(t.sum(dim=between) if between else t) for name, t in (("weight", scaled), ("bias", g))}
+
+
+def _embedding(layer: nn.Embedding, x: Tensor, g: Tensor) -> dict[str, Part]:
+    if layer.scale_grad_by_freq or layer.max_norm is not None:
+        raise NotImplementedError("Embedding with scale_grad_by_freq or max_norm")
+    rows = x.reshape(len(x), -1)
+    if layer.padding_idx is not None:
+        rows = rows.masked_fill(rows == layer.padding_idx, -1)
+    return {"weight": Rows(rows, g.reshape(*rows.shape, -1))}
+
+
+PARTS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], dict[str, Part]]] = {
+    nn.Linear: _linear,
+    nn.Conv1d: _conv,
+    nn.Conv2d: _conv,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.BatchNorm3d: _batch_norm,
+    nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.Embedding: _embedding,
+}
+
+
+def supported_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that have parameters.
+
+    Raises:
+        NotImplementedError: a layer whose gradient norm is not known here, or a parameter that two layers share.
+    """
+    owners: dict[nn.Parameter, str] = {}
+    layers = []
+    for name, layer in model.named_modules():
+        parameters = dict(layer.named_parameters(recurse=False))
+        if not parameters:
+            continue
+        if type(layer) not in PARTS:
+            known = ", ".join(kind.__name__ for kind in PARTS)
+            raise NotImplementedError(f"layer {name!r} is a {type(layer).__name__}; supported: {known}")
+        for key, parameter in parameters.items():
+            if parameter in owners:
+                raise NotImplementedError(f"parameter {name}.{key} is shared with {owners[parameter]}")
+            owners[parameter] = f"{name}.{key}"
+        layers.append(layer)
+    return layers

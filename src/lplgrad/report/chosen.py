@@ -1,0 +1,84 @@
+"""What a strategy chose: contact sheets of images with what the model said of them, and how many of each class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from lplgrad.arrays import DatasetArrays
+from lplgrad.report.style import set_up
+
+COLUMNS = 10
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query of a trial.
+
+    Attributes:
+        round_number: the round that asked.
+        scores: ``scores.csv``: a row a candidate.
+    """
+
+    round_number: int
+    scores: pd.DataFrame
+
+    def selected(self) -> pd.DataFrame:
+        """The candidates that were chosen, highest score first."""
+        return self.scores[self.scores["selected"] == 1].sort_values("score", ascending=False, kind="stable")
+
+
+def contact_sheet(queries: list[Query], data: DatasetArrays) -> Any:
+    """A row a query: the ten chosen images of highest score, and beside them how many of every class were chosen.
+
+    Over an image stands its class, and below it what the model took it for, where it was asked and was wrong.
+    """
+    set_up()
+    rows = max(len(queries), 1)
+    figure, axes = plt.subplots(
+        rows, COLUMNS + 1, figsize=(1.05 * COLUMNS + 3.2, 1.45 * rows + 0.3), squeeze=False,
+        width_ratios=[1] * COLUMNS + [2.6],
+    )  # fmt: skip
+    largest = 1
+    for row, query in zip(axes, queries, strict=True):
+        chosen = query.selected()
+        for column, axis in enumerate(row[:-1]):
+            axis.axis("off")
+            if column < len(chosen):
+                _thumbnail(axis, chosen.iloc[column], data)
+        row[0].text(
+            -0.35, 0.5, f"round {query.round_number}", transform=row[0].transAxes, rotation=90, va="center", fontsize=8
+        )
+        counts = np.bincount(data.train.labels[chosen["index"].to_numpy(dtype=np.int64)], minlength=len(data.classes))
+        largest = max(largest, int(counts.max(initial=1)))
+        row[-1].bar(range(len(data.classes)), counts, color="#0072B2", width=0.8)
+        row[-1].grid(False, axis="x")
+        row[-1].tick_params(labelsize=6)
+        few = len(data.classes) <= 12
+        row[-1].set_xticks(range(len(data.classes)) if few else [])
+        if few:
+            row[-1].set_xticklabels([name[:10] for name in data.classes], rotation=90)
+        row[-1].set_ylabel("chosen", fontsize=7)
+    for axis in axes[:, -1]:
+        axis.set_ylim(0, largest * 1.05)
+    for axis in axes[:-1, -1]:
+        axis.set_xticklabels([])
+    return figure
+
+
+def _thumbnail(axis: Any, candidate: pd.Series[Any], data: DatasetArrays) -> None:
+    index = int(candidate["index"])
+    axis.imshow(data.train.images[index].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    label = int(data.train.labels[index])
+    said = f"{data.classes[label][:12]}\n{candidate['score']:.3g}"
+    predicted = candidate["predicted_class"]
+    wrong = not pd.isna(predicted) and int(predicted) != label
+    axis.set_title(said, fontsize=6.5, pad=2, linespacing=1.1)
+    if wrong:
+        took_it_for = data.classes[int(predicted)][:12]
+        below = {"transform": axis.transAxes, "ha": "center", "va": "top"}
+        axis.text(0.5, -0.04, took_it_for, **below, fontsize=6.5, color="#B23A00")

@@ -1,0 +1,276 @@
+"""Figures of how strategies compare: differences, wins, ranks, cost, calibration, and what the queries chose."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from lplgrad.errors import UserError, nearest
+from lplgrad.report.statistics import Statistics, rank_text
+from lplgrad.report.style import looks, set_up
+from lplgrad.report.tables import dataset_title, strategy_title
+from lplgrad.report.wording import number, p_value
+from lplgrad.settings import StudyFile
+from lplgrad.statistics.comparison import reference_of
+from lplgrad.statistics.curves import curves
+from lplgrad.statistics.inference import ALPHA
+
+DARK = "#3C3C3C"
+
+
+def differences(found: Statistics, file: StudyFile) -> Any:
+    """The reference's area minus every other strategy's, with t intervals: a row per budget, a column per data set."""
+    set_up()
+    frame = found.differences[found.differences["family"].astype(bool)]
+    if frame.empty:
+        return _message(f"No comparison with {strategy_title(file, found.reference)}: no seed has both areas.")
+    budgets, datasets = _present(file.study.run.budgets, frame["budget"]), _present(_datasets(file), frame["dataset"])
+    others = [name for name in file.study.run.strategies if name in set(frame["baseline"])]
+    figure, axes = plt.subplots(
+        len(budgets), len(datasets), squeeze=False, sharey=True,
+        figsize=(max(2.9 * len(datasets) + 1.6, 6.5), (0.38 * len(others) + 1.15) * len(budgets) + 0.5),
+    )  # fmt: skip
+    for line, budget in enumerate(budgets):
+        for column, dataset in enumerate(datasets):
+            axis = axes[line, column]
+            part = frame[(frame["budget"] == budget) & (frame["dataset"] == dataset)].set_index("baseline")
+            _forest(axis, part, others, file)
+            axis.set_title(f"{dataset_title(file, dataset)}, {budget} budget", loc="left", fontsize=10)
+    title = strategy_title(file, found.reference)
+    figure.supxlabel(f"{title} minus the strategy named: area under the learning curve, points", fontsize=10)
+    return figure
+
+
+def _forest(axis: Any, part: pd.DataFrame, others: list[str], file: StudyFile) -> None:
+    axis.axvline(0, color=DARK, linewidth=0.9)
+    appearance = looks(file.study.run.strategies)
+    for place, name in enumerate(others):
+        if name not in part.index:
+            axis.text(0, place, " not run", va="center", fontsize=8, color="#666666")
+            continue
+        row, look = part.loc[name].to_dict(), appearance[name]
+        if not math.isnan(row["low"]):
+            axis.plot([row["low"], row["high"]], [place, place], color=look.color, linewidth=1.8)
+        filled = look.color if row["p_holm"] < ALPHA else "white"
+        axis.plot(
+            row["difference"], place, marker=look.marker, color=look.color, markerfacecolor=filled, markersize=7,
+            markeredgewidth=1.4,
+        )  # fmt: skip
+        axis.annotate(
+            p_value(row["p_holm"]), (1.0, place), xycoords=("axes fraction", "data"), xytext=(3, 0),
+            textcoords="offset points", va="center", fontsize=8,
+        )  # fmt: skip
+    axis.annotate("p, Holm", (1.0, -0.75), xycoords=("axes fraction", "data"), xytext=(3, 0),
+                  textcoords="offset points", va="center", fontsize=8, color="#666666")  # fmt: skip
+    axis.set_yticks(range(len(others)), [strategy_title(file, name) for name in others])
+    axis.set_ylim(len(others) - 0.4, -1.05)
+    axis.grid(False, axis="y")
+
+
+def penalties(found: Statistics, file: StudyFile) -> Any:
+    """The pairwise penalty matrix, and below it how often each strategy is beaten."""
+    set_up()
+    names = [name for name in file.study.run.strategies if name in set(found.penalties["strategy"])]
+    if not names:
+        return _message("One strategy alone: there is no pair to compare.")
+    wins = found.penalties.pivot(index="strategy", columns="baseline", values="wins").reindex(
+        index=names, columns=names
+    )
+    grid = np.vstack([wins.to_numpy(), np.nanmean(wins.to_numpy(), axis=0)])
+    most = max(int(found.penalties["panels"].max()), 1)
+    figure, axis = plt.subplots(figsize=(1.0 * len(names) + 2.6, 0.62 * len(names) + 2.2))
+    image = axis.imshow(grid, cmap="Greys", vmin=0, vmax=most, aspect="auto")
+    for (row, column), value in np.ndenumerate(grid):
+        text = "" if math.isnan(value) else number(value)
+        axis.text(column, row, text, ha="center", va="center", color="white" if value > 0.55 * most else "black")
+    axis.axhline(len(names) - 0.5, color="black", linewidth=1.2)
+    titles = [strategy_title(file, name) for name in names]
+    axis.set_xticks(range(len(names)), titles, rotation=30, ha="right")
+    axis.set_yticks(range(len(names) + 1), [*(f"{title} beats" for title in titles), "mean: is beaten"])
+    axis.tick_params(length=0)
+    axis.grid(False)
+    axis.set_title(f"wins (most possible: {most}; by chance alone: {most * ALPHA / 2:.3f})", loc="left", fontsize=10)
+    bar = figure.colorbar(image, ax=axis, shrink=0.8)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def ranks(found: Statistics, file: StudyFile) -> Any:
+    """Average ranks on a line; bars join strategies that the critical difference does not tell apart."""
+    set_up()
+    ranking = found.ranking
+    values = ranking.ranks.dropna()
+    if values.empty:
+        return _message("No ranks: no budget and data set in which strategies could be compared.")
+    size = len(values)
+    half = (size + 1) // 2
+    bars = len(ranking.groups)
+    figure, axis = plt.subplots(figsize=(8, 1.9 + 0.32 * half + 0.16 * bars))
+    depth = 0.6 + 0.25 * bars
+    axis.set_xlim(0.2, size + 0.8)
+    axis.set_ylim(depth + 0.55 * half + 0.3, -1.5)
+    axis.axis("off")
+    axis.plot([1, size], [0, 0], color=DARK, linewidth=1.2)
+    for tick in range(1, size + 1):
+        axis.plot([tick, tick], [0, -0.14], color=DARK, linewidth=1.2)
+        axis.text(tick, -0.25, str(tick), ha="center", va="bottom", fontsize=10)
+    appearance = looks(file.study.run.strategies)
+    for place, (name, value) in enumerate(values.items()):
+        left = place < half
+        level = depth + 0.55 * (place if left else size - 1 - place)
+        end, side = (0.75, "right") if left else (size + 0.25, "left")
+        color = appearance[str(name)].color
+        axis.plot([value, value, end], [0, level, level], color=color, linewidth=1.3)
+        axis.plot(value, 0, marker=appearance[str(name)].marker, color=color, markersize=7, clip_on=False)
+        shown = (
+            f"{strategy_title(file, str(name))} ({value:.2f}) "
+            if left
+            else f" {strategy_title(file, str(name))} ({value:.2f})"
+        )
+        axis.text(end, level, shown, ha=side, va="center", fontsize=10)
+    for height, (best, worst) in enumerate(ranking.groups):
+        level = 0.3 + 0.25 * height
+        axis.plot([values.iloc[best] - 0.05, values.iloc[worst] + 0.05], [level, level], color=DARK, linewidth=4)
+    if not math.isnan(ranking.critical):
+        axis.plot([1, 1 + ranking.critical], [-1.05, -1.05], color=DARK, linewidth=1.6)
+        for end in (1, 1 + ranking.critical):
+            axis.plot([end, end], [-0.95, -1.15], color=DARK, linewidth=1.6)
+        axis.text(1 + ranking.critical, -1.05, f"  critical difference {ranking.critical:.2f}", va="center", fontsize=9)
+    figure.supxlabel(textwrap.fill(rank_text(ranking, file), 112), fontsize=8, color="#444444")
+    return figure
+
+
+def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, budget: str) -> Any:
+    """Accuracy against labels, and below it against seconds of training and querying so far; a column per data set."""
+    part = _of_budget(curves(measurements), budget)
+    key = ["budget", "dataset", "strategy", "seed"]
+    spent = timings.sort_values([*key, "round"])
+    before = spent.groupby(key)["query_seconds"].shift(fill_value=0).fillna(0)
+    spent = spent.assign(step=spent["train_seconds"] + before)
+    spent = spent.assign(seconds=spent.groupby(key)["step"].cumsum())
+    both = part.merge(spent[[*key, "round", "seconds"]], on=[*key, "round"])
+    return _grid(
+        file,
+        [
+            Lines(part, "accuracy", "test accuracy (%)"),
+            Lines(both, "accuracy", "test accuracy (%)", "seconds", "seconds of training and querying"),
+        ],
+    )
+
+
+def calibration(frame: pd.DataFrame, file: StudyFile, budget: str) -> Any:
+    """Calibration error, negative log-likelihood, and how well entropy ranks the losses; a column per data set."""
+    part = _of_budget(frame, budget).assign(calibration_error=lambda rows: rows["calibration_error"] * 100)
+    return _grid(
+        file,
+        [
+            Lines(part, "calibration_error", "expected calibration\nerror (points)"),
+            Lines(part, "negative_log_likelihood", "negative log-\nlikelihood (nats)"),
+            Lines(part, "entropy_loss_correlation", "rank correlation of\nentropy and loss"),
+        ],
+    )
+
+
+def choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, budget: str) -> Any:
+    """Class balance, spread, overlap with the reference, and how the scores rank the errors; a column per data set."""
+    part = _of_budget(frame, budget)
+    reference = reference_of([name for name in file.study.run.strategies if name in set(part["strategy"])])
+    turned = overlap.rename(columns={"strategy": "baseline", "baseline": "strategy"})
+    common = pd.concat([overlap, turned], ignore_index=True)
+    common = common[(common["budget"] == budget) & (common["baseline"] == reference)]
+    title = strategy_title(file, reference)
+    return _grid(
+        file,
+        [
+            Lines(part, "balance_labeled", "class balance of\nthe labelled set"),
+            Lines(part, "spread", "spread of the chosen\n(random labelling: 1)", level=1.0),
+            Lines(common, "jaccard", f"overlap with {title}\n(Jaccard)"),
+            Lines(part, "error_ranking", "probability that an error\noutscores a right one", level=0.5),
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A row of panels: what is drawn over what, and a level to compare with."""
+
+    frame: pd.DataFrame
+    value: str
+    title: str
+    over: str = "labels"
+    over_title: str = "labelled images"
+    level: float | None = None
+
+
+def _grid(file: StudyFile, rows: list[Lines]) -> Any:
+    set_up()
+    datasets = _present(_datasets(file), rows[0].frame["dataset"])
+    figure, axes = plt.subplots(
+        len(rows), len(datasets), figsize=(3.6 * len(datasets) + 2.2, 2.5 * len(rows) + 0.4), squeeze=False
+    )
+    for line, row in enumerate(rows):
+        below = rows[line + 1].over if line + 1 < len(rows) else ""
+        for dataset, axis in zip(datasets, axes[line], strict=True):
+            _curves(axis, row, row.frame[row.frame["dataset"] == dataset], file)
+            if line == 0:
+                axis.set_title(dataset_title(file, dataset), loc="left")
+            if dataset == datasets[0]:
+                axis.set_ylabel(row.title)
+            if row.over != below:
+                axis.set_xlabel(row.over_title)
+    handles: dict[str, Any] = {}
+    for axis in axes.flat:
+        handles.update(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    shown = [strategy_title(file, name) for name in file.study.run.strategies if strategy_title(file, name) in handles]
+    figure.legend([handles[title] for title in shown], shown, loc="outside right upper", handlelength=3.2)
+    return figure
+
+
+def _curves(axis: Any, row: Lines, part: pd.DataFrame, file: StudyFile) -> None:
+    if row.level is not None:
+        axis.axhline(row.level, color=DARK, linewidth=0.8)
+    for name, look in looks(file.study.run.strategies).items():
+        mine = part[(part["strategy"] == name) & part[row.value].notna()]
+        if mine.empty:
+            continue
+        by_labels = mine.groupby("labels")
+        mean, spread = by_labels[row.value].mean(), by_labels[row.value].std().fillna(0)
+        place = by_labels[row.over].mean() if row.over != "labels" else mean.index
+        axis.plot(
+            place, mean, color=look.color, marker=look.marker, markersize=5, linewidth=1.5,
+            dashes=look.dashes or (None, None), label=strategy_title(file, name), markeredgecolor="white",
+            markeredgewidth=0.6,
+        )  # fmt: skip
+        axis.fill_between(place, mean - spread, mean + spread, color=look.color, alpha=0.1, linewidth=0)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+
+
+def _of_budget(frame: pd.DataFrame, budget: str) -> pd.DataFrame:
+    part = frame[frame["budget"] == budget]
+    if part.empty:
+        raise UserError(f"the measurements have no budget {budget!r} ({nearest(budget, set(frame['budget']))})")
+    return part
+
+
+def _datasets(file: StudyFile) -> list[str]:
+    return file.study.run.datasets
+
+
+def _present(names: list[str], there: pd.Series[Any]) -> list[str]:
+    return [name for name in names if name in set(there)]
+
+
+def _message(text: str) -> Any:
+    """A figure that says why there is none."""
+    figure, axis = plt.subplots(figsize=(7, 1.2))
+    axis.axis("off")
+    axis.text(0.5, 0.5, text, ha="center", va="center")
+    return figure

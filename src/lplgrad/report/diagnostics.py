@@ -1,0 +1,165 @@
+"""From the files of all rounds to what accuracy does not say: calibration, and what the queries chose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lplgrad.acquisition import Candidates, NoOptions, random
+from lplgrad.arrays import DatasetArrays, open_dataset
+from lplgrad.artifacts import SCORE_COLUMNS, read_labeled
+from lplgrad.errors import UserError
+from lplgrad.settings import StudyFile
+from lplgrad.statistics import calibration as calibrated
+from lplgrad.statistics import choices as chosen
+from lplgrad.study import Chain, Layout
+
+Row = dict[str, Any]
+
+
+def calibration(file: StudyFile) -> pd.DataFrame:
+    """Calibration on the test images after every round.
+
+    Returns:
+        Columns budget, dataset, strategy, seed, round, labels, calibration_error (0 to 1), negative_log_likelihood
+        (nats), confidence (mean), entropy_loss_correlation (Spearman's, of predictive entropy and true loss over the
+        test images).
+    """
+    layout = Layout(file.study, file.unavailable)
+    known: dict[str, Row] = {}  # round 1 stands in the chain of every strategy of a recipe
+    rows = []
+    for chain in layout.chains():
+        data = open_dataset(Path(layout.data(chain.dataset)))
+        before = 0
+        for number in range(1, layout.rounds(chain.budget, chain.dataset) + 1):
+            count = len(read_labeled(Path(layout.labels(chain, number)), len(data.train.labels)))
+            if count == before:  # a chain that has stopped
+                break
+            before, folder = count, layout.trained(chain, number)
+            if folder not in known:
+                known[folder] = _calibration(Path(folder) / "test_logits.npy", np.asarray(data.test.labels))
+            rows.append({**_about(chain, number), "labels": count, **known[folder]})
+    return pd.DataFrame(rows)
+
+
+def _calibration(path: Path, labels: chosen.Indices) -> Row:
+    try:
+        logits = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):
+        raise UserError(f"{path}: not a whole array; delete it and run again") from None
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise UserError(f"{path}: holds {logits.shape}, not a row for each of the {len(labels)} test images")
+    losses = calibrated.losses(logits, labels)
+    entropies = calibrated.entropies(logits)
+    return {
+        "calibration_error": calibrated.calibration_error(logits, labels),
+        "negative_log_likelihood": float(losses.mean()),
+        "confidence": float(np.exp(-calibrated.losses(logits, logits.argmax(axis=1))).mean()),
+        "entropy_loss_correlation": chosen.rank_correlation(entropies, losses),
+    }
+
+
+def choices(file: StudyFile) -> pd.DataFrame:
+    """What every query chose.
+
+    Returns:
+        Columns budget, dataset, strategy, seed, round (whose model was asked), labels (after the query), balance (of
+        the classes of the chosen images), balance_labeled (of the whole labelled set), spread (mean distance of a
+        chosen image to the nearest other, over that of as many that random labelling takes from the same candidates),
+        error_ranking (probability that a misclassified candidate scores above a right one), score_entropy_correlation
+        (Spearman's over candidates); the last two NaN where the query asked no model.
+    """
+    layout = Layout(file.study, file.unavailable)
+    rows = []
+    for chain, number in _queries(layout):
+        data = open_dataset(Path(layout.data(chain.dataset)))
+        folder = Path(layout.round(chain, number))
+        scores = _read_scores(folder / "scores.csv")
+        indices = scores["index"].to_numpy(np.int64)
+        taken = indices[scores["selected"].to_numpy(bool)]
+        if not len(taken):  # a chain that has stopped
+            continue
+        labeled = read_labeled(folder / "next_labeled.csv", len(data.train.labels)).indices
+        classes, labels = len(data.classes), np.asarray(data.train.labels)
+        rows.append(
+            {
+                **_about(chain, number),
+                "labels": len(labeled),
+                "balance": chosen.class_balance(labels[taken], classes),
+                "balance_labeled": chosen.class_balance(labels[labeled], classes),
+                "spread": _spread(data, indices, taken, chain.seed, number),
+                **_ranking(scores, labels[indices]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _spread(data: DatasetArrays, indices: chosen.Indices, taken: chosen.Indices, seed: int, number: int) -> float:
+    candidates = Candidates(indices=indices, seed=seed, round_number=number, query_size=len(taken))
+    draws = np.asarray(random.score(candidates, NoOptions()))
+    by_chance = indices[np.sort(np.argsort(-draws, kind="stable")[: len(taken)])]
+    distances = [chosen.nearest_distance(chosen.shrunk(data.train.images[part])) for part in (taken, by_chance)]
+    return distances[0] / distances[1] if distances[1] > 0 else float("nan")
+
+
+def _ranking(scores: pd.DataFrame, labels: chosen.Indices) -> Row:
+    if scores["predicted_class"].isna().any():
+        return {"error_ranking": float("nan"), "score_entropy_correlation": float("nan")}
+    score = scores["score"].to_numpy(float)
+    return {
+        "error_ranking": chosen.error_ranking(score, scores["predicted_class"].to_numpy() != labels),
+        "score_entropy_correlation": chosen.rank_correlation(score, scores["entropy"].to_numpy(float)),
+    }
+
+
+def overlap(file: StudyFile) -> pd.DataFrame:
+    """How far two strategies of one seed chose the same images, all their queries so far together.
+
+    Returns:
+        Columns budget, dataset, strategy, baseline (each pair once, in the order of the study), seed, round, labels
+        (after the query), jaccard. The labels of round 1, which are common by construction, do not count.
+    """
+    layout = Layout(file.study, file.unavailable)
+    sets: dict[tuple[str, str, int, int], dict[str, frozenset[int]]] = {}
+    sizes: dict[tuple[str, str, int, int], int] = {}
+    for chain, number in _queries(layout):
+        pool = len(open_dataset(Path(layout.data(chain.dataset))).train.labels)
+        labeled = read_labeled(Path(layout.round(chain, number)) / "next_labeled.csv", pool)
+        key = (chain.budget, chain.dataset, chain.seed, number)
+        sets.setdefault(key, {})[chain.strategy] = frozenset(labeled.indices[labeled.rounds > 1].tolist())
+        sizes[key] = max(sizes.get(key, 0), len(labeled))
+    rows = []
+    for key, by_strategy in sets.items():
+        budget, dataset, seed, number = key
+        for one, other in combinations(by_strategy, 2):
+            pair = {"budget": budget, "dataset": dataset, "strategy": one, "baseline": other, "seed": seed}
+            common = chosen.jaccard(by_strategy[one], by_strategy[other])
+            rows.append({**pair, "round": number, "labels": sizes[key], "jaccard": common})
+    columns = ["budget", "dataset", "strategy", "baseline", "seed", "round", "labels", "jaccard"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _queries(layout: Layout) -> Iterator[tuple[Chain, int]]:
+    for chain in layout.chains():
+        for number in range(1, layout.rounds(chain.budget, chain.dataset)):
+            yield chain, number
+
+
+def _about(chain: Chain, number: int) -> Row:
+    about = {"budget": chain.budget, "dataset": chain.dataset, "strategy": chain.strategy, "seed": chain.seed}
+    return {**about, "round": number}
+
+
+def _read_scores(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a table: {error}") from None
+    if list(frame.columns) != SCORE_COLUMNS:
+        raise UserError(f"{path}: the first line must be {','.join(SCORE_COLUMNS)}; is it another kind of file?")
+    return frame

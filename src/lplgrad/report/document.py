@@ -1,0 +1,90 @@
+"""Pages of text and tables that stand alone: no script, no other file."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+
+Cell = str
+FOLDED_HEAD = ("source", "what", "where", "seeds", "effect", "in percent", "95 % interval", "verdict")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a page: a heading, paragraphs, and a table if it has rows.
+
+    Attributes:
+        heading: above it; empty for none.
+        text: paragraphs.
+        head: cells of the table's header row.
+        rows: cells of its rows; a cell's second line is set smaller.
+        strong: positions (row, column) to be set in bold.
+        level: of the heading, 2 or 3.
+        folded: rows of a second table, shown on a click.
+    """
+
+    heading: str = ""
+    text: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
+    rows: tuple[tuple[Cell, ...], ...] = ()
+    strong: frozenset[tuple[int, int]] = frozenset()
+    level: int = 2
+    folded: tuple[tuple[Cell, ...], ...] = ()
+
+
+def document(title: str, parts: list[Part]) -> str:
+    """The page."""
+    body = "".join(_part(part) for part in parts)
+    return (
+        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{html.escape(title)}</h1>\n{body}</body>\n</html>\n"
+    )
+
+
+def _part(part: Part) -> str:
+    heading = f"<h{part.level}>{html.escape(part.heading)}</h{part.level}>\n" if part.heading else ""
+    text = "".join(f"<p>{html.escape(paragraph)}</p>\n" for paragraph in part.text)
+    return heading + text + (_table(part) if part.rows else "") + _folded(part)
+
+
+def _folded(part: Part) -> str:
+    if not part.folded:
+        return ""
+    table = _table(Part(head=FOLDED_HEAD, rows=part.folded))
+    return f"<details><summary>all {len(part.folded)} cases</summary>\n{table}</details>\n"
+
+
+def _table(part: Part) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in part.head)
+    rows = []
+    for number, row in enumerate(part.rows):
+        cells = "".join(_cell(cell, (number, column) in part.strong) for column, cell in enumerate(row))
+        rows.append(f"<tr>{cells}</tr>\n")
+    return f"<div><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table></div>\n"
+
+
+def _cell(cell: Cell, strong: bool) -> str:
+    first, _, second = (html.escape(line) for line in cell.partition("\n"))
+    below = f"<br><small>{second}</small>" if second else ""
+    return f"<td class='strong'>{first}{below}</td>" if strong else f"<td>{first}{below}</td>"
+
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 2rem auto; max-width: 76rem;
+       padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.12rem; margin-top: 2.2rem; } h3 { font-size: 1rem; margin-top: 1.5rem; }
+p { max-width: 52rem; } div { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
+th, td { padding: .3rem .7rem; text-align: right; vertical-align: top; white-space: nowrap; }
+th { vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 8rem; }
+td:last-child, th:last-child { white-space: normal; }
+thead th { border-top: 2px solid #1b1b1b; border-bottom: 1px solid #1b1b1b; font-weight: 600; }
+tbody tr:last-child td { border-bottom: 2px solid #1b1b1b; }
+tbody tr:nth-child(even) { background: #f5f5f5; }
+summary { margin: .6rem 0; cursor: pointer; color: #444; }
+small { color: #444; }
+.strong { font-weight: 700; }
+"""

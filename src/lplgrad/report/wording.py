@@ -1,0 +1,49 @@
+"""Numbers as a reader is shown them; what is not known is a dash."""
+
+from __future__ import annotations
+
+import math
+
+DASH = "–"
+
+
+def count(how_many: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{how_many:,} {noun}{'' if how_many == 1 else 's'}"
+
+
+def number(value: float, digits: int = 2) -> str:
+    """With so many digits, and a true minus."""
+    return DASH if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """The same with its sign, for differences."""
+    return DASH if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def plus_minus(mean: float, spread: float) -> str:
+    """Mean ± standard deviation."""
+    return number(mean) if math.isnan(spread) else f"{number(mean)} ± {number(spread)}"
+
+
+def interval(low: float, high: float) -> str:
+    """An interval."""
+    return DASH if math.isnan(low) else f"[{number(low)}, {number(high)}]"
+
+
+def signed_interval(low: float, high: float) -> str:
+    """An interval of differences."""
+    return DASH if math.isnan(low) else f"[{signed(low)}, {signed(high)}]"
+
+
+def p_value(value: float) -> str:
+    """``.012``, and no more digits than mean something."""
+    if math.isnan(value):
+        return DASH
+    return "<.001" if value < 0.001 else "1" if value > 0.9995 else f"{value:.3f}".lstrip("0")
+
+
+def seeds(value: float) -> str:
+    """A number of seeds that are needed."""
+    return DASH if math.isnan(value) else ">1,000" if value > 1000 else f"{value:,.0f}"

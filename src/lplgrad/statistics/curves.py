@@ -1,0 +1,221 @@
+"""Learning curves as numbers: which chains count, the area under a curve, the labels that an accuracy takes.
+
+Frames have the columns of ``measurements.csv``; accuracies are fractions there and percent in all that is returned.
+A chain is the curve of one budget, data set, strategy and seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from lplgrad.statistics.inference import Array, estimate
+
+PANEL = ["budget", "dataset"]
+CELL = [*PANEL, "strategy"]
+CHAIN = [*CELL, "seed"]
+FIRST_QUERIED = 2
+
+
+def panels(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """The rows of each budget and data set, with the two as a dictionary, in the order of the frame."""
+    for key, part in frame.groupby(PANEL, sort=False):
+        budget, dataset = map(str, cast(tuple[object, object], key))
+        yield {"budget": budget, "dataset": dataset}, part
+
+
+def curves(measurements: pd.DataFrame) -> pd.DataFrame:
+    """What was measured, in percent: without the rounds that a stopped chain did not train, and without gaps (NaN)."""
+    rows = measurements["accuracy"].notna()
+    if "stopped" in measurements:
+        rows &= ~measurements["stopped"].astype(bool)
+    return measurements[rows].assign(accuracy=lambda frame: frame["accuracy"] * 100.0)
+
+
+def left_out(measurements: pd.DataFrame) -> pd.DataFrame:
+    """The chains that do not count because rounds are missing: columns budget, dataset, strategy, seed, reason.
+
+    A chain counts if it has every round from 1 to the last that any chain of its budget and data set has. The rounds
+    that a stopped chain repeats without training are there. A seed or strategy without any round is not listed.
+    """
+    rows = measurements[measurements["accuracy"].notna()]
+    found = []
+    for _, panel in panels(rows):
+        last = int(panel["round"].max())
+        for key, chain in panel.groupby(CHAIN, sort=False):
+            missing = sorted(set(range(1, last + 1)) - set(chain["round"]))
+            if missing:
+                which = f"round {missing[0]}" if len(missing) == 1 else f"{len(missing)} of {last} rounds"
+                found.append([*key, f"{which} missing"])
+    return pd.DataFrame(found, columns=[*CHAIN, "reason"])
+
+
+def complete(measurements: pd.DataFrame) -> pd.DataFrame:
+    """The measurements without the chains that are left out."""
+    gone = left_out(measurements)[CHAIN].assign(gone=True)
+    if gone.empty:
+        return measurements
+    return measurements[measurements.merge(gone, how="left", on=CHAIN)["gone"].isna().to_numpy()]
+
+
+def normalized_area(
+    labels: npt.ArrayLike, accuracy: npt.ArrayLike, low: float | None = None, high: float | None = None
+) -> Array:
+    """Area under learning curves by the trapezoidal rule, divided by the range of labels: the mean height.
+
+    Args:
+        labels: numbers of labels, rising, shape (R,).
+        accuracy: of any unit, shape (..., R).
+        low, high: range of the labels; the curve is interpolated at its ends. The whole curve without them.
+
+    Returns:
+        Shape (...), in the unit of the accuracy. Over a range of no width it is the height there.
+    """
+    labels, accuracy = np.asarray(labels, dtype=float), np.asarray(accuracy, dtype=float)
+    low, high = labels[0] if low is None else low, labels[-1] if high is None else high
+    if not labels[0] <= low <= high <= labels[-1]:
+        raise ValueError(f"the range {low:g} to {high:g} is not within {labels[0]:g} to {labels[-1]:g}")
+    grid = np.unique([low, *labels[(labels > low) & (labels < high)], high])
+    heights = np.apply_along_axis(lambda curve: np.interp(grid, labels, curve), -1, accuracy)
+    if low == high:
+        return cast(Array, heights[..., 0])
+    return cast(Array, np.trapezoid(heights, grid, axis=-1) / (high - low))
+
+
+def common_range(panel: pd.DataFrame) -> tuple[int, int] | None:
+    """The labels over which the curves of a budget and data set are compared: from the first round that a query had a
+    part in to where the first chain ends (all at once, unless one was stopped). None without such a round.
+    """
+    part = curves(complete(panel))
+    second = part.loc[part["round"] == FIRST_QUERIED, "labels"]
+    low, high = second.max(), part.groupby(CHAIN)["labels"].max().min()
+    return None if second.empty or low > high else (int(low), int(high))
+
+
+def areas(measurements: pd.DataFrame) -> pd.DataFrame:
+    """The primary endpoint: the normalised area under every chain's curve, over the common range of its panel.
+
+    Round 1 is left out: no query had a part in it, and strategies of one recipe share it.
+
+    Returns:
+        Columns budget, dataset, strategy, seed, labels_from, labels_to, area (percent). A panel without a common range
+        has no rows.
+    """
+    rows = []
+    for key, panel in panels(measurements):
+        found = common_range(panel)
+        if found is None:
+            continue
+        for chain_key, chain in curves(complete(panel)).groupby(["strategy", "seed"], sort=False):
+            strategy, seed = cast(tuple[str, int], chain_key)
+            chain = chain.sort_values("labels")
+            area = float(normalized_area(chain["labels"], chain["accuracy"], *found))
+            rows.append([*key.values(), strategy, seed, *found, area])
+    return pd.DataFrame(rows, columns=[*CHAIN, "labels_from", "labels_to", "area"])
+
+
+def first_reached(labels: npt.ArrayLike, accuracy: npt.ArrayLike, target: float) -> tuple[float, str]:
+    """Where a curve first reaches a height, by linear interpolation between rounds.
+
+    Args:
+        labels, accuracy: a curve, shape (R,), labels rising.
+        target: the height.
+
+    Returns:
+        The labels and ``""``; or, where that is not seen, the nearest bound and ``"before"`` (the first round is
+        already there) or ``"after"`` (the last one was not, nor any other).
+    """
+    labels, accuracy = np.asarray(labels, dtype=float), np.asarray(accuracy, dtype=float)
+    there = np.flatnonzero(accuracy >= target)
+    if not len(there):
+        return float(labels[-1]), "after"
+    after = int(there[0])
+    if after == 0:
+        return float(labels[0]), "" if accuracy[0] == target else "before"
+    share = (target - accuracy[after - 1]) / (accuracy[after] - accuracy[after - 1])
+    return float(labels[after - 1] + share * (labels[after] - labels[after - 1])), ""
+
+
+def targets(panel: pd.DataFrame) -> list[float]:
+    """Accuracies (percent) to ask for: round numbers between what the strategies have with their first labels and what
+    the best has in the end, as means over seeds, in the widest step that gives at least three."""
+    means = curves(panel).groupby(["strategy", "labels"])["accuracy"].mean()
+    low, high = float(means.groupby("strategy").first().max()), float(means.max())
+    for step in (10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1):
+        numbers = np.arange(math.floor(low / step) + 1, math.floor(high / step + 1e-9) + 1) * step
+        if len(numbers) >= 3:
+            return [float(value) for value in numbers.round(6)]
+    return []
+
+
+def labels_needed(measurements: pd.DataFrame, wanted: Sequence[float] = ()) -> pd.DataFrame:
+    """The labels with which each chain first reaches given accuracies.
+
+    Args:
+        measurements: of any study.
+        wanted: accuracies in percent; by default ``targets`` of each panel.
+
+    Returns:
+        Columns budget, dataset, strategy, seed, accuracy (the target), labels, censored ("" or "before" or "after",
+        where ``labels`` is a bound).
+    """
+    rows = []
+    for key, panel in panels(complete(measurements)):
+        asked = wanted or targets(panel)
+        for chain_key, chain in curves(panel).groupby(["strategy", "seed"], sort=False):
+            chain = chain.sort_values("labels")
+            for target in asked:
+                found = first_reached(chain["labels"], chain["accuracy"], target)
+                rows.append([*key.values(), *cast(tuple[object, object], chain_key), target, *found])
+    return pd.DataFrame(rows, columns=[*CHAIN, "accuracy", "labels", "censored"])
+
+
+def labels_summary(needed: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
+    """Labels needed by strategy and target, and saved against a baseline, seed by seed.
+
+    Args:
+        needed: of ``labels_needed``.
+        baseline: the strategy that labels at random; None for none.
+
+    Returns:
+        Columns budget, dataset, accuracy, strategy, seeds, reached (seeds seen to reach it), labels, low, high (mean
+        and t interval; only where all seeds were seen to), median (where more than half were), saved, saved_low,
+        saved_high, saved_bound. What is saved is given only where both of every pair were seen to get there; where the
+        strategy always did and the baseline did not, it is a lower bound of the mean (``saved_bound`` "at least").
+        A mean over those alone who got there would flatter whoever got there rarely.
+    """
+    rows = []
+    for key, cell in needed.groupby([*PANEL, "accuracy", "strategy"], sort=False):
+        seen = cell["censored"] == ""
+        mean = estimate(cell["labels"]) if seen.all() else estimate([])
+        row = [*key, len(cell), int(seen.sum()), mean.value, *mean.interval()]
+        rows.append([*row, _median(cell), *_saved(needed, cell, baseline)])
+    columns = ["seeds", "reached", "labels", "low", "high", "median", "saved", "saved_low", "saved_high", "saved_bound"]
+    return pd.DataFrame(rows, columns=[*PANEL, "accuracy", "strategy", *columns])
+
+
+def _median(cell: pd.DataFrame) -> float:
+    """Chains that were not there in the end lie above the median, those there before the first round below it."""
+    beyond = {"before": -math.inf, "after": math.inf}
+    values = sorted(beyond.get(how, labels) for labels, how in zip(cell["labels"], cell["censored"], strict=True))
+    middle = values[(len(values) - 1) // 2 : len(values) // 2 + 1]
+    return sum(middle) / len(middle) if all(map(math.isfinite, middle)) else math.nan
+
+
+def _saved(needed: pd.DataFrame, cell: pd.DataFrame, baseline: str | None) -> tuple[float, float, float, str]:
+    nothing = (math.nan, math.nan, math.nan, "")
+    if baseline is None or cell["strategy"].iloc[0] == baseline:
+        return nothing
+    key = [*PANEL, "accuracy", "seed"]
+    pairs = cell.merge(needed[needed["strategy"] == baseline], on=key, suffixes=("", "_baseline"))
+    if pairs.empty or (pairs["censored"] != "").any() or (pairs["censored_baseline"] == "before").any():
+        return nothing
+    saved = estimate(pairs["labels_baseline"] - pairs["labels"])
+    if (pairs["censored_baseline"] == "after").any():
+        return saved.value, math.nan, math.nan, "at least"
+    return saved.value, *saved.interval(), ""

@@ -1,0 +1,213 @@
+"""Means with intervals, paired and unpaired tests, Holm's correction, effect sizes and power.
+
+Functions of arrays take any leading dimensions; the last one is that of the seeds (or of the family of tests). What
+cannot be computed is NaN, never a number: one seed has no interval, differences that do not vary have no test.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize, special, stats
+
+Array = npt.NDArray[np.float64]
+LEVEL = 0.95
+ALPHA = 0.05
+POWER = 0.8
+# Standard deviations below this share of the largest value are rounding errors of what does not vary at all.
+ROUNDING = 1e-12
+
+
+def deviation(values: npt.ArrayLike) -> Array:
+    """Sample standard deviation (n - 1) over the last dimension: 0 where only rounding differs, NaN for one value."""
+    values = np.asarray(values, dtype=float)
+    if values.shape[-1] < 2:
+        return np.full(values.shape[:-1], np.nan)
+    found = values.std(axis=-1, ddof=1)
+    return np.where(found <= ROUNDING * np.abs(values).max(axis=-1), 0.0, found)
+
+
+def mean_interval(values: npt.ArrayLike, level: float = LEVEL) -> tuple[Array, Array, Array]:
+    """Mean and t interval over the last dimension: mean, low, high.
+
+    The interval is NaN for one value, and where the values do not vary: then nothing is known of how much they could.
+    """
+    values = np.asarray(values, dtype=float)
+    count = values.shape[-1]
+    mean = values.mean(axis=-1)
+    spread = deviation(values)
+    half = np.where(spread > 0, _quantile(count - 1, level) * spread / math.sqrt(count), np.nan)
+    return mean, mean - half, mean + half
+
+
+def _quantile(freedom: float, level: float) -> float:
+    return float(stats.t.ppf((1 + level) / 2, freedom)) if freedom > 0 else math.nan
+
+
+def t_test(differences: npt.ArrayLike) -> tuple[Array, Array]:
+    """Two-sided one-sample t test of mean 0 over the last dimension (of paired differences: the paired t test).
+
+    Returns:
+        t and p; NaN for fewer than two values and where they do not vary.
+    """
+    differences = np.asarray(differences, dtype=float)
+    count = differences.shape[-1]
+    spread = deviation(differences)
+    error = np.where(spread > 0, spread, np.nan) / math.sqrt(count)
+    t = differences.mean(axis=-1) / error
+    return t, 2 * stats.t.sf(np.abs(t), max(count - 1, 1))
+
+
+def wilcoxon(differences: npt.ArrayLike) -> tuple[float, float]:
+    """Wilcoxon's signed-rank test, two-sided, exact for the number of seeds of any study; zeros are dropped.
+
+    Returns:
+        p, and its floor: the smallest p that this many non-zero differences can give, 2 / 2^n. NaN without any.
+    """
+    differences = np.asarray(differences, dtype=float)
+    scale = np.abs(differences).max(initial=0)
+    # Ties are found only among values that are equal to the last bit.
+    kept = np.round(differences[np.abs(differences) > ROUNDING * scale] / (scale or 1.0), 12)
+    if not len(kept):
+        return math.nan, math.nan
+    return float(stats.wilcoxon(kept).pvalue), 2.0 ** (1 - len(kept))
+
+
+def holm(p_values: npt.ArrayLike) -> Array:
+    """Holm's step-down adjusted p-values over the last dimension (Holm 1979).
+
+    NaN stays NaN and does not count: a test that could not be made is none of the family's.
+    """
+    p_values = np.asarray(p_values, dtype=float)
+    order = np.argsort(p_values, axis=-1)  # NaN last
+    ordered = np.take_along_axis(p_values, order, axis=-1)
+    size = np.sum(~np.isnan(p_values), axis=-1, keepdims=True)
+    factors = size - np.arange(p_values.shape[-1])
+    adjusted = np.minimum(np.maximum.accumulate(ordered * factors, axis=-1), 1.0)
+    result = np.empty_like(p_values)
+    np.put_along_axis(result, order, adjusted, axis=-1)
+    return result
+
+
+def hedges_g(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
+    """Hedges' g_av of paired values: the mean difference in units of the average standard deviation of the two.
+
+    Unlike d_z, which divides by the deviation of the differences, it does not grow with how well pairing works, and so
+    compares with studies that did not pair (Lakens 2013, section "Cohen's d_av"; Cumming 2012, chapter 11). The bias
+    of few seeds is taken out by the exact factor Gamma(f/2) / (sqrt(f/2) Gamma((f-1)/2)) with f = n - 1.
+
+    Returns:
+        g, NaN for fewer than three pairs (the factor is 0 for two) and where neither varies.
+    """
+    one, other = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
+    average = float(deviation(one) + deviation(other)) / 2
+    if len(one) < 3 or not average > 0:
+        return math.nan
+    return float((one - other).mean() / average * _unbiased(len(one) - 1))
+
+
+def _unbiased(freedom: float) -> float:
+    log = special.gammaln(freedom / 2) - special.gammaln((freedom - 1) / 2)
+    return float(np.exp(log) / math.sqrt(freedom / 2))
+
+
+def t_test_power(effect: float, count: int, alpha: float = ALPHA) -> float:
+    """Power of the two-sided paired t test: ``effect`` is d_z, the true mean difference over the true standard
+    deviation of the differences; ``count`` the number of seeds."""
+    freedom, shift = count - 1, abs(effect) * math.sqrt(count)
+    critical = stats.t.ppf(1 - alpha / 2, freedom)
+    # Of a large shift the wrong tail is beyond what scipy can compute (NaN), and beyond what counts.
+    wrong = np.nan_to_num(special.nctdtr(freedom, shift, -critical))
+    return float(wrong + 1 - special.nctdtr(freedom, shift, critical))
+
+
+def detectable(spread: float, count: int, power: float = POWER, alpha: float = ALPHA) -> float:
+    """The true mean difference that a paired t test of ``count`` seeds finds with probability ``power``.
+
+    Args:
+        spread: standard deviation of the differences, in any unit; the result has the same.
+        count: number of seeds. NaN below 2, and where nothing varies.
+    """
+    if count < 2 or not spread > 0:
+        return math.nan
+    start = 1.0
+    while t_test_power(start, count, alpha) < power:
+        start *= 2
+    solution = optimize.brentq(lambda effect: t_test_power(effect, count, alpha) - power, 0.0, start)
+    return float(solution) * spread
+
+
+def seeds_needed(effect: float, power: float = POWER, alpha: float = ALPHA, most: int = 10_000) -> float:
+    """The fewest seeds with which a paired t test finds a true effect d_z with probability ``power``.
+
+    Returns:
+        A whole number from 2, infinity above ``most`` (and for no effect at all), NaN for NaN.
+    """
+    if math.isnan(effect):
+        return math.nan
+    low, high = 1, 2
+    while t_test_power(effect, high, alpha) < power:
+        low, high = high, 2 * high
+        if low >= most:
+            return math.inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if t_test_power(effect, middle, alpha) >= power else (middle, high)
+    return high
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A difference of two means, or one mean, from n trials each.
+
+    Attributes:
+        value: the estimate; NaN where there are no trials.
+        error: its standard error; NaN where none is known.
+        freedom: degrees of freedom of the error.
+        p: two-sided, against 0; NaN without an error.
+    """
+
+    value: float
+    error: float = math.nan
+    freedom: float = math.nan
+
+    @property
+    def p(self) -> float:
+        if not self.error > 0:
+            return math.nan
+        return float(2 * stats.t.sf(abs(self.value / self.error), self.freedom))
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """The t interval; NaN without an error."""
+        half = _quantile(self.freedom, level) * self.error if self.error > 0 else math.nan
+        return self.value - half, self.value + half
+
+    def scaled(self, factor: float) -> Estimate:
+        """The same in another unit."""
+        return Estimate(self.value * factor, self.error * abs(factor), self.freedom)
+
+
+def estimate(values: npt.ArrayLike) -> Estimate:
+    """The mean of some values, or of paired differences, with its standard error."""
+    values = np.asarray(values, dtype=float)
+    if not len(values):
+        return Estimate(math.nan)
+    return Estimate(float(values.mean()), float(deviation(values)) / math.sqrt(len(values)), len(values) - 1)
+
+
+def welch(one: tuple[float, float], other: tuple[float, float], count: int) -> Estimate:
+    """The difference of two means with Welch's standard error and degrees of freedom (Welch 1947).
+
+    Args:
+        one, other: mean and sample standard deviation of each; a deviation of NaN or two of 0 give no error.
+        count: trials of each.
+    """
+    variances = np.array([one[1], other[1]], dtype=float) ** 2 / count
+    value = one[0] - other[0]
+    if not variances.sum() > 0 or count < 2:
+        return Estimate(value)
+    freedom = variances.sum() ** 2 / (variances**2 / (count - 1)).sum()
+    return Estimate(value, math.sqrt(variances.sum()), float(freedom))

@@ -1,0 +1,100 @@
+# Figures that look into single models, for the trials and rounds that `model_figures` names (the paper's figures 6 to 8).
+TRIAL = "{budget}/{dataset}/{strategy}/seed{seed}"
+
+
+rule observe:
+    input:
+        labeled=labels,
+        checkpoint=observed_checkpoint,
+        manifest=rules.start.input.manifest,
+        arrays=rules.start.input.arrays,
+    output:
+        features=f"{ROUND}/features.npy",
+        embedded=f"{ROUND}/embedded.csv",
+        confidence=f"{ROUND}/confidence.csv",
+    log:
+        f"{ROUND_LOGS}/observe.log",
+    benchmark:
+        f"{ROUND_LOGS}/observe.tsv"
+    conda:
+        ENVIRONMENT
+    threads: STUDY.compute.threads
+    resources:
+        gpu=GPU,
+    params:
+        data=subpath(input.manifest, parent=True),
+        settings=LAYOUT.observation_settings(),
+        folder=subpath(output.features, parent=True),
+        code=code_digest("commands.observe"),
+    shell:
+        "lplgrad observe --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
+        "--seed {wildcards.seed} --settings {params.settings:q} --output {params.folder:q} > {log:q} 2>&1"
+
+
+rule model_figure:
+    input:
+        study=rules.study.output,
+        observed=observations,
+        manifest=rules.start.input.manifest,
+    output:
+        svg=report(
+            f"{ROOT}/figures/models/{{kind}}/{TRIAL}.svg",
+            caption="../../report/model_figure.rst",
+            category=dataset_title,
+            subcategory="Models",
+            labels=lambda wildcards: {"result": model_label(wildcards.kind, wildcards)},
+        ),
+        png=f"{ROOT}/figures/models/{{kind}}/{TRIAL}.png",
+    log:
+        f"{LOGS}/{TRIAL}/{{kind}}_figure.log",
+    benchmark:
+        f"{LOGS}/{TRIAL}/{{kind}}_figure.tsv"
+    wildcard_constraints:
+        kind="embeddings|confidence",
+    conda:
+        ENVIRONMENT
+    params:
+        title=strategy_title,
+        dataset_title=dataset_title,
+        code=code_digest("commands.figure"),
+    shell:
+        "lplgrad figure {wildcards.kind} --study {input.study:q} --budget {wildcards.budget} "
+        "--dataset {wildcards.dataset} --strategy {wildcards.strategy} --seed {wildcards.seed} --output {output:q} "
+        "> {log:q} 2>&1"
+
+
+rule class_accuracy_figure:
+    input:
+        study=rules.study.output,
+        classes=rules.measurements.output.classes,
+    output:
+        svg=report(
+            f"{ROOT}/figures/models/class-accuracy/{TRIAL}.svg",
+            caption="../../report/class_accuracy.rst",
+            category=dataset_title,
+            subcategory="Models",
+            labels=lambda wildcards: {"result": model_label("class-accuracy", wildcards)},
+        ),
+        png=f"{ROOT}/figures/models/class-accuracy/{TRIAL}.png",
+    log:
+        f"{LOGS}/{TRIAL}/class_accuracy_figure.log",
+    benchmark:
+        f"{LOGS}/{TRIAL}/class_accuracy_figure.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        title=strategy_title,
+        dataset_title=dataset_title,
+        code=code_digest("commands.figure"),
+    shell:
+        "lplgrad figure class-accuracy --study {input.study:q} --classes {input.classes:q} "
+        "--budget {wildcards.budget} --dataset {wildcards.dataset} --strategy {wildcards.strategy} "
+        "--seed {wildcards.seed} --output {output:q} > {log:q} 2>&1"
+
+
+RESULTS += [
+    f"{ROOT}/figures/models/{kind}/{chain.budget}/{chain.dataset}/{chain.strategy}/seed{chain.seed}.{ending}"
+    for chain in LAYOUT.shown_models()
+    for kind in MODEL_FIGURES
+    for ending in ("svg", "png")
+]
