@@ -116,6 +116,7 @@ def campaign(folder: Path, kills: int, epochs: int, seed: int = 0, progress_seco
         "datasets__digits__training__epochs": epochs,
         "datasets__digits__training__batch_size": 10,
         "compute__progress_seconds": progress_seconds,
+        "model_figures": {},
     }
     undisturbed, disturbed = copy_project(folder / "undisturbed"), copy_project(folder / "disturbed")
     snakemake(undisturbed, config=overlay(undisturbed, **changes))

@@ -99,8 +99,9 @@ LONG: dict[str, Any] = {
 }  # fmt: skip
 SHORT: dict[str, Any] = {
     "run__strategies": ["entropy", "random"],
-    "datasets__digits__budgets__small": {"query_size": 10, "candidates": 60, "labels": 20},
-}
+    "datasets__digits__budgets__small": {"query_size": 10, "candidates": 60, "labels": 20}, "model_figures": {},
+}  # fmt: skip
+TABLES = ("results/tiny/measurements.csv", "results/tiny/timings.csv", "results/tiny/tables/accuracy.csv")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def runs(cluster: None, seen: list[list[str]], tmp_path_factory: pytest.TempPath
     """All at the same time: most of it is waiting for SLURM."""
     folder = tmp_path_factory.mktemp("slurm")
     started = {
-        "study": Run(folder / "study", **SHORT),
+        "study": Run(folder / "study", *TABLES, **SHORT),
         "cancelled": Run(folder / "cancelled", TRAINING, **LONG),
         "preempted": Run(folder / "preempted", TRAINING, **LONG),
         "failing": Run(folder / "failing", "--retries", "1", TRAINING, datasets__digits__training__learning_rate=1e30),
@@ -135,16 +136,18 @@ def runs(cluster: None, seen: list[list[str]], tmp_path_factory: pytest.TempPath
             run__strategies=["entropy"], run__seeds=[1],
         ),
     }  # fmt: skip
-    # As soon as both train: one is cancelled, then whatever has a card has to give way.
-    numbers = {name: started[name].running_job() for name in ("cancelled", "preempted")}
-    subprocess.run(["scancel", numbers["cancelled"]], check=True)
-    urgent = ["sbatch", "--partition=urgent", "--gpus=4", "--mem=100", "--output=/dev/null", "--wrap=sleep 1"]
-    subprocess.run(urgent, check=True, capture_output=True)
-    yield started
-    for run in started.values():
-        if run.process.poll() is None:
-            run.process.kill()
-            run.process.wait()
+    try:
+        # As soon as both train: one is cancelled, then whatever has a card has to give way.
+        numbers = {name: started[name].running_job() for name in ("cancelled", "preempted")}
+        subprocess.run(["scancel", numbers["cancelled"]], check=True)
+        urgent = ["sbatch", "--partition=urgent", "--gpus=4", "--mem=100", "--output=/dev/null", "--wrap=sleep 1"]
+        subprocess.run(urgent, check=True, capture_output=True)
+        yield started
+    finally:
+        for run in started.values():
+            if run.process.poll() is None:
+                run.process.kill()
+                run.process.wait()
 
 
 def test_a_cancelled_job_is_submitted_again_and_trains_on(runs: dict[str, Run]) -> None:
@@ -184,7 +187,7 @@ def test_a_study_gives_the_tables_of_a_local_run_with_a_card_for_every_job(
     run = runs["study"]
     run.finish()
     local = copy_project(tmp_path)
-    snakemake(local, config=overlay(local, **SHORT))
+    snakemake(local, *TABLES, config=overlay(local, **SHORT))
     assert results(local) == results(run.project)
     jobs = run.jobs()
     assert all(job["JobState"] == "COMPLETED" for job in jobs)
