@@ -77,9 +77,19 @@ def kill(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def log_of(project: Path, folder: str) -> Path:
+    """The log of a round's training."""
+    return project / folder.replace("results/", "logs/", 1) / "train.log"
+
+
+def went_on(log: Path) -> bool:
+    """Whether a training went on within its round; a log is begun anew with every try."""
+    return log.exists() and "going on after epoch" in log.read_text()
+
+
 def epochs_lost(project: Path, folder: str) -> int:
     """Epochs that the log of a round's training tells of and its progress file does not hold."""
-    log = project / folder.replace("results/", "logs/", 1) / "train.log"
+    log = log_of(project, folder)
     if not log.exists() or (project / folder / "metrics.json").exists():
         return 0
     told = re.findall(r"^epoch (\d+)/", log.read_text(), re.MULTILINE)
@@ -106,6 +116,7 @@ def campaign(folder: Path, kills: int, epochs: int, seed: int = 0, progress_seco
         "datasets__digits__training__epochs": epochs,
         "datasets__digits__training__batch_size": 10,
         "compute__progress_seconds": progress_seconds,
+        "model_figures": {},
     }
     undisturbed, disturbed = copy_project(folder / "undisturbed"), copy_project(folder / "disturbed")
     snakemake(undisturbed, config=overlay(undisturbed, **changes))
@@ -131,12 +142,11 @@ def campaign(folder: Path, kills: int, epochs: int, seed: int = 0, progress_seco
         undisturbed_failures += status > 0 and losses.kills.total() >= kills
         if undisturbed_failures > 2:  # one may be of orphans that had to give way
             raise AssertionError((folder / "snakemake.log").read_text())
-        for log in disturbed.glob("logs/**/train.log"):
-            losses.resumed += "going on after epoch" in log.read_text()
         subprocess.run([*SNAKEMAKE, "--unlock", "--configfile", config], cwd=disturbed, check=True, capture_output=True)
     for session in sessions:
         while processes(session):
             time.sleep(0.1)
+    losses.resumed += sum(went_on(log) for log in disturbed.glob("logs/**/train.log"))
     before, after = results(undisturbed), results(disturbed)
     losses.different = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     return losses
@@ -156,6 +166,7 @@ def _kill(how: str, session: int, draw: random.Random, project: Path, losses: Lo
     else:
         kill(victims)
     losses.kills[how] += 1
+    losses.resumed += sum(went_on(log_of(project, folder)) for folder in victims.values())
     losses.epochs += sum(epochs_lost(project, folder) for folder in victims.values())
     print(f"kill {losses.kills.total()}: {how}", file=sys.stderr, flush=True)
 

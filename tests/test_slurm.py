@@ -7,19 +7,19 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.test_workflow import HOME, copy_project, overlay, results, snakemake, start_snakemake
+from tests.test_workflow import HOME, copy_project, overlay, results, snakemake
 
 CLUSTER = HOME / "tests" / "cluster"
-PROFILE = (
-    "--workflow-profile", "profiles/slurm", "--latency-wait", "5", "--slurm-init-seconds-before-status-checks", "4",
-    "--slurm-keep-successful-logs",
-)  # fmt: skip
+TESTING = ("--latency-wait", "5", "--slurm-init-seconds-before-status-checks", "4")
 
 
 def missing() -> str | None:
@@ -55,105 +55,147 @@ def known_jobs() -> list[dict[str, str]]:
     return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in said.splitlines() if line.startswith("JobId=")]
 
 
-def jobs_of(project: Path) -> list[dict[str, str]]:
-    return [job for job in known_jobs() if job.get("WorkDir") == str(project)]
-
-
-def until(condition: Callable[[], object], seconds: float = 150) -> None:
+def until(condition: Callable[[], object], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, known_jobs()
         time.sleep(0.2)
 
 
-LONG = "results/tiny/small/digits/start/seed1/plain/metrics.json"
-LONG_LOG = "logs/tiny/small/digits/start/seed1/plain/train.log"
+class Run:
+    """A study on its way through SLURM, in a project of its own."""
+
+    def __init__(self, folder: Path, *arguments: str, profile: str = "slurm", **changes: object) -> None:
+        self.project = copy_project(folder)
+        self.log = folder / "snakemake.log"
+        command = [
+            sys.executable, "-m", "snakemake", "--workflow-profile", f"profiles/{profile}", *TESTING, *arguments,
+            "--configfile", overlay(self.project, **changes),
+        ]  # fmt: skip
+        with self.log.open("w") as told:
+            self.process = subprocess.Popen(command, cwd=folder, stdout=told, stderr=told, start_new_session=True)
+
+    def jobs(self) -> list[dict[str, str]]:
+        return [job for job in known_jobs() if job.get("WorkDir") == str(self.project)]
+
+    def running_job(self) -> str:
+        """The number of the job of the long training, once that has got somewhere."""
+        log = self.project / TRAINING_LOG
+        until(lambda: log.exists() and "epoch 50/" in log.read_text())
+        return next(job["JobId"] for job in self.jobs() if job["JobState"] == "RUNNING")
+
+    def finish(self, status: int = 0) -> str:
+        """Wait for its end and return what Snakemake said."""
+        assert self.process.wait(timeout=400) == status, self.log.read_text()
+        return self.log.read_text()
 
 
-def long_training(project: Path) -> str:
-    """A configuration whose first training takes a while; its progress is never written but on request."""
-    return overlay(
-        project, datasets__digits__training__epochs=2500, datasets__digits__training__batch_size=10,
-        compute__progress_seconds=3600, run__strategies=["entropy"],
-    )  # fmt: skip
+TRAINING = "results/tiny/small/digits/start/seed1/plain/metrics.json"
+TRAINING_LOG = "logs/tiny/small/digits/start/seed1/plain/train.log"
+# A training of a while, whose progress is written on request only.
+LONG: dict[str, Any] = {
+    "datasets__digits__training__epochs": 2500, "datasets__digits__training__batch_size": 10,
+    "compute__progress_seconds": 3600, "run__strategies": ["entropy"],
+}  # fmt: skip
+SHORT: dict[str, Any] = {
+    "run__strategies": ["entropy", "random"],
+    "datasets__digits__budgets__small": {"query_size": 10, "candidates": 60, "labels": 20}, "model_figures": {},
+}  # fmt: skip
+TABLES = ("results/tiny/measurements.csv", "results/tiny/timings.csv", "results/tiny/tables/accuracy.csv")
 
 
-def running_long_training(project: Path) -> str:
-    """The number of the job that trains, once it has got somewhere."""
-    log = project / LONG_LOG
-    until(lambda: log.exists() and "epoch 50/" in log.read_text())
-    (number,) = [job["JobId"] for job in jobs_of(project) if job["JobState"] == "RUNNING"]
-    return number
+@pytest.fixture(scope="module")
+def seen(cluster: None) -> Iterator[list[list[str]]]:
+    """The cards that jobs have, from moment to moment."""
+    moments: list[list[str]] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.5):
+            jobs = [job for job in known_jobs() if job["JobState"] == "RUNNING"]
+            moments.append([card for job in jobs for card in re.findall(r"gpu:1\(IDX:(\d)\)", job.get("GRES", ""))])
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    yield moments
+    done.set()
+    watcher.join()
 
 
-def test_a_study_gives_the_tables_of_a_local_run_and_every_job_has_a_card_of_its_own(
-    cluster: None, tmp_path: Path
-) -> None:
-    local, remote = copy_project(tmp_path / "local"), copy_project(tmp_path / "remote")
-    budget = {"query_size": 10, "candidates": 60, "labels": 20}
-    changes = {"run__strategies": ["entropy", "random"], "datasets__digits__budgets__small": budget}
-    snakemake(local, config=overlay(local, **changes))
-    process = start_snakemake(remote, *PROFILE, config=overlay(remote, **changes))
-    most = 0
-    while process.poll() is None:
-        cards = [card for job in jobs_of(remote) for card in re.findall(r"gpu:1\(IDX:(\d)\)", job.get("GRES", ""))]
-        assert len(set(cards)) == len(cards), "a card has two jobs"
-        most = max(most, len(cards))
-        time.sleep(0.3)
-    assert process.returncode == 0, process.communicate()[0]
-    assert 1 < most <= 4
-    assert results(local) == results(remote)
+@pytest.fixture(scope="module")
+def runs(cluster: None, seen: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+    """All at the same time: most of it is waiting for SLURM."""
+    folder = tmp_path_factory.mktemp("slurm")
+    started = {
+        "study": Run(folder / "study", *TABLES, **SHORT),
+        "cancelled": Run(folder / "cancelled", TRAINING, **LONG),
+        "preempted": Run(folder / "preempted", TRAINING, **LONG),
+        "failing": Run(folder / "failing", "--retries", "1", TRAINING, datasets__digits__training__learning_rate=1e30),
+        "chain": Run(
+            folder / "chain", "results/tiny/small/digits/entropy/seed1/round3/metrics.json", profile="slurm-chains",
+            run__strategies=["entropy"], run__seeds=[1],
+        ),
+    }  # fmt: skip
+    try:
+        # As soon as both train: one is cancelled, then whatever has a card has to give way.
+        numbers = {name: started[name].running_job() for name in ("cancelled", "preempted")}
+        subprocess.run(["scancel", numbers["cancelled"]], check=True)
+        urgent = ["sbatch", "--partition=urgent", "--gpus=4", "--mem=100", "--output=/dev/null", "--wrap=sleep 1"]
+        subprocess.run(urgent, check=True, capture_output=True)
+        yield started
+    finally:
+        for run in started.values():
+            if run.process.poll() is None:
+                run.process.kill()
+                run.process.wait()
 
-    jobs = jobs_of(remote)
-    assert all(job["JobState"] == "COMPLETED" for job in jobs)
-    # Two first trainings, two queries of entropy, four trainings; a random query needs no card.
-    assert len([job for job in jobs if "gpu" in job.get("TresPerJob", "")]) == 8
-    visible = {
-        re.findall(r"CUDA_VISIBLE_DEVICES=(\S+):", log.read_text())[0] for log in remote.glob("logs/**/train.log")
-    }
-    assert visible <= set("0123")
-    assert len(visible) > 1
 
-
-def test_a_cancelled_job_is_submitted_again_and_trains_on(cluster: None, tmp_path: Path) -> None:
-    project = copy_project(tmp_path)
-    process = start_snakemake(project, *PROFILE, LONG, config=long_training(project))
-    number = running_long_training(project)
-    subprocess.run(["scancel", number], check=True)
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said
+def test_a_cancelled_job_is_submitted_again_and_trains_on(runs: dict[str, Run]) -> None:
+    run = runs["cancelled"]
+    said = run.finish()
     assert "Trying to restart job" in said
-    assert "going on after epoch" in (project / LONG_LOG).read_text()
-    assert sorted(job["JobState"] for job in jobs_of(project))[:2] == ["CANCELLED", "COMPLETED"]
+    assert "going on after epoch" in (run.project / TRAINING_LOG).read_text()
+    assert sorted(job["JobState"] for job in run.jobs()) == ["CANCELLED", "COMPLETED"]
 
 
-def test_a_preempted_job_is_requeued_and_trains_on(cluster: None, tmp_path: Path) -> None:
-    project = copy_project(tmp_path)
-    process = start_snakemake(project, *PROFILE, LONG, config=long_training(project))
-    number = running_long_training(project)
-    urgent = ["sbatch", "--partition=urgent", "--gpus=4", "--mem=100", "--output=/dev/null", "--wrap=sleep 1"]
-    subprocess.run(urgent, check=True, capture_output=True)
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    (job,) = [job for job in jobs_of(project) if job["JobId"] == number]
+def test_a_preempted_job_is_requeued_and_trains_on(runs: dict[str, Run]) -> None:
+    run = runs["preempted"]
+    run.finish()
+    (job,) = run.jobs()
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")
-    assert "going on after epoch" in (project / LONG_LOG).read_text()
+    assert "going on after epoch" in (run.project / TRAINING_LOG).read_text()
 
 
-def test_a_job_that_always_fails_is_tried_once_more_and_its_log_is_named(cluster: None, tmp_path: Path) -> None:
-    project = copy_project(tmp_path)
-    config = overlay(project, datasets__digits__training__learning_rate=1e30)
-    said = snakemake(project, *PROFILE, "--retries", "1", LONG, config=config, status=1)
-    assert [job["JobState"] for job in jobs_of(project)] == ["FAILED", "FAILED"]
-    assert LONG_LOG in said
+def test_a_job_that_always_fails_is_tried_once_more_and_its_log_is_named(runs: dict[str, Run]) -> None:
+    run = runs["failing"]
+    said = run.finish(status=1)
+    assert [job["JobState"] for job in run.jobs()] == ["FAILED", "FAILED"]
+    assert TRAINING_LOG in said
     assert "lplgrad train: error: the loss is" in said
     assert "Traceback" not in said
 
 
-def test_a_chain_of_rounds_can_be_one_job(cluster: None, tmp_path: Path) -> None:
-    project = copy_project(tmp_path)
-    config = overlay(project, run__strategies=["entropy"], run__seeds=[1])
-    profile = ["profiles/slurm-chains" if word == "profiles/slurm" else word for word in PROFILE]
-    target = "results/tiny/small/digits/entropy/seed1/round3/metrics.json"
-    snakemake(project, *profile, target, config=config)
-    assert len(jobs_of(project)) == 2, "the first training, and all that follows"
+def test_a_chain_of_rounds_can_be_one_job(runs: dict[str, Run]) -> None:
+    run = runs["chain"]
+    run.finish()
+    assert len(run.jobs()) == 2, "the first training, and all that follows"
+
+
+def test_a_study_gives_the_tables_of_a_local_run_with_a_card_for_every_job(
+    runs: dict[str, Run], tmp_path: Path
+) -> None:
+    run = runs["study"]
+    run.finish()
+    local = copy_project(tmp_path)
+    snakemake(local, *TABLES, config=overlay(local, **SHORT))
+    assert results(local) == results(run.project)
+    jobs = run.jobs()
+    assert all(job["JobState"] == "COMPLETED" for job in jobs)
+    # Two first trainings, two queries of entropy, four trainings; a random query needs no card.
+    assert len([job for job in jobs if "gpu" in job.get("TresPerJob", "")]) == 8
+
+
+def test_no_two_jobs_had_the_same_card(runs: dict[str, Run], seen: list[list[str]]) -> None:
+    """At any moment that was looked at, over all runs together."""
+    assert all(len(set(cards)) == len(cards) <= 4 for cards in seen)
+    assert max(len(cards) for cards in seen) > 1

@@ -191,6 +191,10 @@ class TestFresh:
         project = copy_project(tmp_path)
         target = "results/tiny/small/digits/entropy/seed2/round1/scores.csv"
         assert len(re.findall("gpu=1", snakemake(project, "-n", target, CUDA_VISIBLE_DEVICES="0,1"))) == 2
+        random = target.replace("entropy", "random")
+        assert "gpu=1" not in snakemake(project, "-n", random, CUDA_VISIBLE_DEVICES="0,1"), "it asks no model"
+        cpu = overlay(project, compute__device="cpu")
+        assert "gpu=1" not in snakemake(project, "-n", target, config=cpu, CUDA_VISIBLE_DEVICES="0,1")
         assert "gpu=0" in snakemake(project, "-n", target, CUDA_VISIBLE_DEVICES="")
 
     def test_mistakes_are_told_before_anything_runs(self, tmp_path: Path) -> None:
@@ -284,6 +288,10 @@ class TestAgain:
             2 * SEEDS,
         )
         assert rounds(jobs(project, config=overlay(project, title="Renamed"))) == {}
+
+    def test_what_changes_no_result_reruns_no_round(self, project: Path) -> None:
+        config = overlay(project, compute={"jobs_per_gpu": 2, "progress_seconds": 5})
+        assert rounds(jobs(project, config=config)) == {}
 
     @pytest.mark.parametrize(
         ("file", "edit", "touched", "untouched"),

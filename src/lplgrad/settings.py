@@ -372,7 +372,7 @@ class Study(Settings):
 
     study: Name
     title: Title
-    data_dir: Annotated[str, Field(min_length=1)] = "data"
+    data_dir: Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$")] = "data"
     run: Run
     recipes: Annotated[dict[Name, Recipe], Field(min_length=1)]
     strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]

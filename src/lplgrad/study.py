@@ -211,7 +211,7 @@ class Layout:
         job = ObservationJob(
             unlabeled_images=wanted.unlabeled_images,
             embedded_images=wanted.embedded_images,
-            compute=self.study.compute,
+            compute=self._compute(),
         )
         return _json(job.model_dump())
 

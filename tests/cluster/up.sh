@@ -28,6 +28,8 @@ SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
+# A requeued job starts when its old credential has expired, after two minutes by default.
+AuthInfo=cred_expire=5
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmctldPidFile=$state/controller.pid
 SlurmdPidFile=$state/node.pid

@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings", default="{}", metavar="YAML", help="unlabeled_images, embedded_images and compute"
     )
     parser.add_argument(
+        "--jobs-per-gpu", type=int, default=1, metavar="N", help="how many jobs may share a GPU (default: %(default)s)"
+    )
+    parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder for features.npy and confidence.csv"
     )
 
@@ -37,15 +40,17 @@ def run(arguments: argparse.Namespace) -> None:
     """Draw images, ask the model and write."""
     import numpy as np
 
-    from lplgrad import devices, networks
+    from lplgrad import devices
     from lplgrad.arrays import open_dataset
     from lplgrad.artifacts import read_labeled
-    from lplgrad.commands.common import check_seed, parse_settings
+    from lplgrad.commands.common import check_positive, check_seed, parse_settings
     from lplgrad.files import replacing, write_text
+    from lplgrad.leases import lease_gpu
     from lplgrad.randomness import Purpose, stream
     from lplgrad.settings import ObservationJob
 
     settings = parse_settings(ObservationJob, arguments.settings)
+    check_positive("--jobs-per-gpu", arguments.jobs_per_gpu)
     check_seed(arguments.seed)
     data = open_dataset(arguments.data)
     pool = len(data.train.images)
@@ -55,6 +60,11 @@ def run(arguments: argparse.Namespace) -> None:
     embedded = np.sort(draw.permutation(len(data.test.images))[: settings.embedded_images])
     order = draw.permutation(pool)
     unlabeled = np.sort(order[~np.isin(order, labeled.indices)][: settings.unlabeled_images])
+
+    if settings.compute.device != "cpu":
+        lease_gpu(arguments.jobs_per_gpu)  # before torch is imported
+
+    from lplgrad import networks
 
     device = devices.set_up(settings.compute)
     checkpoint = networks.load(arguments.checkpoint)

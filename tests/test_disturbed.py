@@ -1,0 +1,93 @@
+"""What disturbs a study while it runs: each ends with a clear message and nothing left over, and a rerun heals it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import processes
+from tests.test_workflow import copy_project, finished, overlay, project, results, snakemake, start_snakemake
+
+__all__ = ["finished", "project"]  # fixtures
+pytestmark = pytest.mark.slow
+ROOT = "results/tiny/small/digits"
+LOG = "logs/tiny/small/digits/start/seed1/plain/train.log"
+TARGET = f"{ROOT}/start/seed1/plain/metrics.json"
+
+
+def long_training(folder: Path) -> str:
+    return overlay(
+        folder, datasets__digits__training__epochs=3000, datasets__digits__training__batch_size=10,
+        compute__progress_seconds=3600, compute__device="cpu",
+    )  # fmt: skip
+
+
+def wait_for_training(folder: Path) -> None:
+    log = folder / LOG
+    while not (log.exists() and "epoch 20/" in log.read_text()):
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_jobs_end_with_their_progress_written(tmp_path: Path, ending: signal.Signals) -> None:
+    """Ctrl-C reaches all processes of the terminal; SIGTERM is sent to all here, as SLURM and systemd do."""
+    folder = copy_project(tmp_path)
+    config = long_training(folder)
+    process = start_snakemake(folder, TARGET, config=config)
+    wait_for_training(folder)
+    os.killpg(process.pid, ending)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode != 0, said
+    assert not processes(process.pid), "no child is left"
+    assert f"ended by {ending.name}" in (folder / LOG).read_text()
+    assert "Traceback" not in (folder / LOG).read_text()
+    assert not list(folder.rglob("*.tmp"))
+    assert (folder / ROOT / "start/seed1/plain/progress.safetensors").exists()
+    snakemake(folder, "--unlock", config=config)
+    snakemake(folder, TARGET, config=config)
+    assert "going on after epoch" in (folder / LOG).read_text()
+
+
+def test_a_second_snakemake_is_refused_and_disturbs_nothing(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path)
+    config = long_training(folder)
+    first = start_snakemake(folder, TARGET, config=config)
+    wait_for_training(folder)
+    assert "Directory cannot be locked" in snakemake(folder, TARGET, status=1, config=config)
+    assert first.poll() is None
+    told = subprocess.run(
+        [sys.executable, "-m", "lplgrad", "status", "config.yaml", config],
+        cwd=folder, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "src"},
+    ).stdout  # fmt: skip
+    assert f"running: train in {ROOT}/start/seed1/plain, epoch " in told
+    said, _ = first.communicate(timeout=300)
+    assert first.returncode == 0, said
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (f"{ROOT}/start/seed1/plain/checkpoint.safetensors", "not a whole safetensors file"),
+        (f"{ROOT}/entropy/seed2/round1/next_labeled.csv", "cut off within its last line; delete it and run again"),
+    ],
+)
+def test_a_file_cut_off_is_named_and_deleting_it_heals(finished: Path, project: Path, file: str, words: str) -> None:
+    """Of a study that is not finished, where Snakemake looks for all files; else it makes what is asked for."""
+    for path in (project / "results" / "tiny").iterdir():
+        if path.name != "small":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path = project / file
+    os.truncate(path, path.stat().st_size - 1)
+    said = snakemake(project, status=1)
+    assert f"{file}: {words}" in " ".join(said.split())
+    assert "Traceback" not in said
+    path.unlink()
+    snakemake(project)
+    assert results(project) == results(finished)

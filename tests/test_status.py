@@ -1,0 +1,107 @@
+"""How far a study is, told from files made by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lplgrad import locks
+from lplgrad.cli import main
+from lplgrad.settings import read_study
+from lplgrad.status import progress_of, report, seconds_left
+from lplgrad.study import Chain, Layout
+
+HOME = Path(__file__).parents[1]
+FILES = [HOME / "config.yaml", HOME / "tests/tiny.yaml"]  # 3 strategies, 2 seeds, 3 rounds of 10 labels
+ROOT = Path("results/tiny/small/digits")
+
+
+@pytest.fixture
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """The tiny study in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return Layout(read_study(FILES))
+
+
+def trained(folder: Path, number: int, accuracy: float, seconds: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = {"round": number, "labels": 10 * number, "accuracy": accuracy}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "timing.json").write_text(json.dumps({"train_seconds": seconds}))
+
+
+def queried(folder: Path, seconds: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "next_labeled.csv").write_text("index,round\n1,1\n")
+    (folder / "query_timing.json").write_text(json.dumps({"query_seconds": seconds}))
+
+
+def log(folder: Path, kind: str, text: str) -> None:
+    path = Path("logs", *folder.parts[1:], f"{kind}.log")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_nothing_yet(layout: Layout) -> None:
+    lines = list(report(layout))
+    assert lines[0] == "tiny: 0 of 6 chains are done"
+    # 2 seeds x 2 recipes of round 1, 6 chains x 2 later rounds, 6 x 2 queries
+    assert lines[-1] == "left: about 0 seconds of one job after the other, and 28 jobs of which nothing is measured yet"
+
+
+def test_where_a_chain_stands_and_what_is_left(layout: Layout) -> None:
+    trained(ROOT / "start/seed1/plain", 1, 0.5, 20.0)
+    queried(ROOT / "entropy/seed1/round1", 3.0)
+    trained(ROOT / "entropy/seed1/round2", 2, 0.6, 40.0)
+    found = progress_of(layout, Chain("small", "digits", "entropy", 1))
+    assert (found.trained, found.queried, found.accuracy) == (2, 1, 0.6)
+    assert found.seconds_per_label == 2.0
+    assert found.next is not None
+    assert found.next.kind == "query"
+    # Round 3 trains on 30 labels at 2 seconds each, and one query is left.
+    assert seconds_left(layout, [found]) == (60 + 3, 0)
+    # random shares round 1: rounds 2 and 3, at the rate of round 1, and two queries as entropy's was.
+    random = progress_of(layout, Chain("small", "digits", "random", 1))
+    assert random.trained == 1
+    assert seconds_left(layout, [random, found]) == (2 * 20 + 2 * 30 + 2 * 3 + 60 + 3, 0)
+    lines = list(report(layout))
+    assert any(line.split() == ["entropy", "0.6000", "40.0", "3.00", "2", "0"] for line in lines)
+
+
+def test_what_runs_failed_or_was_killed(layout: Layout) -> None:
+    trained(ROOT / "start/seed1/plain", 1, 0.5, 20.0)
+    log(ROOT / "entropy/seed1/round1", "query", "lplgrad query: error: data/digits: no prepared data set here\n")
+    log(ROOT / "start/seed2/plain", "train", "round 1\nepoch 1/9  loss 2.0\nepoch 2/9  loss 1.0\n")
+    log(ROOT / "random/seed1/round1", "query", "round 1\nKilled\n")
+    with locks.alone(ROOT / "start/seed2/plain", "train"):
+        lines = list(report(layout))
+    assert f"running: train in {ROOT}/start/seed2/plain, epoch 2/9" in lines, "once, for two strategies"
+    assert [line for line in lines if line.startswith("failed: ")] == [
+        "failed: logs/tiny/small/digits/entropy/seed1/round1/query.log: "
+        "lplgrad query: error: data/digits: no prepared data set here"
+    ]
+    assert [line for line in lines if line.startswith("stopped: ")] == [
+        "stopped: logs/tiny/small/digits/random/seed1/round1/query.log: without a word, as if killed; last line: Killed"
+    ]
+
+
+def test_a_broken_measurement_is_named_and_the_rest_told(layout: Layout) -> None:
+    trained(ROOT / "start/seed1/plain", 1, 0.5, 20.0)
+    (ROOT / "start/seed1/plain/metrics.json").write_text('{"accuracy"')
+    lines = list(report(layout))
+    assert any(line.startswith("broken: ") and "metrics.json: not JSON, or cut off" in line for line in lines)
+    assert any(line.split()[:1] == ["lplgrad"] for line in lines)
+
+
+def test_the_command_reads_little_and_imports_less(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", *map(str, FILES)]) == 0
+    assert capsys.readouterr().out.startswith("tiny: 0 of 6 chains are done\n")
+    script = (
+        "import sys; from lplgrad.cli import main; main(sys.argv[1:]);"
+        "sys.exit(' '.join({'torch', 'pandas', 'snakemake'} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", script, "status", *map(str, FILES)], check=True, capture_output=True)
