@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -236,12 +237,58 @@ class TestPack:
         assert not names & {"torch", "numpy", "pandas", "matplotlib"}
 
 
+def finish(command: list[str], clock: Iterator[int]) -> bool:
+    """In Snakemake's place: make the files that it was asked for, in 300 seconds."""
+    for name in command:
+        if name.startswith("results/"):
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_text(name)
+    next(clock)
+    next(clock)
+    return True
+
+
 class TestRun:
-    def test_too_large_to_return(self, archive: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(run, "LIMIT", 100)
-        with pytest.raises(UserError, match="more than the"):
-            archive(FIRST)
-        assert list(Path("out").iterdir()) == []
+    def test_what_is_too_large_comes_back_in_pieces(
+        self, archive: Callable[[str], Path], adopted: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(run, "LIMIT", 500)
+        whole = archive(FIRST)
+        pieces = sorted(Path("out").iterdir())
+        assert len(pieces) > 1
+        assert not whole.exists()
+        assert all(piece.stat().st_size <= 500 for piece in pieces)
+        whole.write_bytes(b"".join(piece.read_bytes() for piece in pieces))
+        merge([whole])
+        assert adopted == ["entropy"]
+
+    def test_jobs_are_told_and_ended_when_the_time_is_spent(
+        self, project: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        logs = project / "logs" / "portions"
+        (logs / "seed1").mkdir(parents=True)
+        job = "import pathlib, time; p = pathlib.Path('logs/portions/seed1/train.tsv'); "
+        job += "p.write_text('s\\th:m:s\\n12.5\\t0:00:12\\n'); "
+        environment = dict(os.environ)
+        clock = run.Clock(minutes=1)
+        assert run.watch([sys.executable, "-c", job], logs, environment, clock)
+        assert "seed1/train: 12.5 s" in capsys.readouterr().out
+        endless = [sys.executable, "-c", "import signal; signal.pause()"]
+        assert not run.watch(endless, logs, environment, run.Clock(minutes=0.01))
+        assert "train" not in capsys.readouterr().out, "it was there before"
+
+    def test_a_chain_that_would_not_fit_is_left(
+        self, project: Path, archive: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The second chain is begun only if the time that the first one took is left."""
+        for minutes, count in ((20, 2), (9, 1)):
+            shutil.rmtree("out", ignore_errors=True)
+            shutil.rmtree("results", ignore_errors=True)
+            clock = iter(range(0, 10**6, 100))
+            monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda clock=clock: next(clock)))
+            monkeypatch.setattr(run, "watch", lambda command, *_, clock=clock: finish(command, clock))
+            run.run(project / "out", minutes=minutes)
+            assert len(list((project / "out").iterdir())) == count
 
     def test_other_code_than_was_packed(self, project: Path) -> None:
         (project / "Snakefile").unlink()

@@ -21,7 +21,7 @@ from lplgrad.portions.chains import FOLDER, MIB, code, files_of, images, in_turn
 if TYPE_CHECKING:
     from lplgrad.study import Chain, Layout
 
-LIMIT = 16 * MIB  # one archive
+LIMIT = 16 * MIB  # one file that comes back
 LOG = FOLDER / "snakemake.log"
 
 
@@ -137,16 +137,19 @@ def tell(logs: Path, seen: dict[Path, float], clock: Clock) -> dict[Path, float]
 
 
 def write_archive(layout: Layout, chain: Chain, name: str, made_by: str, folder: Path) -> None:
-    """Archive a chain's results, with what they follow from."""
+    """Archive a chain's results, with what they follow from; in pieces where it is too large to come back whole."""
     about: dict[str, Any] = {"chain": name, "identity": made_by, "images": images(layout, chain)}
     text = json.dumps(about).encode()
     target = folder / f"{layout.root.name}-{name.replace('/', '-')}.tar.xz"
-    with beside(target) as temporary:
-        with tarfile.open(temporary, "w:xz") as archive:
-            entry = tarfile.TarInfo("portion.json")
-            entry.size = len(text)
-            archive.addfile(entry, io.BytesIO(text))
-            for path in files_of(layout, chain):
-                archive.add(path)
-        if (size := temporary.stat().st_size) > LIMIT:
-            raise UserError(f"{target}: {size / MIB:.1f} MiB, more than the {LIMIT // MIB} MiB that may come back")
+    with beside(target) as temporary, tarfile.open(temporary, "w:xz") as archive:
+        entry = tarfile.TarInfo("portion.json")
+        entry.size = len(text)
+        archive.addfile(entry, io.BytesIO(text))
+        for path in files_of(layout, chain):
+            archive.add(path)
+    content = target.read_bytes()
+    if len(content) > LIMIT:
+        for number, start in enumerate(range(0, len(content), LIMIT), start=1):
+            target.with_name(f"{target.name}.{number}").write_bytes(content[start : start + LIMIT])
+        target.unlink()
+        print(f"{len(content) / MIB:.1f} MiB, in pieces; to be merged: cat {target.name}.* > {target.name}", flush=True)
