@@ -13,7 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lplgrad.errors import UserError
 from lplgrad.portions import chains, pack, run
@@ -312,6 +314,18 @@ def portions(project: Path, *arguments: str, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+def folder_of_images(folder: Path) -> Path:
+    """100 images to train on and 20 to test, of two classes that differ in brightness."""
+    draw = np.random.default_rng(1)
+    for split, count in (("train", 50), ("test", 10)):
+        for brightness in (60, 120):
+            (folder / split / str(brightness)).mkdir(parents=True)
+            for number in range(count):
+                pixels = draw.integers(0, 2 * brightness, size=(8, 8, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / str(brightness) / f"{number}.png")
+    return folder
+
+
 def there(here: Path, place: Path) -> Path:
     """Another machine: a copy of the project with what was packed, and without what is not carried."""
     copy_project(place)
@@ -326,9 +340,11 @@ def there(here: Path, place: Path) -> Path:
 def test_two_portions_are_the_study(tmp_path: Path) -> None:
     """The same bytes as in one piece, which Snakemake takes for its own: it trains nothing anew, but after a change."""
     here = copy_project(tmp_path / "here")
-    (here / "study.yaml").write_text(STUDY)
-    snakemake(here, "data/digits/dataset.json", config="study.yaml")
-    undisturbed = Path(shutil.copytree(here, tmp_path / "undisturbed"))
+    study = STUDY.replace("source: digits", "source: image_folder\n    path: data/downloads/images")
+    (here / "study.yaml").write_text(study)
+    (here / "data" / "downloads").mkdir(parents=True)
+    (here / "data" / "downloads" / "images").symlink_to(folder_of_images(tmp_path / "images"))
+    undisturbed = Path(shutil.copytree(here, tmp_path / "undisturbed", symlinks=True))
     for number, name in ((1, FIRST), (2, SECOND)):
         assert f"{3 - number} chain(s) to run" in portions(here, "pack", "study.yaml", "--no-wheels")
         other = there(here, tmp_path / f"there{number}")
@@ -354,5 +370,5 @@ def test_two_portions_are_the_study(tmp_path: Path) -> None:
     ]
     assert differing == []
 
-    (here / "study.yaml").write_text(STUDY.replace("epochs: 1", "epochs: 2"))
+    (here / "study.yaml").write_text(study.replace("epochs: 1", "epochs: 2"))
     assert rounds(jobs(here, config="study.yaml"))["train_start"] == 1
