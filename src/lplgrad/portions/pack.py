@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,8 @@ def pack(files: list[str], no_wheels: bool = False) -> None:
         raise UserError(f"together {together / MIB:.1f} MiB, more than the {LIMIT // MIB} MiB that may travel")
 
 
-def sum_of_sizes(paths: object) -> int:
+def sum_of_sizes(paths: Iterable[Path]) -> int:
     """Bytes of those paths that are files."""
-    assert hasattr(paths, "__iter__")
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
