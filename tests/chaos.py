@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +101,9 @@ def epochs_lost(project: Path, folder: str) -> int:
     return max(0, int(told[-1]) - kept) if told else 0
 
 
-def campaign(folder: Path, kills: int, epochs: int, seed: int = 0, progress_seconds: float = 0.5) -> Losses:
+def campaign(
+    folder: Path, kills: int, epochs: int, seed: int = 0, progress_seconds: float = 0.5, targets: Sequence[str] = ()
+) -> Losses:
     """Run a study twice, once undisturbed, and compare.
 
     Args:
@@ -110,6 +112,7 @@ def campaign(folder: Path, kills: int, epochs: int, seed: int = 0, progress_seco
         epochs: of a training; more make the study longer.
         seed: of the moments and kinds.
         progress_seconds: between two writes of a training's progress.
+        targets: what is made; all of the study by default.
     """
     draw = random.Random(seed)
     changes = {
@@ -119,7 +122,7 @@ def campaign(folder: Path, kills: int, epochs: int, seed: int = 0, progress_seco
         "model_figures": {},
     }
     undisturbed, disturbed = copy_project(folder / "undisturbed"), copy_project(folder / "disturbed")
-    snakemake(undisturbed, config=overlay(undisturbed, **changes))
+    snakemake(undisturbed, *targets, config=overlay(undisturbed, **changes))
 
     losses = Losses()
     config = overlay(disturbed, **changes)
@@ -128,7 +131,7 @@ def campaign(folder: Path, kills: int, epochs: int, seed: int = 0, progress_seco
     while status:
         with (folder / "snakemake.log").open("w") as told:
             process = subprocess.Popen(
-                [*SNAKEMAKE, "--configfile", config],
+                [*SNAKEMAKE, *targets, "--configfile", config],
                 cwd=disturbed, stdout=told, stderr=told, start_new_session=True,
             )  # fmt: skip
             sessions.append(process.pid)

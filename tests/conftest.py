@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from lplgrad.arrays import DatasetArrays, open_dataset
 from lplgrad.cli import main
 from lplgrad.datasets import Images, Prepared
 from lplgrad.preparation import write_dataset
+
+# Before torch is imported: small tensors on many threads take longer than on one, most of all on a busy machine.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 CLASSES = 4
 POOL = 60

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import processes
-from tests.test_workflow import copy_project, finished, overlay, project, results, snakemake, start_snakemake
+from tests.test_workflow import copy_project, overlay, snakemake, start_snakemake
 
-__all__ = ["finished", "project"]  # fixtures
 pytestmark = pytest.mark.slow
 ROOT = "results/tiny/small/digits"
 LOG = "logs/tiny/small/digits/start/seed1/plain/train.log"
@@ -69,25 +67,3 @@ def test_a_second_snakemake_is_refused_and_disturbs_nothing(tmp_path: Path) -> N
     assert f"running: train in {ROOT}/start/seed1/plain, epoch " in told
     said, _ = first.communicate(timeout=300)
     assert first.returncode == 0, said
-
-
-@pytest.mark.parametrize(
-    ("file", "words"),
-    [
-        (f"{ROOT}/start/seed1/plain/checkpoint.safetensors", "not a whole safetensors file"),
-        (f"{ROOT}/entropy/seed2/round1/next_labeled.csv", "cut off within its last line; delete it and run again"),
-    ],
-)
-def test_a_file_cut_off_is_named_and_deleting_it_heals(finished: Path, project: Path, file: str, words: str) -> None:
-    """Of a study that is not finished, where Snakemake looks for all files; else it makes what is asked for."""
-    for path in (project / "results" / "tiny").iterdir():
-        if path.name != "small":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    path = project / file
-    os.truncate(path, path.stat().st_size - 1)
-    said = snakemake(project, status=1)
-    assert f"{file}: {words}" in " ".join(said.split())
-    assert "Traceback" not in said
-    path.unlink()
-    snakemake(project)
-    assert results(project) == results(finished)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,16 @@ class TestReplacing:
             fail()
         assert path.read_text() == "before"
         assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+    def test_what_a_killed_process_left_is_removed_by_the_next(self, tmp_path: Path) -> None:
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        left, writing = tmp_path / f".file.{dead.pid}.tmp", tmp_path / f".file.{os.getppid()}.tmp"
+        other = tmp_path / f".file.csv.{dead.pid}.tmp"
+        for path in (left, writing, other):
+            path.write_text("half")
+        write_text(tmp_path / "file", "text")
+        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file", writing, other])
 
     def test_an_error_of_the_system_names_the_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(descriptor: int) -> None:

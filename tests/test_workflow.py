@@ -385,6 +385,31 @@ class TestKilled:
         assert not list(killed.rglob(".*.tmp"))
 
 
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("results/tiny/small/digits/start/seed1/plain/checkpoint.safetensors", "not a whole safetensors file"),
+        (
+            "results/tiny/small/digits/entropy/seed2/round1/next_labeled.csv",
+            "cut off within its last line; delete it and run again",
+        ),
+    ],
+)
+def test_a_file_cut_off_is_named_and_deleting_it_heals(finished: Path, project: Path, file: str, words: str) -> None:
+    """Of a study that is not finished, where Snakemake looks for all files; else it makes what is asked for."""
+    for path in (project / "results" / "tiny").iterdir():
+        if path.name != "small":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path = project / file
+    os.truncate(path, path.stat().st_size - 1)
+    said = snakemake(project, status=1)
+    assert f"{file}: {words}" in " ".join(said.split())
+    assert "Traceback" not in said
+    path.unlink()
+    snakemake(project)
+    assert results(project) == results(finished)
+
+
 # Snakemake with every undefined value in a caption being an error, not an empty place.
 STRICT = """
 import sys

@@ -1,4 +1,4 @@
-# From measurements to tables and figures. In the report every result has one label, unique in its category: of a second
+# From measurements to tables and figures: seconds each, so that a cluster runs them where Snakemake runs. In the report every result has one label, unique in its category: of a second
 # label with two values Snakemake makes a switch, and its page breaks where a combination is missing.
 
 
@@ -17,6 +17,7 @@ rule study:
     benchmark:
         f"{LOGS}/study.tsv"
     priority: 1  # it tells early of a budget that a data set turns out too small for
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -44,6 +45,7 @@ rule measurements:
         f"{LOGS}/measurements.log",
     benchmark:
         f"{LOGS}/measurements.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -69,6 +71,7 @@ rule timings:
         f"{LOGS}/timings.log",
     benchmark:
         f"{LOGS}/timings.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -92,6 +95,7 @@ rule datasets_table:
         f"{LOGS}/datasets_table.log",
     benchmark:
         f"{LOGS}/datasets_table.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -116,6 +120,7 @@ rule budgets_table:
         f"{LOGS}/budgets_table.log",
     benchmark:
         f"{LOGS}/budgets_table.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -141,6 +146,7 @@ rule deviations_table:
         f"{LOGS}/deviations_table.log",
     benchmark:
         f"{LOGS}/deviations_table.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -167,6 +173,7 @@ rule accuracy_table:
         f"{LOGS}/accuracy_table.log",
     benchmark:
         f"{LOGS}/accuracy_table.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -193,6 +200,7 @@ rule time_table:
         f"{LOGS}/time_table.log",
     benchmark:
         f"{LOGS}/time_table.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -219,6 +227,7 @@ rule ablation_table:
         f"{LOGS}/ablation_table.log",
     benchmark:
         f"{LOGS}/ablation_table.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -245,6 +254,7 @@ rule accuracy_against_paper_table:
         f"{LOGS}/accuracy_against_paper_table.log",
     benchmark:
         f"{LOGS}/accuracy_against_paper_table.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -271,6 +281,7 @@ rule time_against_paper_table:
         f"{LOGS}/time_against_paper_table.log",
     benchmark:
         f"{LOGS}/time_against_paper_table.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -297,6 +308,7 @@ rule learning_curves:
         f"{LOGS}/learning_curves_{{budget}}.log",
     benchmark:
         f"{LOGS}/learning_curves_{{budget}}.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -323,6 +335,7 @@ rule dataset_curves:
         f"{LOGS}/{{dataset}}/dataset_curves.log",
     benchmark:
         f"{LOGS}/{{dataset}}/dataset_curves.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -351,6 +364,7 @@ rule strategy_figure:
         f"{LOGS}/{{budget}}/{{dataset}}/{{strategy}}/strategy_figure.log",
     benchmark:
         f"{LOGS}/{{budget}}/{{dataset}}/{{strategy}}/strategy_figure.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:

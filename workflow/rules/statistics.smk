@@ -29,6 +29,7 @@ rule statistics:
         f"{LOGS}/statistics.log",
     benchmark:
         f"{LOGS}/statistics.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -57,6 +58,7 @@ rule comparison_figure:
         f"{LOGS}/{{comparison}}.tsv"
     wildcard_constraints:
         comparison="differences|penalties|ranks",
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -83,6 +85,7 @@ rule cost_figure:
         f"{LOGS}/cost_{{budget}}.log",
     benchmark:
         f"{LOGS}/cost_{{budget}}.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -137,6 +140,7 @@ rule diagnostics_figure:
         f"{LOGS}/{{diagnostics}}_{{budget}}.tsv"
     wildcard_constraints:
         diagnostics="calibration|choices",
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -165,6 +169,7 @@ rule claims:
         f"{LOGS}/claims.log",
     benchmark:
         f"{LOGS}/claims.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     params:
