@@ -29,6 +29,7 @@ class TestArtifacts:
         monkeypatch.chdir(tmp_path)
         values = yaml.safe_load((HOME / "tests" / "tiny.yaml").read_text())
         values["data_dir"] = str(tmp_path)
+        del values["model_figures"]
         values["run"] |= {"strategies": ["entropy", "random"], "seeds": [1], "datasets": ["data"]}
         values["datasets"] = {"data": values["datasets"]["digits"]}
         values["datasets"]["data"]["budgets"] = {"small": {"query_size": 6, "candidates": 30, "labels": 12}}

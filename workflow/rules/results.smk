@@ -1,5 +1,6 @@
-# From measurements to tables and figures: seconds each, so that a cluster runs them where Snakemake runs. In the report every result has one label, unique in its category: of a second
-# label with two values Snakemake makes a switch, and its page breaks where a combination is missing.
+# From measurements to tables and figures: seconds each, so that a cluster runs them where Snakemake runs. In the report
+# every result has one label, unique in its category: of a second label with two values Snakemake makes a switch, and its
+# page breaks where a combination is missing.
 
 
 rule study:
