@@ -16,8 +16,8 @@ from lplgrad.errors import UserError
 
 # In the order in which data flows.
 COMMANDS = (
-    "prepare", "start", "train", "query", "observe", "study", "measurements", "timings", "table", "figure", "statistics",
-    "diagnostics", "compare", "claims", "report", "schema",
+    "prepare", "start", "train", "query", "observe", "study", "measurements", "timings", "table", "figure",
+    "statistics", "diagnostics", "compare", "claims", "report", "estimate", "schema",
 )  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def train(
         training, recipe, augmentation, normalization: the settings.
         batches: random stream of the order of the images.
         augmenting: random stream of the augmentation.
-        precision: ``bfloat16`` for autocast; the others need nothing here.
+        precision: ``bfloat16`` for autocast; ``tf32`` is the caller's: see ``devices.tf32``.
 
     Yields:
         What is told of each epoch, after it.

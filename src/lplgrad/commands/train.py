@@ -106,7 +106,8 @@ def run(arguments: argparse.Namespace) -> None:
         stream(arguments.seed, Purpose.AUGMENTATION, arguments.round),
         settings.compute.precision,
     )
-    *_, last = track(steps, epochs, "epochs", line)
+    with devices.tf32(settings.compute.precision == "tf32"):
+        *_, last = track(steps, epochs, "epochs", line)
     seconds = watch.seconds()
 
     normalize = Normalize(normalization, device)
