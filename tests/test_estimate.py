@@ -14,7 +14,7 @@ import torch
 
 from lplgrad import evaluation, networks, querying, training
 from lplgrad.arrays import DatasetArrays
-from lplgrad.estimation import checkpoint_bytes, estimate, peak_bytes, read_rates
+from lplgrad.estimation import checkpoint_bytes, estimate, parameters, peak_bytes, read_rates
 from lplgrad.settings import Model, Normalization, read_study
 from lplgrad.study import Layout
 from tests.conftest import TRAIN
@@ -101,6 +101,7 @@ def test_the_whole_paper_is_1_8_billion_image_epochs() -> None:
 @pytest.mark.parametrize("model", [Model(name="small_resnet"), Model(name="resnet18", stem="imagenet", width=8)])
 def test_the_size_of_a_checkpoint_is_that_of_the_file(tmp_path: Path, model: Model, auxiliary: bool) -> None:
     made = networks.first_networks(model, 3, 7, auxiliary, 1, 1)
+    assert parameters(model, 3, 7)[0] == sum(weights.numel() for weights in made.model.parameters())
     networks.save(tmp_path / "c", made, model, Normalization(mean=[0.5] * 3, std=[0.5] * 3), [str(k) for k in range(7)])
     written = (tmp_path / "c").stat().st_size
     header = 8 + int.from_bytes((tmp_path / "c").read_bytes()[:8], "little")
