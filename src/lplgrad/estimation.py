@@ -29,7 +29,8 @@ KNOWN = {
     "caltech101": (224, 3, 101, 2_877),
     "digits": (8, 1, 10, 597),
 }
-ARCHITECTURES = {"resnet18": ((2, 2, 2, 2), 64), "small_resnet": ((1, 1, 1), 16)}  # models.py needs torch; a test holds them together
+# As in models.py, which needs torch; the tests hold them together.
+ARCHITECTURES = {"resnet18": ((2, 2, 2, 2), 64), "small_resnet": ((1, 1, 1), 16)}
 
 
 @dataclass(frozen=True)
