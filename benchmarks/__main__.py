@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import measure
 
-BENCHMARKS = ("gradient_norms", "precision", "coreset")
+BENCHMARKS = ("gradient_norms", "precision", "coreset", "training", "accuracy", "rates", "orchestration")
 
 
 def main() -> None:

@@ -429,17 +429,19 @@ class TestRefusals:
             single_line(told, *words)
 
 
-@pytest.mark.parametrize("job", ["train", "entropy", "gradient_norm", "random"])
+@pytest.mark.parametrize("job", ["start", "train", "entropy", "gradient_norm", "random"])
 def test_a_job_imports_no_more_than_torch(started: Path, job: str) -> None:
     """Starting is what a small job costs. The compiler behind torch and sympy take a second or more to import."""
     common = ["--data", "data", "--labeled", "labeled.csv", "--round", "1", "--seed", "1", "--output", "out"]
-    if job == "train":
+    if job == "start":
+        arguments = ["start", "--data", "data", "--query-size", "8", "--seed", "1", "--output", "drawn.csv"]
+    elif job == "train":
         arguments = ["train", *common, "--settings", JOINT]
     else:
         arguments = ["query", *common, "--settings", QUERY.replace("NAME", job)]
         arguments += ["--checkpoint", "round1/checkpoint.safetensors"]
     heavy = {"torch._dynamo", "torch._inductor", "sympy", "pandas", "seaborn", "matplotlib", "sklearn", "snakemake"}
-    heavy |= {"torchvision", "scipy"} | ({"torch"} if job == "random" else set())
+    heavy |= {"torchvision", "scipy"} | ({"torch"} if job in ("start", "random") else set())
     script = (
         f"import sys; from lplgrad.cli import main; status = main({arguments!r});"
         f"sys.exit(status or ' '.join({heavy!r} & set(sys.modules)) or 0)"

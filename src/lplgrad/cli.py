@@ -18,7 +18,7 @@ from lplgrad.interruption import Interrupted, ends_cleanly
 # In the order in which data flows.
 COMMANDS = (
     "prepare", "start", "train", "query", "observe", "study", "measurements", "timings", "table", "figure",
-    "statistics", "diagnostics", "compare", "claims", "report", "status", "schema",
+    "statistics", "diagnostics", "compare", "claims", "report", "status", "estimate", "schema",
 )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ import os
 import platform
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +34,8 @@ def set_up(compute: Compute) -> torch.device:
 
     torch.set_num_threads(compute.threads)
     torch.backends.cudnn.benchmark = False
-    tf32 = compute.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32  # PyTorch leaves this on for convolutions
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False  # PyTorch leaves this on for convolutions
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
         raise UserError("compute.device: cuda, but torch sees no GPU; check the driver, or set it to auto or cpu")
@@ -43,6 +44,23 @@ def set_up(compute: Compute) -> torch.device:
     # Only for a GPU: the call imports the compiler, and on the CPU every operation used here is deterministic.
     torch.use_deterministic_algorithms(compute.deterministic)
     return torch.device("cuda")
+
+
+@contextmanager
+def tf32(enabled: bool) -> Iterator[None]:
+    """Within it, a GPU rounds the operands of float32 convolutions and matrix products to TensorFloat-32, if enabled.
+
+    Around training alone: queries and evaluation stay float32 whatever the precision of training.
+    """
+    import torch
+
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = enabled
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 class Stopwatch:

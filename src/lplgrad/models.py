@@ -95,7 +95,8 @@ class ResNet(nn.Module):
 
 def pool(feature_map: Tensor) -> Tensor:
     """Global average pooling: (B, D, H, W) to (B, D). Of the last stage these are the penultimate features."""
-    return feature_map.mean(dim=(2, 3))
+    # Laid out as it is in channels-last memory, its gradient is too, and need not be brought there to be added up.
+    return feature_map.permute(0, 2, 3, 1).flatten(1, 2).mean(dim=1)
 
 
 class LossPrediction(nn.Module):

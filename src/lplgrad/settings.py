@@ -145,8 +145,10 @@ class Compute(Settings):
         device: ``auto`` takes a GPU where there is one.
         threads: of torch in a job on the CPU. One thread a job keeps many jobs from fighting over the cores.
         precision: ``float32`` is float32 everywhere, convolutions included; ``tf32`` lets the GPU round the operands
-            of convolutions and matrix products to 10 bits of mantissa; ``bfloat16`` trains under autocast.
-            Queries and evaluation are always float32.
+            of convolutions and matrix products to 10 bits of mantissa, in training; ``bfloat16`` trains under autocast:
+            convolutions and matrix products, forward and backward, take operands of 7 bits of mantissa and accumulate
+            in float32, while weights, batch statistics, losses and the optimiser stay float32. On a CPU ``tf32`` is
+            float32. Queries and evaluation are always float32.
         deterministic: refuse operations that may differ from run to run on the same machine.
     """
 

@@ -141,7 +141,7 @@ def train(
         training, recipe, augmentation, normalization: the settings.
         batches: random stream of the order of the images.
         augmenting: random stream of the augmentation.
-        precision: ``bfloat16`` for autocast; the others need nothing here.
+        precision: ``bfloat16`` for autocast; ``tf32`` is the caller's: see ``devices.tf32``.
         begin: is given the state before the first epoch, and may bring it to where an earlier run stopped. Whenever an
             epoch is yielded, the state is that after it.
 

@@ -134,7 +134,8 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
         progress.attach,
     )
     try:
-        *_, last = track(progress.keep(steps), epochs, "epochs", line)
+        with devices.tf32(settings.compute.precision == "tf32"):
+            *_, last = track(progress.keep(steps), epochs, "epochs", line)
     except OutOfMemoryError:
         raise UserError(
             f"out of GPU memory in a step of training.batch_size: {settings.training.batch_size}; lower it, or "

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lplgrad.estimation import parameters
 from lplgrad.files import read_json
 from lplgrad.paper import TRIALS, published
 from lplgrad.report.tables import Section, by_panel, dataset_title, strategy_title
@@ -33,8 +34,6 @@ def datasets_table(file: StudyFile) -> pd.DataFrame:
         Columns dataset, train, test, image_size, channels, classes, parameters (of the main model), epochs, batch_size,
         learning_rate, milestones; a data set that is not prepared has empty sizes.
     """
-    from lplgrad.models import build_model
-
     layout = Layout(file.study)
     rows = []
     for name in file.study.run.datasets:
@@ -44,14 +43,13 @@ def datasets_table(file: StudyFile) -> pd.DataFrame:
         if manifest.exists():
             values = read_json(manifest)
             (train, height, width, channels), test = values["splits"]["train"]["images"], values["splits"]["test"]
-            model = build_model(row.model, channels, len(values["classes"]))
             known |= {
                 "train": train,
                 "test": test["images"][0],
                 "image_size": f"{width}x{height}",
                 "channels": channels,
                 "classes": len(values["classes"]),
-                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "parameters": parameters(row.model, channels, len(values["classes"]))[0],
             }
         known |= {
             "epochs": row.training.epochs,

@@ -1,0 +1,96 @@
+"""Whether the precision of training changes what a model learns: test accuracies, paired by seed.
+
+On scikit-learn's digits with the demo's settings and the strategy ``random``, so that in every precision a seed trains
+on the same images from the same weights in the same order. It answers for this small task alone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.measure import Figure, quartiles
+from lplgrad import devices
+from lplgrad.arrays import DatasetArrays, open_dataset
+from lplgrad.datasets import load
+from lplgrad.evaluation import accuracy, predict
+from lplgrad.networks import first_networks
+from lplgrad.preparation import write_dataset
+from lplgrad.randomness import Purpose, stream
+from lplgrad.settings import Augmentation, Model, Normalization, Recipe, Training
+from lplgrad.training import train
+from lplgrad.transforms import Normalize, to_tensor
+
+NAME = "accuracy"
+ROUNDS, QUERY_SIZE = 3, 25
+TRAINING = Training(epochs=40, batch_size=25, learning_rate=0.05, milestones=[32])
+
+
+def run(quick: bool) -> Iterator[Figure]:
+    """Mean test accuracy in each precision, and its difference to float32, after every round."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precisions = ["bfloat16", *(["tf32"] if device.type == "cuda" else [])]
+    seeds = range(1, 3 if quick else 6)
+    with tempfile.TemporaryDirectory() as folder:
+        source = load("digits")
+        write_dataset(Path(folder), source.prepare(source.options(), Path(folder)))
+        data = open_dataset(Path(folder))
+        found = {
+            precision: np.array([trial(data, seed, precision, device) for seed in seeds])
+            for precision in ["float32", *precisions]
+        }
+    for number in range(ROUNDS):
+        setting = f"digits, small_resnet, {(number + 1) * QUERY_SIZE} labels, {device.type}"
+        for precision, accuracies in found.items():
+            low, median, high = quartiles(accuracies[:, number].tolist())
+            yield Figure(NAME, setting, precision, "accuracy", len(seeds), median, low, high)
+        for precision in precisions:
+            differences = found[precision][:, number] - found["float32"][:, number]
+            case = f"{precision} minus float32, paired by seed"
+            for seed, value in zip(seeds, differences.tolist(), strict=True):
+                yield Figure(NAME, setting, f"{case}: seed {seed}", "accuracy", 1, value)
+            error = float(differences.std(ddof=1) / len(differences) ** 0.5)
+            mean = float(differences.mean())
+            yield Figure(
+                NAME,
+                setting,
+                f"{case}: mean ± standard error",
+                "accuracy",
+                len(seeds),
+                mean,
+                mean - error,
+                mean + error,
+            )
+
+
+def trial(data: DatasetArrays, seed: int, precision: str, device: torch.device) -> list[float]:
+    """Test accuracy after each round of a warm chain of the strategy ``random``."""
+    normalization = Normalization(mean=data.mean, std=data.std)
+    normalize = Normalize(normalization, device)
+    order = np.random.default_rng(seed).permutation(len(data.train.images))
+    networks = first_networks(Model(name="small_resnet"), data.channels, len(data.classes), False, seed, 1).to(device)
+    accuracies = []
+    for number in range(1, ROUNDS + 1):
+        labeled = np.sort(order[: number * QUERY_SIZE])
+        with devices.tf32(precision == "tf32"):
+            list(
+                train(
+                    networks,
+                    to_tensor(data.train.images[labeled], device),
+                    to_tensor(data.train.labels[labeled], device),
+                    TRAINING,
+                    Recipe(),
+                    Augmentation(crop_padding=1),
+                    normalization,
+                    stream(seed, Purpose.BATCHES, number),
+                    stream(seed, Purpose.AUGMENTATION, number),
+                    precision,
+                )
+            )
+        logits = predict(networks, [normalize(to_tensor(np.asarray(data.test.images), device))]).logits
+        accuracies.append(accuracy(logits.cpu().numpy(), data.test.labels))
+    return accuracies

@@ -1,0 +1,164 @@
+"""What training costs, beside the plain recipe: a DataLoader, PIL transforms, contiguous float32, PyTorch's SGD.
+
+ResNet-18 in its CIFAR form, 32x32, crops and flips; one batch of 128 a turn, the cases taking turns. Where there is a
+GPU it is measured there, and several processes sharing it as well. Ratios are how many times longer a case takes than
+the plain recipe: below one is faster.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.measure import Figure, figures, interleave
+from lplgrad import devices
+from lplgrad.networks import first_networks
+from lplgrad.randomness import Purpose, stream
+from lplgrad.settings import Augmentation, Compute, Model, Normalization, Recipe, Training
+from lplgrad.training import train
+
+NAME = "training"
+BATCH = 128
+REFERENCE = "plain recipe, float32"
+AUGMENTATION = Augmentation(horizontal_flip=True, crop_padding=4)
+NORMALIZATION = Normalization(mean=[0.5] * 3, std=[0.25] * 3)
+
+
+def run(quick: bool) -> Iterator[Figure]:
+    """Milliseconds an image in every precision and recipe, what sharing a GPU brings, and seconds against labels."""
+    device = devices.set_up(Compute(threads=torch.get_num_threads()))
+    gpu = device.type == "cuda"
+    count = BATCH * (100 if gpu else 1)
+    images, labels = made_up(count)
+    cases: dict[str, Callable[[], object]] = {REFERENCE: plain_recipe(images, labels, device)}
+    for precision in ("float32", "bfloat16", *(["tf32"] if gpu else [])):
+        cases[f"plain, {precision}"] = epoch(images, labels, device, precision, Recipe())
+        cases[f"joint, attached, {precision}"] = epoch(images, labels, device, precision, Recipe(auxiliary=True))
+    cases["joint, detached, float32"] = epoch(
+        images, labels, device, "float32", Recipe(auxiliary=True, detach_after=0), before=1
+    )
+    setting = f"ResNet-18, 32x32, batch {BATCH}, {'GPU' if gpu else f'threads: {torch.get_num_threads()}'}"
+    seconds = interleave(cases, 2 if quick else 7)
+    each = {case: [1e3 * value / count for value in values] for case, values in seconds.items()}
+    yield from figures(NAME, setting, each, "ms an image", REFERENCE)
+    for precision in ("float32", "bfloat16"):
+        pair = {case: each[case] for case in (f"plain, {precision}", f"joint, attached, {precision}")}
+        found = figures(NAME, f"{setting}: joint beside plain", pair, "ms an image", f"plain, {precision}")
+        yield found[1]
+    yield from against_labels(quick)
+    if gpu:
+        for jobs in (1, 2, 4):
+            yield shared(jobs)
+
+
+def made_up(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random images, uint8, shape (count, 32, 32, 3), and labels."""
+    draw = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=draw)
+    return images, torch.randint(0, 10, (count,), generator=draw)
+
+
+def epoch(
+    images: torch.Tensor, labels: torch.Tensor, device: torch.device, precision: str, recipe: Recipe, before: int = 0
+) -> Callable[[], object]:
+    """The program's own training, an epoch a call; the first ``before`` + 1 epochs are those of an attached module."""
+    networks = first_networks(Model(), 3, 10, recipe.auxiliary, 1, 1).to(device)
+    images, labels = images.to(device), labels.to(device)
+    training = Training(epochs=1_000, milestones=[], batch_size=BATCH, learning_rate=0.01)
+    streams = (stream(1, Purpose.BATCHES, 1), stream(1, Purpose.AUGMENTATION, 1))
+    steps = train(networks, images, labels, training, recipe, AUGMENTATION, NORMALIZATION, *streams, precision)
+    for _ in range(before):
+        next(steps)
+
+    def case() -> None:
+        with devices.tf32(precision == "tf32"):
+            next(steps)  # its totals are read, so a GPU's queue is empty
+
+    return case
+
+
+def plain_recipe(images: torch.Tensor, labels: torch.Tensor, device: torch.device) -> Callable[[], object]:
+    """As most code bases do it."""
+    from PIL import Image
+    from torchvision import transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(NORMALIZATION.mean, NORMALIZATION.std),
+        ]
+    )
+    array, targets = images.numpy(), labels.tolist()
+
+    class Photographs(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+        def __len__(self) -> int:
+            return len(array)
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return transform(Image.fromarray(array[index])), targets[index]
+
+    workers = 4 if device.type == "cuda" else 0
+    loader = torch.utils.data.DataLoader(
+        Photographs(), BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
+    model: nn.Module = first_networks(Model(), 3, 10, False, 1, 1).model.to(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+    def case() -> None:
+        for batch, target in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(model(batch.to(device)), target.to(device)).backward()
+            optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return case
+
+
+def against_labels(quick: bool) -> Iterator[Figure]:
+    """Seconds of an epoch against the number of labels; linear where seconds a label are the same."""
+    device = devices.set_up(Compute(threads=torch.get_num_threads()))
+    cases: dict[str, Callable[[], object]] = {}
+    sizes = (128, 256, 512, 1024)
+    for size in sizes:
+        images, labels = made_up(size)
+        networks = first_networks(Model(name="small_resnet"), 3, 10, False, 1, 1).to(device)
+        streams = (stream(1, Purpose.BATCHES, 1), stream(1, Purpose.AUGMENTATION, 1))
+        training = Training(epochs=1_000, milestones=[], batch_size=BATCH, learning_rate=0.01)
+        arguments = (training, Recipe(), AUGMENTATION, NORMALIZATION, *streams)
+        steps = train(networks, images.to(device), labels.to(device), *arguments)
+        cases[f"{size} labels"] = lambda steps=steps: next(steps)  # type: ignore[misc]
+    seconds = interleave(cases, 2 if quick else 7)
+    setting = f"small_resnet, 32x32, an epoch against labels, {device.type}"
+    yield from figures(NAME, setting, seconds, "s", f"{sizes[0]} labels")
+
+
+def shared(jobs: int) -> Figure:
+    """Images a second of several processes that share a GPU, together."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Manager().Barrier(jobs)
+    with context.Pool(jobs) as pool:
+        rates = pool.map(_share, [barrier] * jobs, chunksize=1)
+    setting = "ResNet-18, 32x32, bfloat16, one GPU shared"
+    return Figure(NAME, setting, f"{jobs} jobs at a time, together", "images/s", jobs, float(np.sum(rates)))
+
+
+def _share(barrier: threading.Barrier) -> float:
+    device = devices.set_up(Compute())
+    images, labels = made_up(BATCH * 50)
+    case = epoch(images, labels, device, "bfloat16", Recipe())
+    case()
+    barrier.wait()
+    start = time.perf_counter()
+    for _ in range(5):
+        case()
+    return 5 * len(images) / (time.perf_counter() - start)
