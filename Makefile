@@ -1,4 +1,5 @@
 # make demo   six strategies on handwritten digits, from a fresh machine to a report
+# make bench  what queries cost on this machine, into benchmarks/results
 # make test   lint, types and tests, as CI runs them
 # make lock   requirements.lock anew from pyproject.toml
 PYTHON ?= python3
@@ -7,7 +8,7 @@ STUDY := results/demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # hundreds of short jobs import the same modules
 
-.PHONY: demo test lint types quick lock clean
+.PHONY: demo bench test lint types quick lock clean
 
 demo: .venv/installed
 	snakemake --configfile demo.yaml
@@ -19,6 +20,9 @@ demo: .venv/installed
 
 $(STUDY)/report.html: $(STUDY)/measurements.csv $(STUDY)/timings.csv $(wildcard $(STUDY)/figures/*.svg report/*.rst)
 	snakemake --configfile demo.yaml --report $@
+
+bench: .venv/installed
+	python -m benchmarks
 
 test: lint types
 	pytest

@@ -92,4 +92,4 @@ def gradient_batch_size(images: Tensor) -> int:
         images: shape (B, channels, H, W).
     """
     pixels = images.shape[2] * images.shape[3]
-    return max(4, 16 * 32 * 32 // pixels) if images.device.type == "cpu" else max(1, 256 * 32 * 32 // pixels)
+    return max(4, 32 * 32 * 32 // pixels) if images.device.type == "cpu" else max(1, 256 * 32 * 32 // pixels)

@@ -122,7 +122,7 @@ class PerSampleGradientNorms:
             handle.remove()
         self._handles.clear()
         for weight, original in self._relaid:
-            weight.data = original.copy_(weight.data)
+            weight.data = original if weight.data_ptr() == original.data_ptr() else original.copy_(weight.data)
         self._relaid.clear()
         for parameter, required in self._requires_grad.items():
             parameter.requires_grad_(required)

@@ -21,12 +21,13 @@ from torch.nn import functional as F
 
 from lplgrad.gradient_norms.parts import OuterProducts, squares
 
-# What one pass over a number in the cache costs, in multiplications of a matrix product.
-COST_OF_PASSING = 8
-# Entries of the Gram matrices worked on at a time: on a CPU what its second-level cache holds.
+# Costs on a CPU, in multiplications of a matrix product: of passing once over a number in the cache, of laying out one
+# number of a patch, and of one call for one sample.
+COST_OF_PASSING = 24
+COST_OF_LAYING_OUT = 64
+COST_OF_A_CALL = 3_000_000
+# Numbers worked on at a time in Gram matrices and in patches: on a CPU what its second-level cache holds.
 GRAM_ENTRIES = {"cpu": 2**18, "cuda": 2**26}
-# Patches of fewer channels than a processor's vectors are long are laid out; so are all on a GPU, so many at a time.
-FEW_CHANNELS = 16
 PATCH_ENTRIES = {"cpu": 2**22, "cuda": 2**27}
 
 
@@ -81,11 +82,15 @@ class Convolution:
         """
         if self.kernel == (1, 1) and self.padding == (0, 0):
             return self.outer_products().squared_norm(dtype)
-        if self.groups == 1 and self._gram_cost() < self._direct_cost():
+        patches = self._fan_in * self.groups * self.gradients[0, 0].numel()
+        laying_out = COST_OF_LAYING_OUT * patches
+        on_cpu = self.inputs.device.type == "cpu"
+        overhead = min(COST_OF_A_CALL, laying_out) if on_cpu else laying_out
+        if self.groups == 1 and self._gram_cost() < self.gradients[0].numel() * self._fan_in + overhead:
             return self._by_gram_matrices()
-        if self.inputs.device.type == "cpu" and self.inputs.shape[1] >= FEW_CHANNELS:
+        if on_cpu and overhead == COST_OF_A_CALL:
             return self._one_by_one(dtype)
-        count = self._at_a_time(PATCH_ENTRIES, self._fan_in * self.groups * self.gradients[0, 0].numel())
+        count = self._at_a_time(PATCH_ENTRIES, patches)
         return torch.cat([part.outer_products().squared_norm(dtype) for part in self._split(count)])
 
     def outer_products(self) -> OuterProducts:
@@ -118,9 +123,6 @@ class Convolution:
     @property
     def _fan_in(self) -> int:
         return self.inputs.shape[1] // self.groups * self.kernel[0] * self.kernel[1]
-
-    def _direct_cost(self) -> int:
-        return self.gradients[0].numel() * self._fan_in
 
     def _gram_cost(self) -> int:
         (channels_in, *sides_in), (channels, *sides) = self.inputs.shape[1:], self.gradients.shape[1:]

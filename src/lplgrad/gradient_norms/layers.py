@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lplgrad.gradient_norms.convolution import Convolution
 from lplgrad.gradient_norms.parts import Direct, OuterProducts, Part, Rows
 
-# Where a mean is so many deviations from zero, it is subtracted before the products are added up, not after.
-FAR_FROM_ZERO = 30.0
+# Numbers of a sample's feature map from which two sums in one pass, sample by sample, beat two sums over the batch.
+LARGE_MAP = 2**14
 
 
 def _linear(layer: nn.Linear, x: Tensor, g: Tensor) -> dict[str, Part]:
@@ -31,19 +32,33 @@ def _with_bias(layer: Any, weight: Part, g: Tensor, positions: tuple[int, ...]) 
 def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, x: Tensor, g: Tensor) -> dict[str, Part]:
     if layer.training or layer.running_mean is None or layer.running_var is None:
         raise ValueError("batch norm in train mode: a sample's loss depends on its neighbours; call model.eval()")
-    deviation = (layer.running_var + layer.eps).sqrt()
-    mean = layer.running_mean
-    positions = tuple(range(2, x.dim()))
-    shift = g.sum(dim=positions) if positions else g
-    far = bool((mean.abs() > FAR_FROM_ZERO * deviation).any())
-    product = g * (x - mean.view(-1, *[1] * len(positions))) if far else g * x
-    scale = product.sum(dim=positions) if positions else product
-    return {"weight": Direct((scale if far else scale - mean * shift) / deviation), "bias": Direct(shift)}
+    if x.device.type == "cpu" and x[0].numel() >= LARGE_MAP:
+        sums = [_batch_norm_backward(layer, *pair) for pair in zip(torch.split(x, 1), torch.split(g, 1), strict=True)]
+        return {"weight": Direct(torch.stack([w for w, _ in sums])), "bias": Direct(torch.stack([b for _, b in sums]))}
+    shape = (-1, *[1] * (x.dim() - 2))
+    # The mean is subtracted first: sum(g x) - mean sum(g) would cancel where the mean is far from zero.
+    scaled = g * (x - layer.running_mean.view(shape))
+    return {
+        "weight": Direct(_over_positions(scaled) / (layer.running_var + layer.eps).sqrt()),
+        "bias": Direct(_over_positions(g)),
+    }
+
+
+def _batch_norm_backward(layer: nn.modules.batchnorm._BatchNorm, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of scale and shift over a batch, shape (C,) each."""
+    _, weight, bias = torch.ops.aten.native_batch_norm_backward(
+        g, x, layer.weight, layer.running_mean, layer.running_var, None, None, False, layer.eps, (False, True, True)
+    )
+    return weight, bias
+
+
+def _over_positions(t: Tensor) -> Tensor:
+    return t.sum(dim=tuple(range(2, t.dim()))) if t.dim() > 2 else t
 
 
 def _group_norm(layer: nn.GroupNorm, x: Tensor, g: Tensor) -> dict[str, Part]:
     scaled = g * F.group_norm(x, layer.num_groups, eps=layer.eps)
-    return {name: Direct(t.reshape(*t.shape[:2], -1).sum(dim=2)) for name, t in (("weight", scaled), ("bias", g))}
+    return {"weight": Direct(_over_positions(scaled)), "bias": Direct(_over_positions(g))}
 
 
 def _layer_norm(layer: nn.LayerNorm, x: Tensor, g: Tensor) -> dict[str, Part]:

@@ -1,0 +1,184 @@
+"""What an exact gradient norm costs, beside the least it could cost and beside what one would use instead.
+
+All cases take the same images through the same weights: ResNet-18, ten classes, in eval mode, the entropy's gradient.
+The reference is the floor: one batched forward and backward pass to the inputs, channels-last, in its best batch size,
+that computes no gradient of any weight.
+"""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import resource
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import Figure, figures, interleave
+from lplgrad.acquisition.entropy import entropy
+from lplgrad.gradient_norms import PerSampleGradientNorms
+from lplgrad.models import build_model, initialize
+from lplgrad.querying import gradient_batch_size
+from lplgrad.settings import Model
+
+Case = Callable[[Tensor], object]
+NAME = "gradient_norms"
+
+
+def resnet18(large: bool = False) -> nn.Module:
+    """ResNet-18 with first weights whose batch norm has seen noise, in eval mode."""
+    model = build_model(Model(stem="imagenet" if large else "cifar"), 3, 10)
+    generator = torch.Generator().manual_seed(0)
+    initialize(model, generator)
+    side = 64 if large else 32
+    with torch.no_grad():
+        model.train()(torch.randn(64, 3, side, side, generator=generator))
+    return model.eval()
+
+
+def run(quick: bool) -> Iterator[Figure]:
+    """Milliseconds an image at 32 and at 224 pixels, and memory."""
+    model = resnet18()
+    images = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        size = best_batch_size(model, images)
+        cases: dict[str, tuple[Case, int]] = {
+            f"floor, {size} at a time": (floor(model, size), 32),
+            "exact norms, float32": (exact(model), 32),
+            "exact norms, bfloat16 contractions": (exact(model, torch.bfloat16), 32),
+            "one sample at a time, autograd": (one_at_a_time(model), 8),
+            "vmap(grad)": (vmap_grad(model), 8),
+            **peers(model),
+        }
+        yield from _measure(f"32x32, threads: {threads}", cases, images, 2 if quick else 9)
+    large = resnet18(large=True)
+    images = torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    cases = {
+        "floor, 8 at a time": (floor(large, 8), 8),
+        "exact norms, float32": (exact(large), 8),
+        "exact norms, bfloat16 contractions": (exact(large, torch.bfloat16), 8),
+        "one sample at a time, autograd": (one_at_a_time(large), 4),
+    }
+    yield from _measure("224x224, threads: 1", cases, images, 1 if quick else 5)
+    for side, counts in ((32, (64, 512)), (224, (8, 32))):
+        for count in counts:
+            megabytes = _memory(count, side)
+            yield Figure(NAME, "peak memory beside model and images", f"{count} of {side}x{side}", "MB", 1, megabytes)
+
+
+def _measure(setting: str, cases: dict[str, tuple[Case, int]], images: Tensor, rounds: int) -> list[Figure]:
+    seconds = interleave({name: partial(case, images[:count]) for name, (case, count) in cases.items()}, rounds)
+    each = {name: [1000 * value / cases[name][1] for value in values] for name, values in seconds.items()}
+    return figures(NAME, setting, each, "ms an image", next(iter(cases)))
+
+
+def best_batch_size(model: nn.Module, images: Tensor) -> int:
+    """The batch size in which the floor is fastest."""
+    sizes = (8, 16, 32)
+    seconds = interleave({str(size): partial(floor(model, size), images) for size in sizes}, 3)
+    return min(sizes, key=lambda size: sorted(seconds[str(size)])[1])
+
+
+def floor(model: nn.Module, size: int) -> Case:
+    """Forward and backward to the inputs, and no gradient of a weight."""
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    model.requires_grad_(False)
+
+    def case(images: Tensor) -> None:
+        for batch in torch.split(images, size):
+            entropy(model(batch.contiguous(memory_format=torch.channels_last).requires_grad_())).sum().backward()
+
+    return lambda images: case(images.clone())
+
+
+def exact(model: nn.Module, contractions: torch.dtype | None = None) -> Case:
+    """The engine, as a query uses it."""
+
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+
+    def case(images: Tensor) -> Tensor:
+        with PerSampleGradientNorms(model, contractions) as norms_of:
+            return torch.cat(
+                [norms_of(part, entropy).total for part in torch.split(images, gradient_batch_size(images))]
+            )
+
+    return case
+
+
+def one_at_a_time(model: nn.Module) -> Case:
+    """As the authors of the paper do it."""
+    model = copy.deepcopy(model)
+    parameters = list(model.parameters())
+
+    def case(images: Tensor) -> list[Tensor]:
+        gradients = (torch.autograd.grad(entropy(model(image[None])).sum(), parameters) for image in images)
+        return [torch.stack([g.norm() for g in each]).norm() for each in gradients]
+
+    return case
+
+
+def vmap_grad(model: nn.Module) -> Case:
+    """Per-sample gradients by torch.func."""
+    from torch.func import functional_call, grad, vmap
+
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    buffers = dict(model.named_buffers())
+
+    def loss(parameters: dict[str, Tensor], image: Tensor) -> Tensor:
+        return entropy(functional_call(model, (parameters, buffers), (image[None],))).sum()
+
+    def case(images: Tensor) -> Tensor:
+        gradients = vmap(grad(loss), in_dims=(None, 0), chunk_size=8)(parameters, images)
+        return torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients.values()]).sum(dim=0).sqrt()
+
+    return case
+
+
+def peers(model: nn.Module) -> dict[str, tuple[Case, int]]:
+    """Other libraries for the same task, as far as they are installed and take this model."""
+    found: dict[str, tuple[Case, int]] = {}
+    try:
+        from backpack import backpack, extend
+        from backpack.extensions import BatchL2Grad
+    except ImportError:
+        print("BackPACK is not installed: pip install --group bench")
+    else:
+        extended = extend(copy.deepcopy(model)).eval()
+
+        def case(images: Tensor) -> Tensor:
+            extended.zero_grad()
+            with backpack(BatchL2Grad()):
+                entropy(extended(images)).sum().backward()
+            return torch.stack([parameter.batch_l2 for parameter in extended.parameters()]).sum(dim=0).sqrt()
+
+        found["BackPACK, BatchL2Grad"] = (case, 16)
+    try:
+        from opacus import GradSampleModule
+    except ImportError:
+        print("Opacus is not installed: pip install --group bench")
+    else:
+        try:
+            GradSampleModule(copy.deepcopy(model), strict=False, force_functorch=True)(torch.randn(2, 3, 32, 32))
+        except NotImplementedError as error:
+            print(f"Opacus refuses this model: {error}")
+        else:
+            print("Opacus takes this model by now: measure it")
+    return found
+
+
+def _memory(count: int, side: int) -> float:
+    """Peak memory in MB that a query takes beside the model and the images, in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (count, side))
+
+
+def _peak(count: int, side: int) -> float:
+    torch.set_num_threads(1)
+    model, images = resnet18(side > 64), torch.randn(count, 3, side, side)
+    exact(model)(images[:1])  # what torch loads at first use
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    exact(model)(images)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024

@@ -1,0 +1,145 @@
+"""What the benchmarks share: interleaved timing, the machine, and the files that results are written to."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+
+from lplgrad import __version__
+from lplgrad.files import write_text
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure.
+
+    Attributes:
+        benchmark: the module that measured it.
+        setting: what it was measured on.
+        case: what was measured.
+        unit: of ``median``, ``low`` and ``high``.
+        n: rounds, or repetitions.
+        median: over the rounds.
+        low, high: the quartiles; None where there is one number.
+        ratio, ratio_low, ratio_high: median and quartiles of the quotient of this case and the reference, taken round
+            by round, in which the drift of the machine cancels; None where there is no reference.
+        note: what else is to be said.
+    """
+
+    benchmark: str
+    setting: str
+    case: str
+    unit: str
+    n: int
+    median: float
+    low: float | None = None
+    high: float | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    note: str = ""
+
+
+def interleave(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each case in each round. All cases take turns, after a first turn that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for count in range(rounds + 1):
+        for name, case in cases.items():
+            start = time.perf_counter()
+            case()
+            if count:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def figures(
+    benchmark: str, setting: str, each: Mapping[str, Sequence[float]], unit: str, reference: str
+) -> list[Figure]:
+    """Figures from what ``interleave`` measured, brought to the unit; ratios are to the case ``reference``."""
+    found = []
+    for case, values in each.items():
+        low, median, high = quartiles(values)
+        ratios = quartiles([value / base for value, base in zip(values, each[reference], strict=True)])
+        found.append(
+            Figure(benchmark, setting, case, unit, len(values), median, low, high, ratios[1], ratios[0], ratios[2])
+        )
+    return found
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """First quartile, median and third."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+    return low, median, high
+
+
+def processor() -> str:
+    """The processor's model, and what it has for matrix products; of a GPU its name as well."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
+    found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    name = found[1].strip() if found else platform.processor() or platform.machine()
+    has = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if re.search(rf"\b{flag}\b", text)]
+    gpu = f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name} ({os.cpu_count()} cores{''.join(f', {flag}' for flag in has)}){gpu}"
+
+
+def versions() -> str:
+    """Versions of all that the figures depend on."""
+    found = [f"lplgrad {__version__}", f"Python {platform.python_version()}", f"torch {torch.__version__}"]
+    for name in ("backpack-for-pytorch", "opacus"):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{name} not installed")
+    return ", ".join(found)
+
+
+def file_name() -> str:
+    """What the files of this machine are called: its processor, and its GPU where it has one."""
+    has = re.sub(r"\(R\)|\(TM\)|CPU|Processor", "", processor()).replace(", ", " ")
+    return re.sub(r"[^a-z0-9]+", "-", has.lower()).strip("-")
+
+
+def write(folder: Path, found: Sequence[Figure], minutes: float) -> Path:
+    """Write the figures as a table to read and one to load; returns the former's path."""
+    name = file_name()
+    rows = io.StringIO(newline="")
+    writer = csv.DictWriter(rows, [field.name for field in fields(Figure)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(figure) for figure in found)
+    write_text(folder / f"{name}.csv", rows.getvalue())
+    lines = [f"# {processor()}", "", f"{versions()}. `make bench` took {minutes:.0f} minutes.", ""]
+    lines.append("Median, and quartiles in brackets. [What the figures mean](../README.md).")
+    for benchmark, setting in dict.fromkeys((figure.benchmark, figure.setting) for figure in found):
+        group = [figure for figure in found if (figure.benchmark, figure.setting) == (benchmark, setting)]
+        lines += [
+            "",
+            f"## {benchmark}: {setting}",
+            "",
+            "| case | measured | ratio | n | |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        lines += [
+            f"| {figure.case} | {_spread(figure.median, figure.low, figure.high)} {figure.unit} "
+            f"| {_spread(figure.ratio, figure.ratio_low, figure.ratio_high)} | {figure.n} | {figure.note} |"
+            for figure in group
+        ]
+    write_text(folder / f"{name}.md", "\n".join(lines) + "\n")
+    return folder / f"{name}.md"
+
+
+def _spread(median: float | None, low: float | None, high: float | None) -> str:
+    if median is None:
+        return ""
+    return f"{median:.3g}" + (f" ({low:.3g} to {high:.3g})" if low is not None and high is not None else "")

@@ -1,0 +1,90 @@
+"""How exact the gradient norms are, and whether rounding the contractions changes what is chosen.
+
+The reference is autograd, one sample at a time, in float64, behind the same logits: a logit of 100 has lost its fifth
+digit in float32 before the entropy sees it, and the entropy's gradient is exponential in it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.gradient_norms import resnet18
+from benchmarks.measure import Figure
+from lplgrad.acquisition import select
+from lplgrad.acquisition.entropy import entropy
+from lplgrad.gradient_norms import GradientNorms, PerSampleGradientNorms
+
+NAME = "precision"
+
+
+def run(quick: bool) -> Iterator[Figure]:
+    """Largest relative errors, and how many of the highest scores are the same ones."""
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    images, labels = handwritten_digits()
+    networks = {"first weights": resnet18()}
+    networks |= {f"trained, {epochs} epochs": trained(images[:300], labels[:300], epochs) for epochs in (2, 6)}
+    for setting, model in networks.items():
+        checked = images[300 : 300 + (4 if quick else 24)]
+        reference = in_float64(model, checked)
+        candidates = images[300 : 400 if quick else 900]
+        exact, rounded = norms(model, candidates, None), norms(model, candidates, torch.bfloat16)
+        confidence = float(exact.output.softmax(dim=1).amax(dim=1).median())
+        said = f"median confidence {confidence:.4f}"
+        for case, found in (("float32", exact), ("bfloat16 contractions", rounded)):
+            error = float((found.total[: len(checked)] / reference - 1).abs().max())
+            yield Figure(NAME, setting, f"{case}, largest relative error", "", len(checked), error, note=said)
+        error = float((rounded.total / exact.total - 1).abs().max())
+        yield Figure(NAME, setting, "bfloat16 contractions against float32", "", len(candidates), error, note=said)
+        for count in (len(candidates) // 20, len(candidates) // 5):
+            for kind in ("total", "sum"):
+                one, other = (set(select(np.asarray(getattr(n, kind)), count).tolist()) for n in (exact, rounded))
+                case = f"same among the {count} highest, {kind}"
+                yield Figure(NAME, setting, case, f"of {count}", len(candidates), len(one & other), note=said)
+
+
+def handwritten_digits() -> tuple[Tensor, Tensor]:
+    """scikit-learn's digits, made as large as CIFAR's images and standardised, in random order."""
+    pixels, labels = load_digits(return_X_y=True)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8)[order]
+    images = F.interpolate((images - images.mean()) / images.std(), size=(32, 32), mode="bilinear")
+    return images.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(labels).long()[order]
+
+
+def trained(images: Tensor, labels: Tensor, epochs: int) -> nn.Module:
+    """A network after some epochs of plain training."""
+    model = resnet18().to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(images)).split(32):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[batch]), labels[batch]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def norms(model: nn.Module, images: Tensor, contractions: torch.dtype | None) -> GradientNorms:
+    """The engine's norms of all images."""
+    with PerSampleGradientNorms(model, contractions) as norms_of:
+        parts = [norms_of(batch, entropy) for batch in torch.split(images, 16)]
+    return GradientNorms(*(torch.cat([getattr(part, name) for part in parts]) for name in ("total", "sum", "output")))
+
+
+def in_float64(model: nn.Module, images: Tensor) -> Tensor:
+    """The total norms by autograd, one sample at a time, in float64 behind the float32 network's logits."""
+    double = copy.deepcopy(model).double()
+    logits = norms(model, images, None).output.double().requires_grad_()
+    (slopes,) = torch.autograd.grad(entropy(logits).sum(), logits)
+    found = []
+    for image, slope in zip(images.double(), slopes, strict=True):
+        gradients = torch.autograd.grad((double(image[None]) * slope).sum(), list(double.parameters()))
+        found.append(torch.stack([g.norm() for g in gradients]).norm())
+    return torch.stack(found)
