@@ -1,4 +1,4 @@
-"""python -m benchmarks [--only NAME] [--quick]: measure, and write results/<machine>.md and .csv."""
+"""python -m benchmarks [--only NAME] [--threads N] [--quick]: measure, and write results/<machine>.md and .csv."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import importlib
 import time
 import warnings
 from pathlib import Path
+
+import torch
 
 from benchmarks import measure
 
@@ -18,9 +20,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--only", choices=BENCHMARKS, action="append", help="may be given several times")
     parser.add_argument("--quick", action="store_true", help="few rounds, to see that it runs")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 is what a study's jobs have by default")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", module="backpack|opacus")
+    torch.set_num_threads(arguments.threads)
     start = time.monotonic()
     found: list[measure.Figure] = []
     for name in arguments.only or BENCHMARKS:

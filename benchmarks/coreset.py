@@ -22,7 +22,6 @@ CANDIDATES, LABELED, PICKS, FEATURES = 25_000, 10_000, 1_000, 512
 
 def run(quick: bool) -> Iterator[Figure]:
     """Seconds of a query, and the ratio to extracting the features that it needs."""
-    torch.set_num_threads(2)
     model = resnet18().to(memory_format=torch.channels_last)
     images = torch.randn(256, 3, 32, 32).contiguous(memory_format=torch.channels_last)
 
@@ -32,7 +31,7 @@ def run(quick: bool) -> Iterator[Figure]:
 
     share = 16 if quick else 1
     sizes = (CANDIDATES // share, LABELED // share, PICKS // share)
-    setting = f"{sizes[0]:,} candidates, {sizes[1]:,} labelled, {sizes[2]:,} picks, {FEATURES} features, threads: 2"
+    setting = f"{sizes[0]:,} candidates, {sizes[1]:,} labelled, {sizes[2]:,} picks, {FEATURES} features"
     cases: dict[str, Callable[[], object]] = {"extracting the features": extract}
     for name, points in (("clustered", clustered), ("Gaussian", gaussian)):
         candidates, centers = points(sizes[0], 1), points(sizes[1], 2)
@@ -49,9 +48,9 @@ def run(quick: bool) -> Iterator[Figure]:
             "greedy k-center": lambda: k_center_greedy(candidates, centers, small[2]),
             "full matrix of distances": lambda: full_matrix(candidates, centers, small[2]),
         },
-        1 if quick else 5,
+        1 if quick else 3,
     )
-    setting = f"{small[0]:,} candidates, {small[1]:,} labelled, {small[2]:,} picks, {FEATURES} features, threads: 2"
+    setting = f"{small[0]:,} candidates, {small[1]:,} labelled, {small[2]:,} picks, {FEATURES} features"
     yield from figures(NAME, setting, seconds, "s", "greedy k-center")
 
 

@@ -52,14 +52,19 @@ class Figure:
 
 
 def interleave(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each case in each round. All cases take turns, after a first turn that does not count."""
+    """Seconds of each case in each round. All cases take turns, after a first turn that does not count.
+
+    With one thread the seconds are the processor's, which on a quiet machine are those on the clock, and on a busy one
+    leave out the waiting for others; with several, whose waiting for each other does count, those on the clock.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for count in range(rounds + 1):
         for name, case in cases.items():
-            start = time.perf_counter()
+            start = clock()
             case()
             if count:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -119,7 +124,8 @@ def write(folder: Path, found: Sequence[Figure], minutes: float) -> Path:
     writer.writeheader()
     writer.writerows(asdict(figure) for figure in found)
     write_text(folder / f"{name}.csv", rows.getvalue())
-    lines = [f"# {processor()}", "", f"{versions()}. `make bench` took {minutes:.0f} minutes.", ""]
+    load = f"{os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else "unknown"
+    lines = [f"# {processor()}", "", f"{versions()}. It took {minutes:.0f} minutes; the machine's load was {load}.", ""]
     lines.append("Median, and quartiles in brackets. [What the figures mean](../README.md).")
     for benchmark, setting in dict.fromkeys((figure.benchmark, figure.setting) for figure in found):
         group = [figure for figure in found if (figure.benchmark, figure.setting) == (benchmark, setting)]

@@ -19,16 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lplgrad.gradient_norms.parts import OuterProducts, squares
+from lplgrad.gradient_norms.parts import OuterProducts, gram_is_cheaper, squares
 
-# Costs on a CPU, in multiplications of a matrix product: of passing once over a number in the cache, of laying out one
-# number of a patch, and of one call for one sample.
-COST_OF_PASSING = 24
-COST_OF_LAYING_OUT = 64
+# Costs on a CPU, in multiplications of a product of large matrices: of passing over a number once, of laying out one
+# number of a patch, of a multiplication in the backward pass of one sample's convolution, and of calling that.
+COST_OF_PASSING = 80
+COST_OF_LAYING_OUT = 230
+COST_ONE_BY_ONE = 3
 COST_OF_A_CALL = 3_000_000
-# Numbers worked on at a time in Gram matrices and in patches: on a CPU what its second-level cache holds.
+# Numbers worked on at a time, in Gram matrices and in patches: on a CPU about what its second-level cache holds.
 GRAM_ENTRIES = {"cpu": 2**18, "cuda": 2**26}
-PATCH_ENTRIES = {"cpu": 2**22, "cuda": 2**27}
+PATCH_ENTRIES = {"cpu": 2**20, "cuda": 2**27}
 
 
 @dataclass(frozen=True)
@@ -82,16 +83,23 @@ class Convolution:
         """
         if self.kernel == (1, 1) and self.padding == (0, 0):
             return self.outer_products().squared_norm(dtype)
-        patches = self._fan_in * self.groups * self.gradients[0, 0].numel()
-        laying_out = COST_OF_LAYING_OUT * patches
-        on_cpu = self.inputs.device.type == "cpu"
-        overhead = min(COST_OF_A_CALL, laying_out) if on_cpu else laying_out
-        if self.groups == 1 and self._gram_cost() < self.gradients[0].numel() * self._fan_in + overhead:
+        positions = self.gradients[0, 0].numel()
+        products = self.gradients[0].numel() * self._fan_in
+        patches = positions * self._fan_in * self.groups
+        costs = {"patches": products + COST_OF_LAYING_OUT * patches}
+        if self.groups == 1:
+            costs["gram"] = self._gram_cost()
+        if self.inputs.device.type == "cpu":
+            costs["one by one"] = products * COST_ONE_BY_ONE + COST_OF_A_CALL
+        cheapest = min(costs, key=costs.__getitem__)
+        if cheapest == "gram":
             return self._by_gram_matrices()
-        if on_cpu and overhead == COST_OF_A_CALL:
+        if cheapest == "one by one":
             return self._one_by_one(dtype)
-        count = self._at_a_time(PATCH_ENTRIES, patches)
-        return torch.cat([part.outer_products().squared_norm(dtype) for part in self._split(count)])
+        parts = self._split(self._at_a_time(PATCH_ENTRIES, patches))
+        if dtype is not None and not gram_is_cheaper(positions, self._fan_in, self.gradients.shape[1] // self.groups):
+            parts = [replace(part, inputs=part.inputs.to(dtype)) for part in parts]
+        return torch.cat([part.outer_products().squared_norm(dtype) for part in parts])
 
     def outer_products(self) -> OuterProducts:
         """The patches laid out, as a linear layer's inputs."""

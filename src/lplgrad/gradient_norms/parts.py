@@ -35,6 +35,11 @@ def squares(gradients: Tensor) -> Tensor:
     return rows.flatten(1).double().square().sum(dim=1)
 
 
+def gram_is_cheaper(positions: int, fan_in: int, fan_out: int) -> bool:
+    """Whether the two Gram matrices over positions take fewer multiplications than the gradient itself."""
+    return positions * (fan_in + fan_out) < fan_in * fan_out
+
+
 @dataclass(frozen=True)
 class OuterProducts:
     """A weight's gradient as a sum of outer products over T positions, in G independent groups.
@@ -62,7 +67,7 @@ class OuterProducts:
         """
         positions, fan_in = self.inputs.shape[2:]
         fan_out = self.gradients.shape[3]
-        if positions * (fan_in + fan_out) < fan_in * fan_out:  # the Gram matrices are cheaper than the gradient
+        if gram_is_cheaper(positions, fan_in, fan_out):
             product = (self.inputs @ self.inputs.mT) * (self.gradients @ self.gradients.mT)
             return product.sum(dim=3).sum(dim=(1, 2), dtype=torch.float64).clamp_min(0)
         dtype = dtype or self.inputs.dtype
