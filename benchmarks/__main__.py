@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import time
 import warnings
 from pathlib import Path
 
@@ -25,14 +24,13 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", module="backpack|opacus")
     torch.set_num_threads(arguments.threads)
-    start = time.monotonic()
     found: list[measure.Figure] = []
     for name in arguments.only or BENCHMARKS:
         for figure in importlib.import_module(f"benchmarks.{name}").run(arguments.quick):
             found.append(figure)
             ratio = "" if figure.ratio is None else f"  x{figure.ratio:.2f}"
             print(f"{name}, {figure.setting}: {figure.case} {figure.median:.4g} {figure.unit}{ratio}", flush=True)
-    print(measure.write(arguments.output, found, (time.monotonic() - start) / 60))
+    print(measure.write(arguments.output, found))
 
 
 if __name__ == "__main__":

@@ -10,14 +10,29 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import date
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from lplgrad import __version__
 from lplgrad.files import write_text
+
+
+@cache
+def conditions() -> str:
+    """The day, how busy the machine was when it was first asked, and the versions of all that the figures depend on."""
+    found = [f"lplgrad {__version__}", f"Python {platform.python_version()}", f"torch {torch.__version__}"]
+    for name in ("backpack-for-pytorch", "opacus"):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{name} not installed")
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{date.today()}{load}, {', '.join(found)}"
 
 
 @dataclass(frozen=True)
@@ -34,7 +49,7 @@ class Figure:
         low, high: the quartiles; None where there is one number.
         ratio, ratio_low, ratio_high: median and quartiles of the quotient of this case and the reference, taken round
             by round, in which the drift of the machine cancels; None where there is no reference.
-        note: what else is to be said.
+        machine: when, on what load and with which versions it was measured.
     """
 
     benchmark: str
@@ -48,7 +63,7 @@ class Figure:
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
-    note: str = ""
+    machine: str = field(default_factory=conditions)
 
 
 def interleave(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -99,50 +114,48 @@ def processor() -> str:
     return f"{name} ({os.cpu_count()} cores{''.join(f', {flag}' for flag in has)}){gpu}"
 
 
-def versions() -> str:
-    """Versions of all that the figures depend on."""
-    found = [f"lplgrad {__version__}", f"Python {platform.python_version()}", f"torch {torch.__version__}"]
-    for name in ("backpack-for-pytorch", "opacus"):
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"{name} not installed")
-    return ", ".join(found)
-
-
 def file_name() -> str:
     """What the files of this machine are called: its processor, and its GPU where it has one."""
     has = re.sub(r"\(R\)|\(TM\)|CPU|Processor", "", processor()).replace(", ", " ")
     return re.sub(r"[^a-z0-9]+", "-", has.lower()).strip("-")
 
 
-def write(folder: Path, found: Sequence[Figure], minutes: float) -> Path:
-    """Write the figures as a table to read and one to load; returns the former's path."""
-    name = file_name()
+def write(folder: Path, found: Sequence[Figure]) -> Path:
+    """Write the figures as a table to read and one to load; returns the former's path.
+
+    Figures of benchmarks that were not run this time stay as they are in the file.
+    """
+    table = folder / f"{file_name()}.csv"
+    run = {figure.benchmark for figure in found}
+    everything = sorted([*_read(table, run), *found], key=lambda figure: figure.benchmark)
     rows = io.StringIO(newline="")
-    writer = csv.DictWriter(rows, [field.name for field in fields(Figure)], lineterminator="\n")
+    writer = csv.DictWriter(rows, [column.name for column in fields(Figure)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(figure) for figure in found)
-    write_text(folder / f"{name}.csv", rows.getvalue())
-    load = f"{os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else "unknown"
-    lines = [f"# {processor()}", "", f"{versions()}. It took {minutes:.0f} minutes; the machine's load was {load}.", ""]
-    lines.append("Median, and quartiles in brackets. [What the figures mean](../README.md).")
-    for benchmark, setting in dict.fromkeys((figure.benchmark, figure.setting) for figure in found):
-        group = [figure for figure in found if (figure.benchmark, figure.setting) == (benchmark, setting)]
-        lines += [
-            "",
-            f"## {benchmark}: {setting}",
-            "",
-            "| case | measured | ratio | n | |",
-            "| --- | --- | --- | --- | --- |",
-        ]
+    writer.writerows(asdict(figure) for figure in everything)
+    write_text(table, rows.getvalue())
+    lines = [f"# {processor()}", "", "Median, and quartiles in brackets. [What the figures mean](../README.md)."]
+    for benchmark, setting in dict.fromkeys((figure.benchmark, figure.setting) for figure in everything):
+        group = [figure for figure in everything if (figure.benchmark, figure.setting) == (benchmark, setting)]
+        lines += ["", f"## {benchmark}: {setting}", "", group[0].machine + ".", ""]
+        lines += ["| case | measured | ratio | n |", "| --- | --- | --- | --- |"]
         lines += [
             f"| {figure.case} | {_spread(figure.median, figure.low, figure.high)} {figure.unit} "
-            f"| {_spread(figure.ratio, figure.ratio_low, figure.ratio_high)} | {figure.n} | {figure.note} |"
+            f"| {_spread(figure.ratio, figure.ratio_low, figure.ratio_high)} | {figure.n} |"
             for figure in group
         ]
-    write_text(folder / f"{name}.md", "\n".join(lines) + "\n")
-    return folder / f"{name}.md"
+    write_text(table.with_suffix(".md"), "\n".join(lines) + "\n")
+    return table.with_suffix(".md")
+
+
+def _read(table: Path, without: Collection[str]) -> list[Figure]:
+    """The figures of a file, but for those of some benchmarks."""
+    if not table.exists():
+        return []
+    kinds = {"int": int, "float": float, "float | None": lambda value: float(value) if value else None}
+    columns = [(column.name, kinds.get(str(column.type), str)) for column in fields(Figure)]
+    with table.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["benchmark"] not in without]
+    return [Figure(**{name: kind(row[name]) for name, kind in columns}) for row in rows]
 
 
 def _spread(median: float | None, low: float | None, high: float | None) -> str:

@@ -1,0 +1,52 @@
+"""What the benchmarks do with what they measured; nothing here is timed."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import measure
+from benchmarks.coreset import full_matrix
+from benchmarks.gradient_norms import exact, one_at_a_time, vmap_grad
+
+from lplgrad.acquisition import select
+from lplgrad.acquisition.coreset import k_center_greedy
+from lplgrad.models import build_model, initialize
+from lplgrad.settings import Model
+
+
+def test_ratios_are_taken_round_by_round(tmp_path: Path) -> None:
+    """A machine that is ten times as slow in one round changes the seconds and not the ratio."""
+    each = {"reference": [1.0, 10.0, 1.0], "case": [2.0, 20.0, 2.0]}
+    found = measure.figures("some", "here", each, "ms", "reference")
+    assert [(figure.median, figure.ratio, figure.ratio_high) for figure in found] == [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0)]
+    report = measure.write(tmp_path, [*found, measure.Figure("some", "there", "memory", "MB", 1, 12.5)])
+    assert "| case | 2 (2 to 11) ms | 2 (2 to 2) | 3 |" in report.read_text()
+    measure.write(tmp_path, [measure.Figure("other", "here", "memory", "MB", 1, 7.0)])
+    rows = list(csv.DictReader(report.with_suffix(".csv").read_text().splitlines()))
+    assert [row["median"] for row in rows] == ["7.0", "1.0", "2.0", "12.5"], "what was not measured again stays"
+
+
+def test_cases_take_turns_and_the_first_turn_does_not_count() -> None:
+    turns: list[str] = []
+    seconds = measure.interleave({name: lambda name=name: turns.append(name) for name in "ab"}, 2)  # type: ignore[misc]
+    assert turns == ["a", "b"] * 3
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_all_ways_give_the_same_norms() -> None:
+    model = build_model(Model(name="small_resnet", width=4), 3, 5)
+    initialize(model, torch.Generator().manual_seed(0))
+    images = torch.randn(3, 3, 8, 8)
+    expected = torch.stack(one_at_a_time(model.eval())(images)).double()  # type: ignore[arg-type]
+    for way in (exact, vmap_grad):
+        assert way(model)(images).tolist() == pytest.approx(expected.tolist(), rel=1e-5)  # type: ignore[attr-defined]
+
+
+def test_the_full_matrix_picks_the_same() -> None:
+    draw = torch.Generator().manual_seed(0)
+    candidates, centers = torch.randn(60, 5, generator=draw), torch.randn(9, 5, generator=draw)
+    chosen = select(k_center_greedy(candidates, centers, 20).numpy(), 20).tolist()
+    assert sorted(full_matrix(candidates, centers, 20)) == sorted(chosen)

@@ -1,0 +1,63 @@
+"""Queries find their batch size, and go on where memory runs out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lplgrad.acquisition.entropy import entropy
+from lplgrad.models import build_model, initialize
+from lplgrad.networks import Networks
+from lplgrad.querying import gradient_batch_size, gradient_norms
+from lplgrad.settings import Model
+
+
+def small_networks() -> Networks:
+    model = build_model(Model(name="small_resnet", width=4), 1, 3)
+    initialize(model, torch.Generator().manual_seed(0))
+    return Networks(model)
+
+
+def test_batches_follow_from_the_images_alone() -> None:
+    assert gradient_batch_size(torch.empty(1000, 3, 32, 32)) == gradient_batch_size(torch.empty(7, 3, 32, 32)) == 32
+    assert gradient_batch_size(torch.empty(9, 3, 224, 224)) == 4
+    assert gradient_batch_size(torch.empty(9, 3, 32, 32, device="meta")) > 32, "a GPU needs more to be busy"
+
+
+def test_a_lack_of_memory_halves_the_batch_and_loses_nothing() -> None:
+    networks = small_networks()
+    images = torch.randn(50, 1, 8, 8)
+    expected = gradient_norms(networks, entropy, [images])
+    asked = []
+
+    def scarce(model: Any, arguments: tuple[torch.Tensor, ...]) -> None:
+        asked.append(len(arguments[0]))
+        if asked[-1] > 7:
+            raise torch.OutOfMemoryError
+
+    handle = networks.model.register_forward_pre_hook(scarce)
+    found = gradient_norms(networks, entropy, [images[:20], images[20:]])
+    assert asked[:4] == [20, 10, 5, 5]
+    assert max(asked[2:]) == 5, "what was too much once is not tried again"
+    torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.output, expected.output)
+    handle.remove()
+    networks.model.register_forward_pre_hook(lambda model, arguments: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(torch.OutOfMemoryError):
+        gradient_norms(networks, entropy, [images])
+
+
+def test_the_example_of_the_documentation() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "gradient-norms.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    model, images, labels, norms = (names[name] for name in ("model", "images", "labels", "norms"))
+    loss = torch.nn.functional.cross_entropy(model(images[:1]), labels[:1])
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    assert float(norms.total[0]) == pytest.approx(float(torch.stack([g.norm() for g in gradients]).norm()), rel=1e-5)
+    assert float(norms.sum[0]) == pytest.approx(sum(float(g.norm()) for g in gradients), rel=1e-5)
