@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -151,7 +152,11 @@ def _read(table: Path, without: Collection[str]) -> list[Figure]:
     """The figures of a file, but for those of some benchmarks."""
     if not table.exists():
         return []
-    kinds = {"int": int, "float": float, "float | None": lambda value: float(value) if value else None}
+    kinds: dict[str, Callable[[str], Any]] = {
+        "int": int,
+        "float": float,
+        "float | None": lambda value: float(value) if value else None,
+    }
     columns = [(column.name, kinds.get(str(column.type), str)) for column in fields(Figure)]
     with table.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["benchmark"] not in without]
