@@ -9,11 +9,7 @@ STUDY := results/demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # hundreds of short jobs import the same modules
 
-<<<<<<< HEAD
 .PHONY: demo bench test lint types quick chaos lock clean
-=======
-.PHONY: demo bench test lint types quick lock clean
->>>>>>> engine
 
 demo: .venv/installed
 	snakemake --configfile demo.yaml

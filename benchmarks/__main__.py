@@ -11,11 +11,7 @@ import torch
 
 from benchmarks import measure
 
-<<<<<<< HEAD
 BENCHMARKS = ("gradient_norms", "precision", "coreset", "training", "accuracy", "rates", "orchestration")
-=======
-BENCHMARKS = ("gradient_norms", "precision", "coreset")
->>>>>>> engine
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def add_function(text: str) -> str:
     ("file", "jobs"),
     [
         ("training.py", {"train"}),
-        ("models.py", {"train", "query", "other query", "table"}),
+        ("models.py", {"train", "query", "other query"}),
         ("acquisition/entropy.py", {"query", "other query"}),  # coreset's query writes entropies beside its scores
         ("acquisition/coreset.py", {"other query"}),
         ("report/figures.py", {"figure"}),
