@@ -5,8 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lplgrad.commands.common import add_target
+
+if TYPE_CHECKING:
+    import torch
+
+    from lplgrad.arrays import DatasetArrays
+    from lplgrad.networks import Networks
+    from lplgrad.pool import LabeledSet
+    from lplgrad.resuming import Progress
+    from lplgrad.settings import Normalization, TrainingJob
+    from lplgrad.training import Epoch
 
 EXAMPLE = """lplgrad train --data data/digits --labeled labeled.csv --round 1 --seed 1 --output round1 \\
       --settings '{model: {name: small_resnet}, training: {epochs: 60, milestones: [48]}, recipe: {auxiliary: true}}'"""
@@ -52,8 +63,7 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
     from lplgrad.artifacts import read_labeled
     from lplgrad.commands.common import check_positive, check_round, check_seed, parse_settings, say_settings
     from lplgrad.errors import UserError
-    from lplgrad.leases import lease_gpu
-    from lplgrad.progress import say, track
+    from lplgrad.progress import say
     from lplgrad.settings import Normalization, TrainingJob
     from lplgrad.stopping import has_stopped, repeat_round
 
@@ -82,65 +92,44 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
             f"normalization: has {len(normalization.mean)} channels, the images of {arguments.data} {data.channels}"
         )
 
+    _train_and_test(arguments, settings, data, labeled, normalization, wanted)
+
+
+def _train_and_test(
+    arguments: argparse.Namespace,
+    settings: TrainingJob,
+    data: DatasetArrays,
+    labeled: LabeledSet,
+    normalization: Normalization,
+    wanted: Callable[[], bool],
+) -> None:
+    """All is found to be in order: from here on torch is there."""
+    from lplgrad.leases import lease_gpu
+
     if settings.compute.device != "cpu":
         lease_gpu(arguments.jobs_per_gpu)  # before torch is imported
 
     import numpy as np
-    from torch import OutOfMemoryError
 
     from lplgrad import devices, networks
     from lplgrad.artifacts import write_logits
+    from lplgrad.errors import UserError
     from lplgrad.evaluation import accuracy, accuracy_per_class, batch_size, batches_of, predict
     from lplgrad.files import write_json
-    from lplgrad.randomness import Purpose, stream
+    from lplgrad.progress import say
     from lplgrad.resuming import Progress, digest_of
-    from lplgrad.training import Epoch, train
     from lplgrad.transforms import Normalize, to_tensor
 
     device = devices.set_up(settings.compute)
-    if warm:
-        checkpoint = networks.load(arguments.checkpoint)
-        checkpoint.check_fits(data.channels, data.classes, settings.model, normalization)
-        trained = checkpoint.networks
-        if (trained.auxiliary is not None) != settings.recipe.auxiliary:
-            raise UserError(f"{arguments.checkpoint}: was trained by another recipe (auxiliary module or not)")
-    else:
-        trained = networks.first_networks(
-            settings.model, data.channels, len(data.classes), settings.recipe.auxiliary, arguments.seed, arguments.round
-        )
+    trained = _networks(arguments, settings, data, normalization)
     trained.to(device)
-    epochs = settings.training.epochs
-
-    def line(epoch: Epoch) -> str:
-        pairs = "" if epoch.pair_loss is None else f"  pair loss {epoch.pair_loss:.4f}"
-        return f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}{pairs}  learning rate {epoch.learning_rate:g}"
-
-    inputs = [arguments.data / "dataset.json", arguments.labeled, *([arguments.checkpoint] if warm else [])]
+    inputs = [arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])]
     digest = digest_of([settings.model_dump(), arguments.round, arguments.seed, device.type], inputs)
     progress = Progress(arguments.output, digest, arguments.progress_seconds, wanted)
+    epochs = settings.training.epochs
     say(f"round {arguments.round}, seed {arguments.seed}: {len(labeled)} labels, {epochs} epochs on {device}")
     watch = devices.Stopwatch(device)
-    steps = train(
-        trained,
-        to_tensor(data.train.images[labeled.indices], device),
-        to_tensor(data.train.labels[labeled.indices], device),
-        settings.training,
-        settings.recipe,
-        settings.augmentation,
-        normalization,
-        stream(arguments.seed, Purpose.BATCHES, arguments.round),
-        stream(arguments.seed, Purpose.AUGMENTATION, arguments.round),
-        settings.compute.precision,
-        progress.attach,
-    )
-    try:
-        with devices.tf32(settings.compute.precision == "tf32"):
-            *_, last = track(progress.keep(steps), epochs, "epochs", line)
-    except OutOfMemoryError:
-        raise UserError(
-            f"out of GPU memory in a step of training.batch_size: {settings.training.batch_size}; lower it, or "
-            "compute.jobs_per_gpu if other jobs share the card"
-        ) from None
+    last = _epochs(arguments, settings, data, labeled, normalization, trained, progress, device)
     seconds = watch.seconds()
 
     normalize = Normalize(normalization, device)
@@ -168,3 +157,72 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
     write_json(arguments.output / "metrics.json", metrics)
     progress.remove()
     say(f"test accuracy {metrics['accuracy']:.4f}; trained in {seconds:.1f} s")
+
+
+def _networks(
+    arguments: argparse.Namespace, settings: TrainingJob, data: DatasetArrays, normalization: Normalization
+) -> Networks:
+    """New networks, or those of the round before where the recipe starts warm; on the CPU."""
+    from lplgrad import networks
+    from lplgrad.errors import UserError
+
+    auxiliary = settings.recipe.auxiliary
+    if arguments.checkpoint is None:
+        return networks.first_networks(
+            settings.model, data.channels, len(data.classes), auxiliary, arguments.seed, arguments.round
+        )
+    checkpoint = networks.load(arguments.checkpoint)
+    checkpoint.check_fits(data.channels, data.classes, settings.model, normalization)
+    if (checkpoint.networks.auxiliary is not None) != auxiliary:
+        raise UserError(f"{arguments.checkpoint}: was trained by another recipe (auxiliary module or not)")
+    return checkpoint.networks
+
+
+def _epochs(
+    arguments: argparse.Namespace,
+    settings: TrainingJob,
+    data: DatasetArrays,
+    labeled: LabeledSet,
+    normalization: Normalization,
+    trained: Networks,
+    progress: Progress,
+    device: torch.device,
+) -> Epoch:
+    """Train, and keep the progress; what is told of the last epoch."""
+    from torch import OutOfMemoryError
+
+    from lplgrad import devices
+    from lplgrad.errors import UserError
+    from lplgrad.progress import track
+    from lplgrad.randomness import Purpose, stream
+    from lplgrad.training import train
+    from lplgrad.transforms import to_tensor
+
+    epochs = settings.training.epochs
+
+    def line(epoch: Epoch) -> str:
+        pairs = "" if epoch.pair_loss is None else f"  pair loss {epoch.pair_loss:.4f}"
+        return f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}{pairs}  learning rate {epoch.learning_rate:g}"
+
+    steps = train(
+        trained,
+        to_tensor(data.train.images[labeled.indices], device),
+        to_tensor(data.train.labels[labeled.indices], device),
+        settings.training,
+        settings.recipe,
+        settings.augmentation,
+        normalization,
+        stream(arguments.seed, Purpose.BATCHES, arguments.round),
+        stream(arguments.seed, Purpose.AUGMENTATION, arguments.round),
+        settings.compute.precision,
+        progress.attach,
+    )
+    try:
+        with devices.tf32(settings.compute.precision == "tf32"):
+            *_, last = track(progress.keep(steps), epochs, "epochs", line)
+    except OutOfMemoryError:
+        raise UserError(
+            f"out of GPU memory in a step of training.batch_size: {settings.training.batch_size}; lower it, or "
+            "compute.jobs_per_gpu if other jobs share the card"
+        ) from None
+    return last
