@@ -13,6 +13,9 @@ include: "workflow/rules/common.smk"
 configfile: CONFIG
 
 
+config["left_out"] = UNAVAILABLE  # for the report's first page
+
+
 report: "report/workflow.rst"
 
 

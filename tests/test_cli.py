@@ -287,6 +287,10 @@ class TestRefusals:
                 {"settings": TRAIN.replace("epochs: 2, batch_size: 8", "epochs: 1, learning_rate: 1e30")},
                 ("the weights are not finite after epoch 1 of 1",),
             ),
+            (
+                {"settings": "{model: {width: 4}, training: {epochs: 1, batch_size: 5, milestones: []}}"},
+                ("training.batch_size: 5 leaves one of 6 images over",),
+            ),
         ]  # fmt: skip
         if torch.cuda.is_available():
             cases = [case for case in cases if "compute.device: cuda" not in case[1]]

@@ -9,6 +9,7 @@ Imports neither torch nor Snakemake. Behaviour does not live here: every value r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -374,7 +375,9 @@ class Study(Settings):
 
     study: Name
     title: Title
-    data_dir: Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$")] = "data"
+    data_dir: Annotated[
+        str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$"), AfterValidator(os.path.expanduser)
+    ] = "data"
     run: Run
     recipes: Annotated[dict[Name, Recipe], Field(min_length=1)]
     strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]

@@ -15,7 +15,8 @@ from pydantic_core import PydanticCustomError
 
 from lplgrad.errors import UserError, nearest
 
-RESERVED_NAMES = {"start"}  # folders of the layout that a strategy's folder would collide with
+# Folders of the layout: a strategy's folder would collide with the one, a data set's with the other.
+RESERVED_NAMES = {"start", "downloads"}
 
 
 def _name(value: object) -> object:
@@ -23,7 +24,7 @@ def _name(value: object) -> object:
     if isinstance(value, str) and (not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", value) or value in RESERVED_NAMES):
         raise PydanticCustomError(
             "name",
-            "{value} cannot be a name: use letters, digits, '_' and '-', a letter first (and not 'start')",
+            "{value} cannot be a name: use letters, digits, '_' and '-', a letter first (but not start or downloads)",
             {"value": repr(value)},
         )
     return value

@@ -220,6 +220,13 @@ def _epochs(
     try:
         with devices.tf32(settings.compute.precision == "tf32"):
             *_, last = track(progress.keep(steps), epochs, "epochs", line)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"training.batch_size: {settings.training.batch_size} leaves one of {len(labeled)} images over, and batch "
+            "norm has no variance over one image whose last feature map is one pixel; choose another size"
+        ) from None
     except OutOfMemoryError:
         raise UserError(
             f"out of GPU memory in a step of training.batch_size: {settings.training.batch_size}; lower it, or "
