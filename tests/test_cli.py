@@ -204,9 +204,16 @@ class TestRound:
             "{embedded_images: 7, unlabeled_images: 20}",
         )  # fmt: skip
         assert status == 0
-        embedded = pd.read_csv(round1 / "embedded.csv")
+        observed = pd.read_csv(round1 / "observed.csv")
         test = open_dataset(started / "data").test
-        assert np.array_equal(test.labels[embedded["index"]], embedded["class"])
+        assert np.array_equal(test.labels[observed["index"]], observed["class"])
+        logits = np.load(round1 / "test_logits.npy")[observed["index"]].astype(np.float64)
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        chances = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+        assert observed["loss"].to_numpy() == pytest.approx(-np.log(chances[range(7), observed["class"]]), rel=1e-4)
+        assert observed["entropy"].to_numpy() == pytest.approx(-(chances * np.log(chances)).sum(axis=1), rel=1e-4)
+        assert (observed["gradient_norm"] > 0).all()
+        assert observed["predicted_loss"].notna().all()
         assert np.load(round1 / "features.npy").shape == (7, 16)
         asked = pd.read_csv(round1 / "confidence.csv")
         bought = set(pd.read_csv(labeled)["index"])

@@ -57,7 +57,12 @@ for trial, numbers in LAYOUT.gone_models().items():
         f"were not kept: rounds {numbers[0]} to {numbers[-1]} are trained again, to the same results"
     )
 PUBLISHED = set(read_study([CONFIG]).run.datasets)  # config.yaml is the paper
-MODEL_FIGURES = {"embeddings": "t-SNE", "confidence": "confidence", "class-accuracy": "accuracy by class"}
+MODEL_FIGURES = {
+    "embeddings": "t-SNE",
+    "confidence": "confidence",
+    "loss-correlation": "scores and true loss",
+    "class-accuracy": "accuracy by class",
+}
 ROOT = LAYOUT.root
 DATA = STUDY.data_dir
 LOGS = f"logs/{STUDY.study}"
@@ -184,7 +189,7 @@ def observed_checkpoint(wildcards):
 def observations(wildcards):
     """What was seen in the models of a trial."""
     trial = chain_of(wildcards)
-    names = ("features.npy", "embedded.csv", "confidence.csv")
+    names = ("features.npy", "observed.csv", "confidence.csv")
     return [f"{LAYOUT.round(trial, number)}/{name}" for number in LAYOUT.shown_models()[trial] for name in names]
 
 

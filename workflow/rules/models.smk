@@ -10,7 +10,7 @@ rule observe:
         arrays=rules.start.input.arrays,
     output:
         features=f"{ROUND}/features.npy",
-        embedded=f"{ROUND}/embedded.csv",
+        observed=f"{ROUND}/observed.csv",
         confidence=f"{ROUND}/confidence.csv",
     log:
         f"{ROUND_LOGS}/observe.log",
@@ -50,7 +50,7 @@ rule model_figure:
     benchmark:
         f"{LOGS}/{TRIAL}/{{kind}}_figure.tsv"
     wildcard_constraints:
-        kind="embeddings|confidence",
+        kind="embeddings|confidence|loss-correlation",
     conda:
         ENVIRONMENT
     params:

@@ -24,6 +24,7 @@ NEEDS = {
     "class-accuracy": ("classes", "budget", "dataset", "strategy", "seed"),
     "embeddings": ("budget", "dataset", "strategy", "seed"),
     "confidence": ("budget", "dataset", "strategy", "seed"),
+    "loss-correlation": ("budget", "dataset", "strategy", "seed"),
     "chosen": ("budget", "dataset", "strategy", "seed"),
 }
 
@@ -99,6 +100,8 @@ def _trial(arguments: argparse.Namespace, file: StudyFile) -> Any:
     observations = [_observation(layout, trial, number) for number in rounds]
     if arguments.kind == "confidence":
         return models.confidences(observations)
+    if arguments.kind == "loss-correlation":
+        return models.loss_correlations(observations)
     return models.embeddings(observations, open_dataset(Path(layout.data(trial.dataset))).classes)
 
 
@@ -132,6 +135,6 @@ def _observation(layout: Layout, trial: Chain, number: int) -> Any:
         number,
         int(confidence["labeled"].sum()),
         np.load(folder / "features.npy", allow_pickle=False),
-        pd.read_csv(folder / "embedded.csv")["class"].to_numpy(dtype=np.int64),
+        pd.read_csv(folder / "observed.csv"),
         confidence,
     )

@@ -1,10 +1,10 @@
-"""Look into a round's model: features of test images, and its confidence in labelled and unlabelled images."""
+"""Look into a round's model: features, losses and scores of test images, confidence in labelled and unlabelled ones."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs-per-gpu", type=int, default=1, metavar="N", help="how many jobs may share a GPU (default: %(default)s)"
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="folder for features.npy and confidence.csv"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for features.npy, observed.csv and confidence.csv",
     )
 
 
@@ -69,20 +73,20 @@ def run(arguments: argparse.Namespace) -> None:
     device = devices.set_up(settings.compute)
     checkpoint = networks.load(arguments.checkpoint)
     checkpoint.networks.to(device)
-    features = _ask(checkpoint, data.test.images, embedded, device, "test images").features
-    assert features is not None
+    asked = _ask(checkpoint, data.test.images, embedded, device, "test images")
+    assert asked.features is not None
     with replacing(arguments.output / "features.npy") as file:
-        np.save(file, features.cpu().numpy(), allow_pickle=False)
+        np.save(file, asked.features.cpu().numpy(), allow_pickle=False)
+    told = _told(checkpoint, asked, data.test.images[embedded], data.test.labels[embedded], device)
+    rows = zip(embedded.tolist(), *told.values(), strict=True)
+    lines = [",".join(["index", *told]) + "\n", *(",".join(map(str, row)) + "\n" for row in rows)]
+    write_text(arguments.output / "observed.csv", "".join(lines))
     lines = ["index,labeled,confidence\n"]
     for is_labeled, indices in ((1, labeled.indices), (0, unlabeled)):
         logits = _ask(checkpoint, data.train.images, indices, device, "training images").logits
         confidence = logits.double().softmax(dim=1).amax(dim=1).tolist()
         lines += [f"{index},{is_labeled},{value:.6g}\n" for index, value in zip(indices, confidence, strict=True)]
     write_text(arguments.output / "confidence.csv", "".join(lines))
-    write_text(
-        arguments.output / "embedded.csv",
-        "index,class\n" + "".join(f"{index},{data.test.labels[index]}\n" for index in embedded),
-    )
 
 
 def _ask(
@@ -95,4 +99,37 @@ def _ask(
     normalize = Normalize(checkpoint.normalization, device)
     size = batch_size(*images.shape[1:3])
     read = track(batches_of(images, positions, size), -(-len(positions) // size), what)
-    return predict(checkpoint.networks, (normalize(to_tensor(batch, device)) for batch in read), features=True)
+    return predict(
+        checkpoint.networks,
+        (normalize(to_tensor(batch, device)) for batch in read),
+        features=True,
+        predicted_loss=checkpoint.networks.auxiliary is not None,
+    )
+
+
+def _told(
+    checkpoint: Checkpoint,
+    asked: Predictions,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    device: torch.device,
+) -> dict[str, list[Any]]:
+    """Of test images the class, the loss, and what acquisition functions would score: columns by name."""
+    import torch
+    from torch.nn import functional as F
+
+    from lplgrad.acquisition.entropy import entropy
+    from lplgrad.evaluation import batch_size, batches_of
+    from lplgrad.querying import gradient_norms
+    from lplgrad.transforms import Normalize, to_tensor
+
+    normalize = Normalize(checkpoint.normalization, device)
+    batches = batches_of(images, None, batch_size(*images.shape[1:3]))
+    norms = gradient_norms(checkpoint.networks, entropy, (normalize(to_tensor(batch, device)) for batch in batches))
+    losses = F.cross_entropy(asked.logits.double(), torch.from_numpy(labels).to(device), reduction="none")
+    measured = {"loss": losses, "entropy": entropy(asked.logits), "gradient_norm": norms.total}
+    columns: dict[str, list[Any]] = {"class": labels.tolist()}
+    columns |= {name: [f"{value:.6g}" for value in values.tolist()] for name, values in measured.items()}
+    predicted = asked.predicted_loss
+    columns["predicted_loss"] = [""] * len(labels) if predicted is None else [f"{p:.6g}" for p in predicted.tolist()]
+    return columns

@@ -46,7 +46,7 @@ def files_of(layout: Layout, chain: Chain) -> list[str]:
         if number < last:
             found += [f"{layout.round(chain, number)}/{name}" for name in ("scores.csv", "next_labeled.csv", TIMES[1])]
         if number in layout.shown_models().get(chain, []):
-            observed = ("features.npy", "embedded.csv", "confidence.csv")
+            observed = ("features.npy", "observed.csv", "confidence.csv")
             found += [f"{layout.round(chain, number)}/{name}" for name in observed]
     return found
 

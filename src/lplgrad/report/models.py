@@ -13,6 +13,7 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 
 from lplgrad.report.style import set_up
+from lplgrad.statistics.choices import rank_correlation
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,14 @@ class Observation:
         round_number: the round.
         labels: size of the labelled set.
         features: penultimate features of M test images, shape (M, D).
-        classes: class of each of them, shape (M,).
+        asked: a row for each of them: class, loss, entropy, gradient_norm, predicted_loss (empty without a module).
         confidence: a row an image of the training pool: labeled (0 or 1), confidence.
     """
 
     round_number: int
     labels: int
     features: npt.NDArray[np.float32]
-    classes: npt.NDArray[np.int64]
+    asked: pd.DataFrame
     confidence: pd.DataFrame
 
     @property
@@ -57,7 +58,7 @@ def embeddings(observations: list[Observation], classes: list[str]) -> Any:
             observation.features.astype(np.float64)
         )
         axis.scatter(
-            embedding[:, 0], embedding[:, 1], c=[palette[label] for label in observation.classes], s=4, linewidths=0,
+            embedding[:, 0], embedding[:, 1], c=[palette[label] for label in observation.asked["class"]], s=4, linewidths=0,
             rasterized=True,
         )  # fmt: skip
         axis.set_title(observation.title, loc="left")
@@ -93,6 +94,27 @@ def confidences(observations: list[Observation]) -> Any:
         axis.set_xlim(0, 1)
         axis.legend(loc="upper left")
     axes[0, 0].set_ylabel("images")
+    return figure
+
+
+def loss_correlations(observations: list[Observation]) -> Any:
+    """How well each score ranks test images by their true loss, after each round: Spearman's correlation."""
+    set_up()
+    figure, axis = plt.subplots(figsize=(5.6, 3.4))
+    looks = {"gradient_norm": ("#D55E00", "o"), "predicted_loss": ("#E69F00", "s"), "entropy": ("#0072B2", "D")}
+    for name, (color, marker) in looks.items():
+        asked = [seen.asked for seen in observations]
+        values = [rank_correlation(of[name].to_numpy(), of["loss"].to_numpy()) for of in asked]
+        if not np.isnan(values).all():
+            axis.plot(
+                [seen.labels for seen in observations], values, color=color, marker=marker,
+                label=name.replace("_", " "), markeredgecolor="white",
+            )  # fmt: skip
+    axis.axhline(0, color="#3C3C3C", linewidth=0.8)
+    axis.set_ylim(-1, 1)
+    axis.set_xlabel("labelled images")
+    axis.set_ylabel("rank correlation\nwith the true loss")
+    axis.legend(loc="lower left", ncols=3)
     return figure
 
 
