@@ -57,10 +57,8 @@ def embeddings(observations: list[Observation], classes: list[str]) -> Any:
         embedding = TSNE(init="pca", perplexity=perplexity, random_state=0, n_jobs=1).fit_transform(
             observation.features.astype(np.float64)
         )
-        axis.scatter(
-            embedding[:, 0], embedding[:, 1], c=[palette[label] for label in observation.asked["class"]], s=4, linewidths=0,
-            rasterized=True,
-        )  # fmt: skip
+        colors = [palette[label] for label in observation.asked["class"]]
+        axis.scatter(embedding[:, 0], embedding[:, 1], c=colors, s=4, linewidths=0, rasterized=True)
         axis.set_title(observation.title, loc="left")
         axis.set(xticks=[], yticks=[], aspect="equal")
         axis.spines[:].set_visible(False)
