@@ -111,13 +111,6 @@ def labels(wildcards):
     return LAYOUT.labels(chain, number)
 
 
-def rest_of_budget(wildcards):
-    """What a budget has beside its query size."""
-    budget = LAYOUT.budget(wildcards.budget, wildcards.dataset)
-    candidates = "" if budget.subset is None else f"--candidates {budget.subset} "
-    return f"{candidates}--labels {budget.labels}"
-
-
 def previous_checkpoint(wildcards):
     """The checkpoint that a warm start trains on."""
     if STUDY.recipes[STUDY.strategies[wildcards.strategy].recipe].init == "fresh":

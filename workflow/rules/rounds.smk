@@ -14,14 +14,16 @@ rule start:
     localrule: True  # done before a cluster would have begun
     conda:
         ENVIRONMENT
+    resources:  # no parameters: they are only looked at, and a larger budget must not draw the start anew
+        candidates=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).subset or 0,
+        labels=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).labels,
     params:
         data=subpath(input.manifest, parent=True),
         query_size=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).query_size,
-        rest=rest_of_budget,
         code=code_digest("commands.start"),
     shell:
-        "lplgrad start --data {params.data:q} --query-size {params.query_size} {params.rest} --seed {wildcards.seed} "
-        "--output {output:q} > {log:q} 2>&1"
+        "lplgrad start --data {params.data:q} --query-size {params.query_size} --candidates {resources.candidates} "
+        "--labels {resources.labels} --seed {wildcards.seed} --output {output:q} > {log:q} 2>&1"
 
 
 rule train_start:
