@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.measure import Figure, quartiles
 from lplgrad.arrays import open_dataset
+from lplgrad.configuration import read_study
 from lplgrad.datasets import Images, Prepared
 from lplgrad.preparation import write_dataset
-from lplgrad.settings import read_study
 
 NAME = "orchestration"
 HOME = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import Figure
+from lplgrad.configuration import read_study
 from lplgrad.rates import measure_rates
-from lplgrad.settings import read_study
 from lplgrad.study import Layout
 
 NAME = "rates"

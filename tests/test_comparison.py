@@ -14,10 +14,11 @@ import pytest
 import yaml
 from scipy import stats
 
+from lplgrad.configuration import read_study
 from lplgrad.errors import UserError
 from lplgrad.report import comparison_figures, measured, style
 from lplgrad.report import statistics as report
-from lplgrad.settings import StudyFile, read_study
+from lplgrad.settings import StudyFile
 from lplgrad.statistics import comparison, curves
 
 HOME = Path(__file__).parents[1]

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from lplgrad.arrays import DatasetArrays
+from lplgrad.configuration import read_study
 from lplgrad.errors import UserError
 from lplgrad.report import diagnostics
-from lplgrad.settings import StudyFile, read_study
+from lplgrad.settings import StudyFile
 from tests.conftest import TRAIN
 
 HOME = Path(__file__).parents[1]

@@ -14,8 +14,9 @@ import torch
 
 from lplgrad import evaluation, networks, querying, training
 from lplgrad.arrays import DatasetArrays
+from lplgrad.configuration import read_study
 from lplgrad.estimation import checkpoint_bytes, estimate, parameters, peak_bytes, read_rates
-from lplgrad.settings import Model, Normalization, read_study
+from lplgrad.settings import Model, Normalization
 from lplgrad.study import Layout
 from tests.conftest import TRAIN
 

@@ -18,12 +18,13 @@ from lplgrad import networks
 from lplgrad.arrays import open_array, open_dataset
 from lplgrad.artifacts import read_labeled
 from lplgrad.cli import main
+from lplgrad.configuration import merge, read_study, read_study_file
 from lplgrad.datasets import Images, Prepared
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
 from lplgrad.preparation import write_dataset
 from lplgrad.resuming import restore, save
-from lplgrad.settings import Model, Normalization, Study, StudyFile, Training, merge, read_study, read_study_file
+from lplgrad.settings import Model, Normalization, Study, StudyFile, Training
 from lplgrad.training import Optimizer, State
 from lplgrad.validation import read_yaml
 from tests.conftest import CLASSES, small_images

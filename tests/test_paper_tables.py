@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from lplgrad.configuration import read_study
 from lplgrad.paper import published
 from lplgrad.report import deviations, figures, paper_tables, tables
-from lplgrad.settings import StudyFile, read_study
+from lplgrad.settings import StudyFile
 from lplgrad.study import Chain, Layout
 
 HOME = Path(__file__).parents[1]

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lplgrad.configuration import read_study
 from lplgrad.errors import UserError
 from lplgrad.report import collect, figures, style, tables
-from lplgrad.settings import StudyFile, read_study
+from lplgrad.settings import StudyFile
 from lplgrad.study import Layout
 
 HOME = Path(__file__).parents[1]

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from lplgrad import acquisition, datasets
+from lplgrad.configuration import read_study, read_study_file
 from lplgrad.errors import UserError
-from lplgrad.settings import Study, StudyFile, read_study, read_study_file
+from lplgrad.settings import Study, StudyFile
 from lplgrad.study import Chain, Layout
 
 BASE: dict[str, Any] = {
@@ -198,7 +199,7 @@ def test_dictionaries_merge_and_lists_replace(base: Path, tmp_path: Path) -> Non
 def test_merging_is_snakemakes(base: Path) -> None:
     from snakemake.utils import update_config
 
-    from lplgrad.settings import merge
+    from lplgrad.configuration import merge
 
     over = {"run": {"seeds": [9]}, "recipes": {"new": {"auxiliary": False}}, "title": {"odd": 1}, "datasets": 5}
     theirs = copy.deepcopy(BASE)
@@ -230,9 +231,9 @@ def test_everything_is_checked_without_torch() -> None:
     import sys
 
     script = (
-        "import sys; from lplgrad import acquisition, datasets, settings, study, code_digest, leases;"
+        "import sys; from lplgrad import acquisition, configuration, datasets, study, code_digest, leases;"
         "[acquisition.load(name) for name in acquisition.names()]; [datasets.load(name) for name in datasets.names()];"
-        "settings.read_study(['config.yaml', 'demo.yaml']); leases.visible_devices();"
+        "configuration.read_study(['config.yaml', 'demo.yaml']); leases.visible_devices();"
         "heavy = {'torch', 'torchvision', 'pandas', 'sklearn', 'matplotlib', 'snakemake'} & set(sys.modules);"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

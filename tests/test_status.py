@@ -11,7 +11,7 @@ import pytest
 
 from lplgrad import locks
 from lplgrad.cli import main
-from lplgrad.settings import read_study
+from lplgrad.configuration import read_study
 from lplgrad.status import progress_of, report, seconds_left
 from lplgrad.study import Chain, Layout
 

@@ -17,8 +17,8 @@ PACKAGE = Path(__file__).parent
 # nor does the layout, whose paths are the rules' own. Where a training stopped and went on again, and on which card,
 # neither.
 WITHOUT_EFFECT = {
-    "cli", "code_digest", "errors", "interruption", "leases", "locks", "progress", "resuming", "settings", "study",
-    "validation", "commands.common",
+    "cli", "code_digest", "configuration", "errors", "interruption", "leases", "locks", "progress", "resuming",
+    "settings", "study", "validation", "commands.common",
 }  # fmt: skip
 
 

@@ -1,8 +1,7 @@
 """The configuration: its keys, their types and defaults, and the checks that no type can express.
 
-Dictionaries define (recipes, strategies, data sets), the lists under ``run`` select. A study is read from one or
-several files, each merged over the ones before; every file is checked before the next is merged, so that a message
-names the file and the key. The settings of a single job (what ``--settings`` takes) are made of the same parts.
+Dictionaries define (recipes, strategies, data sets), the lists under ``run`` select. ``configuration`` reads them from
+files. The settings of a single job (what ``--settings`` takes) are made of the same parts.
 
 Imports neither torch nor Snakemake. Behaviour does not live here: every value reaches a job as a parameter.
 """
@@ -10,15 +9,14 @@ Imports neither torch nor Snakemake. Behaviour does not live here: every value r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from lplgrad import acquisition, datasets
-from lplgrad.errors import UserError, nearest
+from lplgrad.errors import nearest
 from lplgrad.validation import (
     Count,
     Name,
@@ -28,9 +26,7 @@ from lplgrad.validation import (
     Settings,
     Title,
     check_options,
-    parse,
     problem_below,
-    read_yaml,
 )
 
 
@@ -481,64 +477,3 @@ class QueryJob(Settings):
     def subset(self) -> int | None:
         """Size of the candidate subset, None for the whole pool."""
         return None if self.candidates == "all" else self.candidates
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` over ``base``: mappings are merged key by key, everything else is replaced (Snakemake's rule)."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = merge(below if isinstance(below, Mapping) else {}, value) if isinstance(value, Mapping) else value
-    return merged
-
-
-def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Study:
-    """Read a study from configuration files, each merged over the ones before, and check it after every step.
-
-    Args:
-        files: YAML (or JSON) files, the first of which is complete in itself.
-        overrides: values given on the command line; they come last.
-
-    Raises:
-        UserError: the file and key at fault, in one line.
-    """
-    layers: list[tuple[str, Any]] = [(str(file), _read_yaml_file(Path(file))) for file in files]
-    if overrides:
-        layers.append(("--config", _typed(overrides)))
-    if not layers:
-        raise UserError("no configuration file was given")
-    merged: dict[str, Any] = {}
-    for where, layer in layers:
-        if not isinstance(layer, Mapping):
-            raise UserError(f"{where}: expected keys and values at the top level")
-        merged = merge(merged, layer)
-        study = parse(Study, merged, where)
-    return study
-
-
-def _typed(value: Any) -> Any:
-    """Values of Snakemake's ``--config``, which hands some numbers and truth values over as text."""
-    if isinstance(value, Mapping):
-        return {key: _typed(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_typed(inner) for inner in value]
-    if isinstance(value, str):
-        read = read_yaml(value, "--config")
-        return read if isinstance(read, bool | int | float) else value
-    return value
-
-
-def read_study_file(path: Path) -> StudyFile:
-    """Read what ``lplgrad study`` wrote.
-
-    Raises:
-        UserError: it is not such a file.
-    """
-    return parse(StudyFile, _read_yaml_file(path), str(path))
-
-
-def _read_yaml_file(path: Path) -> Any:
-    try:
-        return read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file in UTF-8") from None

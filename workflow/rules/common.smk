@@ -17,7 +17,7 @@ from lplgrad import acquisition
 from lplgrad.code_digest import code_digest
 from lplgrad.errors import UserError
 from lplgrad.leases import visible_devices
-from lplgrad.settings import read_study
+from lplgrad.configuration import read_study
 from lplgrad.study import Chain, Layout, check_prepared_datasets, one_of, unavailable_datasets
 
 mimetypes.add_type("text/plain", ".yaml")  # which the report would otherwise warn of

@@ -24,11 +24,11 @@ def run(arguments: argparse.Namespace) -> None:
     """Read, judge and write."""
     from lplgrad import paper
     from lplgrad.commands.common import read_measurements
+    from lplgrad.configuration import read_study_file
     from lplgrad.files import write_text
     from lplgrad.report import claims, claims_page, published_claims
     from lplgrad.report.document import document
     from lplgrad.report.measured import check
-    from lplgrad.settings import read_study_file
     from lplgrad.statistics.claimed import Measured
 
     file = read_study_file(arguments.study)

@@ -36,11 +36,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _figure(arguments: argparse.Namespace) -> Any:
     from lplgrad.commands.common import read_measurements
+    from lplgrad.configuration import read_study_file
     from lplgrad.errors import UserError
     from lplgrad.report import comparison_figures as figures
     from lplgrad.report.measured import check
     from lplgrad.report.statistics import statistics
-    from lplgrad.settings import read_study_file
 
     needed = {"cost": ["measurements", "timings", "budget"], "calibration": ["diagnostics", "budget"]}
     needed["choices"] = needed["calibration"]

@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Read, compute and write."""
+    from lplgrad.configuration import read_study_file
     from lplgrad.files import write_text
     from lplgrad.report import diagnostics
-    from lplgrad.settings import read_study_file
 
     file = read_study_file(arguments.study)
     tables = {

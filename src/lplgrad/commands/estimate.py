@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Read, multiply and print."""
     from lplgrad.commands.common import check_positive
+    from lplgrad.configuration import read_study
     from lplgrad.estimation import data_bytes, estimate, peak_bytes, read_rates
-    from lplgrad.settings import read_study
     from lplgrad.study import Layout
 
     check_positive("--jobs", arguments.jobs)

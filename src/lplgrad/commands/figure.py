@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Draw and write."""
     from lplgrad.commands.common import check_endings
+    from lplgrad.configuration import read_study_file
     from lplgrad.errors import UserError
     from lplgrad.report import style
-    from lplgrad.settings import read_study_file
 
     check_endings(arguments.output, (".svg", ".pdf", ".png"))
     needs = NEEDS[arguments.kind]

@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Collect and write."""
+    from lplgrad.configuration import read_study_file
     from lplgrad.files import write_text
     from lplgrad.report import collect
-    from lplgrad.settings import read_study_file
 
     file = read_study_file(arguments.study)
     for name, frame in (("measurements", collect.measurements(file)), ("classes", collect.class_accuracies(file))):

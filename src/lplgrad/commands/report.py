@@ -22,11 +22,12 @@ def run(arguments: argparse.Namespace) -> None:
     import yaml
 
     from lplgrad.commands import figure, table
+    from lplgrad.configuration import read_study
     from lplgrad.errors import UserError
     from lplgrad.files import write_text
     from lplgrad.progress import say
     from lplgrad.report import collect, tables
-    from lplgrad.settings import StudyFile, read_study
+    from lplgrad.settings import StudyFile
     from lplgrad.study import Layout, unprepared_datasets
 
     study = read_study(arguments.files)

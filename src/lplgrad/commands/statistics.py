@@ -25,11 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Compute and write."""
     from lplgrad.commands.common import read_measurements
+    from lplgrad.configuration import read_study_file
     from lplgrad.files import write_text
     from lplgrad.report.document import document
     from lplgrad.report.measured import check
     from lplgrad.report.statistics import parts, statistics
-    from lplgrad.settings import read_study_file
 
     file = read_study_file(arguments.study)
     measurements = check(read_measurements(arguments.measurements, ["accuracy"]), arguments.measurements, file.study)

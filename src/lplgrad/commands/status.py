@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Look and print."""
-    from lplgrad.settings import read_study, read_study_file
+    from lplgrad.configuration import read_study, read_study_file
     from lplgrad.status import report
     from lplgrad.study import Layout
 

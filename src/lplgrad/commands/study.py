@@ -30,9 +30,10 @@ def run(arguments: argparse.Namespace) -> None:
     import yaml
 
     from lplgrad.commands.common import parse_settings
+    from lplgrad.configuration import read_study
     from lplgrad.errors import UserError
     from lplgrad.files import write_text
-    from lplgrad.settings import Study, StudyFile, read_study
+    from lplgrad.settings import Study, StudyFile
     from lplgrad.study import Layout
     from lplgrad.validation import parse, read_yaml
 

@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Compute, lay out and write."""
     from lplgrad.commands.common import check_endings
+    from lplgrad.configuration import read_study_file
     from lplgrad.files import write_text
     from lplgrad.report import tables
-    from lplgrad.settings import read_study_file
 
     check_endings(arguments.output, (".csv", ".html"))
     file = read_study_file(arguments.study)
@@ -59,9 +59,9 @@ Table = tuple["pd.DataFrame", "list[Section]", str, str]
 
 
 def _of_study(arguments: argparse.Namespace, file: StudyFile) -> Table:
+    from lplgrad.configuration import read_study
     from lplgrad.errors import UserError
     from lplgrad.report import deviations, paper_tables
-    from lplgrad.settings import read_study
 
     if arguments.kind == "datasets":
         table = paper_tables.datasets_table(file)

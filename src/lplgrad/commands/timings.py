@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Collect and write."""
+    from lplgrad.configuration import read_study_file
     from lplgrad.files import write_text
     from lplgrad.report import collect
-    from lplgrad.settings import read_study_file
 
     write_text(arguments.output, collect.timings(read_study_file(arguments.study)).to_csv(index=False))

@@ -23,7 +23,7 @@ TIMES = ("timing.json", "query_timing.json")  # what is not the same on every ru
 
 def read(files: Sequence[str]) -> Layout:
     """The study of config.yaml and what is merged over it."""
-    from lplgrad.settings import read_study
+    from lplgrad.configuration import read_study
     from lplgrad.study import Layout, check_prepared_datasets
 
     study = read_study(["config.yaml", *files])
