@@ -60,7 +60,8 @@ def embeddings(observations: list[Observation], classes: list[str]) -> Any:
         colors = [palette[label] for label in observation.asked["class"]]
         axis.scatter(embedding[:, 0], embedding[:, 1], c=colors, s=4, linewidths=0, rasterized=True)
         axis.set_title(observation.title, loc="left")
-        axis.set(xticks=[], yticks=[], aspect="equal")
+        axis.set(xticks=[], yticks=[])
+        axis.set_aspect("equal", adjustable="datalim")
         axis.spines[:].set_visible(False)
     if len(classes) <= 20:
         handles = [
@@ -109,7 +110,7 @@ def loss_correlations(observations: list[Observation]) -> Any:
                 label=name.replace("_", " "), markeredgecolor="white",
             )  # fmt: skip
     axis.axhline(0, color="#3C3C3C", linewidth=0.8)
-    axis.set_ylim(-1, 1)
+    axis.set_ylim(-1.05, 1.05)
     axis.set_xlabel("labelled images")
     axis.set_ylabel("rank correlation\nwith the true loss")
     axis.legend(loc="lower left", ncols=3)
