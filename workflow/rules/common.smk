@@ -26,7 +26,6 @@ mimetypes.add_type("text/plain", ".yaml")  # which the report would otherwise wa
 # rules have environments of their own (--sdm), with theirs.
 PYTHON = "python" if workflow.deployment_settings.deployment_method else quote(sys.executable)
 PYTHONPATH = quote(os.pathsep.join(filter(None, [str(HOME / "src"), os.environ.get("PYTHONPATH")])))
-shell.prefix(f'set -euo pipefail; lplgrad() ( PYTHONPATH={PYTHONPATH} exec {PYTHON} -m lplgrad "$@" ); ')
 
 
 # The study of config.yaml and of what the command line puts over it. Snakemake merges the same files into `config`; here
@@ -78,9 +77,12 @@ PLACES = len(visible_devices()) * STUDY.compute.jobs_per_gpu if LOCAL and STUDY.
 GPU = 1 if PLACES or (not LOCAL and STUDY.compute.device != "cpu") else 0
 if PLACES and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", PLACES)
-# Options that change no result, and are therefore no parameters: a change of theirs reruns nothing.
-PLACE = f"--jobs-per-gpu {STUDY.compute.jobs_per_gpu}"
-TRAINING = f"{PLACE} --progress-seconds {STUDY.compute.progress_seconds}"
+# Options that change no result are variables of the shell and no parameters: a change of theirs reruns nothing.
+shell.prefix(
+    f'set -euo pipefail; lplgrad() ( PYTHONPATH={PYTHONPATH} exec {PYTHON} -m lplgrad "$@" ); '
+    f'place="--jobs-per-gpu {STUDY.compute.jobs_per_gpu}"; '
+    f'progress="--progress-seconds {STUDY.compute.progress_seconds}"; '
+)
 
 
 wildcard_constraints:

@@ -28,7 +28,7 @@ rule observe:
         code=code_digest("commands.observe"),
     shell:
         "lplgrad observe --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--seed {wildcards.seed} --settings {params.settings:q} {PLACE} --output {params.folder:q} > {log:q} 2>&1"
+        "--seed {wildcards.seed} --settings {params.settings:q} $place --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule model_figure:

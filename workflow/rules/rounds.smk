@@ -55,7 +55,7 @@ rule train_start:
         code=code_digest("commands.train"),
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --round 1 --seed {wildcards.seed} "
-        "--settings {params.settings:q} {TRAINING} --output {params.folder:q} > {log:q} 2>&1"
+        "--settings {params.settings:q} $place $progress --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -89,7 +89,7 @@ rule train:
         code=code_digest("commands.train"),
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} {TRAINING} "
+        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} $place $progress "
         "--output {params.folder:q} > {log:q} 2>&1"
 
 
@@ -136,5 +136,5 @@ rule query:
         code=query_code,
     shell:
         "lplgrad query --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} {PLACE} "
+        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} $place "
         "--output {params.folder:q} > {log:q} 2>&1"
