@@ -58,14 +58,14 @@ class TestInference:
 
     def test_welch_is_scipys(self) -> None:
         one, other = draw(5) * 3 + 1, draw(5, seed=2)
-        found = inference.welch((one.mean(), one.std(ddof=1)), (other.mean(), other.std(ddof=1)), 5)
+        found = inference.welch((one.mean(), one.std(ddof=1)), (other.mean(), other.std(ddof=1)), (5, 5))
         theirs = stats.ttest_ind(one, other, equal_var=False)
         interval = theirs.confidence_interval()
         assert (found.p, found.freedom, *found.interval()) == pytest.approx(
             (theirs.pvalue, theirs.df, interval.low, interval.high)
         )
-        assert math.isnan(inference.welch((1, 0.0), (0, 0.0), 5).p)
-        assert math.isnan(inference.welch((1, math.nan), (0, 0.1), 5).p)
+        assert math.isnan(inference.welch((1, 0.0), (0, 0.0), (5, 5)).p)
+        assert math.isnan(inference.welch((1, math.nan), (0, 0.1), (5, 5)).p)
 
     @pytest.mark.parametrize("differences", [[1.0, 2, 3, 4, 5], [1.0, -1, 2, 2, 0, 3], [0.1 + 0.2, -0.3, 0.5, 0.5]])
     def test_wilcoxon_is_all_flips_of_signs(self, differences: list[float]) -> None:

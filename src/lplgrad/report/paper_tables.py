@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from lplgrad.estimation import parameters
 from lplgrad.files import read_json
 from lplgrad.paper import TRIALS, published
 from lplgrad.report.tables import Section, by_panel, dataset_title, strategy_title
 from lplgrad.settings import StudyFile
+from lplgrad.statistics.inference import ALPHA, estimate, welch
 from lplgrad.study import Layout
 
-LEVEL = 0.05
 ABLATION_COLUMNS = [
     "budget", "dataset", "fraction", "labels", "interpolated", "with_strategy", "without_strategy", "seeds",
     "with_mean", "with_std", "without_mean", "without_std", "gain", "gain_low", "gain_high", "paper_with",
@@ -129,26 +128,16 @@ def accuracy_against_paper(table: pd.DataFrame) -> pd.DataFrame:
     """
     printed = published("accuracy").rename(columns={"mean": "paper_mean", "std": "paper_std"})
     cells = table.merge(printed, on=["budget", "dataset", "labels", "strategy"])
-    found = [
-        _welch(cell["mean"], cell["std"], int(cell["seeds"]), cell["paper_mean"], max(cell["paper_std"], 0.05), TRIALS)
-        for _, cell in cells.iterrows()
-    ]
+    found = [_against(cell) for _, cell in cells.iterrows()]
     return cells.assign(**pd.DataFrame(found, columns=["difference", "low", "high", "p", "verdict"], index=cells.index))
 
 
-def _welch(
-    mean: float, std: float, n: int, other: float, other_std: float, m: int
-) -> tuple[float, float, float, float, str]:
-    difference = mean - other
-    if n < 2:
-        return difference, math.nan, math.nan, math.nan, "one seed"
-    variances = std**2 / n, other_std**2 / m
-    error = math.sqrt(sum(variances))
-    freedom = sum(variances) ** 2 / (variances[0] ** 2 / (n - 1) + variances[1] ** 2 / (m - 1))
-    half = float(stats.t.ppf(1 - LEVEL / 2, freedom)) * error
-    p = float(2 * stats.t.sf(abs(difference) / error, freedom))
-    verdict = "as the paper" if p >= LEVEL else "above the paper" if difference > 0 else "below the paper"
-    return difference, difference - half, difference + half, p, verdict
+def _against(cell: pd.Series[Any]) -> tuple[float, float, float, float, str]:
+    paper = cell["paper_mean"], max(cell["paper_std"], 0.05)
+    difference = welch((cell["mean"], cell["std"]), paper, (int(cell["seeds"]), TRIALS))
+    side = "above the paper" if difference.value > 0 else "below the paper"
+    verdict = "one seed" if math.isnan(difference.p) else "as the paper" if difference.p >= ALPHA else side
+    return difference.value, *difference.interval(), difference.p, verdict
 
 
 def accuracy_against_paper_sections(cells: pd.DataFrame, file: StudyFile) -> list[Section]:
@@ -172,7 +161,7 @@ def accuracy_against_paper_sections(cells: pd.DataFrame, file: StudyFile) -> lis
                     _plus_minus(only["paper_mean"], only["paper_std"]),
                     _signed(only["difference"]),
                 ]
-                if only["p"] < LEVEL:
+                if only["p"] < ALPHA:
                     best.add((len(rows), len(row) - 1))
             rows.append(row)
         seeds = int(part["seeds"].max())
@@ -289,10 +278,9 @@ def _summary(name: str, values: np.ndarray[Any, Any]) -> dict[str, float]:
 
 
 def _paired(differences: np.ndarray[Any, Any]) -> dict[str, float]:
-    n = len(differences)
-    mean = float(differences.mean()) if n else math.nan
-    half = float(stats.t.ppf(1 - LEVEL / 2, n - 1) * differences.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-    return {"gain": mean, "gain_low": mean - half, "gain_high": mean + half}
+    gain = estimate(differences)
+    low, high = gain.interval()
+    return {"gain": gain.value, "gain_low": low, "gain_high": high}
 
 
 def ablation_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:

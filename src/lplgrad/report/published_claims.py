@@ -42,7 +42,7 @@ def _unpaired(
     if not baseline:
         value = Estimate(mean, spread / math.sqrt(TRIALS), TRIALS - 1)
         return Case(strategy, "", budget, dataset, _shown(at), value, Estimate(math.nan), TRIALS)
-    difference = welch(known[strategy], known[baseline], TRIALS)
+    difference = welch(known[strategy], known[baseline], (TRIALS, TRIALS))
     relative = difference.scaled(100 / known[baseline][0])
     return Case(strategy, baseline, budget, dataset, _shown(at), difference, relative, TRIALS)
 
@@ -89,7 +89,7 @@ def table_three() -> pd.DataFrame:
         spreads = part.set_index("strategy")["std"]
         best = str(means.drop("lplgrad").idxmax())
         known = {name: (float(means[name]), float(spreads[name])) for name in ("lplgrad", best)}
-        found = welch(known["lplgrad"], known[best], TRIALS)
+        found = welch(known["lplgrad"], known[best], (TRIALS, TRIALS))
         low, high = found.interval()
         row = {"dataset": dataset, "labels": number, "baseline": best, "difference": found.value, "low": low}
         rows.append({**row, "high": high, "p": found.p})

@@ -200,16 +200,17 @@ def estimate(values: npt.ArrayLike) -> Estimate:
     return Estimate(float(values.mean()), float(deviation(values)) / math.sqrt(len(values)), len(values) - 1)
 
 
-def welch(one: tuple[float, float], other: tuple[float, float], count: int) -> Estimate:
+def welch(one: tuple[float, float], other: tuple[float, float], counts: tuple[int, int]) -> Estimate:
     """The difference of two means with Welch's standard error and degrees of freedom (Welch 1947).
 
     Args:
         one, other: mean and sample standard deviation of each; a deviation of NaN or two of 0 give no error.
-        count: trials of each.
+        counts: trials of each.
     """
-    variances = np.array([one[1], other[1]], dtype=float) ** 2 / count
+    trials = np.array(counts)
+    variances = np.array([one[1], other[1]], dtype=float) ** 2 / trials
     value = one[0] - other[0]
-    if not variances.sum() > 0 or count < 2:
+    if not variances.sum() > 0 or min(counts) < 2:
         return Estimate(value)
-    freedom = variances.sum() ** 2 / (variances**2 / (count - 1)).sum()
+    freedom = variances.sum() ** 2 / (variances**2 / (trials - 1)).sum()
     return Estimate(value, math.sqrt(variances.sum()), float(freedom))
