@@ -23,6 +23,7 @@ $(STUDY)/report.html: $(STUDY)/measurements.csv $(STUDY)/timings.csv $(wildcard 
 	snakemake --configfile demo.yaml --report $@
 
 bench: .venv/installed
+	-uv pip install --quiet --python $(BIN)/python --group bench
 	python -m benchmarks
 
 test: lint types

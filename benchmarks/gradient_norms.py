@@ -10,19 +10,20 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Figure, figures, interleave
+from benchmarks.measure import Figure, figures, interleave, matrix_products, operations
+from lplgrad import devices
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import PerSampleGradientNorms
 from lplgrad.models import build_model, initialize
 from lplgrad.querying import gradient_batch_size
-from lplgrad.settings import Model
+from lplgrad.settings import Compute, Model
 
 Case = Callable[[Tensor], object]
 NAME = "gradient_norms"
@@ -41,32 +42,33 @@ def resnet18(large: bool = False) -> nn.Module:
 
 def run(quick: bool) -> Iterator[Figure]:
     """Milliseconds an image at 32 and at 224 pixels, and memory."""
-    model = resnet18()
-    images = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    size = best_batch_size(model, images)
-    cases: dict[str, tuple[Case, int]] = {
-        f"floor, {size} at a time": (floor(model, size), 32),
-        "exact norms, float32": (exact(model), 32),
-        "exact norms, bfloat16 contractions": (exact(model, torch.bfloat16), 32),
-        "one sample at a time, autograd": (one_at_a_time(model), 8),
-        "vmap(grad)": (vmap_grad(model), 8),
-        **peers(model),
-    }
-    threads = f"threads: {torch.get_num_threads()}"
-    yield from _measure(f"32x32, {threads}", cases, images, 1 if quick else 7)
-    large = resnet18(large=True)
-    images = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-    cases = {
-        "floor, 4 at a time": (floor(large, 4), 4),
-        "exact norms, float32": (exact(large), 4),
-        "exact norms, bfloat16 contractions": (exact(large, torch.bfloat16), 4),
-        "one sample at a time, autograd": (one_at_a_time(large), 4),
-    }
-    yield from _measure(f"224x224, {threads}", cases, images, 1 if quick else 5)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gpu = device.type == "cuda"
+    for side, count, few, rounds in ((32, 4096 if gpu else 32, 8, 7), (224, 256 if gpu else 4, 4, 5)):
+        model = resnet18(large=side > 64).to(device)
+        images = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1)).to(device)
+        sizes = [size for size in ((64, 256, 1024) if gpu else (4, 8, 16, 32)) if size <= count]
+        size = best_batch_size(model, images, sizes)
+        least = floor(model, size)
+        total = operations(lambda case=least, images=images: case(images))  # type: ignore[misc]
+        products = matrix_products(total, torch.float32, device)
+        cases: dict[str, tuple[Case, int]] = {
+            f"floor, {size} at a time": (least, count),
+            "as many operations in matrix products": (lambda _, case=products: case(), count),  # type: ignore[misc]
+            "exact norms, float32": (exact(model), count),
+            "exact norms, bfloat16 contractions": (exact(model, torch.bfloat16), count),
+            "one sample at a time, autograd": (one_at_a_time(model), few),
+        }
+        if side == 32:
+            cases["vmap(grad)"] = (vmap_grad(model), 64 if gpu else few)
+            cases |= peers(model, 64 if gpu else 16)
+        setting = f"{side}x{side}, {'GPU' if gpu else 'CPU'}"
+        yield from _measure(setting, cases, images, 1 if quick else rounds)
     for side, counts in () if not Path("/proc/self/status").exists() else ((32, (64, 256)), (224, (4, 12))):
         for count in counts:
-            megabytes = _memory(count, side)
-            yield Figure(NAME, "peak memory beside model and images", f"{count} of {side}x{side}", "MB", 1, megabytes)
+            megabytes = _memory(16 * count if gpu else count, side)
+            case = f"{16 * count if gpu else count} of {side}x{side}"
+            yield Figure(NAME, "peak memory beside model and images", case, "MB", 1, megabytes)
 
 
 def _measure(setting: str, cases: dict[str, tuple[Case, int]], images: Tensor, rounds: int) -> list[Figure]:
@@ -75,9 +77,8 @@ def _measure(setting: str, cases: dict[str, tuple[Case, int]], images: Tensor, r
     return figures(NAME, setting, each, "ms an image", next(iter(cases)))
 
 
-def best_batch_size(model: nn.Module, images: Tensor) -> int:
+def best_batch_size(model: nn.Module, images: Tensor, sizes: Sequence[int]) -> int:
     """The batch size in which the floor is fastest."""
-    sizes = (8, 16, 32)
     seconds = interleave({str(size): partial(floor(model, size), images) for size in sizes}, 3)
     return min(sizes, key=lambda size: sorted(seconds[str(size)])[1])
 
@@ -131,20 +132,20 @@ def vmap_grad(model: nn.Module) -> Case:
         return entropy(functional_call(model, (parameters, buffers), (image[None],))).sum()
 
     def case(images: Tensor) -> Tensor:
-        gradients = vmap(grad(loss), in_dims=(None, 0), chunk_size=8)(parameters, images)
+        gradients = vmap(grad(loss), in_dims=(None, 0), chunk_size=64 if images.is_cuda else 8)(parameters, images)
         return torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients.values()]).sum(dim=0).sqrt()
 
     return case
 
 
-def peers(model: nn.Module) -> dict[str, tuple[Case, int]]:
-    """Other libraries for the same task, as far as they are installed and take this model."""
+def peers(model: nn.Module, count: int) -> dict[str, tuple[Case, int]]:
+    """Other libraries for the same task, as far as they are installed and take this model, on ``count`` images."""
     found: dict[str, tuple[Case, int]] = {}
     try:
         from backpack import backpack, extend
         from backpack.extensions import BatchL2Grad
     except ImportError:
-        print("BackPACK is not installed: pip install --group bench")
+        print("BackPACK is not installed: make bench installs it")
     else:
         extended = extend(copy.deepcopy(model)).eval()
 
@@ -155,14 +156,14 @@ def peers(model: nn.Module) -> dict[str, tuple[Case, int]]:
                 entropy(extended(images)).sum().backward()
             return torch.stack([parameter.batch_l2 for parameter in extended.parameters()]).sum(dim=0).sqrt()
 
-        found["BackPACK, BatchL2Grad"] = (case, 16)
+        found["BackPACK, BatchL2Grad"] = (case, count)
     try:
         from opacus import GradSampleModule
     except ImportError:
-        print("Opacus is not installed: pip install --group bench")
+        print("Opacus is not installed: make bench installs it")
     else:
         try:
-            GradSampleModule(copy.deepcopy(model), strict=False, force_functorch=True)(torch.randn(2, 3, 32, 32))
+            GradSampleModule(copy.deepcopy(model).cpu(), strict=False, force_functorch=True)(torch.randn(2, 3, 32, 32))
         except NotImplementedError as error:
             print(f"Opacus refuses this model: {error}")
         else:
@@ -171,17 +172,22 @@ def peers(model: nn.Module) -> dict[str, tuple[Case, int]]:
 
 
 def _memory(count: int, side: int) -> float:
-    """Peak memory in MB that a query takes beside the model and the images, in a process of its own."""
+    """Peak memory in MB, a GPU's or the process's, that a query takes beside model and images."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak, (count, side))
 
 
 def _peak(count: int, side: int) -> float:
-    torch.set_num_threads(1)
+    device = devices.set_up(Compute())
     model = build_model(Model(stem="imagenet" if side > 64 else "cifar"), 3, 10).eval()
     initialize(model, torch.Generator().manual_seed(0))
-    images = torch.randn(count, 3, side, side)
+    model, images = model.to(device), torch.randn(count, 3, side, side).to(device)
     exact(model)(images[:1])  # what torch loads at first use
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        exact(model)(images)
+        return (torch.cuda.max_memory_allocated() - held) / 2**20
     before = _kilobytes("VmRSS")
     exact(model)(images)
     return (_kilobytes("VmHWM") - before) / 1024

@@ -5,19 +5,23 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import io
+import multiprocessing
 import os
 import platform
 import re
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lplgrad import __version__
 from lplgrad.files import write_text
@@ -50,6 +54,7 @@ class Figure:
         low, high: the quartiles; None where there is one number.
         ratio, ratio_low, ratio_high: median and quartiles of the quotient of this case and the reference, taken round
             by round, in which the drift of the machine cancels; None where there is no reference.
+        threads: of torch.
         machine: when, on what load and with which versions it was measured.
     """
 
@@ -64,24 +69,94 @@ class Figure:
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
+    threads: int = field(default_factory=torch.get_num_threads)
     machine: str = field(default_factory=conditions)
 
 
-def interleave(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each case in each round. All cases take turns, after a first turn that does not count.
+def seconds_of(case: Callable[[], object]) -> float:
+    """Seconds of one turn.
 
-    With one thread the seconds are the processor's, which on a quiet machine are those on the clock, and on a busy one
-    leave out the waiting for others; with several, whose waiting for each other does count, those on the clock.
+    With one thread these are the processor's, which on a quiet machine are those on the clock, and on a busy one leave
+    out the waiting for others; with several, whose waiting for each other does count, and on a GPU, whose queue is
+    drained at both ends, those on the clock.
     """
-    clock = time.process_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else time.perf_counter
+    gpu = torch.cuda.is_available()
+    clock = time.process_time if torch.get_num_threads() == 1 and not gpu else time.perf_counter
+    if gpu:
+        torch.cuda.synchronize()
+    start = clock()
+    case()
+    if gpu:
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+class OwnProcess:
+    """A case in a process of its own, which has nothing of what the program sets up for its jobs.
+
+    Args:
+        make: a function of a module, which makes the case there from ``arguments``.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[], object]], *arguments: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        threads = torch.get_num_threads()
+        self.process = context.Process(target=_serve, args=(other, threads, make, arguments))
+        self.process.start()
+        other.close()
+
+    def seconds(self) -> float:
+        """Seconds of one turn, measured there."""
+        self.connection.send(None)
+        return float(self.connection.recv())
+
+    def close(self) -> None:
+        """End the process."""
+        self.connection.close()
+        self.process.join()
+
+
+def _serve(
+    connection: Connection, threads: int, make: Callable[..., Callable[[], object]], arguments: tuple[object, ...]
+) -> None:
+    torch.set_num_threads(threads)
+    case = make(*arguments)
+    with suppress(EOFError):
+        while True:
+            connection.recv()
+            connection.send(seconds_of(case))
+
+
+def interleave(cases: Mapping[str, Callable[[], object] | OwnProcess], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each case in each round. All cases take turns, after a first turn that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for count in range(rounds + 1):
         for name, case in cases.items():
-            start = clock()
-            case()
+            taken = case.seconds() if isinstance(case, OwnProcess) else seconds_of(case)
             if count:
-                seconds[name].append(clock() - start)
+                seconds[name].append(taken)
     return seconds
+
+
+def operations(case: Callable[[], object]) -> int:
+    """Floating-point operations of a case's convolutions and matrix products: two for a multiplication."""
+    with FlopCounterMode(display=False) as counter:
+        case()
+    return int(counter.get_total_flops())
+
+
+def matrix_products(total: int, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
+    """About so many operations as products of large square matrices: what they cost at this machine's best."""
+    side = 1024 if device.type == "cpu" else 8192
+    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    times = max(1, round(total / (2 * side**3)))
+
+    def case() -> None:
+        for _ in range(times):
+            torch.mm(one, other)
+
+    return case
 
 
 def figures(
@@ -124,20 +199,23 @@ def file_name() -> str:
 def write(folder: Path, found: Sequence[Figure]) -> Path:
     """Write the figures as a table to read and one to load; returns the former's path.
 
-    Figures of benchmarks that were not run this time stay as they are in the file.
+    Figures of benchmarks that were not run this time, or with other threads, stay as they are in the file.
     """
     table = folder / f"{file_name()}.csv"
-    run = {figure.benchmark for figure in found}
-    everything = sorted([*_read(table, run), *found], key=lambda figure: figure.benchmark)
+    run = {(figure.benchmark, figure.threads) for figure in found}
+    everything = sorted([*_read(table, run), *found], key=lambda figure: (figure.benchmark, figure.threads))
     rows = io.StringIO(newline="")
     writer = csv.DictWriter(rows, [column.name for column in fields(Figure)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(figure) for figure in everything)
     write_text(table, rows.getvalue())
     lines = [f"# {processor()}", "", "Median, and quartiles in brackets. [What the figures mean](../README.md)."]
-    for benchmark, setting in dict.fromkeys((figure.benchmark, figure.setting) for figure in everything):
-        group = [figure for figure in everything if (figure.benchmark, figure.setting) == (benchmark, setting)]
-        lines += ["", f"## {benchmark}: {setting}", "", group[0].machine + ".", ""]
+    groups: dict[tuple[str, str, int], list[Figure]] = {}
+    for figure in everything:
+        groups.setdefault((figure.benchmark, figure.setting, figure.threads), []).append(figure)
+    for (benchmark, setting, threads), group in groups.items():
+        on = f"{threads} thread{'s' if threads > 1 else ''}"
+        lines += ["", f"## {benchmark}: {setting}, {on}", "", group[0].machine + ".", ""]
         lines += ["| case | measured | ratio | n |", "| --- | --- | --- | --- |"]
         lines += [
             f"| {figure.case} | {_spread(figure.median, figure.low, figure.high)} {figure.unit} "
@@ -148,8 +226,8 @@ def write(folder: Path, found: Sequence[Figure]) -> Path:
     return table.with_suffix(".md")
 
 
-def _read(table: Path, without: Collection[str]) -> list[Figure]:
-    """The figures of a file, but for those of some benchmarks."""
+def _read(table: Path, without: Collection[tuple[str, int]]) -> list[Figure]:
+    """The figures of a file, but for those of some benchmarks with so many threads."""
     if not table.exists():
         return []
     kinds: dict[str, Callable[[str], Any]] = {
@@ -159,7 +237,7 @@ def _read(table: Path, without: Collection[str]) -> list[Figure]:
     }
     columns = [(column.name, kinds.get(str(column.type), str)) for column in fields(Figure)]
     with table.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["benchmark"] not in without]
+        rows = [row for row in csv.DictReader(file) if (row["benchmark"], int(row["threads"])) not in without]
     return [Figure(**{name: kind(row[name]) for name, kind in columns}) for row in rows]
 
 

@@ -11,13 +11,14 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.measure import Figure, figures, interleave
+from benchmarks.measure import Figure, OwnProcess, figures, interleave, matrix_products, operations
 from lplgrad import devices
 from lplgrad.networks import first_networks
 from lplgrad.randomness import Purpose, stream
@@ -37,15 +38,20 @@ def run(quick: bool) -> Iterator[Figure]:
     gpu = device.type == "cuda"
     count = BATCH * (100 if gpu else 1)
     images, labels = made_up(count)
-    cases: dict[str, Callable[[], object]] = {REFERENCE: plain_recipe(images, labels, device)}
+    cases: dict[str, Callable[[], object] | OwnProcess] = {}
+    total = operations_of_an_epoch(count)
     for precision in ("float32", "bfloat16", *(["tf32"] if gpu else [])):
         cases[f"plain, {precision}"] = epoch(images, labels, device, precision, Recipe())
         cases[f"joint, attached, {precision}"] = epoch(images, labels, device, precision, Recipe(auxiliary=True))
     cases["joint, detached, float32"] = epoch(
         images, labels, device, "float32", Recipe(auxiliary=True, detach_after=0), before=1
     )
-    setting = f"ResNet-18, 32x32, batch {BATCH}, {'GPU' if gpu else f'threads: {torch.get_num_threads()}'}"
-    seconds = interleave(cases, 2 if quick else 7)
+    for dtype in (torch.float32, torch.bfloat16):
+        case = f"as many operations in matrix products, {str(dtype).removeprefix('torch.')}"
+        cases[case] = matrix_products(total, dtype, device)
+    setting = f"ResNet-18, 32x32, batch {BATCH}, {'GPU' if gpu else 'CPU'}"
+    with closing(OwnProcess(plain_recipe, count)) as recipe:
+        seconds = interleave({REFERENCE: recipe, **cases}, 2 if quick else 7)
     each = {case: [1e3 * value / count for value in values] for case, values in seconds.items()}
     yield from figures(NAME, setting, each, "ms an image", REFERENCE)
     for precision in ("float32", "bfloat16"):
@@ -56,6 +62,12 @@ def run(quick: bool) -> Iterator[Figure]:
     if gpu:
         for jobs in (1, 2, 4):
             yield shared(jobs)
+
+
+def operations_of_an_epoch(count: int) -> int:
+    """Floating-point operations of the convolutions and products that a model's training takes for ``count`` images."""
+    model = first_networks(Model(), 3, 10, False, 1, 1).model
+    return operations(lambda: model(torch.zeros(2, 3, 32, 32)).sum().backward()) * count // 2
 
 
 def made_up(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,8 +96,8 @@ def epoch(
     return case
 
 
-def plain_recipe(images: torch.Tensor, labels: torch.Tensor, device: torch.device) -> Callable[[], object]:
-    """As most code bases do it."""
+def plain_recipe(count: int) -> Callable[[], object]:
+    """As most code bases do it: an epoch over ``count`` images a call."""
     from PIL import Image
     from torchvision import transforms
 
@@ -97,6 +109,8 @@ def plain_recipe(images: torch.Tensor, labels: torch.Tensor, device: torch.devic
             transforms.Normalize(NORMALIZATION.mean, NORMALIZATION.std),
         ]
     )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images, labels = made_up(count)
     array, targets = images.numpy(), labels.tolist()
 
     class Photographs(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
@@ -118,8 +132,6 @@ def plain_recipe(images: torch.Tensor, labels: torch.Tensor, device: torch.devic
             optimizer.zero_grad()
             F.cross_entropy(model(batch.to(device)), target.to(device)).backward()
             optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
 
     return case
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import time
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,6 +31,8 @@ def test_ratios_are_taken_round_by_round(tmp_path: Path) -> None:
     measure.write(tmp_path, [measure.Figure("other", "here", "memory", "MB", 1, 7.0)])
     rows = list(csv.DictReader(report.with_suffix(".csv").read_text().splitlines()))
     assert [row["median"] for row in rows] == ["7.0", "1.0", "2.0", "12.5"], "what was not measured again stays"
+    measure.write(tmp_path, [measure.Figure("some", "here", "memory", "MB", 1, 3.0, threads=7)])
+    assert len(report.with_suffix(".csv").read_text().splitlines()) == 6, "nor with other threads"
 
 
 def test_cases_take_turns_and_the_first_turn_does_not_count() -> None:
@@ -34,6 +40,33 @@ def test_cases_take_turns_and_the_first_turn_does_not_count() -> None:
     seconds = measure.interleave({name: lambda name=name: turns.append(name) for name in "ab"}, 2)  # type: ignore[misc]
     assert turns == ["a", "b"] * 3
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def _sleeps(seconds: float) -> Callable[[], None]:
+    return partial(time.sleep, seconds)
+
+
+def test_a_process_of_its_own_tells_its_own_seconds() -> None:
+    """With two threads those on the clock, and what is raised here leaves no process behind."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with closing(measure.OwnProcess(_sleeps, 0.05)) as other:
+            (seconds,) = measure.interleave({"other": other}, 1)["other"]
+    finally:
+        torch.set_num_threads(threads)
+    assert seconds >= 0.05
+    assert not other.process.is_alive()
+
+
+def test_operations_are_counted() -> None:
+    weight, images = torch.randn(4, 3, 3, 3, requires_grad=True), torch.randn(2, 3, 8, 8)
+    passing = 2 * 2 * 4 * 3 * 9 * 8 * 8
+    assert measure.operations(lambda: torch.nn.functional.conv2d(images, weight, padding=1)) == passing
+    assert (
+        measure.operations(lambda: torch.nn.functional.conv2d(images, weight, padding=1).sum().backward())
+        == 2 * passing
+    )
 
 
 def test_all_ways_give_the_same_norms() -> None:

@@ -5,6 +5,7 @@ Torch is imported by the functions, not by the module: what a job needs to decid
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import resource
@@ -32,6 +33,7 @@ def set_up(compute: Compute) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
+    _keep_memory()
     torch.set_num_threads(compute.threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -44,6 +46,19 @@ def set_up(compute: Compute) -> torch.device:
     # Only for a GPU: the call imports the compiler, and on the CPU every operation used here is deterministic.
     torch.use_deterministic_algorithms(compute.deterministic)
     return torch.device("cuda")
+
+
+def _keep_memory() -> None:
+    """Have glibc keep the memory that a tensor leaves for the next one.
+
+    By default it returns every large block to the kernel, which must then clear each page anew: a tenth of the time of
+    training on a CPU. PyTorch itself holds no memory back there, as it does on a GPU. Elsewhere nothing happens.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_max = -1, -4  # malloc.h
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, -1)
 
 
 @contextmanager
