@@ -38,7 +38,7 @@ class Losses:
         kills: how often each kind of kill was done.
         epochs: trained by processes that were killed, and not in their progress files.
         resumed: how often a training went on within its round.
-        different: files that are not those of the undisturbed run.
+        different: files that are not those of the undisturbed run, and how: another one, missing, or left over.
     """
 
     kills: Counter[str] = field(default_factory=Counter)
@@ -151,7 +151,10 @@ def campaign(
             time.sleep(0.1)
     losses.resumed += sum(went_on(log) for log in disturbed.glob("logs/**/train.log"))
     before, after = results(undisturbed), results(disturbed)
-    losses.different = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            how = "left over" if name not in before else "missing" if name not in after else "another one"
+            losses.different.append(f"{name} ({how})")
     return losses
 
 

@@ -77,9 +77,11 @@ PLACES = len(visible_devices()) * STUDY.compute.jobs_per_gpu if LOCAL and STUDY.
 GPU = 1 if PLACES or (not LOCAL and STUDY.compute.device != "cpu") else 0
 if PLACES and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", PLACES)
+KILLED = "killed, most often for want of memory; the same command again goes on where it was (docs/cluster.md)"
 # Options that change no result are variables of the shell and no parameters: a change of theirs reruns nothing.
 shell.prefix(
-    f'set -euo pipefail; lplgrad() ( PYTHONPATH={PYTHONPATH} exec {PYTHON} -m lplgrad "$@" ); '
+    f'set -euo pipefail; lplgrad() ( (PYTHONPATH={PYTHONPATH} exec {PYTHON} -m lplgrad "$@") || '
+    f'(status=$?; [ $status != 137 ] || echo "lplgrad $1: {KILLED}" >&2; exit $status) ); '
     f'place="--jobs-per-gpu {STUDY.compute.jobs_per_gpu}"; '
     f'progress="--progress-seconds {STUDY.compute.progress_seconds}"; '
 )
