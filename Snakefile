@@ -28,6 +28,7 @@ include: "workflow/rules/statistics.smk"
 
 
 onsuccess:
+    delete_leftovers()
     warn_of_gaps()
 
 

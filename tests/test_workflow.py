@@ -384,6 +384,23 @@ class TestKilled:
     def test_nothing_half_written_is_left(self, killed: Path) -> None:
         assert not list(killed.rglob(".*.tmp"))
 
+    def test_a_model_that_snakemake_could_not_delete_is_deleted_at_the_next_end(self, project: Path) -> None:
+        study = project / "results" / "tiny"
+        left = study / "small/digits/random/seed1/round2/checkpoint.safetensors"
+        kept = [
+            left.parents[1] / "round3/checkpoint.safetensors",
+            study / "small/digits/entropy/seed1/round2/checkpoint.safetensors",
+        ]
+        left.write_bytes(b"")
+        os.utime(left, (0, 0))
+        (study / "tables" / "time.html").unlink()
+        snakemake(project, "--notemp")
+        assert left.exists()
+        (study / "tables" / "time.html").unlink()
+        snakemake(project)
+        assert not left.exists()
+        assert all(path.exists() for path in kept)
+
 
 @pytest.mark.parametrize(
     ("file", "words"),

@@ -152,6 +152,17 @@ class Layout:
         ]
         return "|".join([*last, *shown])
 
+    def leftover_checkpoints(self) -> Iterator[Path]:
+        """Models that are not kept and that the next round has used. Snakemake deletes them, unless it is killed first."""
+        kept = re.compile(self.kept_checkpoints())
+        for chain in self.chains():
+            for number in range(2, self.rounds(chain.budget, chain.dataset)):
+                folder = PurePosixPath(self.round(chain, number))
+                checkpoint = Path(folder, "checkpoint.safetensors")
+                used = Path(self.round(chain, number + 1), "metrics.json").exists()
+                if used and checkpoint.exists() and not kept.match(f"{folder.relative_to(self.root)}/"):
+                    yield checkpoint
+
     def target(self, budget: str, dataset: str) -> float | None:
         """The test accuracy at which a trial stops, if one is set."""
         return self.budget(budget, dataset).target_accuracy

@@ -96,6 +96,13 @@ wildcard_constraints:
     round="[1-9][0-9]*",
 
 
+def delete_leftovers():
+    """Delete, once all of the study is there, the temporary models that a Snakemake which was killed left behind."""
+    if not (workflow.dag_settings.targets or workflow.storage_settings.notemp):
+        for left in LAYOUT.leftover_checkpoints():
+            left.unlink()
+
+
 def beside_snakefile(path):
     """A file of the project as an input; relative, so that a project that was moved reruns nothing."""
     return os.path.relpath(HOME / path)
