@@ -129,10 +129,29 @@ class TestAblation:
 
     def test_the_factorised_study_pairs_every_query_but_predicted_loss(self) -> None:
         study = read_study([HOME / "config.yaml", HOME / "studies" / "ablation.yaml"])
-        assert [one for one, _ in Layout(study).ablation_pairs()] == [
-            "joint_gradient_norm", "joint_entropy", "joint_coreset", "joint_random",
+        assert list(Layout(study).ablation_pairs()) == [
+            ("lplgrad", "ent_gradnorm"), ("joint_entropy", "entropy"), ("joint_coreset", "coreset"),
+            ("joint_random", "random"),
         ]  # fmt: skip
         assert list(Layout(PAPER.study).ablation_pairs()) == [("lplgrad", "ent_gradnorm")]
+        assert set(published("accuracy")["strategy"]) <= set(study.run.strategies), (
+            "the paper's numbers stand beside it"
+        )
+
+    def test_pairs_differ_in_the_module_alone(self, tmp_path: Path) -> None:
+        overlay = tmp_path / "overlay.yaml"
+        overlay.write_text(
+            """
+            run: {strategies: [lplgrad, fresh, ent_gradnorm, unsaid, summed]}
+            recipes: {joint_fresh: {auxiliary: true, init: fresh}}
+            strategies:
+              fresh: {recipe: joint_fresh, acquisition: gradient_norm, norm: global}
+              unsaid: {recipe: plain, acquisition: gradient_norm}
+              summed: {recipe: plain, acquisition: gradient_norm, norm: sum}
+            """
+        )
+        pairs = Layout(read_study([HOME / "config.yaml", overlay])).ablation_pairs()
+        assert list(pairs) == [("lplgrad", "ent_gradnorm"), ("lplgrad", "unsaid")]
 
 
 def test_time_as_multiples() -> None:

@@ -126,9 +126,15 @@ class Recipe(Settings):
     detach_after: Annotated[Number, Field(ge=0, le=1)] = 0.6
     auxiliary_schedule: Literal["stepped", "constant"] = "stepped"
 
+    of_auxiliary: ClassVar[frozenset[str]] = frozenset({"lambda_", "margin", "detach_after", "auxiliary_schedule"})
+
+    def without_auxiliary(self) -> Recipe:
+        """The same recipe for the main model alone."""
+        return Recipe(**self.model_dump(exclude={"auxiliary", *self.of_auxiliary}))
+
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Self:
-        idle = self.model_fields_set & {"lambda_", "margin", "detach_after", "auxiliary_schedule"}
+        idle = self.model_fields_set & self.of_auxiliary
         if not self.auxiliary and any(getattr(self, key) != type(self).model_fields[key].default for key in idle):
             keys = ", ".join(sorted(key.rstrip("_") for key in idle))
             raise PydanticCustomError("idle", "{keys} has no effect without auxiliary: true", {"keys": keys})
