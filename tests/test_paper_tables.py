@@ -13,7 +13,7 @@ from scipy import stats
 from lplgrad.configuration import read_study
 from lplgrad.paper import published
 from lplgrad.report import deviations, figures, paper_tables, tables
-from lplgrad.settings import StudyFile
+from lplgrad.settings import Strategy, Study, StudyFile
 from lplgrad.study import Chain, Layout
 
 HOME = Path(__file__).parents[1]
@@ -172,6 +172,7 @@ class TestDeviations:
     def of(self, *overlays: str) -> pd.DataFrame:
         preset = [HOME / "config.yaml", HOME / "studies" / "authors_code.yaml"]
         study = read_study([HOME / "config.yaml", *(HOME / name for name in overlays)])
+        study = Study.model_validate_json(Layout(study).study_settings())  # what study.yaml has
         return deviations.deviations_table(study, PAPER.study, read_study(preset))
 
     def test_the_authors_code_differs_in_just_these(self) -> None:
@@ -188,11 +189,26 @@ class TestDeviations:
     def test_the_paper_deviates_from_nothing(self) -> None:
         assert (self.of()["study"] == self.of()["paper"]).all()
 
+    def test_what_is_not_run_deviates_from_nothing(self) -> None:
+        """The GPU study runs one of two budgets; its one departure beside its images is bfloat16."""
+        table = self.of("studies/cifar10_high_jpeg.yaml")
+        assert table.loc[table["study"] != table["paper"], "setting"].tolist() == [
+            "datasets.cifar10.source", "datasets.cifar10.path", "compute.precision",
+        ]  # fmt: skip
+
+    def test_an_option_with_its_default_is_said_or_unsaid(self) -> None:
+        study = PAPER.study
+        unsaid = {**study.strategies, "lplgrad": Strategy(recipe="joint", acquisition="gradient_norm")}
+        table = deviations.deviations_table(study.model_copy(update={"strategies": unsaid}), study, study)
+        assert table.empty
+
     def test_a_reduced_study_says_what_it_reduced(self) -> None:
         table = self.of("studies/reduced.yaml").set_index("setting")
         assert table.loc["datasets.cifar10.model.width", "study"] == "16"
         assert table.loc["datasets.cifar10.training.epochs", "paper"] == "200"
         assert table.loc["datasets.cifar10.training.epochs", "study"] == "20"
+        assert (table.loc["run.seeds", "paper"], table.loc["run.seeds", "study"]) == ('"5 seeds"', '"3 seeds"')
+        assert not any(".budgets." in key for key in table.index), "its budget is its own"
 
 
 class TestStopping:

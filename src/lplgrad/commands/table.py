@@ -76,8 +76,9 @@ def _of_study(arguments: argparse.Namespace, file: StudyFile) -> Table:
     paper, authors_code = arguments.presets
     table = deviations.deviations_table(file.study, read_study([paper]), read_study([paper, authors_code]))
     note = (
-        "Settings of recipes, strategies and data sets that the study shares with the paper, where the paper's preset, "
-        "its authors' public code and this study do not all agree; bold where this study deviates from the preset. Two "
+        "Settings of the recipes, strategies, data sets and budgets that both the study and the paper define, the "
+        "precision of training and the number of seeds, where the paper's preset, its authors' public code and this "
+        "study do not all agree; bold where this study deviates from the preset. Two "
         "traits of that code are not offered as settings: its strategies start from different labels, and its Coreset "
         "on SVHN compares raw pixels of shuffled batches."
     )
