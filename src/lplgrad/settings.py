@@ -348,8 +348,10 @@ class ModelFigures(Settings):
         budgets, datasets, strategies: names of those that are shown.
         seed: of the trial that is shown; None for the study's first.
         rounds: after which the model is shown.
-        unlabeled_images: how many unlabelled images are asked for the model's confidence, drawn at random.
-        embedded_images: how many test images are embedded by t-SNE, drawn at random.
+        unlabeled_images: how many unlabelled images are asked for the model's confidence.
+        embedded_images: how many test images are embedded by t-SNE, and asked for the loss that scores are held
+            against. Both are drawn uniformly from the trial's seed alone: every round shows the same test images, and
+            the first images of one permutation of the pool that are still unlabelled.
     """
 
     budgets: list[str] = Field(default=[])
