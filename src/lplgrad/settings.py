@@ -126,9 +126,15 @@ class Recipe(Settings):
     detach_after: Annotated[Number, Field(ge=0, le=1)] = 0.6
     auxiliary_schedule: Literal["stepped", "constant"] = "stepped"
 
+    of_auxiliary: ClassVar[frozenset[str]] = frozenset({"lambda_", "margin", "detach_after", "auxiliary_schedule"})
+
+    def without_auxiliary(self) -> Recipe:
+        """The same recipe for the main model alone."""
+        return Recipe(**self.model_dump(exclude={"auxiliary", *self.of_auxiliary}))
+
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Self:
-        idle = self.model_fields_set & {"lambda_", "margin", "detach_after", "auxiliary_schedule"}
+        idle = self.model_fields_set & self.of_auxiliary
         if not self.auxiliary and any(getattr(self, key) != type(self).model_fields[key].default for key in idle):
             keys = ", ".join(sorted(key.rstrip("_") for key in idle))
             raise PydanticCustomError("idle", "{keys} has no effect without auxiliary: true", {"keys": keys})
@@ -342,8 +348,10 @@ class ModelFigures(Settings):
         budgets, datasets, strategies: names of those that are shown.
         seed: of the trial that is shown; None for the study's first.
         rounds: after which the model is shown.
-        unlabeled_images: how many unlabelled images are asked for the model's confidence, drawn at random.
-        embedded_images: how many test images are embedded by t-SNE, drawn at random.
+        unlabeled_images: how many unlabelled images are asked for the model's confidence.
+        embedded_images: how many test images are embedded by t-SNE, and asked for the loss that scores are held
+            against. Both are drawn uniformly from the trial's seed alone: every round shows the same test images, and
+            the first images of one permutation of the pool that are still unlabelled.
     """
 
     budgets: list[str] = Field(default=[])

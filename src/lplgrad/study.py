@@ -17,6 +17,7 @@ import re
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path, PurePosixPath
 
 from lplgrad import datasets
@@ -95,14 +96,14 @@ class Layout:
         return self.round(chain, number)
 
     def ablation_pairs(self) -> Iterator[tuple[str, str]]:
-        """The strategies that query alike and differ in the auxiliary module alone: with it, and without."""
-        study = self.study
-        for one in study.run.strategies:
-            for other in study.run.strategies:
-                joint, plain = study.strategies[one], study.strategies[other]
-                alike = (joint.acquisition, joint.options) == (plain.acquisition, plain.options)
-                if alike and study.recipes[joint.recipe].auxiliary and not study.recipes[plain.recipe].auxiliary:
-                    yield one, other
+        """The strategies that query alike and train alike but for the auxiliary module: with it, and without."""
+        for one, other in permutations(self.study.run.strategies, 2):
+            joint, plain = self.study.strategies[one], self.study.strategies[other]
+            with_it, without = self.study.recipes[joint.recipe], self.study.recipes[plain.recipe]
+            query_alike = (joint.acquisition, joint.all_options) == (plain.acquisition, plain.all_options)
+            train_alike = with_it.without_auxiliary() == without.without_auxiliary()
+            if with_it.auxiliary and not without.auxiliary and query_alike and train_alike:
+                yield one, other
 
     def shown_models(self) -> dict[Chain, list[int]]:
         """The trials whose models the configuration asks to look into, and after which rounds."""
@@ -243,8 +244,7 @@ def check_prepared_datasets(study: Study) -> None:
         manifest = Path(study.data_dir) / name / "dataset.json"
         row = study.datasets[name]
         if manifest.exists() and (found := read_json(manifest).get("settings")):
-            options = datasets.load(row.source).options.model_validate(row.options).model_dump()
-            wanted = {"source": row.source, **options}
+            wanted = {"source": row.source, **row.all_options}
             changed = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
             if changed:
                 raise UserError(

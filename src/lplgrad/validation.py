@@ -100,6 +100,12 @@ class Row(Settings):
         """The keys that are not the row's own: the function's options."""
         return dict(self.model_extra or {})
 
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """The same with the default of every option that is not given."""
+        kind = self.options_of(getattr(self, self.function_key))
+        return {} if kind is None else kind.model_validate(self.options).model_dump()
+
 
 # The errors of pydantic that are clearer with the offending value, and the errors that bring their own key along.
 _WITH_VALUE = {

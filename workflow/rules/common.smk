@@ -171,10 +171,11 @@ def target(wildcards, input):
     return f"--target-accuracy {accuracy} --previous {quote(os.path.dirname(input.previous[0]))}"
 
 
-def paper_digest():
-    """Digest of the paper's numbers and claims. They are no inputs: as such their absolute paths would count too."""
+def paper_digest(*names):
+    """Digest of some files of the paper's numbers and claims, or of all. They are no inputs: as such their absolute paths
+    would count too."""
     folder = HOME / "src" / "lplgrad" / "paper"
-    files = sorted([*folder.glob("*.csv"), *folder.glob("*.yaml")])
+    files = [folder / name for name in names] or sorted([*folder.glob("*.csv"), *folder.glob("*.yaml")])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

@@ -56,6 +56,7 @@ rule model_figure:
     params:
         title=strategy_title,
         dataset_title=dataset_title,
+        test_images=f"{STUDY.model_figures.embedded_images:,} randomly drawn test images (all, if there are fewer)",
         code=code_digest("commands.figure"),
     shell:
         "lplgrad figure {wildcards.kind} --study {input.study:q} --budget {wildcards.budget} "

@@ -21,9 +21,9 @@ rule datasets_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
-        paper=paper_digest(),
+        paper=paper_digest("datasets.csv"),
     shell:
-        "lplgrad table datasets --study {input.study:q} " "--output {output:q} > {log:q} 2>&1"
+        "lplgrad table datasets --study {input.study:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule budgets_table:
@@ -46,9 +46,9 @@ rule budgets_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
-        paper=paper_digest(),
+        paper=paper_digest("budgets.csv"),
     shell:
-        "lplgrad table budgets --study {input.study:q} " "--output {output:q} > {log:q} 2>&1"
+        "lplgrad table budgets --study {input.study:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule deviations_table:
@@ -72,7 +72,6 @@ rule deviations_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
-        paper=paper_digest(),
     shell:
         "lplgrad table deviations --study {input.study:q} --presets {input.presets:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -99,7 +98,6 @@ rule accuracy_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
-        paper=paper_digest(),
     shell:
         "lplgrad table accuracy --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -126,7 +124,6 @@ rule time_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
-        paper=paper_digest(),
     shell:
         "lplgrad table time --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -153,7 +150,7 @@ rule ablation_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
-        paper=paper_digest(),
+        paper=paper_digest("ablation.csv"),
     shell:
         "lplgrad table ablation --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -180,7 +177,7 @@ rule accuracy_against_paper_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
-        paper=paper_digest(),
+        paper=paper_digest("accuracy.csv"),
     shell:
         "lplgrad table accuracy-against-paper --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -207,7 +204,7 @@ rule time_against_paper_table:
         ENVIRONMENT
     params:
         code=code_digest("commands.table"),
-        paper=paper_digest(),
+        paper=paper_digest("time.csv"),
     shell:
         "lplgrad table time-against-paper --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"

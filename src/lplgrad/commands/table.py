@@ -76,8 +76,9 @@ def _of_study(arguments: argparse.Namespace, file: StudyFile) -> Table:
     paper, authors_code = arguments.presets
     table = deviations.deviations_table(file.study, read_study([paper]), read_study([paper, authors_code]))
     note = (
-        "Settings of recipes, strategies and data sets that the study shares with the paper, where the paper's preset, "
-        "its authors' public code and this study do not all agree; bold where this study deviates from the preset. Two "
+        "Settings of the recipes, strategies, data sets and budgets that both the study and the paper define, the "
+        "precision of training and the number of seeds, where the paper's preset, its authors' public code and this "
+        "study do not all agree; bold where this study deviates from the preset. Two "
         "traits of that code are not offered as settings: its strategies start from different labels, and its Coreset "
         "on SVHN compares raw pixels of shuffled batches."
     )
@@ -85,30 +86,38 @@ def _of_study(arguments: argparse.Namespace, file: StudyFile) -> Table:
 
 
 def _of_accuracy(arguments: argparse.Namespace, file: StudyFile) -> Table:
-    from lplgrad.report import paper_tables, tables
+    from lplgrad.report import ablation, paper_tables, tables
 
     measurements = _read(arguments, ["accuracy", "labels", "stopped"])
-    table = tables.accuracy_table(measurements)
     if arguments.kind == "accuracy":
+        table = tables.accuracy_table(measurements)
         note = (
             "Mean ± sample standard deviation over seeds, after the last epoch of a round. Bold: the highest mean of a "
             "row. (of n): only n trials got there; a trial stops at its target accuracy, where one is set."
         )
         return table, tables.accuracy_sections(table, file), "Test accuracy (%)", note
     if arguments.kind == "ablation":
-        table = paper_tables.ablation_table(measurements, file)
+        table = ablation.ablation_table(measurements, file)
         note = (
-            "Test accuracy in percent with and without the auxiliary module, all else equal. The gain is the mean of "
-            "the differences within seeds; bold where its 95 % t interval leaves out zero (not corrected for the "
-            "number of cells). Where a fraction of the budget is no round's number of labels, a trial's curve is "
-            "interpolated linearly. The paper gives no deviations for these tables."
+            "Test accuracy in percent with and without the auxiliary module, all else equal: mean ± standard deviation "
+            "of the trials that both have. The gain is the mean of the differences within seeds; bold where its 95 % t "
+            "interval leaves out zero. A difference is ours minus the paper's; bold where the paper's number lies "
+            "outside the 95 % t interval of ours. The paper gives no spread for these tables: what chance did to its "
+            "own numbers is not counted, so that bold is said too easily. Nothing is corrected for the number of "
+            "cells. Where a trial had stopped at its target accuracy there is no interval: those that are left are no "
+            "sample of all. Interpolated: no round has that many labels, and each trial's curve is read linearly "
+            "between the rounds around it."
         )
+        if table.empty:
+            note = "No two strategies of the study query alike, and train alike but for the auxiliary module."
         heading = "With and without the auxiliary module (the paper's Tables V and VI)"
-        return table, paper_tables.ablation_sections(table, file), heading, note
-    table = paper_tables.accuracy_against_paper(table)
+        return table, ablation.ablation_sections(table, file), heading, note
+    table = paper_tables.accuracy_against_paper(measurements)
     note = (
         "Mean ± standard deviation in percent. Bold: the difference is more than the seeds explain, by Welch's test at "
-        "5 %, not corrected for the number of cells; the paper's ± is read as a standard deviation over its 5 trials."
+        "5 %, not corrected for the number of cells; the paper's ± is read as a standard deviation over its 5 trials. "
+        "(n = ...): that many trials got there. Where that is because one stopped at its target accuracy, nothing is "
+        "tested: those that are left are no sample of all."
     )
     if table.empty:
         note = "The study has no cell that the paper's Table III has: same data set, budget, labels and strategy."
@@ -119,20 +128,31 @@ def _of_accuracy(arguments: argparse.Namespace, file: StudyFile) -> Table:
 def _of_time(arguments: argparse.Namespace, file: StudyFile) -> Table:
     from lplgrad.report import paper_tables, tables
 
-    table = tables.time_table(_read(arguments, ["train_seconds", "query_seconds"]))
+    timings = _read(arguments, ["round", "train_seconds", "query_seconds"])
     if arguments.kind == "time":
+        table = tables.time_table(timings)
         note = (
             "Seconds of training and of the query alone, without starting a job and reading its files; means over "
             "seeds. A trial's training includes round 1, which strategies of one recipe share."
         )
         return table, tables.time_sections(table, file), "Time", note
-    ratios = paper_tables.time_against_paper(table)
+    table = paper_tables.time_against_paper(timings)
     note = (
-        "Mean seconds of a round as multiples of LPLgrad's, beside the same ratios of the paper's numbers, which have "
-        "no unit. Seconds themselves are in the table of time, with the hardware."
+        "Seconds as multiples of LPLgrad's on the same seed, mean over seeds with the 95 % t interval. A round: over "
+        "the rounds that both trained or queried in; a trial: over trials that both ran to the end, (n = ...) if "
+        "those are fewer; the two are the same where no trial stopped early. Beside them the same ratios of the "
+        "paper's Table IV; bold: the paper's lies outside our interval, which says nothing of what chance did to the "
+        "paper's numbers. The paper names no unit, no budget and no number of trials, and does not say whether its "
+        "numbers are those of a round or of a trial; they are read as the high budget's. Seconds themselves are in "
+        "the table of time, with the hardware."
     )
+    if table.empty:
+        note = (
+            "Nothing to compare: the paper's Table IV is read as multiples of LPLgrad's with the high budget, and this "
+            "study has no times of LPLgrad (the strategy lplgrad, the budget high) on a data set of the paper."
+        )
     heading = "Time against the paper's Table IV"
-    return ratios, paper_tables.time_against_paper_sections(ratios, file), heading, note
+    return table, paper_tables.time_against_paper_sections(table, file), heading, note
 
 
 def _read(arguments: argparse.Namespace, columns: list[str]) -> pd.DataFrame:

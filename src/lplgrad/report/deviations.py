@@ -9,40 +9,48 @@ from typing import Any
 import pandas as pd
 
 from lplgrad.report.tables import Section
+from lplgrad.report.wording import count
 from lplgrad.settings import Study
 
-COMPARED = ("recipes", "strategies", "datasets")
 UNCOMPARED = {"title"}
 
 
 def deviations_table(study: Study, paper: Study, authors_code: Study) -> pd.DataFrame:
     """The settings of which the three do not all say the same.
 
-    Recipes, strategies and data sets are compared that both the study and the paper define; what the study adds of its
-    own deviates from nothing.
+    Compared are the recipes, strategies, data sets and budgets that both the study and the paper define (what the study
+    adds of its own, or does not run, deviates from nothing), the precision of training and the number of seeds.
 
     Returns:
         Columns setting (a dotted key of the configuration), paper, authors_code, study; values as JSON, empty where
         there is none.
     """
-    settings = {
-        "paper": dict(_flat(_compared(paper))),
-        "authors_code": dict(_flat(_compared(authors_code))),
-        "study": dict(_flat(_compared(study))),
-    }
-    rows = []
-    for key in settings["paper"] | settings["study"]:
-        kind, name, *_ = key.split(".")
-        if name not in getattr(study, kind) or name not in getattr(paper, kind):
-            continue
-        values = {source: flat.get(key, "") for source, flat in settings.items()}
-        if len(set(values.values())) > 1:
-            rows.append({"setting": key, **values})
-    return pd.DataFrame(rows, columns=["setting", *settings])
+    rows = {"paper": _rows(paper), "authors_code": _rows(authors_code), "study": _rows(study)}
+    found = []
+    for row in rows["paper"]:
+        if row in rows["study"]:
+            flat = {source: dict(_flat(of[row], f"{row}.")) for source, of in rows.items()}
+            for key in flat["paper"] | flat["study"]:
+                values = {source: settings.get(key, "") for source, settings in flat.items()}
+                if len(set(values.values())) > 1:
+                    found.append({"setting": key, **values})
+    return pd.DataFrame(found, columns=["setting", *rows])
 
 
-def _compared(study: Study) -> dict[str, Any]:
-    return study.model_dump(by_alias=True, include=set(COMPARED))
+def _rows(study: Study) -> dict[str, dict[str, Any]]:
+    """What is compared, by its dotted name; the budgets of a data set are rows of their own."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, recipe in study.recipes.items():
+        rows[f"recipes.{name}"] = recipe.model_dump(by_alias=True)
+    for name, strategy in study.strategies.items():
+        rows[f"strategies.{name}"] = {**strategy.model_dump(), **strategy.all_options}
+    for name, dataset in study.datasets.items():
+        rows[f"datasets.{name}"] = dataset.model_dump(exclude={"budgets"})
+        for budget, row in dataset.budgets.items():
+            rows[f"datasets.{name}.budgets.{budget}"] = row.model_dump()
+    rows["compute"] = {"precision": study.compute.precision}
+    rows["run"] = {"seeds": count(len(study.run.seeds), "seed")}
+    return rows
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

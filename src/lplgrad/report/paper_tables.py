@@ -1,37 +1,35 @@
-"""The paper's tables, each of ours beside the paper's own numbers."""
+"""The paper's Tables I to IV, each of ours beside the paper's own numbers; ``ablation`` has Tables V and VI."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lplgrad.estimation import parameters
 from lplgrad.files import read_json
 from lplgrad.paper import TRIALS, published
-from lplgrad.report.tables import Section, by_panel, dataset_title, strategy_title
+from lplgrad.report.ablation import outside
+from lplgrad.report.tables import Section, accuracy_table, dataset_title, strategy_title
+from lplgrad.report.wording import DASH, count, plus_minus, signed
 from lplgrad.settings import StudyFile
+from lplgrad.statistics.curves import CELL, CHAIN, PANEL, panels
 from lplgrad.statistics.inference import ALPHA, estimate, welch
 from lplgrad.study import Layout
 
-ABLATION_COLUMNS = [
-    "budget", "dataset", "fraction", "labels", "interpolated", "with_strategy", "without_strategy", "seeds",
-    "with_mean", "with_std", "without_mean", "without_std", "gain", "gain_low", "gain_high", "paper_with",
-    "paper_without",
-]  # fmt: skip
+TIMED = "lplgrad"  # whose seconds the others' are multiples of
+TIMED_BUDGET = "high"  # the paper names none for Table IV
+TIME_COLUMNS = [*CELL, "phase", "unit", "seeds", "ratio", "low", "high", "paper", "outside"]
 
 
 def datasets_table(file: StudyFile) -> pd.DataFrame:
     """Table I: what was prepared and how it is trained on.
 
     Returns:
-        Columns dataset, train, test, image_size, channels, classes, parameters (of the main model), epochs, batch_size,
-        learning_rate, milestones; a data set that is not prepared has empty sizes.
+        Columns dataset, train, test, total (both), image_size, channels, classes, parameters (of the main model),
+        epochs, batch_size, learning_rate, milestones; a data set that is not prepared has empty sizes.
     """
     layout = Layout(file.study)
     rows = []
@@ -45,6 +43,7 @@ def datasets_table(file: StudyFile) -> pd.DataFrame:
             known |= {
                 "train": train,
                 "test": test["images"][0],
+                "total": train + test["images"][0],
                 "image_size": f"{width}x{height}",
                 "channels": channels,
                 "classes": len(values["classes"]),
@@ -57,21 +56,19 @@ def datasets_table(file: StudyFile) -> pd.DataFrame:
             "milestones": " ".join(map(str, row.training.milestones)),
         }
         rows.append(known)
-    columns = ["dataset", "train", "test", "image_size", "channels", "classes", "parameters", "epochs", "batch_size"]
-    return pd.DataFrame(rows).reindex(columns=[*columns, "learning_rate", "milestones"])
+    columns = ["dataset", "train", "test", "total", "image_size", "channels", "classes", "parameters", "epochs"]
+    return pd.DataFrame(rows).reindex(columns=[*columns, "batch_size", "learning_rate", "milestones"])
 
 
 def datasets_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
     """Table I as people read it."""
     printed = published("datasets").set_index("dataset")
-    kinds = ["train", "test", "classes", "parameters", "epochs", "batch_size"]
-    head = ["", "", "training pool", "test images", "classes", "parameters", "epochs", "mini-batch", "image size"]
+    kinds = ["train", "test", "total", "classes", "parameters", "epochs", "batch_size"]
+    head = ["", "", "training pool", "test images", "images in all", "classes", "parameters", "epochs", "mini-batch"]
     rows, best = [], set()
     for _, ours in table.iterrows():
         name = str(ours["dataset"])
-        rows.append(
-            [dataset_title(file, name), "ours", *(_whole(ours[kind]) for kind in kinds), str(ours["image_size"])]
-        )
+        rows.append([dataset_title(file, name), "ours", *(_whole(ours[kind]) for kind in [*kinds, "image_size"])])
         if name in printed.index:
             theirs = printed.loc[name]
             rows.append(["", "paper", *(_whole(theirs[kind]) for kind in kinds), ""])
@@ -80,7 +77,7 @@ def datasets_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
                 for column, kind in enumerate(kinds, start=2)
                 if pd.notna(theirs[kind]) and pd.notna(ours[kind]) and theirs[kind] != ours[kind]
             }
-    return [Section("Data sets and training", head, rows, frozenset(best), text_columns=2)]
+    return [Section("Data sets and training", [*head, "image size"], rows, frozenset(best), text_columns=2)]
 
 
 def budgets_table(file: StudyFile) -> pd.DataFrame:
@@ -96,7 +93,7 @@ def budgets_table(file: StudyFile) -> pd.DataFrame:
 
 def budgets_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
     """Table II as people read it: a section a budget, data sets across; the paper's number where ours differs."""
-    printed = published("budgets").set_index(["budget", "dataset"])
+    printed = published("budgets").set_index(PANEL)
     kinds = {"query_size": "query size b", "candidates": "candidates S", "labels": "labels A", "rounds": "rounds"}
     sections = []
     for budget, part in table.groupby("budget", sort=False):
@@ -114,22 +111,34 @@ def budgets_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
     return sections
 
 
-def accuracy_against_paper(table: pd.DataFrame) -> pd.DataFrame:
+def accuracy_against_paper(measurements: pd.DataFrame) -> pd.DataFrame:
     """Table III: our accuracy beside the paper's, cell by cell.
-
-    Args:
-        table: of ``tables.accuracy_table``.
 
     Returns:
         The paper's cells that the study has too: budget, dataset, labels, strategy, seeds, mean, std, paper_mean,
-        paper_std, difference, low, high (95 % interval of the difference, Welch's), p (Welch's test, two-sided) and
-        verdict. What the paper prints behind the sign is read as a standard deviation over its 5 trials; one that is
-        printed as 0.0 is read as the largest that rounds to it.
+        paper_std, difference, low, high (95 % interval of the difference, Welch's), p (Welch's test, two-sided),
+        verdict, and stopped: how many trials had stopped before. Those that went on are no sample of all, so that
+        there is no test then. What the paper prints behind the sign is read as a standard deviation over its 5 trials;
+        one that is printed as 0.0 is read as the largest that rounds to it.
     """
+    table = accuracy_table(measurements)
     printed = published("accuracy").rename(columns={"mean": "paper_mean", "std": "paper_std"})
-    cells = table.merge(printed, on=["budget", "dataset", "labels", "strategy"])
+    cells = table.merge(printed, on=[*CELL, "labels"])
+    cells["stopped"] = _stopped_before(cells, measurements)
     found = [_against(cell) for _, cell in cells.iterrows()]
-    return cells.assign(**pd.DataFrame(found, columns=["difference", "low", "high", "p", "verdict"], index=cells.index))
+    told = pd.DataFrame(found, columns=["difference", "low", "high", "p", "verdict"], index=cells.index)
+    untold = cells["stopped"] > 0
+    told[["low", "high", "p"]] = told[["low", "high", "p"]].mask(untold)
+    told["verdict"] = told["verdict"].mask(untold, "trials stopped")
+    return cells.assign(**told)
+
+
+def _stopped_before(cells: pd.DataFrame, measurements: pd.DataFrame) -> pd.Series[int]:
+    """How many trials of each cell's strategy stopped with fewer labels."""
+    stops = measurements[measurements["stopped"].astype(bool)].drop_duplicates(CHAIN)
+    pairs = cells.reset_index().merge(stops[[*CELL, "labels"]], on=CELL, suffixes=("", "_stop"))
+    early = pairs.loc[pairs["labels_stop"] < pairs["labels"], "index"]
+    return early.value_counts().reindex(cells.index, fill_value=0)
 
 
 def _against(cell: pd.Series[Any]) -> tuple[float, float, float, float, str]:
@@ -143,8 +152,9 @@ def _against(cell: pd.Series[Any]) -> tuple[float, float, float, float, str]:
 def accuracy_against_paper_sections(cells: pd.DataFrame, file: StudyFile) -> list[Section]:
     """Table III as people read it: strategies down, and for each number of labels ours, the paper's, the difference."""
     sections = []
-    for (budget, dataset), part in by_panel(cells):
-        labels = sorted(set(part["labels"]))
+    for panel, part in panels(cells):
+        budget, dataset = panel.values()
+        labels, seeds = sorted(set(part["labels"])), int(part["seeds"].max())
         head = ["", *(word for number in labels for word in (f"{number:,} labels", "paper", "difference"))]
         rows: list[list[str]] = []
         best = set()
@@ -153,186 +163,111 @@ def accuracy_against_paper_sections(cells: pd.DataFrame, file: StudyFile) -> lis
             for number in labels:
                 cell = part[(part["labels"] == number) & (part["strategy"] == strategy)]
                 if cell.empty:
-                    row += ["–", "–", "–"]
+                    row += [DASH, DASH, DASH]
                     continue
                 only = cell.iloc[0]
+                fewer = "" if only["seeds"] == seeds else f" (n = {only['seeds']})"
                 row += [
-                    _plus_minus(only["mean"], only["std"]),
-                    _plus_minus(only["paper_mean"], only["paper_std"]),
-                    _signed(only["difference"]),
+                    plus_minus(only["mean"], only["std"], 1) + fewer,
+                    plus_minus(only["paper_mean"], only["paper_std"], 1),
+                    signed(only["difference"], 1),
                 ]
                 if only["p"] < ALPHA:
                     best.add((len(rows), len(row) - 1))
             rows.append(row)
-        seeds = int(part["seeds"].max())
-        heading = f"{dataset_title(file, dataset)}, {budget} budget: {seeds} trials against the paper's {TRIALS}"
+        heading = (
+            f"{dataset_title(file, dataset)}, {budget} budget: {count(seeds, 'trial')} against the paper's {TRIALS}"
+        )
         sections.append(Section(heading, head, rows, frozenset(best)))
     return sections
 
 
-def time_against_paper(table: pd.DataFrame, reference: str = "lplgrad") -> pd.DataFrame:
-    """Table IV: seconds of a round as multiples of one strategy's, beside the same ratios of the paper.
+def time_against_paper(timings: pd.DataFrame) -> pd.DataFrame:
+    """Table IV: seconds as multiples of LPLgrad's on the same seed, beside the same ratios of the paper.
 
     Args:
-        table: of ``tables.time_table``.
-        reference: the strategy that the others are divided by; budgets and data sets without it are left out.
+        timings: a row a round, of ``collect.timings``.
 
     Returns:
-        Columns budget, dataset, strategy, train_ratio, query_ratio, paper_train_ratio, paper_query_ratio.
+        Of the paper's data sets with the high budget: columns budget, dataset, strategy, phase (train, query), unit,
+        seeds, ratio (mean over seeds), low, high (its 95 % t interval), paper, outside (whether the paper's ratio lies
+        outside that interval; None where there is none). The unit ``round`` sums over the rounds that both strategies
+        trained or asked in, the unit ``trial`` over trials that both ran to the end; where no trial stopped early the
+        two are the same.
     """
-    ours = _ratios(
-        table.rename(columns={"train_round": "train", "query_round": "query"}), ["budget", "dataset"], reference
-    )
-    printed = _ratios(published("time"), ["dataset"], reference).rename(
-        columns={"train_ratio": "paper_train_ratio", "query_ratio": "paper_query_ratio"}
-    )
-    return ours.merge(printed, on=["dataset", "strategy"], how="left")
+    spent = _spent(timings)
+    printed = published("time").melt(["dataset", "strategy"], var_name="phase", value_name="seconds")
+    printed = _beside_timed(printed.assign(budget=TIMED_BUDGET), [*PANEL, "phase"])
+    printed["paper"] = printed["seconds"] / printed["seconds_reference"]
+    both = _beside_timed(spent, [*PANEL, "seed", "round", "phase", "unit"])
+    both = both[both["dataset"].isin(printed["dataset"]) & (both["budget"] == TIMED_BUDGET)]
+    rows: list[list[Any]] = []
+    for key, part in both.groupby([*CELL, "phase", "unit"], sort=False):
+        sums = part.dropna().groupby("seed")[["seconds", "seconds_reference"]].sum()
+        ratios = (sums["seconds"] / sums["seconds_reference"])[sums["seconds_reference"] > 0]
+        found = estimate(ratios)
+        rows.append([*key, len(ratios), found.value, *found.interval()])
+    table = pd.DataFrame(rows, columns=TIME_COLUMNS[:-2])
+    table = table.merge(printed[[*CELL, "phase", "paper"]], on=[*CELL, "phase"], how="left")
+    told = [outside(*row) for row in table[["paper", "low", "high"]].itertuples(index=False)]
+    return table.assign(outside=pd.Series(told, dtype=object))
 
 
-def _ratios(frame: pd.DataFrame, panel: list[str], reference: str) -> pd.DataFrame:
-    base = frame[frame["strategy"] == reference][[*panel, "train", "query"]]
-    joined = frame.merge(base, on=panel, suffixes=("", "_reference"))
-    for kind in ("train", "query"):
-        joined[f"{kind}_ratio"] = joined[kind] / joined[f"{kind}_reference"]
-    return joined[[*panel, "strategy", "train_ratio", "query_ratio"]]
+def _spent(timings: pd.DataFrame) -> pd.DataFrame:
+    """Seconds, a row a round, phase and unit; NaN where there are none to compare.
+
+    A trial that has stopped says so by 0 seconds of training; the query before asked nothing.
+    """
+    ordered = timings.sort_values("round")
+    chains = ordered.groupby(CHAIN)["train_seconds"]
+    trained, whole = ordered["train_seconds"] > 0, chains.transform("min") > 0
+    counted = {
+        ("train", "round"): ordered["train_seconds"].where(trained),
+        ("train", "trial"): ordered["train_seconds"].where(whole),
+        ("query", "round"): ordered["query_seconds"].where(trained & (chains.shift(-1) != 0)),
+        ("query", "trial"): ordered["query_seconds"].where(whole),
+    }
+    long = [ordered.assign(phase=phase, unit=unit, seconds=of) for (phase, unit), of in counted.items()]
+    return pd.concat(long).sort_index(kind="stable")[[*CHAIN, "round", "phase", "unit", "seconds"]]
+
+
+def _beside_timed(seconds: pd.DataFrame, shared: list[str]) -> pd.DataFrame:
+    """The seconds with those of LPLgrad in the column seconds_reference."""
+    reference = seconds.loc[seconds["strategy"] == TIMED, [*shared, "seconds"]]
+    return seconds.merge(reference, on=shared, suffixes=("", "_reference"))
 
 
 def time_against_paper_sections(ratios: pd.DataFrame, file: StudyFile) -> list[Section]:
-    """Table IV as people read it."""
-    head = ["multiples of LPLgrad's", "training", "paper", "query", "paper"]
+    """Table IV as people read it: in bold where the paper's ratio lies outside the interval of ours."""
+    of_phase = [(f"{phase}, a round", f"{phase}, a trial", "paper") for phase in ("training", "query")]
+    head = ["multiples of LPLgrad's", "seeds", *of_phase[0], *of_phase[1]]
     sections = []
-    for (budget, dataset), part in by_panel(ratios):
-        rows = [
-            [strategy_title(file, row["strategy"])]
-            + [_ratio(row[key]) for key in ("train_ratio", "paper_train_ratio", "query_ratio", "paper_query_ratio")]
-            for _, row in part.iterrows()
-        ]
-        sections.append(Section(f"{dataset_title(file, dataset)}, {budget} budget: time", head, rows))
-    return sections
-
-
-def ablation_table(measurements: pd.DataFrame, file: StudyFile) -> pd.DataFrame:
-    """Tables V and VI: accuracy with and without the auxiliary module after a third, a half and all of the budget.
-
-    A fraction of the budget that is no round's number of labels is interpolated linearly, trial by trial, between the
-    rounds around it.
-
-    Returns:
-        Columns budget, dataset, fraction, labels, interpolated, with_strategy, without_strategy, seeds (of both),
-        with_mean, with_std, without_mean, without_std, gain, gain_low, gain_high (mean of the paired differences and
-        its 95 % t interval), paper_with, paper_without; accuracies in percent. The paper's numbers stand beside
-        lplgrad and ent_gradnorm.
-    """
-    printed = {
-        (row.budget, row.dataset, row.fraction): (row.with_auxiliary, row.without_auxiliary)
-        for row in published("ablation").itertuples()
-    }
-    rows = []
-    for (budget, dataset), part in by_panel(measurements):
-        total = file.study.datasets[dataset].budgets[budget].labels
-        for one, other in Layout(file.study).ablation_pairs():
-            curves = [_curves(part, name) for name in (one, other)]
-            seeds = [seed for seed in curves[0] if seed in curves[1]]
-            for fraction in ("1/3", "1/2", "1"):
-                labels = float(Fraction(fraction) * total)
-                found = np.array([[_at(curve[seed], labels) for seed in seeds] for curve in curves]) * 100
-                found = found[:, ~np.isnan(found).any(axis=0)] if len(seeds) else np.empty((2, 0))
-                key = (budget, dataset, fraction)
-                beside = (one, other) == ("lplgrad", "ent_gradnorm") and key in printed
-                paper_with, paper_without = printed[key] if beside else (math.nan, math.nan)
-                rows.append(
-                    {
-                        "budget": budget,
-                        "dataset": dataset,
-                        "fraction": fraction,
-                        "labels": round(labels, 1),
-                        "interpolated": not (part["labels"] == labels).any(),
-                        "with_strategy": one,
-                        "without_strategy": other,
-                        "seeds": found.shape[1],
-                        **_summary("with", found[0]),
-                        **_summary("without", found[1]),
-                        **_paired(found[0] - found[1]),
-                        "paper_with": paper_with,
-                        "paper_without": paper_without,
-                    }
-                )
-    return pd.DataFrame(rows, columns=ABLATION_COLUMNS)
-
-
-def _curves(part: pd.DataFrame, strategy: str) -> dict[int, pd.DataFrame]:
-    chosen = part[(part["strategy"] == strategy) & ~part["stopped"].astype(bool)]
-    return {seed: chosen[chosen["seed"] == seed].sort_values("labels") for seed in sorted(set(chosen["seed"]))}
-
-
-def _at(curve: pd.DataFrame, labels: float) -> float:
-    return float(np.interp(labels, curve["labels"], curve["accuracy"], left=math.nan, right=math.nan))
-
-
-def _summary(name: str, values: np.ndarray[Any, Any]) -> dict[str, float]:
-    n = len(values)
-    return {
-        f"{name}_mean": float(values.mean()) if n else math.nan,
-        f"{name}_std": float(values.std(ddof=1)) if n > 1 else math.nan,
-    }
-
-
-def _paired(differences: np.ndarray[Any, Any]) -> dict[str, float]:
-    gain = estimate(differences)
-    low, high = gain.interval()
-    return {"gain": gain.value, "gain_low": low, "gain_high": high}
-
-
-def ablation_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
-    """Tables V and VI as people read them."""
-    head = ["labels", "", "with", "without", "gain", "95 % interval", "paper: with", "without", "gain"]
-    sections = []
-    keys = ["budget", "dataset", "with_strategy", "without_strategy"]
-    for key, part in table.groupby(keys, sort=False):
-        budget, dataset, one, other = map(str, key)
+    for panel, part in panels(ratios):
+        budget, dataset = panel.values()
         rows: list[list[str]] = []
         best = set()
-        for _, row in part.iterrows():
-            labels = f"{row['labels']:,.0f}" + (" (interpolated)" if row["interpolated"] else "")
-            share = "all" if row["fraction"] == "1" else row["fraction"] + " of A"
-            if not (row["gain_low"] <= 0 <= row["gain_high"]) and not math.isnan(row["gain_low"]):
-                best.add((len(rows), 4))
-            interval = "–" if pd.isna(row["gain_low"]) else f"{row['gain_low']:+.1f} to {row['gain_high']:+.1f}"
-            rows.append(
-                [
-                    labels,
-                    share,
-                    _plus_minus(row["with_mean"], row["with_std"]),
-                    _plus_minus(row["without_mean"], row["without_std"]),
-                    _signed(row["gain"]),
-                    interval,
-                    _plus_minus(row["paper_with"], math.nan),
-                    _plus_minus(row["paper_without"], math.nan),
-                    _signed(row["paper_with"] - row["paper_without"]),
-                ]
-            )
-        titles = f"{strategy_title(file, one)} against {strategy_title(file, other)}"
-        seeds = int(part["seeds"].max())
-        heading = f"{dataset_title(file, dataset)}, {budget} budget: {titles}, {seeds} paired trials"
-        sections.append(Section(heading, head, rows, frozenset(best), text_columns=2))
+        for strategy, cells in part.groupby("strategy", sort=False):
+            seeds = int(cells["seeds"].max())
+            row = [strategy_title(file, str(strategy)), str(seeds)]
+            for _, phase in cells.groupby("phase", sort=False):
+                for _, cell in phase.iterrows():
+                    if cell["outside"]:
+                        best.add((len(rows), len(row)))
+                    fewer = "" if cell["seeds"] == seeds else f" (n = {cell['seeds']})"
+                    row.append(_ratio(cell["ratio"]) + _ratio_interval(cell["low"], cell["high"]) + fewer)
+                row.append(_ratio(phase["paper"].iloc[0]))
+            rows.append(row)
+        sections.append(Section(f"{dataset_title(file, dataset)}, {budget} budget: time", head, rows, frozenset(best)))
     return sections
-
-
-def _shown(value: Any, write: Callable[[Any], str]) -> str:
-    return "–" if pd.isna(value) else write(value)
 
 
 def _whole(value: Any) -> str:
-    return value if isinstance(value, str) else _shown(value, lambda number: f"{number:,.0f}")
-
-
-def _signed(value: float) -> str:
-    return _shown(value, lambda number: f"{number:+.1f}")
+    return value if isinstance(value, str) else DASH if pd.isna(value) else f"{value:,.0f}"
 
 
 def _ratio(value: float) -> str:
-    return _shown(value, lambda number: f"{number:.3g}")
+    return DASH if math.isnan(value) else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def _plus_minus(mean: float, std: float) -> str:
-    return _shown(mean, lambda number: f"{number:.1f}" + ("" if pd.isna(std) else f" ± {std:.1f}"))
+def _ratio_interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f" [{_ratio(low)}, {_ratio(high)}]"

@@ -22,9 +22,9 @@ def signed(value: float, digits: int = 2) -> str:
     return DASH if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
 
 
-def plus_minus(mean: float, spread: float) -> str:
+def plus_minus(mean: float, spread: float, digits: int = 2) -> str:
     """Mean ± standard deviation."""
-    return number(mean) if math.isnan(spread) else f"{number(mean)} ± {number(spread)}"
+    return number(mean, digits) + ("" if math.isnan(spread) else f" ± {number(spread, digits)}")
 
 
 def interval(low: float, high: float) -> str:
@@ -32,9 +32,9 @@ def interval(low: float, high: float) -> str:
     return DASH if math.isnan(low) else f"[{number(low)}, {number(high)}]"
 
 
-def signed_interval(low: float, high: float) -> str:
+def signed_interval(low: float, high: float, digits: int = 2) -> str:
     """An interval of differences."""
-    return DASH if math.isnan(low) else f"[{signed(low)}, {signed(high)}]"
+    return DASH if math.isnan(low) else f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 
 def p_value(value: float, sign: str = "") -> str:
