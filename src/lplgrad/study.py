@@ -154,7 +154,7 @@ class Layout:
         return "|".join([*last, *shown])
 
     def leftover_checkpoints(self) -> Iterator[Path]:
-        """Models that are not kept and that the next round has used. Snakemake deletes them, unless it is killed first."""
+        """Models that are not kept and that the next round has used; Snakemake deletes them, unless it is killed."""
         kept = re.compile(self.kept_checkpoints())
         for chain in self.chains():
             for number in range(2, self.rounds(chain.budget, chain.dataset)):
