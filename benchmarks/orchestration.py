@@ -22,6 +22,13 @@ from lplgrad.preparation import write_dataset
 
 NAME = "orchestration"
 HOME = Path(__file__).parents[1]
+MEASURE = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(f"\\n{used.ru_utime + used.ru_stime} {used.ru_maxrss}")
+sys.exit(code)
+"""
 STARTED = {
     "nothing": "pass",
     "lplgrad --help": "from lplgrad.cli import parser; parser()",
@@ -56,7 +63,7 @@ def run(quick: bool) -> Iterator[Figure]:
 def dry_run(folder: Path, seeds: int) -> Iterator[Figure]:
     """``snakemake --dry-run`` of config.yaml with so many seeds, its data sets taken for prepared."""
     folder.mkdir()
-    for name in ("src", "workflow", "report", "envs"):
+    for name in ("src", "workflow", "report", "envs", "studies"):
         shutil.copytree(HOME / name, folder / name)
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(HOME / name, folder)
@@ -75,16 +82,17 @@ def dry_run(folder: Path, seeds: int) -> Iterator[Figure]:
 
 
 def processor_seconds(command: list[str], folder: Path) -> tuple[float, float, str]:
-    """Processor seconds and peak memory in MB of a command and of what it starts, and what it said."""
+    """Processor seconds and peak memory in MB of a command and of what it starts, and what it said.
+
+    A small process starts it: a process's peak is never told as less than that of the one it was forked from.
+    """
     path = os.pathsep.join([str(folder / "src"), os.environ.get("PYTHONPATH", "")])
-    with tempfile.TemporaryFile("w+") as told:
-        process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, stdout=told, stderr=subprocess.STDOUT
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        told.seek(0)
-        text = told.read()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{text[-2000:]}")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, text
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *command],
+        cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    *told, used = done.stdout.splitlines()
+    seconds, kilobytes = map(float, used.split())
+    return seconds, kilobytes / 1024, "\n".join([*told, done.stderr])
