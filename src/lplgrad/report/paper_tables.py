@@ -13,7 +13,7 @@ import pandas as pd
 
 from lplgrad.estimation import parameters
 from lplgrad.files import read_json
-from lplgrad.paper import TRIALS, published
+from lplgrad.paper import TRIALS, published, spread
 from lplgrad.report.tables import Section, by_panel, dataset_title, strategy_title
 from lplgrad.settings import StudyFile
 from lplgrad.statistics.inference import ALPHA, estimate, welch
@@ -123,8 +123,8 @@ def accuracy_against_paper(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The paper's cells that the study has too: budget, dataset, labels, strategy, seeds, mean, std, paper_mean,
         paper_std, difference, low, high (95 % interval of the difference, Welch's), p (Welch's test, two-sided) and
-        verdict. What the paper prints behind the sign is read as a standard deviation over its 5 trials; one that is
-        printed as 0.0 is read as the largest that rounds to it.
+        verdict: above or below the paper, not told apart (which is no proof of agreement), or one seed. What the paper
+        prints behind the sign is read as a standard deviation over its 5 trials (``paper.spread``).
     """
     printed = published("accuracy").rename(columns={"mean": "paper_mean", "std": "paper_std"})
     cells = table.merge(printed, on=["budget", "dataset", "labels", "strategy"])
@@ -133,10 +133,10 @@ def accuracy_against_paper(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _against(cell: pd.Series[Any]) -> tuple[float, float, float, float, str]:
-    paper = cell["paper_mean"], max(cell["paper_std"], 0.05)
+    paper = cell["paper_mean"], spread(cell["paper_std"])
     difference = welch((cell["mean"], cell["std"]), paper, (int(cell["seeds"]), TRIALS))
     side = "above the paper" if difference.value > 0 else "below the paper"
-    verdict = "one seed" if math.isnan(difference.p) else "as the paper" if difference.p >= ALPHA else side
+    verdict = "one seed" if math.isnan(difference.p) else "not told apart" if difference.p >= ALPHA else side
     return difference.value, *difference.interval(), difference.p, verdict
 
 
