@@ -115,7 +115,7 @@ def _case_rows(*findings: Finding) -> tuple[tuple[str, ...], ...]:
     for found in findings:
         source = "paper" if found.source == "published" else "this study"
         for case in found.cases:
-            low, high = case.effect(found.claim).interval()
+            low, high = case.interval(found.claim)
             what = f"{case.strategy} against {case.baseline}" if case.baseline else case.strategy
             where = ", ".join(filter(None, (case.dataset, case.budget, case.at)))
             if case.baseline:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from lplgrad.paper import TRIALS, published
-from lplgrad.report.claims import Case, Claim, among, pairs
+from lplgrad.report.claims import Case, Claim, among, comparisons
 from lplgrad.statistics.claimed import shown_fraction
 from lplgrad.statistics.inference import ALPHA, Estimate, holm, welch
 
@@ -30,8 +31,10 @@ def from_paper(claim: Claim, labels: dict[str, dict[str, int]]) -> list[Case]:
             continue
         rows = panel.set_index("strategy")[["mean", "std"]]
         known = {str(name): (float(row["mean"]), float(row["std"])) for name, row in rows.iterrows()}
-        for strategy, baseline in pairs(claim, {name: mean for name, (mean, _) in known.items()}):
-            cases.append(_unpaired(strategy, baseline, budget, dataset, at, known))
+        for strategy, baseline, rivals in comparisons(claim, {name: mean for name, (mean, _) in known.items()}):
+            case = _unpaired(strategy, baseline, budget, dataset, at, known)
+            against = (_unpaired(strategy, rival, budget, dataset, at, known).effect(claim) for rival in rivals)
+            cases.append(replace(case, rivals=tuple(against)))
     return cases
 
 
@@ -71,8 +74,8 @@ def _is_at(claim: Claim, budget: str, dataset: str, at: str, labels: dict[str, d
         return True
     number, end = int(at), labels[budget][dataset]
     first = min(published("accuracy").query("dataset == @dataset")["labels"])
-    if isinstance(claim.at, int):
-        return number == claim.at
+    if not isinstance(claim.at, str):
+        return number in (claim.at if isinstance(claim.at, list) else [claim.at])
     known: dict[str, bool] = {
         "queried": True, "last": number == end, "first": number == first, "fractions": False, "area": False,
         "first_half": 2 * number <= end, "second_half": 2 * number > end,
