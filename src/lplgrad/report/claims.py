@@ -8,7 +8,7 @@ cannot be told otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -17,7 +17,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from lplgrad.statistics.claimed import Measured, values
+from lplgrad.statistics.claimed import Measured, labels_taken, values
 from lplgrad.statistics.inference import LEVEL, Estimate, estimate
 from lplgrad.validation import Count, Name, Number, Settings, Title, parse, read_yaml
 
@@ -39,7 +39,7 @@ class Claim(Settings):
     untested: Text | None = None
     strategies: list[Name] = Field(default=[])
     baselines: Literal["others", "best", "none"] | list[Name] = "others"
-    measure: Literal["accuracy", "train_seconds", "query_seconds"] = "accuracy"
+    measure: Literal["accuracy", "train_seconds", "query_seconds", "labels_needed"] = "accuracy"
     budgets: NamesOrAll = "all"
     datasets: NamesOrAll = "all"
     at: Literal["queried", "first", "last", "first_half", "second_half", "fractions", "area"] | Count | list[Count] = (
@@ -154,14 +154,9 @@ class Case:
 
         Less than 5 % just where the 95 % interval leaves out that bound, so that the case is decided.
         """
-        return max(self._p_against(bound, claim) for bound in _bounds(claim) if math.isfinite(bound))
-
-    def _p_against(self, bound: float, claim: Claim) -> float:
-        rivals = [Estimate(one.value - bound, one.error, one.freedom) for one in self.rivals or (self.effect(claim),)]
-        if any(math.isnan(rival.p) for rival in rivals):
-            return math.nan
-        below = [rival.p for rival in rivals if rival.value <= 0]
-        return min(1.0, len(rivals) * min(below)) if below else max(rival.p for rival in rivals)
+        rivals = self.rivals or (self.effect(claim),)
+        bounds = [bound for bound in _bounds(claim) if math.isfinite(bound)]
+        return max(p_of_smallest([replace(one, value=one.value - bound) for one in rivals]) for bound in bounds)
 
     def support(self, claim: Claim) -> tuple[float, float]:
         """Orders cases by how much they speak for a claim: first by evidence (from 0 against it over 1, where nothing
@@ -171,10 +166,24 @@ class Case:
         return 1.0 if math.isnan(p) else p if within <= 0 else 2 - p, within
 
     @property
-    def name(self) -> str:
-        """For people."""
-        where = ", ".join(filter(None, (self.dataset, self.budget, self.at)))
-        return f"{self.strategy} against {self.baseline}, {where}" if self.baseline else f"{self.strategy}, {where}"
+    def what(self) -> str:
+        """The two, for people."""
+        baseline = f"the best other ({self.baseline})" if self.rivals else self.baseline
+        return f"{self.strategy} against {baseline}" if baseline else self.strategy
+
+    @property
+    def where(self) -> str:
+        """The place, for people."""
+        return ", ".join(filter(None, (self.dataset, self.budget, self.at)))
+
+
+def p_of_smallest(effects: Sequence[Estimate]) -> float:
+    """Two-sided p of the smallest of some true effects against 0: all must be positive for it to be, and one of all
+    (Bonferroni) negative for it to be that. NaN if an error is not known."""
+    if any(math.isnan(effect.p) for effect in effects):
+        return math.nan
+    below = [effect.p for effect in effects if effect.value <= 0]
+    return min(1.0, len(effects) * min(below)) if below else max(effect.p for effect in effects)
 
 
 def _corrected(level: float, tests: int) -> float:
@@ -193,6 +202,7 @@ class Finding:
             the interval in the claim's unit.
         about: which that is, or why there is none.
         seeds: of that effect.
+        rounding_decides: numbers that are printed as the paper's are could give another verdict.
     """
 
     claim: Claim
@@ -205,6 +215,7 @@ class Finding:
     high: float = math.nan
     about: str = ""
     seeds: int = 0
+    rounding_decides: bool = False
 
     def counts(self) -> dict[str, int]:
         """How many cases hold, do not, and cannot be told."""
@@ -220,9 +231,11 @@ def judge(claim: Claim, source: Source, cases: list[Case]) -> Finding:
     if not cases:
         return Finding(claim, source, NOT_PUBLISHED if source == "published" else NOT_RUN)
     judged = _averages(cases) if claim.over == "mean" else cases
-    worst = min(judged, key=lambda case: case.support(claim))
+    known = [case for case in judged if not math.isnan(case.effect(claim).value)]
+    worst = min(known or judged, key=lambda case: case.support(claim))
     effect = worst.absolute.value, worst.relative.value, *worst.interval(claim)
-    return Finding(claim, source, verdict(claim, judged), cases, *effect, worst.name, worst.seeds)
+    about = ", ".join(filter(None, (worst.what, worst.where)))
+    return Finding(claim, source, verdict(claim, judged), cases, *effect, about, worst.seeds)
 
 
 def verdict(claim: Claim, cases: list[Case]) -> str:
@@ -282,7 +295,7 @@ def from_measurements(claim: Claim, measured: Measured) -> list[Case]:
     for budget, dataset in measured.panels:
         if not (among(claim.budgets, budget) and among(claim.datasets, dataset)):
             continue
-        by_strategy = {name: _values(claim, measured, budget, dataset, name) for name in measured.names}
+        by_strategy = _values(claim, measured, budget, dataset)
         points = list(dict.fromkeys(point for found in by_strategy.values() for point in found))
         for point in points:
             there = {name: found[point] for name, found in by_strategy.items() if point in found}
@@ -299,11 +312,19 @@ def from_measurements(claim: Claim, measured: Measured) -> list[Case]:
 _NOTHING = (Estimate(math.nan), Estimate(math.nan), 0)
 
 
-def _values(claim: Claim, measured: Measured, budget: str, dataset: str, strategy: str) -> dict[str, pd.Series[float]]:
-    found: dict[str, pd.Series[float]] = {}
-    for at in claim.at if isinstance(claim.at, list) else [claim.at]:
-        found |= values(measured, budget, dataset, strategy, claim.measure, at)
-    return found
+def _values(claim: Claim, measured: Measured, budget: str, dataset: str) -> dict[str, dict[str, pd.Series[float]]]:
+    """A value for every seed, below each point that the claim is about, below each strategy."""
+    if claim.measure == "labels_needed":
+        return labels_taken(measured, budget, dataset)
+    places = claim.at if isinstance(claim.at, list) else [claim.at]
+    return {
+        name: {
+            point: series
+            for at in places
+            for point, series in values(measured, budget, dataset, name, claim.measure, at).items()
+        }
+        for name in measured.names
+    }
 
 
 def _paired(case: Case, one: pd.Series[float], other: pd.Series[float] | None) -> Case:
@@ -344,6 +365,7 @@ def verdicts(findings: list[Finding]) -> pd.DataFrame:
             "claim": found.claim.id, "section": found.claim.section, "source": found.source, "verdict": found.verdict,
             "cases": len(found.cases), **found.counts(), "effect": found.absolute, "effect_percent": found.relative,
             "low": found.low, "high": found.high, "unit": found.claim.unit, "seeds": found.seeds, "about": found.about,
+            "rounding_decides": found.rounding_decides,
         }
         for found in findings
     ]  # fmt: skip
