@@ -78,7 +78,7 @@ class TestAccuracy:
         expected = stats.ttest_ind_from_stats(72.0, 1.0, 3, 72.4, 1.1, 5, equal_var=False)
         assert cell["p"] == pytest.approx(expected.pvalue)
         assert cell["difference"] == pytest.approx(-0.4)
-        assert cell["verdict"] == "as the paper"
+        assert cell["verdict"] == "not told apart", "two numbers that cannot be told apart are not thereby the same"
         late = cells.query("strategy == 'lplgrad' and labels == 9000").iloc[0]
         assert late["verdict"] == "below the paper"
         assert late["high"] < 0

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     measured = Measured(measurements, timings)
     findings = [
         (
-            claims.judge(claim, "published", published_claims.from_paper(claim, listed.labels)),
+            published_claims.found(claim, listed.labels),
             claims.judge(claim, "measured", claims.from_measurements(claim, measured)),
         )
         for claim in listed.claims

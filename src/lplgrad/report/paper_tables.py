@@ -10,7 +10,7 @@ import pandas as pd
 
 from lplgrad.estimation import parameters
 from lplgrad.files import read_json
-from lplgrad.paper import TRIALS, published
+from lplgrad.paper import TRIALS, published, spread
 from lplgrad.report.ablation import outside
 from lplgrad.report.tables import Section, accuracy_table, dataset_title, strategy_title
 from lplgrad.report.wording import DASH, count, plus_minus, signed
@@ -117,9 +117,9 @@ def accuracy_against_paper(measurements: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The paper's cells that the study has too: budget, dataset, labels, strategy, seeds, mean, std, paper_mean,
         paper_std, difference, low, high (95 % interval of the difference, Welch's), p (Welch's test, two-sided),
-        verdict, and stopped: how many trials had stopped before. Those that went on are no sample of all, so that
-        there is no test then. What the paper prints behind the sign is read as a standard deviation over its 5 trials;
-        one that is printed as 0.0 is read as the largest that rounds to it.
+        verdict (above or below the paper, not told apart, which is no proof of agreement, or one seed), and stopped:
+        how many trials had stopped before. Those that went on are no sample of all, so that there is no test then.
+        What the paper prints behind the sign is read as a standard deviation over its 5 trials (``paper.spread``).
     """
     table = accuracy_table(measurements)
     printed = published("accuracy").rename(columns={"mean": "paper_mean", "std": "paper_std"})
@@ -142,10 +142,10 @@ def _stopped_before(cells: pd.DataFrame, measurements: pd.DataFrame) -> pd.Serie
 
 
 def _against(cell: pd.Series[Any]) -> tuple[float, float, float, float, str]:
-    paper = cell["paper_mean"], max(cell["paper_std"], 0.05)
+    paper = cell["paper_mean"], spread(cell["paper_std"])
     difference = welch((cell["mean"], cell["std"]), paper, (int(cell["seeds"]), TRIALS))
     side = "above the paper" if difference.value > 0 else "below the paper"
-    verdict = "one seed" if math.isnan(difference.p) else "as the paper" if difference.p >= ALPHA else side
+    verdict = "one seed" if math.isnan(difference.p) else "not told apart" if difference.p >= ALPHA else side
     return difference.value, *difference.interval(), difference.p, verdict
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from lplgrad.statistics.curves import CHAIN, FIRST_QUERIED, areas, complete, curves, panels
+from lplgrad.statistics.curves import CHAIN, FIRST_QUERIED, areas, complete, curves, labels_needed, panels
 
 FRACTIONS = {"1/3": 1 / 3, "1/2": 1 / 2, "1": 1.0}
 
@@ -114,3 +114,17 @@ def _at(curve: pd.DataFrame, labels: float) -> pd.Series[float]:
     place = curve.index.to_numpy(dtype=float)
     whole = curve.dropna(axis="columns")  # a stopped chain has no value beyond its end
     return pd.Series({seed: float(np.interp(labels, place, whole[seed])) for seed in whole.columns}, dtype=float)
+
+
+def labels_taken(measured: Measured, budget: str, dataset: str) -> dict[str, dict[str, pd.Series[float]]]:
+    """The labels with which every seed first reaches the accuracies of ``curves.targets``, below each strategy.
+
+    NaN where that was not seen: a seed that did not get there, or was there with its first labels.
+    """
+    rows = measured.measurements.query("budget == @budget and dataset == @dataset")
+    needed = labels_needed(rows)
+    seen = needed.assign(labels=needed["labels"].where(needed["censored"] == ""))
+    found: dict[str, dict[str, pd.Series[float]]] = {}
+    for (strategy, accuracy), part in seen.groupby(["strategy", "accuracy"], sort=False):
+        found.setdefault(str(strategy), {})[f"{accuracy:g} % right"] = part.set_index("seed")["labels"]
+    return found
