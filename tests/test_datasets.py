@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import pickle
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -317,6 +318,35 @@ class TestFolder:
         assert told.count("broken") == 1
         assert str(listed) in told.splitlines()[-1]
         assert not (tmp_path / "data" / "dataset.json").exists()
+
+    def test_unreadable_images_of_both_splits_are_listed_until_they_are_mended(
+        self, tmp_path: Path, folder: Path, lplgrad: Call
+    ) -> None:
+        whole = (folder / "dog" / "0.jpg").read_bytes()
+        for split in ("train", "test"):
+            shutil.copytree(folder, tmp_path / "both" / split)
+            for number in range(6):
+                (tmp_path / "both" / split / "dog" / f"{number}.jpg").write_bytes(b"")
+        (tmp_path / "both/train/cat").rename(tmp_path / "cats")  # nothing of this split can be read
+        (tmp_path / "both/train/cat").mkdir()
+        (tmp_path / "both/train/cat/0.png").write_bytes(b"")
+        settings = f"{{source: image_folder, path: '{tmp_path / 'both'}'}}"
+        arguments = ["prepare", "--settings", settings, "--output", tmp_path / "data"]
+        status, told = lplgrad(*arguments)
+        assert status == 1
+        assert "error: 13 of 19 images cannot be read" in told
+        listed = tmp_path / "data" / "unreadable.tsv"
+        assert len(listed.read_text().splitlines()) == 13
+        for path in [Path(line.split("\t")[0]) for line in listed.read_text().splitlines()]:
+            path.write_bytes(whole)
+        assert lplgrad(*arguments)[0] == 0
+        assert not listed.exists()
+
+    def test_a_system_that_cannot_claim_space_beforehand(
+        self, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delattr("os.posix_fallocate")
+        assert len(self.data(tmp_path, folder).train.images) == 10
 
     def test_one_of_two_ways_to_say_how_many_are_held_out(self, tmp_path: Path, lplgrad: Call) -> None:
         settings = "{source: image_folder, path: x, test_images: 3, test_fraction: 0.5}"

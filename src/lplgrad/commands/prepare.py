@@ -37,14 +37,15 @@ def run(arguments: argparse.Namespace) -> None:
     settings = parse_settings(SourceJob, arguments.settings)
     source = datasets.load(settings.source)
     options = parse(source.options, settings.options, "--settings")
+    listed = arguments.output / "unreadable.tsv"
     prepared = source.prepare(options, arguments.downloads)
     try:
         known_by = {"source": settings.source, **options.model_dump()}
         data = write_dataset(arguments.output, prepared, arguments.threads, known_by)
     except UnreadableImagesError as error:
-        listed = arguments.output / "unreadable.tsv"
         write_text(listed, "".join(f"{path}\t{reason}\n" for path, reason in error.reasons.items()))
         raise UserError(f"{error}; all are listed in {listed}: repair or remove them and run again") from None
+    listed.unlink(missing_ok=True)
     say(
         f"{arguments.output}: {len(data.train.images)} training and {len(data.test.images)} test images of "
         f"{'x'.join(map(str, data.train.images.shape[1:]))} in {len(data.classes)} classes"
