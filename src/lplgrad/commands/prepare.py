@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 EXAMPLE = "lplgrad prepare --settings '{source: digits}' --output data/digits"
@@ -25,20 +27,29 @@ def run(arguments: argparse.Namespace) -> None:
     """Prepare the data set."""
     from lplgrad import datasets
     from lplgrad.commands.common import check_positive, parse_settings
-    from lplgrad.errors import UserError
+    from lplgrad.errors import DownloadError, UserError
     from lplgrad.files import write_text
     from lplgrad.images import UnreadableImagesError
     from lplgrad.preparation import write_dataset
     from lplgrad.progress import say
     from lplgrad.settings import SourceJob
+    from lplgrad.study import FAILED_DOWNLOAD
     from lplgrad.validation import parse
 
     check_positive("--threads", arguments.threads)
+    if not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"  # a log keeps no debris of torchvision's bars
     settings = parse_settings(SourceJob, arguments.settings)
     source = datasets.load(settings.source)
     options = parse(source.options, settings.options, "--settings")
-    listed = arguments.output / "unreadable.tsv"
-    prepared = source.prepare(options, arguments.downloads)
+    failed, listed = arguments.output / FAILED_DOWNLOAD, arguments.output / "unreadable.tsv"
+    try:
+        prepared = source.prepare(options, arguments.downloads)
+    except DownloadError as error:
+        reason = f"{error}, delete {failed} and run again"
+        write_text(failed, f"{reason}\n")
+        raise UserError(f"{reason}; until then, studies that have no results of it leave it out") from None
+    failed.unlink(missing_ok=True)
     try:
         known_by = {"source": settings.source, **options.model_dump()}
         data = write_dataset(arguments.output, prepared, arguments.threads, known_by)
