@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -400,6 +401,29 @@ class TestFolder:
         with pytest.raises(UserError, match="outside"):
             prepare("image_folder", downloads, path=str(archive))
         assert not list(tmp_path.rglob("out.png"))
+        assert not list(downloads.iterdir())
+
+    @pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
+    def test_an_archive_that_would_fill_the_disk_is_refused_before_it_does(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+    ) -> None:
+        """Ten million zeros in some ten thousand bytes, and a disk of one million."""
+        archive, zeros = tmp_path / f"bomb{ending}", bytes(5_000_000)
+        if ending == ".zip":
+            with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+                for name in ("cat/1.png", "dog/1.png"):
+                    packed.writestr(name, zeros)
+        else:
+            with tarfile.open(archive, "w:gz") as packed:
+                for name in ("cat/1.png", "dog/1.png"):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(zeros)
+                    packed.addfile(member, io.BytesIO(zeros))
+        assert archive.stat().st_size < 20_000
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+        downloads = tmp_path / "downloads"
+        with pytest.raises(UserError, match=rf"bomb{ending}: unpacks to .* 1,000,000 are free in {downloads}; make room"):
+            prepare("image_folder", downloads, path=str(archive))
         assert not list(downloads.iterdir())
 
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x1f\x8b cut", b"BZh cut"])
