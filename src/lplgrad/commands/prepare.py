@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad import datasets
     from lplgrad.commands.common import check_positive, parse_settings
     from lplgrad.errors import DownloadError, UserError
-    from lplgrad.files import write_text
+    from lplgrad.files import remove, write_text
     from lplgrad.images import UnreadableImagesError
     from lplgrad.preparation import write_dataset
     from lplgrad.progress import say
@@ -49,14 +49,14 @@ def run(arguments: argparse.Namespace) -> None:
         reason = f"{error}, delete {failed} and run again"
         write_text(failed, f"{reason}\n")
         raise UserError(f"{reason}; until then, studies that have no results of it leave it out") from None
-    failed.unlink(missing_ok=True)
+    remove(failed)
     try:
         known_by = {"source": settings.source, **options.model_dump()}
         data = write_dataset(arguments.output, prepared, arguments.threads, known_by)
     except UnreadableImagesError as error:
         write_text(listed, "".join(f"{path}\t{reason}\n" for path, reason in error.reasons.items()))
         raise UserError(f"{error}; all are listed in {listed}: repair or remove them and run again") from None
-    listed.unlink(missing_ok=True)
+    remove(listed)
     say(
         f"{arguments.output}: {len(data.train.images)} training and {len(data.test.images)} test images of "
         f"{'x'.join(map(str, data.train.images.shape[1:]))} in {len(data.classes)} classes"
