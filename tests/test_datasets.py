@@ -422,7 +422,9 @@ class TestFolder:
         assert archive.stat().st_size < 20_000
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
         downloads = tmp_path / "downloads"
-        with pytest.raises(UserError, match=rf"bomb{ending}: unpacks to .* 1,000,000 are free in {downloads}; make room"):
+        with pytest.raises(
+            UserError, match=rf"bomb{ending}: unpacks to .* 1,000,000 are free in {downloads}; make room"
+        ):
             prepare("image_folder", downloads, path=str(archive))
         assert not list(downloads.iterdir())
 
