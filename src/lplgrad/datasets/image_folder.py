@@ -180,8 +180,8 @@ def _fitting(path: Path, members: Iterable[Member], size: str, target: Path) -> 
         needed += getattr(member, size)
         if needed > free:
             raise UserError(
-                f"{path}: unpacks to {needed:,} bytes or more, and {free:,} are free in {target.parent}; make room, or set "
-                "data_dir to a larger disk"
+                f"{path}: unpacks to {needed:,} bytes or more, and {free:,} are free in {target.parent}; make room, or "
+                "set data_dir to a larger disk"
             )
         yield member
 
