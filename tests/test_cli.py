@@ -270,6 +270,20 @@ def single_line(told: str, *words: str) -> None:
 class TestRefusals:
     """Whatever a user gets wrong: one line, status 1, nothing written."""
 
+    @pytest.mark.parametrize("name", ["data/dataset.json", "labeled.csv", "round1/checkpoint.safetensors"])
+    def test_a_clock_that_was_set_back(self, started: Path, lplgrad: Call, name: str) -> None:
+        """Snakemake would discard, after the work, what is older than its inputs."""
+        changed = (started / name).stat().st_mtime + 86_400
+        os.utime(started / name, (changed, changed))
+        status, told = query(lplgrad, started, QUERY.replace("NAME", "entropy"))
+        assert status == 1
+        single_line(told, name, "is dated 24.0 hours ahead of this machine's clock", "docs/cluster.md")
+        assert not (started / "round1" / "scores.csv").exists()
+        if not name.startswith("round1"):
+            status, told = train(lplgrad, started, JOINT, output="again")
+            assert status == 1
+            single_line(told, name, "is dated 24.0 hours ahead of this machine's clock")
+
     def test_of_train(self, data: DatasetArrays, tmp_path: Path, lplgrad: Call) -> None:
         lplgrad("start", "--data", data.folder, "--query-size", 6, "--seed", 1, "--output", tmp_path / "labeled.csv")
         checkpoint = tmp_path / "x"

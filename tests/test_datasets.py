@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import io
 import json
 import pickle
+import shutil
 import tarfile
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +25,13 @@ from PIL import Image
 
 from lplgrad import datasets
 from lplgrad.arrays import DatasetArrays, open_dataset
+from lplgrad.configuration import read_study
 from lplgrad.datasets import ImageFiles, Prepared, _torchvision
 from lplgrad.datasets._split import stratified_split
 from lplgrad.errors import UserError
 from lplgrad.images import decode
 from lplgrad.preparation import write_dataset
+from lplgrad.study import unavailable_datasets
 
 Call = Callable[..., tuple[int, str]]
 Array = npt.NDArray[Any]
@@ -318,6 +326,35 @@ class TestFolder:
         assert str(listed) in told.splitlines()[-1]
         assert not (tmp_path / "data" / "dataset.json").exists()
 
+    def test_unreadable_images_of_both_splits_are_listed_until_they_are_mended(
+        self, tmp_path: Path, folder: Path, lplgrad: Call
+    ) -> None:
+        whole = (folder / "dog" / "0.jpg").read_bytes()
+        for split in ("train", "test"):
+            shutil.copytree(folder, tmp_path / "both" / split)
+            for number in range(6):
+                (tmp_path / "both" / split / "dog" / f"{number}.jpg").write_bytes(b"")
+        (tmp_path / "both/train/cat").rename(tmp_path / "cats")  # nothing of this split can be read
+        (tmp_path / "both/train/cat").mkdir()
+        (tmp_path / "both/train/cat/0.png").write_bytes(b"")
+        settings = f"{{source: image_folder, path: '{tmp_path / 'both'}'}}"
+        arguments = ["prepare", "--settings", settings, "--output", tmp_path / "data"]
+        status, told = lplgrad(*arguments)
+        assert status == 1
+        assert "error: 13 of 19 images cannot be read" in told
+        listed = tmp_path / "data" / "unreadable.tsv"
+        assert len(listed.read_text().splitlines()) == 13
+        for path in [Path(line.split("\t")[0]) for line in listed.read_text().splitlines()]:
+            path.write_bytes(whole)
+        assert lplgrad(*arguments)[0] == 0
+        assert not listed.exists()
+
+    def test_a_system_that_cannot_claim_space_beforehand(
+        self, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delattr("os.posix_fallocate")
+        assert len(self.data(tmp_path, folder).train.images) == 10
+
     def test_one_of_two_ways_to_say_how_many_are_held_out(self, tmp_path: Path, lplgrad: Call) -> None:
         settings = "{source: image_folder, path: x, test_images: 3, test_fraction: 0.5}"
         status, told = lplgrad("prepare", "--settings", settings, "--output", tmp_path / "data")
@@ -366,6 +403,31 @@ class TestFolder:
         assert not list(tmp_path.rglob("out.png"))
         assert not list(downloads.iterdir())
 
+    @pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
+    def test_an_archive_that_would_fill_the_disk_is_refused_before_it_does(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+    ) -> None:
+        """Ten million zeros in some ten thousand bytes, and a disk of one million."""
+        archive, zeros = tmp_path / f"bomb{ending}", bytes(5_000_000)
+        if ending == ".zip":
+            with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+                for name in ("cat/1.png", "dog/1.png"):
+                    packed.writestr(name, zeros)
+        else:
+            with tarfile.open(archive, "w:gz") as packed:
+                for name in ("cat/1.png", "dog/1.png"):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(zeros)
+                    packed.addfile(member, io.BytesIO(zeros))
+        assert archive.stat().st_size < 20_000
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+        downloads = tmp_path / "downloads"
+        with pytest.raises(
+            UserError, match=rf"bomb{ending}: unpacks to .* 1,000,000 are free in {downloads}; make room"
+        ):
+            prepare("image_folder", downloads, path=str(archive))
+        assert not list(downloads.iterdir())
+
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x1f\x8b cut", b"BZh cut"])
     def test_a_broken_archive_is_refused(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "broken.zip").write_bytes(content)
@@ -395,15 +457,77 @@ class TestAvailability:
             assert told is not None
             assert words in told
 
-    def test_an_answer_of_any_kind_is_a_connection(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from email.message import Message
-        from urllib.error import HTTPError
+    @pytest.fixture
+    def host(self) -> Iterator[str]:
+        """A host that sends the file /there, but not to HEAD, and refuses all others."""
 
-        def forbidden(*arguments: object, **options: object) -> None:
-            raise HTTPError("https://host/file", 403, "Forbidden", Message(), None)
+        class Host(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response({"/there": 200, "/moved": 302}.get(self.path) or int(self.path[1:]))
+                self.send_header("Location", "/there")
+                self.end_headers()
 
-        monkeypatch.setattr(_torchvision, "urlopen", forbidden)
-        assert _torchvision.unreachable("https://host/file") is None
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
+            threading.Thread(target=server.serve_forever).start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
+
+    @pytest.mark.parametrize("code", [403, 404, 410, 429, 500, 503])
+    def test_a_host_that_refuses_is_as_good_as_none(self, host: str, code: int) -> None:
+        told = _torchvision.unreachable(f"{host}/{code}")
+        assert told is not None
+        assert f"{host}/{code} answers {code}" in told
+
+    @pytest.mark.parametrize("path", ["there", "moved"])
+    def test_a_host_that_sends_is_asked_as_the_download_asks(self, host: str, path: str) -> None:
+        assert _torchvision.unreachable(f"{host}/{path}") is None
+
+    def test_a_failed_download_leaves_the_data_set_out_until_its_file_is_deleted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lplgrad: Call
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(_torchvision, "urlopen", lambda *arguments, **options: contextlib.nullcontext())
+        study = read_study([Path(__file__).parents[1] / "config.yaml"], {"run": {"datasets": ["cifar10"]}})
+        arguments = ["prepare", "--settings", "{source: cifar10}", "--output", "data/cifar10"]
+
+        def changed(*arguments: object, **options: object) -> None:
+            raise RuntimeError("File not found or corrupted.")
+
+        monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", changed)
+        assert unavailable_datasets(study) == {}
+        status, told = lplgrad(*arguments)
+        assert status == 1
+        assert "place cifar-10-python.tar.gz in data/downloads by hand, delete data/cifar10/failed_download.txt" in told
+        reason = unavailable_datasets(study)["cifar10"]
+        assert told.startswith(f"lplgrad prepare: error: {reason}; until then, studies that have no results of it")
+
+        started = tmp_path / "results/paper/low/cifar10"
+        started.mkdir(parents=True)
+        assert unavailable_datasets(study) == {}, "what has results is never left out"
+        started.rmdir()
+        (tmp_path / "data/cifar10/dataset.json").write_text("{}")
+        assert unavailable_datasets(study) == {}, "nor what is prepared"
+        (tmp_path / "data/cifar10/dataset.json").unlink()
+        (tmp_path / "data/cifar10/failed_download.txt").unlink()
+        assert unavailable_datasets(study) == {}
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+    def test_a_disk_that_cannot_be_written_is_no_failed_download(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lplgrad: Call, number: int
+    ) -> None:
+        def full(*arguments: object, **options: object) -> None:
+            raise OSError(number, "no")
+
+        monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", full)
+        place = ["--downloads", tmp_path, "--output", tmp_path / "data"]
+        assert lplgrad("prepare", "--settings", "{source: cifar10}", *place) == (
+            1,
+            f"lplgrad prepare: error: {tmp_path}: no\n",
+        )
+        assert not (tmp_path / "data").exists()
 
     def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
         assert unavailable("image_folder", tmp_path, path=str(tmp_path)) is None

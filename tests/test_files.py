@@ -59,6 +59,20 @@ class TestReplacing:
         assert caught.value.filename == str(tmp_path / "file")
         assert not list(tmp_path.iterdir())
 
+    def test_a_read_only_disk_names_the_file_that_was_wanted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On one, the removal of a file that is not there fails too, which must not hide what failed first."""
+
+        def refused(path: Path, *arguments: object, **options: object) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+        monkeypatch.setattr(Path, "open", refused)
+        monkeypatch.setattr(Path, "unlink", refused)
+        with pytest.raises(OSError, match="Read-only file system") as caught:
+            write_text(tmp_path / "file", "text")
+        assert caught.value.filename == str(tmp_path / "file")
+
     def test_a_directory_in_the_way_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="a directory stands where a file is to be written"):
             write_text(tmp_path, "text")

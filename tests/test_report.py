@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from lplgrad.configuration import read_study
 from lplgrad.errors import UserError
@@ -146,3 +148,23 @@ class TestCollect:
         with pytest.raises(FileNotFoundError):
             collect.measurements(STUDY)
         assert len(collect.measurements(STUDY, partial=True)) == 3 * 2 * 3 - 1
+
+    def test_a_finished_study_with_a_gap_is_reported_whole(
+        self, files: Layout, lplgrad: Callable[..., tuple[int, str]]
+    ) -> None:
+        """Of the gap the study's own folder tells; what is only not finished is an error still."""
+        gap = {"source": "svhn", "budgets": {"small": {"query_size": 10, "labels": 30}}}
+        overlay = yaml.safe_load((HOME / "tests" / "tiny.yaml").read_text())
+        overlay["datasets"]["gone"] = gap
+        overlay["run"]["datasets"].append("gone")
+        Path("gap.yaml").write_text(yaml.safe_dump(overlay))
+        configuration = [HOME / "config.yaml", Path("gap.yaml")]
+        file = StudyFile(study=read_study(configuration), unavailable={"gone": "nobody has it"})
+        arguments = ["report", *configuration, "--output", "out"]
+        assert lplgrad(*arguments)[0] == 1, "no run has told of the gap"
+        Path(files.root, "study.yaml").write_text(yaml.safe_dump(file.model_dump(by_alias=True)))
+        assert lplgrad(*arguments)[0] == 0
+        assert "18 of 18 rounds of A tiny study. gone is missing: nobody has it." in Path("out/index.html").read_text()
+        assert "gone is missing: nobody has it." in Path("out/accuracy.html").read_text()
+        next(iter(Path("results").rglob("round2/metrics.json"))).unlink()
+        assert lplgrad(*arguments)[0] == 1

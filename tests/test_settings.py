@@ -168,6 +168,7 @@ def test_the_command_line_comes_last_and_is_named(base: Path) -> None:
         ("- 1\n- 2", "expected keys and values at the top level"),
         ("a: 2026-99-99", "not YAML: month must be in 1..12"),
         ("a: \x00", "not YAML: "),
+        ("__use_yte__: true\n__definitions__: [import os]", "unknown key '__use_yte__'"),
     ],
 )
 def test_what_does_not_parse_names_the_line(base: Path, tmp_path: Path, text: str, message: str) -> None:

@@ -99,10 +99,6 @@ def sha256(array: npt.NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
-def _floats(values: Any) -> list[float]:
-    return [float(value) for value in values]
-
-
 def _are(kind: type, values: object) -> bool:
     return isinstance(values, list) and all(type(value) is kind for value in values)
 

@@ -68,6 +68,12 @@ def read_study_file(path: Path) -> StudyFile:
     return parse(StudyFile, _read_yaml_file(path), str(path))
 
 
+def left_out(study: Study) -> dict[str, str]:
+    """The data sets that the study did without when it last ran, and why, as its ``study.yaml`` tells."""
+    written = Path("results") / study.study / "study.yaml"
+    return read_study_file(written).unavailable if written.exists() else {}
+
+
 def _read_yaml_file(path: Path) -> Any:
     try:
         return read_yaml(path.read_text(encoding="utf-8"), str(path))

@@ -17,6 +17,10 @@ class UserError(Exception):
         super().__init__(line if len(line) <= 1000 else f"{line[:700]} ... {line[-250:]}")
 
 
+class DownloadError(UserError):
+    """What a data set is made from could not be downloaded."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint that follows an unknown name: the known one it resembles, or all of them."""
     names = sorted(known)

@@ -33,7 +33,7 @@ def beside(path: Path) -> Iterator[Path]:
         # numpy's says only what it could not do.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
 
 
 def _remove_remains(path: Path) -> None:
@@ -52,6 +52,12 @@ def _is_alive(process: int) -> bool:
     except (PermissionError, OverflowError):
         pass
     return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there; on a read-only disk even what is not there cannot be removed."""
+    if path.exists():
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

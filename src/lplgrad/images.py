@@ -110,14 +110,15 @@ def decode_all(files: ImageFiles, into: npt.NDArray[np.uint8], threads: int, wha
         raise UnreadableImagesError(dict(sorted(unreadable.items())), len(files.paths))
 
 
-def first_shape(files: ImageFiles) -> tuple[int, int, int]:
-    """Shape that the images of a split will have: that which is asked for, or that of the first readable one."""
-    if files.side is not None:
-        return files.side, files.side, 3
-    for path in files.paths:
-        try:
-            height, width, _ = decode(path, None, files.fit).shape
-        except (OSError, ValueError):
-            continue
-        return height, width, 3
+def first_shape(splits: list[ImageFiles]) -> tuple[int, int, int]:
+    """Shape that all images will have: that which is asked for, or that of the first readable one."""
+    for files in splits:
+        if files.side is not None:
+            return files.side, files.side, 3
+        for path in files.paths:
+            try:
+                height, width, _ = decode(path, None, files.fit).shape
+            except (OSError, ValueError):
+                continue
+            return height, width, 3
     return 1, 1, 3

@@ -16,7 +16,7 @@ from lplgrad.arrays import SPLITS, DatasetArrays, open_array, open_dataset, sha2
 from lplgrad.datasets import ImageFiles, Images, Prepared
 from lplgrad.errors import UserError
 from lplgrad.files import beside, replacing, write_json
-from lplgrad.images import decode_all, first_shape
+from lplgrad.images import UnreadableImagesError, decode_all, first_shape
 
 
 def write_dataset(
@@ -31,21 +31,25 @@ def write_dataset(
         settings: the source and its options, which the data set is known by.
 
     Raises:
-        UserError: there is something in it that no data set may have; images that cannot be decoded.
+        UserError: there is something in it that no data set may have.
+        UnreadableImagesError: images could not be decoded; those of both splits were tried.
     """
+    parts: dict[str, Images | ImageFiles] = {split: getattr(prepared, split) for split in SPLITS}
     splits: dict[str, Any] = {}
-    shape = None
-    for split in SPLITS:
-        part: Images | ImageFiles = getattr(prepared, split)
+    shape = first_shape([part for part in parts.values() if isinstance(part, ImageFiles)])
+    unreadable: dict[Path, str] = {}
+    for split, part in parts.items():
         _check_labels(folder, split, part.labels, prepared.classes)
         target = folder / f"{split}_images.npy"
         if isinstance(part, Images):
-            shape = part.images.shape[1:]
             with replacing(target) as file:
                 np.save(file, part.images, allow_pickle=False)
         else:
-            shape = shape or first_shape(part)
-            _decode(target, part, shape, threads, f"{split} images")
+            try:
+                _decode(target, part, shape, threads, f"{split} images")
+            except UnreadableImagesError as error:
+                unreadable |= error.reasons
+                continue
         with replacing(folder / f"{split}_labels.npy") as file:
             np.save(file, part.labels, allow_pickle=False)
         counts = np.bincount(part.labels, minlength=len(prepared.classes))
@@ -57,6 +61,8 @@ def write_dataset(
             "labels_sha256": sha256(part.labels),
             "per_class": dict(zip(prepared.classes, counts.tolist(), strict=True)),
         }
+    if unreadable:
+        raise UnreadableImagesError(unreadable, sum(len(part.labels) for part in parts.values()))
     mean, std = channel_statistics(open_array(folder / "train_images.npy", mapped=True))
     write_json(folder / "provenance.json", {**prepared.provenance, "pillow": PIL.__version__})
     described = {"classes": prepared.classes, "mean": mean, "std": std, "splits": splits}
@@ -67,9 +73,10 @@ def write_dataset(
 def _decode(target: Path, files: ImageFiles, shape: tuple[int, ...], threads: int, what: str) -> None:
     """Decode a split straight into its file: the images together may be larger than the memory."""
     with beside(target) as temporary:
-        # The space is claimed first: a full disk would end a write into mapped memory with a signal.
+        # The space is claimed first: a full disk would end a write into mapped memory with a signal. macOS cannot.
         with temporary.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, len(files.paths) * math.prod(shape) + 4096)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, len(files.paths) * math.prod(shape) + 4096)
         array = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(files.paths), *shape))
         decode_all(files, array, threads, what)
         array.flush()

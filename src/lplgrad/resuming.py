@@ -49,7 +49,6 @@ class Progress:
         self.state: State | None = None
         self.started = self.written = time.monotonic()
         self.earlier_seconds = 0.0
-        self.resumed = 0
 
     def attach(self, state: State) -> None:
         """Take a training's state before its first epoch, and bring it to where an earlier process stopped."""
@@ -62,7 +61,6 @@ class Progress:
             say(f"{error}; it is discarded, and the round is trained from its first epoch")
             self.path.unlink()
             return
-        self.resumed = state.epoch
         say(f"{self.path}: going on after epoch {state.epoch}")
 
     def keep(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:

@@ -25,6 +25,8 @@ from lplgrad.errors import UserError
 from lplgrad.files import read_json
 from lplgrad.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob
 
+FAILED_DOWNLOAD = "failed_download.txt"  # in a data set's folder: why it could not be downloaded
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -228,10 +230,17 @@ class Layout:
         return _json(job.model_dump())
 
 
-def unprepared_datasets(study: Study) -> list[str]:
-    """The study's data sets that are not prepared."""
-    folder = Path(study.data_dir)
-    return [name for name in study.run.datasets if not (folder / name / "dataset.json").exists()]
+def absent_datasets(study: Study) -> list[str]:
+    """The study's data sets that are not prepared and of which it has no results: of those alone none are lost when a
+    data set is left out.
+    """
+    root = Path(Layout(study).root)
+    return [
+        name
+        for name in study.run.datasets
+        if not (Path(study.data_dir) / name / "dataset.json").exists()
+        and not any((root / budget / name).exists() for budget in study.run.budgets)
+    ]
 
 
 def check_prepared_datasets(study: Study) -> None:
@@ -255,18 +264,22 @@ def check_prepared_datasets(study: Study) -> None:
 
 
 def unavailable_datasets(study: Study) -> dict[str, str]:
-    """The study's data sets that are neither prepared nor to be had, with the reason. Asks the network at most once a
-    data set, all at a time.
+    """The absent data sets that cannot be had, with the reason. Asks the network at most once a data set, all at a
+    time. One whose download failed is not tried again until the file that tells of it is deleted: an address that
+    answers and sends something else would fail, and hold up the tables of all others, on every run.
     """
 
     def reason(name: str) -> str | None:
+        failed = Path(study.data_dir) / name / FAILED_DOWNLOAD
+        if failed.exists():
+            return failed.read_text(encoding="utf-8", errors="replace").strip()
         row = study.datasets[name]
         source = datasets.load(row.source)
         return source.unavailable(source.options.model_validate(row.options), Path(study.data_dir) / "downloads")
 
-    unprepared = unprepared_datasets(study)
+    absent = absent_datasets(study)
     with ThreadPoolExecutor() as pool:
-        reasons = zip(unprepared, pool.map(reason, unprepared), strict=True)
+        reasons = zip(absent, pool.map(reason, absent), strict=True)
         return {name: why for name, why in reasons if why is not None}
 
 

@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import platform
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +72,20 @@ def check_round(path: Path, labeled: LabeledSet, round_number: int) -> None:
     newest = int(labeled.rounds.max())
     if newest != round_number:
         raise UserError(f"{path}: the labels of round {newest}, not of round {round_number}")
+
+
+def check_clock(paths: Iterable[Path]) -> None:
+    """The clock was not set back since the inputs were written: Snakemake discards outputs that are older than their
+    inputs, when the work is done.
+    """
+    now = time.time()
+    for path in paths:
+        ahead = path.stat().st_mtime - now
+        if ahead > 60:  # clocks of a cluster differ by seconds
+            raise UserError(
+                f"{path}: is dated {ahead / 3600:.1f} hours ahead of this machine's clock, and Snakemake would discard "
+                'what is made of it; set the clock right, or date the files anew (docs/cluster.md, "The pulled plug")'
+            )
 
 
 def check_endings(paths: list[Path], endings: tuple[str, ...]) -> None:

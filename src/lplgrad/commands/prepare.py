@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 EXAMPLE = "lplgrad prepare --settings '{source: digits}' --output data/digits"
@@ -25,26 +27,36 @@ def run(arguments: argparse.Namespace) -> None:
     """Prepare the data set."""
     from lplgrad import datasets
     from lplgrad.commands.common import check_positive, parse_settings
-    from lplgrad.errors import UserError
-    from lplgrad.files import write_text
+    from lplgrad.errors import DownloadError, UserError
+    from lplgrad.files import remove, write_text
     from lplgrad.images import UnreadableImagesError
     from lplgrad.preparation import write_dataset
     from lplgrad.progress import say
     from lplgrad.settings import SourceJob
+    from lplgrad.study import FAILED_DOWNLOAD
     from lplgrad.validation import parse
 
     check_positive("--threads", arguments.threads)
+    if not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"  # a log keeps no debris of torchvision's bars
     settings = parse_settings(SourceJob, arguments.settings)
     source = datasets.load(settings.source)
     options = parse(source.options, settings.options, "--settings")
-    prepared = source.prepare(options, arguments.downloads)
+    failed, listed = arguments.output / FAILED_DOWNLOAD, arguments.output / "unreadable.tsv"
+    try:
+        prepared = source.prepare(options, arguments.downloads)
+    except DownloadError as error:
+        reason = f"{error}, delete {failed} and run again"
+        write_text(failed, f"{reason}\n")
+        raise UserError(f"{reason}; until then, studies that have no results of it leave it out") from None
+    remove(failed)
     try:
         known_by = {"source": settings.source, **options.model_dump()}
         data = write_dataset(arguments.output, prepared, arguments.threads, known_by)
     except UnreadableImagesError as error:
-        listed = arguments.output / "unreadable.tsv"
         write_text(listed, "".join(f"{path}\t{reason}\n" for path, reason in error.reasons.items()))
         raise UserError(f"{error}; all are listed in {listed}: repair or remove them and run again") from None
+    remove(listed)
     say(
         f"{arguments.output}: {len(data.train.images)} training and {len(data.test.images)} test images of "
         f"{'x'.join(map(str, data.train.images.shape[1:]))} in {len(data.classes)} classes"

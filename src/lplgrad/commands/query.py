@@ -60,7 +60,14 @@ def _query(arguments: argparse.Namespace) -> None:
     from lplgrad.acquisition import Candidates
     from lplgrad.arrays import open_dataset
     from lplgrad.artifacts import read_labeled, write_labeled, write_scores
-    from lplgrad.commands.common import check_positive, check_round, check_seed, parse_settings, say_settings
+    from lplgrad.commands.common import (
+        check_clock,
+        check_positive,
+        check_round,
+        check_seed,
+        parse_settings,
+        say_settings,
+    )
     from lplgrad.errors import UserError
     from lplgrad.files import write_json
     from lplgrad.pool import draw_candidates
@@ -89,6 +96,7 @@ def _query(arguments: argparse.Namespace) -> None:
         if has_stopped(arguments.metrics, arguments.target_accuracy):
             _ask_nothing(arguments.output, labeled)
             return
+    check_clock([arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])])
     indices = draw_candidates(pool, labeled, settings.subset, arguments.seed, arguments.round)
     if len(indices) < settings.query_size:
         raise UserError(f"query_size: {settings.query_size} are to be labelled, but only {len(indices)} are left")

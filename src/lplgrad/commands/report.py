@@ -22,16 +22,18 @@ def run(arguments: argparse.Namespace) -> None:
     import yaml
 
     from lplgrad.commands import figure, table
-    from lplgrad.configuration import read_study
+    from lplgrad.configuration import left_out, read_study
     from lplgrad.errors import UserError
     from lplgrad.files import write_text
     from lplgrad.progress import say
     from lplgrad.report import collect, tables
     from lplgrad.settings import StudyFile
-    from lplgrad.study import Layout, unprepared_datasets
+    from lplgrad.study import Layout, absent_datasets
 
     study = read_study(arguments.files)
-    missing = dict.fromkeys(unprepared_datasets(study), "not prepared yet") if arguments.partial else {}
+    reasons = left_out(study)
+    absent = [name for name in absent_datasets(study) if arguments.partial or name in reasons]
+    missing = {name: reasons.get(name, "not prepared yet") for name in absent}
     file = StudyFile(study=study, unavailable=missing)
     layout, folder = Layout(study, missing), arguments.output
     if folder.resolve() == Path(layout.root).resolve():
@@ -65,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
         made.append(outputs[0].name)
 
     rounds = sum(layout.rounds(chain.budget, chain.dataset) for chain in layout.chains())
-    gaps = "".join(f" The data set {name} is not prepared yet." for name in missing)
+    gaps = "".join(f" {name} is missing: {reason}." for name, reason in missing.items())
     said = f"{len(measurements)} of {rounds} rounds of {study.title}."
     links = "".join(f"<li><a href='{name}'>{name}</a></li>\n" for name in made)
     body = f"<p class='note'>{html.escape(said + gaps)}</p>\n<ul>\n{links}</ul>\n"

@@ -17,12 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Look and print."""
-    from lplgrad.configuration import read_study, read_study_file
+    from lplgrad.configuration import left_out, read_study
     from lplgrad.status import report
     from lplgrad.study import Layout
 
     study = read_study(arguments.files)
-    written = Path("results") / study.study / "study.yaml"
-    unavailable = read_study_file(written).unavailable if written.exists() else {}
-    for line in report(Layout(study, unavailable)):
+    for line in report(Layout(study, left_out(study))):
         print(line)

@@ -61,7 +61,14 @@ def run(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
     from lplgrad.arrays import open_dataset
     from lplgrad.artifacts import read_labeled
-    from lplgrad.commands.common import check_positive, check_round, check_seed, parse_settings, say_settings
+    from lplgrad.commands.common import (
+        check_clock,
+        check_positive,
+        check_round,
+        check_seed,
+        parse_settings,
+        say_settings,
+    )
     from lplgrad.errors import UserError
     from lplgrad.progress import say
     from lplgrad.settings import Normalization, TrainingJob
@@ -86,6 +93,7 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
     data = open_dataset(arguments.data)
     labeled = read_labeled(arguments.labeled, len(data.train.images))
     check_round(arguments.labeled, labeled, arguments.round)
+    check_clock([arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])])
     normalization = settings.normalization or Normalization(mean=data.mean, std=data.std)
     if len(normalization.mean) != data.channels:
         raise UserError(

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import TypeVar
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from lplgrad.errors import UserError
+from lplgrad.errors import DownloadError
 
 T = TypeVar("T")
+# What is wrong with the disk, and not with the network.
+_OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 def unreachable(url: str, seconds: float = 3.0) -> str | None:
-    """Why nothing can be downloaded from an address; None where its host answers, whatever it answers."""
+    """Why a file cannot be downloaded; None where its host begins to send it.
+
+    The host is asked as torchvision will ask it, and left when it answers: to HEAD, some answer otherwise.
+    """
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=seconds):
+        with urlopen(Request(url, headers={"User-Agent": "pytorch/vision"}), timeout=seconds):
             return None
+    except HTTPError as error:
+        return f"{url} answers {error.code} {error.reason}"
     except URLError as error:
-        # An HTTPError is an answer: some hosts do not like to be asked this way.
-        return None if hasattr(error, "code") else f"no connection to {url} ({error.reason})"
-    except OSError as error:
-        return f"no connection to {url} ({error})"
+        return f"no connection to {url} ({error.reason})"
+    except (OSError, HTTPException) as error:
+        return f"no connection to {url} ({error!r})"
 
 
 def download(name: str, files: str, downloads: Path, load: Callable[[], T]) -> T:
@@ -35,15 +43,16 @@ def download(name: str, files: str, downloads: Path, load: Callable[[], T]) -> T
         load: makes the data set.
 
     Raises:
-        UserError: it could not be downloaded, or what lies there has another checksum than it should.
+        DownloadError: it could not be downloaded, or what lies there has another checksum than it should.
+        OSError: it cannot be written.
     """
     downloads.mkdir(parents=True, exist_ok=True)
     try:
         return load()
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        if isinstance(error, PermissionError):
-            raise
+    except (OSError, HTTPException, RuntimeError, EOFError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise OSError(error.errno, error.strerror, error.filename or str(downloads)) from None
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{name}: not downloaded, or not what it should be ({reason}); place {files} by hand and run again"
+        raise DownloadError(
+            f"{name}: not downloaded, or not what it should be ({reason}); place {files} by hand"
         ) from None

@@ -16,6 +16,7 @@ from lplgrad.validation import Count, Settings
 
 IMAGES = 8677
 PAGE = "https://data.caltech.edu/records/mzrjq-6wc02"
+ARCHIVE = f"{PAGE}/files/caltech-101.zip"
 FOLDER = "101_ObjectCategories"
 
 
@@ -69,7 +70,7 @@ def unavailable(options: Options, downloads: Path) -> str | None:
     """Without the folder or a connection."""
     if (downloads / "caltech101" / FOLDER).exists():
         return None
-    reason = unreachable(PAGE)
+    reason = unreachable(ARCHIVE)
     return reason and f"{reason}; place the folder {FOLDER} in {downloads / 'caltech101'}"
 
 

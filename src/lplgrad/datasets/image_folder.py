@@ -12,8 +12,9 @@ import os
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -24,6 +25,7 @@ from lplgrad.errors import UserError
 from lplgrad.progress import say
 from lplgrad.validation import Count, Settings, problem_below
 
+Member = TypeVar("Member")
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
 
@@ -126,7 +128,7 @@ def _unpacked(path: Path, downloads: Path) -> Path:
     """The folder itself, or where an archive of it was unpacked. A single folder at the top of an archive is entered.
 
     Raises:
-        UserError: the archive is broken, or would write outside of its folder.
+        UserError: the archive is broken, would write outside of its folder, or would fill the disk.
     """
     if not path.is_file():
         return path
@@ -153,16 +155,35 @@ def _unpack(path: Path, target: Path) -> None:
                 for name in archive.namelist():
                     if Path(name).is_absolute() or ".." in Path(name).parts:
                         raise UserError(f"{path}: holds {name!r}, which would be written outside of its folder")
+                for _ in _fitting(path, archive.infolist(), "file_size", target):
+                    pass
                 archive.extractall(target)
         else:
             with tarfile.open(path) as archive:
-                archive.extractall(target, filter="data")
+                archive.extractall(target, _fitting(path, archive, "size", target), filter="data")
     except tarfile.FilterError as error:
         raise UserError(f"{path}: {error}") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
             raise
         raise UserError(f"{path}: not a whole archive ({error})") from None
+
+
+def _fitting(path: Path, members: Iterable[Member], size: str, target: Path) -> Iterator[Member]:
+    """The members of an archive, as long as all together fit on the disk: a small archive may hold any number of zeros.
+
+    Raises:
+        UserError: they do not.
+    """
+    free, needed = shutil.disk_usage(target).free, 0
+    for member in members:
+        needed += getattr(member, size)
+        if needed > free:
+            raise UserError(
+                f"{path}: unpacks to {needed:,} bytes or more, and {free:,} are free in {target.parent}; make room, or "
+                "set data_dir to a larger disk"
+            )
+        yield member
 
 
 def unavailable(options: Options, downloads: Path) -> str | None:
