@@ -76,7 +76,7 @@ def test_time_table_by_hand() -> None:
 
 
 def test_gains_are_paired_by_seed() -> None:
-    gains = figures._gain_over_random(measurements().assign(accuracy=lambda frame: frame["accuracy"] * 100))
+    gains = figures._gain(measurements().assign(accuracy=lambda frame: frame["accuracy"] * 100), "random")
     last = gains.query("strategy == 'lplgrad' and round == 2").set_index("seed")["gain"]
     assert last.to_dict() == pytest.approx({1: 20.0, 2: 20.0})
     assert "random" not in set(gains["strategy"])

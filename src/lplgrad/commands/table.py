@@ -123,7 +123,8 @@ def _of_time(arguments: argparse.Namespace, file: StudyFile) -> Table:
     if arguments.kind == "time":
         note = (
             "Seconds of training and of the query alone, without starting a job and reading its files; means over "
-            "seeds. A trial's training includes round 1, which strategies of one recipe share."
+            "seeds. A trial's training includes round 1, which strategies of one recipe share. (of n): the mean of n "
+            "trials alone; one that stopped at its target accuracy has no seconds of a whole trial."
         )
         return table, tables.time_sections(table, file), "Time", note
     ratios = paper_tables.time_against_paper(table)

@@ -14,8 +14,9 @@ import pandas as pd
 from lplgrad.estimation import parameters
 from lplgrad.files import read_json
 from lplgrad.paper import TRIALS, published
-from lplgrad.report.tables import Section, by_panel, dataset_title, strategy_title
+from lplgrad.report.tables import Section, dataset_title, strategy_title
 from lplgrad.settings import StudyFile
+from lplgrad.statistics.curves import by_strategy, heights, panels
 from lplgrad.statistics.inference import ALPHA, estimate, welch
 from lplgrad.study import Layout
 
@@ -143,7 +144,8 @@ def _against(cell: pd.Series[Any]) -> tuple[float, float, float, float, str]:
 def accuracy_against_paper_sections(cells: pd.DataFrame, file: StudyFile) -> list[Section]:
     """Table III as people read it: strategies down, and for each number of labels ours, the paper's, the difference."""
     sections = []
-    for (budget, dataset), part in by_panel(cells):
+    for key, part in panels(cells):
+        budget, dataset = key.values()
         labels = sorted(set(part["labels"]))
         head = ["", *(word for number in labels for word in (f"{number:,} labels", "paper", "difference"))]
         rows: list[list[str]] = []
@@ -201,7 +203,8 @@ def time_against_paper_sections(ratios: pd.DataFrame, file: StudyFile) -> list[S
     """Table IV as people read it."""
     head = ["multiples of LPLgrad's", "training", "paper", "query", "paper"]
     sections = []
-    for (budget, dataset), part in by_panel(ratios):
+    for key, part in panels(ratios):
+        budget, dataset = key.values()
         rows = [
             [strategy_title(file, row["strategy"])]
             + [_ratio(row[key]) for key in ("train_ratio", "paper_train_ratio", "query_ratio", "paper_query_ratio")]
@@ -215,7 +218,8 @@ def ablation_table(measurements: pd.DataFrame, file: StudyFile) -> pd.DataFrame:
     """Tables V and VI: accuracy with and without the auxiliary module after a third, a half and all of the budget.
 
     A fraction of the budget that is no round's number of labels is interpolated linearly, trial by trial, between the
-    rounds around it.
+    rounds around it. Beyond the end of the first trial of a budget and data set there are no values: once some seeds
+    have reached a target accuracy, those that are left did badly.
 
     Returns:
         Columns budget, dataset, fraction, labels, interpolated, with_strategy, without_strategy, seeds (of both),
@@ -228,15 +232,15 @@ def ablation_table(measurements: pd.DataFrame, file: StudyFile) -> pd.DataFrame:
         for row in published("ablation").itertuples()
     }
     rows = []
-    for (budget, dataset), part in by_panel(measurements):
+    curves = by_strategy(measurements)
+    for panel, part in panels(measurements):
+        budget, dataset = panel.values()
         total = file.study.datasets[dataset].budgets[budget].labels
         for one, other in Layout(file.study).ablation_pairs():
-            curves = [_curves(part, name) for name in (one, other)]
-            seeds = [seed for seed in curves[0] if seed in curves[1]]
+            pair = [curves.get((budget, dataset, name), pd.DataFrame()) for name in (one, other)]
             for fraction in ("1/3", "1/2", "1"):
                 labels = float(Fraction(fraction) * total)
-                found = np.array([[_at(curve[seed], labels) for seed in seeds] for curve in curves]) * 100
-                found = found[:, ~np.isnan(found).any(axis=0)] if len(seeds) else np.empty((2, 0))
+                found = pd.concat([heights(curve, labels) for curve in pair], axis=1, join="inner").to_numpy().T
                 key = (budget, dataset, fraction)
                 beside = (one, other) == ("lplgrad", "ent_gradnorm") and key in printed
                 paper_with, paper_without = printed[key] if beside else (math.nan, math.nan)
@@ -258,15 +262,6 @@ def ablation_table(measurements: pd.DataFrame, file: StudyFile) -> pd.DataFrame:
                     }
                 )
     return pd.DataFrame(rows, columns=ABLATION_COLUMNS)
-
-
-def _curves(part: pd.DataFrame, strategy: str) -> dict[int, pd.DataFrame]:
-    chosen = part[(part["strategy"] == strategy) & ~part["stopped"].astype(bool)]
-    return {seed: chosen[chosen["seed"] == seed].sort_values("labels") for seed in sorted(set(chosen["seed"]))}
-
-
-def _at(curve: pd.DataFrame, labels: float) -> float:
-    return float(np.interp(labels, curve["labels"], curve["accuracy"], left=math.nan, right=math.nan))
 
 
 def _summary(name: str, values: np.ndarray[Any, Any]) -> dict[str, float]:
