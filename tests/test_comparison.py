@@ -16,7 +16,7 @@ from scipy import stats
 
 from lplgrad.configuration import read_study
 from lplgrad.errors import UserError
-from lplgrad.report import comparison_figures, measured, style
+from lplgrad.report import comparison_figures, measured, models, style
 from lplgrad.report import statistics as report
 from lplgrad.report.document import document
 from lplgrad.settings import StudyFile
@@ -433,6 +433,63 @@ class TestReport:
         axis = comparison_figures.cost(frame, timings, STUDY, "small").axes[1]
         lines = [line.get_xdata() for line in axis.lines if len(line.get_xdata()) == 2]
         assert [list(line) for line in lines] == [[10, 23]] * 3
+
+    def test_calibration_is_drawn_as_it_is(self) -> None:
+        """Means of two seeds; the curves end at 20 labels, where the second seed of entropy does."""
+        rows = [
+            {
+                "budget": "small", "dataset": "digits", "strategy": name, "seed": seed, "round": number,
+                "labels": 10 * number, "calibration_error": 0.1 * number + 0.02 * seed, "negative_log_likelihood": 1.0,
+                "entropy_loss_correlation": 0.5,
+            }
+            for name in ("entropy", "random")
+            for seed in (1, 2)
+            for number in (1, 2, 3)
+            if (name, seed, number) != ("entropy", 2, 3)
+        ]  # fmt: skip
+        error, likelihood, correlation = comparison_figures.calibration(pd.DataFrame(rows), STUDY, "small").axes
+        for axis, expected in ((error, [13, 23]), (likelihood, [1, 1]), (correlation, [0.5, 0.5])):
+            assert [line.get_label() for line in axis.lines] == ["Entropy", "Random"]
+            for line in axis.lines:
+                assert line.get_xdata().tolist() == [10, 20]
+                assert line.get_ydata().tolist() == pytest.approx(expected)
+
+    def test_choices_are_drawn_as_they_are(self) -> None:
+        """The overlap with the reference, whichever of the pair it is; random has no ranking of errors."""
+        about = {"budget": "small", "dataset": "digits", "seed": 1}
+        rows, pairs = [], []
+        for number in (1, 2):
+            place = {**about, "round": number, "labels": 10 * (number + 1)}
+            for name, ranking in (("entropy", 0.7), ("lplgrad", 0.8), ("random", math.nan)):
+                values = {"balance_labeled": 0.9, "spread": 1.0 + 0.1 * number, "error_ranking": ranking}
+                rows.append({**place, "strategy": name, **values})
+            for one, other, jaccard in (("entropy", "lplgrad", 0.5), ("lplgrad", "random", 0.2),
+                                        ("entropy", "random", 0.1)):  # fmt: skip
+                pairs.append({**place, "strategy": one, "baseline": other, "jaccard": jaccard / number})
+        figure = comparison_figures.choices(pd.DataFrame(rows), pd.DataFrame(pairs), STUDY, "small")
+        balance, spread, overlap, ranking = figure.axes
+        drawn = {line.get_label(): line.get_ydata().tolist() for line in overlap.lines}
+        assert drawn == {"Entropy": [0.5, 0.25], "Random": [0.2, 0.1]}
+        assert overlap.get_ylabel() == "overlap with LPLgrad\n(Jaccard)"
+        assert [line.get_ydata().tolist() for line in balance.lines] == [[0.9, 0.9]] * 3
+        assert [line.get_ydata().tolist() for line in spread.lines[1:]] == [pytest.approx([1.1, 1.2])] * 3
+        assert {line.get_label() for line in ranking.lines[1:]} == {"LPLgrad", "Entropy"}
+
+    def test_correlations_with_the_loss_are_drawn_as_they_are(self) -> None:
+        asked = pd.DataFrame({"loss": [1, 2, 3], "gradient_norm": [1, 2, 3], "entropy": [3, 2, 1]}, dtype=float)
+        seen = [
+            models.Observation(number, 10 * number, np.zeros((3, 2), np.float32), frame, pd.DataFrame())
+            for number, frame in (
+                (1, asked.assign(predicted_loss=math.nan)),
+                (2, asked.assign(predicted_loss=math.nan, entropy=[1.0, 3, 2])),
+            )
+        ]
+        (axis,) = models.loss_correlations(seen).axes
+        drawn = {line.get_label(): line.get_ydata() for line in axis.lines[:-1]}
+        assert list(drawn) == ["gradient norm", "entropy"], "a model without a module predicts no loss"
+        assert drawn["gradient norm"] == pytest.approx([1, 1])
+        assert drawn["entropy"] == pytest.approx([-1, 0.5])
+        assert list(axis.lines[0].get_xdata()) == [10, 20]
 
     @pytest.mark.parametrize(
         ("change", "words"),

@@ -127,6 +127,16 @@ class TestAblation:
         assert (none["seeds"] == 0).all()
         assert none["gain"].isna().all()
 
+    def test_a_trial_that_stopped_leaves_no_fraction_to_the_others(self) -> None:
+        """Seed 1 of lplgrad stops at 4,000 of 10,000 labels: what the other two have later is not the average trial."""
+        frame = measurements(lambda strategy, seed, labels: curve(labels) + 0.01 * seed * (strategy == "lplgrad"))
+        gone = (frame["strategy"] == "lplgrad") & (frame["seed"] == 1) & (frame["labels"] > 4000)
+        frame.loc[gone, ["labels", "accuracy", "stopped"]] = [4000, curve(4000), True]
+        table = paper_tables.ablation_table(frame, PAPER)
+        assert table["seeds"].tolist() == [3, 0, 0]
+        assert table["gain"].isna().tolist() == [False, True, True]
+        assert table["gain"].iloc[0] == pytest.approx(2.0)
+
     def test_the_factorised_study_pairs_every_query_but_predicted_loss(self) -> None:
         study = read_study([HOME / "config.yaml", HOME / "studies" / "ablation.yaml"])
         assert [one for one, _ in Layout(study).ablation_pairs()] == [

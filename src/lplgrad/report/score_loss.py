@@ -71,9 +71,9 @@ def parts(summarised: pd.DataFrame, file: StudyFile) -> list[Part]:
 
 TEXT = (
     "Spearman's rank correlation over test images of the true loss with what an acquisition function would score, by "
-    "the model of the round: 1 would rank the images by their loss, 0 is a guess. It is of the trials whose models were "
-    "looked into. With several seeds: mean ± sample standard deviation, and the t interval. What a loss says of an "
-    "image's worth to training is another question."
+    "the model of the round: 1 would rank the images by their loss, 0 is a guess. It is of the trials whose models "
+    "were looked into. With several seeds: mean ± sample standard deviation, and the t interval. What a loss says of "
+    "an image's worth to training is another question."
 )
 NO_MODELS = (
     "No model was looked into: model_figures in the configuration names none. How well the entropy ranks test images "
