@@ -153,6 +153,12 @@ class TestCurves:
         turned = curves.labels_summary(curves.labels_needed(pd.DataFrame(rows), [70]), "lplgrad")
         assert turned.set_index("strategy").isna().loc["random", "saved"]
 
+    def test_nothing_saved_has_no_sign(self) -> None:
+        rows = chain(50, 70, 90) + chain(50, 70.4, 90, strategy="random")
+        found = report.statistics(pd.DataFrame(rows), NAMES, [60])
+        text = str(report.parts(found, pd.DataFrame(rows), STUDY))
+        assert "15\\nsaves 0'" in text
+
     def test_the_median_of_censored_chains(self) -> None:
         rows = chain(50, 70, 90) + chain(50, 60, 90, seed=2) + chain(50, 55, 60, seed=3)
         found = curves.labels_summary(curves.labels_needed(pd.DataFrame(rows), [80]), None)
@@ -241,7 +247,7 @@ class TestComparison:
         assert seeds.tolist() == [4, 4]
         assert (means["entropy"] < means["random"]).all()
         text = report.rank_text(report.statistics(lacking, NAMES), study_of(lacking))
-        assert "averaged over 2 blocks (each budget and data set is one), over the 4 seeds that all" in text
+        assert "averaged over 2 blocks (each budget and data set is one), in each over the 4 seeds that all" in text
 
     def test_a_panel_without_a_common_seed_is_no_block(self) -> None:
         frame = without(study(2, panels=TWO), "budget == 'large' and (strategy == 'random') == (seed == 1)")

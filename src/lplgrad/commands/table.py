@@ -124,7 +124,8 @@ def _of_time(arguments: argparse.Namespace, file: StudyFile) -> Table:
         note = (
             "Seconds of training and of the query alone, without starting a job and reading its files; means over "
             "seeds. A trial's training includes round 1, which strategies of one recipe share. (of n): the mean of n "
-            "trials alone; one that stopped at its target accuracy has no seconds of a whole trial."
+            "trials alone; one that stopped at its target accuracy has no seconds of a whole trial. While a study "
+            "runs, a trial goes to the last round that most have."
         )
         return table, tables.time_sections(table, file), "Time", note
     ratios = paper_tables.time_against_paper(table)

@@ -84,7 +84,9 @@ def penalties(found: Statistics, file: StudyFile) -> Any:
     figure, axis = plt.subplots(figsize=(1.0 * len(names) + 2.6, 0.62 * len(names) + 2.2))
     image = axis.imshow(grid, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(grid):
-        axis.text(column, row, number(value), ha="center", va="center", color="white" if value > 0.55 else "black")
+        if row != column:
+            color = "white" if value > 0.55 else "black"
+            axis.text(column, row, number(value), ha="center", va="center", color=color)
     axis.axhline(len(names) - 0.5, color="black", linewidth=1.2)
     titles = [strategy_title(file, name) for name in names]
     axis.set_xticks(range(len(names)), titles, rotation=30, ha="right")

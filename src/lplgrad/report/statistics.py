@@ -277,9 +277,13 @@ def _labels_cell(row: dict[Hashable, Any]) -> str:
     if math.isnan(row["saved"]):
         return needed
     if row["saved_bound"]:
-        return f"{needed}\nsaves at least {row['saved']:,.0f}"
-    interval = "" if math.isnan(row["saved_low"]) else f" [{row['saved_low']:,.0f}, {row['saved_high']:,.0f}]"
-    return f"{needed}\nsaves {row['saved']:,.0f}{interval}".replace("-", "−")
+        return f"{needed}\nsaves at least {_whole(row['saved'])}"
+    between = "" if math.isnan(row["saved_low"]) else f" [{_whole(row['saved_low'])}, {_whole(row['saved_high'])}]"
+    return f"{needed}\nsaves {_whole(row['saved'])}{between}"
+
+
+def _whole(value: float) -> str:
+    return f"{round(value):,}".replace("-", "−")
 
 
 def _penalty_part(found: Statistics, file: StudyFile) -> Part:
@@ -325,7 +329,7 @@ def rank_text(found: Statistics, file: StudyFile) -> str:
     if ranking.blocks:
         fewest, most = int(seeds[seeds > 0].min()), int(seeds.max())
         many = count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-        text += f", over the {many} that all of these strategies have in it"
+        text += f", in each over the {many} that all of these strategies have"
     text += ". "
     without = [f"{dataset_title(file, str(dataset))}, {budget} budget" for budget, dataset in seeds.index[seeds == 0]]
     if without:
