@@ -16,8 +16,9 @@ from scipy import stats
 
 from lplgrad.configuration import read_study
 from lplgrad.errors import UserError
-from lplgrad.report import comparison_figures, measured, style
+from lplgrad.report import comparison_figures, measured, models, style
 from lplgrad.report import statistics as report
+from lplgrad.report.document import document
 from lplgrad.settings import StudyFile
 from lplgrad.statistics import comparison, curves
 
@@ -91,8 +92,25 @@ class TestCurves:
         assert curves.left_out(frame)[["seed", "reason"]].to_numpy().tolist() == [
             [2, "round 2 missing"], [3, "round 3 missing"],
         ]  # fmt: skip
-        frame.loc[2, "accuracy"] = math.nan
+        frame.loc[1, "accuracy"] = math.nan
         assert len(curves.left_out(frame)) == 3, "a value that is missing is a round that is missing"
+
+    def test_one_chain_that_goes_on_or_breaks_off_decides_nothing_for_the_others(self) -> None:
+        for last in (5, 2):
+            odd = chain(50, 60, 70, 80, 90)[:last]
+            frame = pd.DataFrame(
+                odd + chain(50, 60, 70, 80, seed=2) + chain(50, 60, 70, 80, seed=3)
+                + [row for seed in (1, 2, 3) for row in chain(50, 55, 60, 65, seed=seed, strategy="random")]
+            )  # fmt: skip
+            assert (curves.areas(frame)["labels_to"] == 40).all()
+            assert curves.left_out(frame)["reason"].tolist() == ["2 of 4 rounds missing"] * (last == 2)
+
+    def test_one_strategy_alone_does_not_set_the_last_round(self) -> None:
+        rows = [row for seed in (1, 2, 3) for row in chain(50, 60, 70, 80, seed=seed)] + chain(
+            50, 55, 60, strategy="random"
+        )
+        assert curves.areas(pd.DataFrame(rows))["labels_to"].tolist() == [30] * 4
+        assert curves.left_out(pd.DataFrame(rows)).empty
 
     def test_a_stopped_chain_shortens_the_common_range(self) -> None:
         stopped = chain(50, 60, 90, 90, seed=2)
@@ -134,6 +152,12 @@ class TestCurves:
         assert found["saved_low"].isna()["lplgrad"]
         turned = curves.labels_summary(curves.labels_needed(pd.DataFrame(rows), [70]), "lplgrad")
         assert turned.set_index("strategy").isna().loc["random", "saved"]
+
+    def test_nothing_saved_has_no_sign(self) -> None:
+        rows = chain(50, 70, 90) + chain(50, 70.4, 90, strategy="random")
+        found = report.statistics(pd.DataFrame(rows), NAMES, [60])
+        text = str(report.parts(found, pd.DataFrame(rows), STUDY))
+        assert "15\\nsaves 0'" in text
 
     def test_the_median_of_censored_chains(self) -> None:
         rows = chain(50, 70, 90) + chain(50, 60, 90, seed=2) + chain(50, 55, 60, seed=3)
@@ -192,6 +216,53 @@ class TestComparison:
             ("lplgrad", "entropy"), ("lplgrad", "random"),
         }  # fmt: skip
 
+    def test_one_seed_wins_nothing_and_loses_nothing(self) -> None:
+        frame = study(seeds=1)
+        found = report.statistics(frame, NAMES)
+        assert found.penalties[["wins", "share"]].isna().all(axis=None)
+        part = next(part for part in report.parts(found, frame, STUDY) if part.heading.startswith("Wins"))
+        assert {cell for row in part.rows for cell in row[1:]} == {"–"}
+        texts = {text.get_text() for text in comparison_figures.penalties(found, STUDY).axes[0].texts}
+        assert texts == {"–"}
+        plt.close("all")
+
+    def test_who_is_absent_somewhere_is_beaten_no_less(self) -> None:
+        """lplgrad beats the two others everywhere; that random is missing on one of two data sets is none of its
+        merit."""
+        frame = study(panels=TWO, gain=10)
+        found = report.statistics(without(frame, "budget == 'large' and strategy == 'random'"), NAMES)
+        beaten = found.penalties.set_index(["strategy", "baseline"]).loc["lplgrad"]
+        assert beaten["wins"].tolist() == [2, 1]
+        assert beaten["share"].tolist() == [1, 1]
+        part = next(p for p in report.parts(found, frame, study_of(frame)) if p.heading.startswith("Wins"))
+        assert part.rows[0] == ("LPLgrad", "–", "1.00", "1.00\nof 1")
+
+    def test_ranks_rest_on_the_seeds_that_all_have(self) -> None:
+        """entropy lacks seed 3, in which everybody did badly: that makes it no better."""
+        frame = study(panels=TWO)
+        hard = frame["accuracy"].where(frame["seed"] != 3, frame["accuracy"] - 0.4)
+        frame = frame.assign(accuracy=hard - 0.05 * (frame["strategy"] == "entropy"))
+        lacking = without(frame, "strategy == 'entropy' and seed == 3")
+        means, seeds = comparison.block_means(curves.areas(lacking))
+        assert seeds.tolist() == [4, 4]
+        assert (means["entropy"] < means["random"]).all()
+        text = report.rank_text(report.statistics(lacking, NAMES), study_of(lacking))
+        assert "averaged over 2 blocks (each budget and data set is one), in each over the 4 seeds that all" in text
+
+    def test_a_panel_without_a_common_seed_is_no_block(self) -> None:
+        frame = without(study(2, panels=TWO), "budget == 'large' and (strategy == 'random') == (seed == 1)")
+        found = report.statistics(frame, NAMES)
+        assert found.ranking.blocks == 1
+        assert "No block, since there they have no seed in common: Digits (8x8), large" in report.rank_text(
+            found, study_of(frame)
+        )
+
+    def test_random_is_named_so_where_several_label_at_random(self) -> None:
+        frame = study().assign(acquisition="random")
+        assert comparison.random_of(frame) == "random"
+        assert comparison.random_of(frame.query("strategy != 'random'")) == "lplgrad"
+        assert comparison.random_of(frame.assign(acquisition="entropy")) is None
+
     def test_penalties_by_hand(self) -> None:
         """lplgrad wins at 2 of 3 numbers of labels in one panel and at 1 of 3 in the other; round 1 does not count."""
         rows = []
@@ -213,6 +284,50 @@ class TestComparison:
         assert found[["mean", "std", "low", "high"]].tolist() == pytest.approx(
             [65, math.sqrt(50), 65 - half, 65 + half]
         )
+
+
+def stopping(frame: pd.DataFrame, strategy: str, seed: int, last: int) -> pd.DataFrame:
+    """The measurements if one chain had reached its target accuracy after the round ``last``."""
+    frame = frame.copy()
+    mine = (frame["strategy"] == strategy) & (frame["seed"] == seed) & (frame["round"] > last)
+    then = frame[(frame["strategy"] == strategy) & (frame["seed"] == seed) & (frame["round"] == last)].iloc[0]
+    frame.loc[mine, ["labels", "accuracy", "stopped"]] = [then["labels"], then["accuracy"], True]
+    return frame
+
+
+class TestStopped:
+    """A seed that reaches its target accuracy is gone afterwards: what is left over are the seeds that did badly."""
+
+    FRAME = stopping(study(rounds=6), "lplgrad", 2, 4)
+
+    def test_the_rounds_end_with_the_first_chain(self) -> None:
+        whole = comparison.rounds(study(rounds=6))
+        found = comparison.rounds(self.FRAME)
+        assert sorted(set(found["labels"])) == [10, 20, 30, 40]
+        assert (found["seeds"] == 5).all()
+        assert found["mean"].tolist() == whole[whole["labels"] <= 40]["mean"].tolist()
+
+    def test_so_do_differences_and_wins(self) -> None:
+        of_rounds = comparison.round_differences(self.FRAME, NAMES)
+        assert (of_rounds["seeds"].min(), of_rounds["labels"].max()) == (5, 40)
+        four = study(rounds=6).query("round <= 4")
+        first = comparison.first_labels(four)
+        wins = comparison.penalties(of_rounds, first, NAMES)
+        assert wins.equals(comparison.penalties(comparison.round_differences(four, NAMES), first, NAMES))
+
+    def test_the_median_of_labels_is_not_known_beyond_where_a_chain_ended(self) -> None:
+        rows = chain(50, 60, 70, 80) + chain(50, 60, 66, 74, seed=2)
+        stopped = chain(50, 65, seed=3) + [
+            {**row, "labels": 20, "stopped": True, "accuracy": 0.65} for row in chain(0, 0, 50, 50, seed=3)[2:]
+        ]
+        found = curves.labels_summary(curves.labels_needed(pd.DataFrame(rows + stopped), [72]), None)
+        assert (found["reached"].tolist(), found["median"].isna().tolist()) == ([2], [True])
+
+    def test_figures_end_there_too(self) -> None:
+        timings = self.FRAME.assign(train_seconds=10.0, query_seconds=3.0)
+        above, below = comparison_figures.cost(self.FRAME, timings, STUDY, "small").axes
+        assert [line.get_xdata()[-1] for line in above.lines] == [40] * 3
+        assert [line.get_xdata()[-1] for line in below.lines] == [4 * 10 + 3 * 3] * 3
 
 
 def without(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -278,6 +393,30 @@ class TestReport:
             "Digits (8x8), large budget, 20 to 40 labels"
         ]
 
+    def test_the_pairs_behind_a_difference_are_told(self) -> None:
+        frame = BROKEN["a seed missing"]()
+        part = next(p for p in report.parts(report.statistics(frame, NAMES), frame, STUDY) if "20 to 40" in p.heading)
+        pairs = {row[0]: (row[1], row[4]) for row in part.rows}
+        assert pairs == {"LPLgrad": ("5", "–"), "Entropy": ("5", "5"), "Random": ("4", "4")}
+
+    def test_every_round_is_shown_with_its_interval(self) -> None:
+        frame = study()
+        found = report.statistics(frame, NAMES)
+        means, differences = [part for part in report.parts(found, frame, STUDY) if part.folded]
+        row = found.rounds.query("strategy == 'entropy' and labels == 30").iloc[0]
+        assert means.folded_head == ("labels", "LPLgrad", "Entropy", "Random")
+        assert means.folded[2][2] == f"{row['mean']:.2f} ± {row['std']:.2f}\n[{row['low']:.2f}, {row['high']:.2f}]"
+        row = found.round_differences.query("baseline == 'random' and labels == 30").iloc[0]
+        assert differences.folded_head == ("labels", "Entropy", "Random")
+        assert differences.folded[2][2].startswith(f"{row['difference']:+.2f}\n[")
+        page = document("t", [means])
+        assert "<details><summary>accuracy (%)</summary>" in page
+
+    def test_the_baseline_of_labels_saved_is_named(self) -> None:
+        frame = study()
+        text = str(report.parts(report.statistics(frame, NAMES), frame, STUDY))
+        assert "Labels are saved against Random, which labels at random." in text
+
     def test_significant_differences_are_bold(self) -> None:
         frame = study(gain=3)
         part = next(p for p in report.parts(report.statistics(frame, NAMES), frame, STUDY) if "20 to 40" in p.heading)
@@ -300,6 +439,63 @@ class TestReport:
         axis = comparison_figures.cost(frame, timings, STUDY, "small").axes[1]
         lines = [line.get_xdata() for line in axis.lines if len(line.get_xdata()) == 2]
         assert [list(line) for line in lines] == [[10, 23]] * 3
+
+    def test_calibration_is_drawn_as_it_is(self) -> None:
+        """Means of two seeds; the curves end at 20 labels, where the second seed of entropy does."""
+        rows = [
+            {
+                "budget": "small", "dataset": "digits", "strategy": name, "seed": seed, "round": number,
+                "labels": 10 * number, "calibration_error": 0.1 * number + 0.02 * seed, "negative_log_likelihood": 1.0,
+                "entropy_loss_correlation": 0.5,
+            }
+            for name in ("entropy", "random")
+            for seed in (1, 2)
+            for number in (1, 2, 3)
+            if (name, seed, number) != ("entropy", 2, 3)
+        ]  # fmt: skip
+        error, likelihood, correlation = comparison_figures.calibration(pd.DataFrame(rows), STUDY, "small").axes
+        for axis, expected in ((error, [13, 23]), (likelihood, [1, 1]), (correlation, [0.5, 0.5])):
+            assert [line.get_label() for line in axis.lines] == ["Entropy", "Random"]
+            for line in axis.lines:
+                assert line.get_xdata().tolist() == [10, 20]
+                assert line.get_ydata().tolist() == pytest.approx(expected)
+
+    def test_choices_are_drawn_as_they_are(self) -> None:
+        """The overlap with the reference, whichever of the pair it is; random has no ranking of errors."""
+        about = {"budget": "small", "dataset": "digits", "seed": 1}
+        rows, pairs = [], []
+        for number in (1, 2):
+            place = {**about, "round": number, "labels": 10 * (number + 1)}
+            for name, ranking in (("entropy", 0.7), ("lplgrad", 0.8), ("random", math.nan)):
+                values = {"balance_labeled": 0.9, "spread": 1.0 + 0.1 * number, "error_ranking": ranking}
+                rows.append({**place, "strategy": name, **values})
+            for one, other, jaccard in (("entropy", "lplgrad", 0.5), ("lplgrad", "random", 0.2),
+                                        ("entropy", "random", 0.1)):  # fmt: skip
+                pairs.append({**place, "strategy": one, "baseline": other, "jaccard": jaccard / number})
+        figure = comparison_figures.choices(pd.DataFrame(rows), pd.DataFrame(pairs), STUDY, "small")
+        balance, spread, overlap, ranking = figure.axes
+        drawn = {line.get_label(): line.get_ydata().tolist() for line in overlap.lines}
+        assert drawn == {"Entropy": [0.5, 0.25], "Random": [0.2, 0.1]}
+        assert overlap.get_ylabel() == "overlap with LPLgrad\n(Jaccard)"
+        assert [line.get_ydata().tolist() for line in balance.lines] == [[0.9, 0.9]] * 3
+        assert [line.get_ydata().tolist() for line in spread.lines[1:]] == [pytest.approx([1.1, 1.2])] * 3
+        assert {line.get_label() for line in ranking.lines[1:]} == {"LPLgrad", "Entropy"}
+
+    def test_correlations_with_the_loss_are_drawn_as_they_are(self) -> None:
+        asked = pd.DataFrame({"loss": [1, 2, 3], "gradient_norm": [1, 2, 3], "entropy": [3, 2, 1]}, dtype=float)
+        seen = [
+            models.Observation(number, 10 * number, np.zeros((3, 2), np.float32), frame, pd.DataFrame())
+            for number, frame in (
+                (1, asked.assign(predicted_loss=math.nan)),
+                (2, asked.assign(predicted_loss=math.nan, entropy=[1.0, 3, 2])),
+            )
+        ]
+        (axis,) = models.loss_correlations(seen).axes
+        drawn = {line.get_label(): line.get_ydata() for line in axis.lines[:-1]}
+        assert list(drawn) == ["gradient norm", "entropy"], "a model without a module predicts no loss"
+        assert drawn["gradient norm"] == pytest.approx([1, 1])
+        assert drawn["entropy"] == pytest.approx([-1, 0.5])
+        assert list(axis.lines[0].get_xdata()) == [10, 20]
 
     @pytest.mark.parametrize(
         ("change", "words"),

@@ -10,15 +10,26 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 
 from lplgrad.arrays import DatasetArrays
 from lplgrad.configuration import read_study
 from lplgrad.errors import UserError
-from lplgrad.report import diagnostics
+from lplgrad.report import diagnostics, score_loss
 from lplgrad.settings import StudyFile
 from tests.conftest import TRAIN
 
 HOME = Path(__file__).parents[1]
+
+
+def test_correlations_over_seeds() -> None:
+    about = {"budget": "small", "dataset": "digits", "strategy": "entropy", "round": 2, "labels": 20}
+    seeds = pd.DataFrame(
+        [{**about, "seed": seed, "score": "entropy", "correlation": value} for seed, value in ((1, 0.5), (2, 0.7))]
+    )
+    found = score_loss.over_seeds(seeds).iloc[0]
+    half = stats.t.ppf(0.975, 1) * 0.1  # the standard error of two values is half their distance
+    assert found[["seeds", "mean", "low", "high"]].tolist() == pytest.approx([2, 0.6, 0.6 - half, 0.6 + half])
 
 
 class TestArtifacts:
@@ -78,6 +89,49 @@ class TestArtifacts:
             labeled = pd.read_csv(f"results/tiny/small/data/{name}/seed1/round1/next_labeled.csv")
             sets.append(set(labeled.query("round == 2")["index"]))
         assert frame["jaccard"].tolist() == [len(sets[0] & sets[1]) / len(sets[0] | sets[1])]
+
+    def test_a_stopped_chain_chooses_nothing_more(self, ran: StudyFile) -> None:
+        path = Path("results/tiny/small/data/entropy/seed1/round1")
+        lines = (path / "next_labeled.csv").read_text().splitlines()
+        (path / "next_labeled.csv").write_text("\n".join(line for line in lines if not line.endswith(",2")) + "\n")
+        (path / "scores.csv").write_text((path / "scores.csv").read_text().splitlines()[0] + "\n")
+        assert diagnostics.choices(ran)["strategy"].tolist() == ["random"]
+        assert diagnostics.overlap(ran).empty
+
+    def test_scores_against_the_true_loss(
+        self, ran: StudyFile, tmp_path: Path, lplgrad: Callable[..., tuple[int, str]]
+    ) -> None:
+        """Gradient norms rank all five losses, entropies turn one pair of neighbours around: 1 - 6 * 2 / 120."""
+        wanted = {"budgets": ["small"], "datasets": ["data"], "strategies": ["entropy"], "rounds": [1, 2]}
+        values = ran.study.model_dump(by_alias=True) | {"model_figures": wanted}
+        file = StudyFile(study=read_study([], values))
+        assert score_loss.score_loss(file).empty
+        assert "No model was looked into" in str(
+            score_loss.parts(score_loss.over_seeds(score_loss.score_loss(file)), file)
+        )
+        lines = "class,loss,entropy,gradient_norm,predicted_loss\n0,1,1,2,\n0,2,3,4,\n0,3,2,5,\n0,4,4,6,\n0,5,5,9,\n"
+        Path("results/tiny/small/data/entropy/seed1/round2/observed.csv").write_text(lines)
+        found = score_loss.score_loss(file)
+        assert found[["round", "labels", "score"]].to_numpy().tolist() == [
+            [2, 12, "gradient_norm"], [2, 12, "entropy"],
+        ]  # fmt: skip
+        assert found["correlation"].tolist() == pytest.approx([1, 0.9])
+        (_, part) = score_loss.parts(score_loss.over_seeds(found), file)
+        assert part.head == ("labels", "gradient norm", "entropy")
+        assert part.rows == (("12", "1.00", "0.90"),)
+        Path("results/tiny/small/data/entropy/seed1/round2/observed.csv").write_text("index,loss\n")
+        with pytest.raises(UserError, match=r"observed.csv: column 'gradient_norm' is missing"):
+            score_loss.score_loss(file)
+
+    def test_the_command_writes_all_tables_and_the_page(
+        self, ran: StudyFile, tmp_path: Path, lplgrad: Callable[..., tuple[int, str]]
+    ) -> None:
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(ran.model_dump(by_alias=True, mode="json")))
+        assert lplgrad("diagnostics", "--study", tmp_path / "study.yaml", "--output", tmp_path / "out") == (0, "")
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {
+            "calibration.csv", "choices.csv", "overlap.csv", "score_loss.csv", "score_loss_summary.csv",
+            "score_loss.html",
+        }  # fmt: skip
 
     def test_a_damaged_file_is_told(self, ran: StudyFile) -> None:
         root = Path("results/tiny/small/data/entropy/seed1")

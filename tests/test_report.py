@@ -77,11 +77,41 @@ def test_time_table_by_hand() -> None:
     assert section.heading.endswith("on a card")
 
 
+def test_times_of_trials_that_stopped() -> None:
+    """Seed 1 of lplgrad stops after round 2 of 3: its query there and its round 3 cost nothing, and it is no trial."""
+    rows = [
+        {
+            "budget": "small", "dataset": "digits", "strategy": "lplgrad", "seed": seed, "round": number,
+            "train_seconds": 0.0 if (seed, number) == (1, 3) else 10.0 * number,
+            "query_seconds": np.nan if number == 3 else 0.0 if (seed, number) == (1, 2) else 4.0, "device": "a card",
+        }
+        for seed in (1, 2)
+        for number in (1, 2, 3)
+    ]  # fmt: skip
+    table = tables.time_table(pd.DataFrame(rows))
+    wanted = ["seeds", "train_round", "query_round", "trials", "train_trial", "query_trial"]
+    assert table[wanted].to_numpy().tolist() == [[2, 90 / 5, 4, 1, 60, 8]]
+    (section,) = tables.time_sections(table, STUDY)
+    assert section.rows == [["LPLgrad", "18.0", "4.0", "60.0 (of 1)", "8.0 (of 1)"]]
+    none = tables.time_table(pd.DataFrame(rows[:3]))
+    assert none["trials"].tolist() == [0]
+    assert tables.time_sections(none, STUDY)[0].rows[0][3:] == ["–", "–"]
+
+
 def test_gains_are_paired_by_seed() -> None:
-    gains = figures._gain_over_random(measurements().assign(accuracy=lambda frame: frame["accuracy"] * 100))
+    gains = figures._gain(measurements().assign(accuracy=lambda frame: frame["accuracy"] * 100), "random")
     last = gains.query("strategy == 'lplgrad' and round == 2").set_index("seed")["gain"]
     assert last.to_dict() == pytest.approx({1: 20.0, 2: 20.0})
     assert "random" not in set(gains["strategy"])
+
+
+def test_the_baseline_of_gains_is_named() -> None:
+    """Of two strategies that label at random it is the one called so, as in the tables."""
+    frame = measurements()
+    frame.loc[frame["strategy"] != "lplgrad", "acquisition"] = "random"
+    _, below = figures.learning_curves(frame, STUDY, "small").axes
+    assert below.get_ylabel() == "gain over Random\n(points, paired)"
+    assert {line.get_label() for line in below.lines[:-1]} == {"LPLgrad", "Entropy"}
 
 
 def test_the_look_of_a_strategy_is_the_same_everywhere() -> None:

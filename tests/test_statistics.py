@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from lplgrad.statistics import calibration, choices, inference, ranks
+from lplgrad.statistics import calibration, choices, claimed, comparison, inference, ranks
+from lplgrad.statistics.claimed import Measured
 from lplgrad.statistics.curves import normalized_area
+from tests.test_comparison import stopping, study
 
 # Student (1908): hours of sleep gained by ten patients with two drugs; R's data set `sleep` and its documented t test.
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -35,26 +38,17 @@ def draw(*shape: int, seed: int = 1) -> inference.Array:
 
 class TestInference:
     def test_students_own_example(self) -> None:
-        differences = np.array(DRUG_1) - np.array(DRUG_2)
-        t, p = inference.t_test(differences)
-        assert (float(t), float(p)) == pytest.approx((-4.0621, 0.002833), abs=1e-4)
-        mean, low, high = inference.mean_interval(differences)
-        assert (float(mean), float(low), float(high)) == pytest.approx((-1.58, -2.4598858, -0.7001142))
+        found = inference.estimate(np.array(DRUG_1) - np.array(DRUG_2))
+        assert (found.value / found.error, found.p) == pytest.approx((-4.0621, 0.002833), abs=1e-4)
+        assert (found.value, *found.interval()) == pytest.approx((-1.58, -2.4598858, -0.7001142))
 
-    def test_the_interval_and_tests_are_scipys(self) -> None:
-        one, other = draw(6, 5), draw(6, 5, seed=2)
-        t, p = inference.t_test(one - other)
-        theirs = stats.ttest_rel(one, other, axis=1)
-        assert t == pytest.approx(theirs.statistic)
-        assert p == pytest.approx(theirs.pvalue)
-        _, low, high = inference.mean_interval(one)
-        interval = stats.ttest_1samp(one, 0, axis=1).confidence_interval()
-        assert low == pytest.approx(interval.low)
-        assert high == pytest.approx(interval.high)
-        estimate = inference.estimate(one[0] - other[0])
-        assert (estimate.p, *estimate.interval()) == pytest.approx(
-            (theirs.pvalue[0], theirs.confidence_interval().low[0], theirs.confidence_interval().high[0])
-        )
+    def test_the_interval_and_test_are_scipys(self) -> None:
+        for one, other in zip(draw(6, 5), draw(6, 5, seed=2), strict=True):
+            found, theirs = inference.estimate(one - other), stats.ttest_rel(one, other)
+            interval = theirs.confidence_interval()
+            assert (found.p, *found.interval()) == pytest.approx((theirs.pvalue, interval.low, interval.high))
+            interval = theirs.confidence_interval(0.999)
+            assert found.interval(0.999) == pytest.approx((interval.low, interval.high))
 
     def test_welch_is_scipys(self) -> None:
         one, other = draw(5) * 3 + 1, draw(5, seed=2)
@@ -119,9 +113,8 @@ class TestInference:
 
     def test_what_cannot_be_known_is_nan(self) -> None:
         for values in ([1.0], [0.3, 0.1 + 0.2, 0.3], [0.0, 0.0]):
-            assert np.isnan(inference.mean_interval(values)[1])
-            assert np.isnan(inference.t_test(values)[1])
-            assert math.isnan(inference.estimate(values).p)
+            found = inference.estimate(values)
+            assert np.isnan([found.p, *found.interval()]).all()
         assert math.isnan(inference.estimate([]).value)
         assert inference.wilcoxon([0.0, 0.0]) == pytest.approx((math.nan, math.nan), nan_ok=True)
         assert math.isnan(inference.detectable(1.0, 1))
@@ -145,15 +138,21 @@ class TestRanks:
         scale = math.sqrt(size * (size + 1) / (6 * 10))
         assert ranks.nemenyi(size, 10) / scale == pytest.approx(quantile, abs=1e-3)
 
-    def test_iman_davenport_by_hand(self) -> None:
-        """Demšar's chi-squared of 9.28 becomes F = 3.69 with 3 and 39 degrees of freedom; here ties are corrected."""
-        in_blocks = stats.rankdata(-DEMSAR, axis=1)
-        chi_squared, p, method = ranks.friedman(np.tile(in_blocks, (20, 1)))
-        blocks = 280
-        f = (blocks - 1) * chi_squared / (blocks * 3 - chi_squared)
+    def test_iman_davenport_as_published(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Conover, Practical Nonparametric Statistics (1999), section 5.8, example 1, twelve home owners ranking four
+        grasses with ties; to these digits in the manual of R's agricolae (data set ``grass``)."""
+        grasses = np.array(
+            [
+                [4, 3, 2, 1], [4, 2, 3, 1], [3, 1.5, 1.5, 4], [3, 1, 2, 4], [4, 2, 1, 3], [2, 2, 2, 4], [1, 3, 2, 4],
+                [2, 4, 1, 3], [3.5, 1, 2, 3.5], [4, 1, 3, 2], [4, 2, 3, 1], [3.5, 1, 2, 3.5],
+            ]
+        )  # fmt: skip
+        assert grasses.sum(axis=0).tolist() == [38, 23.5, 24.5, 34]
+        monkeypatch.setattr(ranks, "MOST_SUMS", 0)
+        chi_squared, p, method = ranks.friedman(grasses)
         assert method == "Iman-Davenport"
-        assert p == pytest.approx(stats.f.sf(f, 3, 3 * (blocks - 1)))
-        assert pytest.approx(3.69, abs=0.005) == 13 * 9.28 / (14 * 3 - 9.28)
+        assert (chi_squared, p) == pytest.approx((8.097345, 0.03621547), abs=1e-6)
+        assert stats.f.isf(p, 3, 33) == pytest.approx(3.192198, abs=1e-6)
 
     def test_the_statistic_is_scipys(self) -> None:
         for values in (DEMSAR, draw(7, 5)):
@@ -194,6 +193,67 @@ class TestRanks:
         tied = ranks.rank(frame * 0)
         assert (tied.p, tied.groups) == (1.0, [(0, 3)])
         assert "finds no difference" in tied.refused
+
+
+def stopped_study(rounds: int = 10, last: int = 4, everywhere: bool = False) -> pd.DataFrame:
+    """lplgrad one point ahead everywhere, with seeds that differ; its first seed (or all of them) stopped early."""
+    frame = study(rounds=rounds)
+    frame = frame.assign(accuracy=0.5 + 0.03 * frame["round"] + 0.01 * (frame["strategy"] == "lplgrad"))
+    for seed in (1, 2, 3, 4, 5) if everywhere else (1,):
+        frame = stopping(frame, "lplgrad", seed, last)
+    return frame
+
+
+class TestClaimed:
+    """What a claim is about lies at the same labels for both strategies, wherever either was stopped."""
+
+    @pytest.mark.parametrize("everywhere", [False, True])
+    def test_stopped_chains_are_compared_at_the_labels_of_the_budget(self, everywhere: bool) -> None:
+        measured = Measured(stopped_study(everywhere=everywhere))
+        one, other = (
+            {at: claimed.values(measured, "small", "digits", name, "accuracy", at) for at in POINTS}
+            for name in ("lplgrad", "random")
+        )
+        for at in POINTS:
+            assert list(one[at]) == list(other[at]), at
+            for point in one[at]:
+                assert (one[at][point] - other[at][point]).tolist() == pytest.approx([1.0] * 5), (at, point)
+        assert list(one["fractions"]) == ["1/3 of the labels"], "half of the 100 labels is beyond 40"
+        assert one["first_half"] == one["second_half"] == one["last"] == {}
+        assert list(one["queried"]) == ["20 labels", "30 labels", "40 labels"]
+
+    def test_halves_are_those_of_the_budget(self) -> None:
+        measured = Measured(stopped_study(last=6))
+        found = claimed.values(measured, "small", "digits", "random", "accuracy", "first_half")
+        assert found["first half"].tolist() == pytest.approx([100 * (0.5 + 0.03 * 3.5)] * 5)
+        assert claimed.values(measured, "small", "digits", "random", "accuracy", "second_half") == {}
+
+    def test_a_seed_without_a_number_is_no_pair(self) -> None:
+        """Seed 5 of random is labelled in other steps than all others."""
+        frame = study(rounds=4)
+        odd = (frame["strategy"] == "random") & (frame["seed"] == 5) & (frame["round"] == 3)
+        frame.loc[odd, "labels"] = 35
+        found = claimed.values(Measured(frame), "small", "digits", "random", "accuracy", "second_half")
+        assert list(found["second half"].index) == [1, 2, 3, 4]
+
+    def test_seconds_are_those_of_whole_trials(self) -> None:
+        frame = study(rounds=4)
+        timings = frame.assign(train_seconds=10.0, query_seconds=np.where(frame["round"] < 4, 2.0, np.nan))
+        of = {name: (timings["strategy"] == name) & (timings["round"] == 3) for name in ("lplgrad", "random")}
+        timings.loc[of["lplgrad"] & (timings["seed"] == 1), "train_seconds"] = math.nan
+        timings.loc[of["lplgrad"] & (timings["seed"] == 2), "query_seconds"] = math.nan
+        timings.loc[of["lplgrad"] & (timings["seed"] == 3), "train_seconds"] = 0.0  # it was stopped
+        timings = timings[~(of["random"] & (timings["seed"] == 4))]
+        measured = Measured(frame, timings)
+        for name, seeds in (("lplgrad", [4, 5]), ("random", [1, 2, 3, 5])):
+            for measure, seconds in (("train_seconds", 40), ("query_seconds", 6)):
+                found = claimed.values(measured, "small", "digits", name, measure, "queried")[""]
+                assert found.to_dict() == dict.fromkeys(seeds, seconds)
+
+
+POINTS: list[str | int] = [
+    "queried", "first", "last", "first_half", "second_half", "fractions", "area", 30, 90,
+]  # fmt: skip
 
 
 class TestDiagnostics:
@@ -256,20 +316,27 @@ class TestDiagnostics:
         assert math.isnan(choices.rank_correlation(np.ones(5), draw(5)))
 
 
-STUDIES, SEEDS, ROUNDS, STRATEGIES = 2000, 5, 9, 6
+STUDIES, SEEDS, ROUNDS, STRATEGIES = 2000, 5, 9, 4
 
 
-def simulated_areas(effect: float, seed: int) -> inference.Array:
+def simulated_areas(effect: float, seed: int, seeds: int = SEEDS, strategies: int = STRATEGIES) -> inference.Array:
     """Areas of simulated studies, shape (studies, strategies, seeds): rising curves, luck that the strategies of a seed
     share, luck of a chain, luck of a round; the first strategy is better by ``effect`` points."""
     generator = np.random.default_rng(seed)
     labels = np.arange(2, ROUNDS + 2) * 100.0
     curve = 90 * (1 - np.exp(-labels / 400))
-    shared = generator.normal(scale=2, size=(STUDIES, 1, SEEDS, 1))
-    chain = generator.normal(scale=0.7, size=(STUDIES, STRATEGIES, SEEDS, 1))
-    noise = generator.normal(scale=1, size=(STUDIES, STRATEGIES, SEEDS, ROUNDS))
-    better = np.array([effect] + [0.0] * (STRATEGIES - 1))[None, :, None, None]
+    shared = generator.normal(scale=2, size=(STUDIES, 1, seeds, 1))
+    chain = generator.normal(scale=0.7, size=(STUDIES, strategies, seeds, 1))
+    noise = generator.normal(scale=1, size=(STUDIES, strategies, seeds, ROUNDS))
+    better = np.array([effect] + [0.0] * (strategies - 1))[None, :, None, None]
     return normalized_area(labels, curve + better + shared + chain + noise)
+
+
+def compared(one: inference.Array, other: inference.Array) -> dict[str, Any]:
+    """One simulated comparison, as the report makes it."""
+    found = comparison.compare(pd.Series(one), pd.Series(other), power=False)
+    assert found is not None
+    return found
 
 
 def error_of(share: float) -> float:
@@ -280,29 +347,38 @@ def error_of(share: float) -> float:
 class TestSimulatedStudies:
     def test_without_a_difference(self) -> None:
         """A single test is wrong in 5 % of the studies, and after Holm's correction a whole study in at most 5 %."""
-        areas = simulated_areas(0.0, seed=1)
-        _, p = inference.t_test(areas[:, :1] - areas[:, 1:])
+        p = np.array(
+            [[compared(areas[0], other)["p"] for other in areas[1:]] for areas in simulated_areas(0.0, seed=1)]
+        )
         for single in (p < 0.05).mean(axis=0):
             assert single == pytest.approx(0.05, abs=error_of(0.05))
         family = (inference.holm(p) < 0.05).any(axis=1).mean()
         assert family <= 0.05 + error_of(0.05)
         assert (p < 0.05).any(axis=1).mean() > 0.08, "uncorrected, a study would be wrong much more often"
 
-    def test_discrete_tests_keep_the_level(self) -> None:
-        areas = simulated_areas(0.0, seed=2)
-        wilcoxon = [inference.wilcoxon(row)[0] < 0.05 for row in (areas[:300, 0] - areas[:300, 1])]
-        assert not any(wilcoxon), "with five seeds it cannot be significant"
-        in_blocks = stats.rankdata(areas[:, :4], axis=1).transpose(0, 2, 1)  # the seeds stand for data sets here
-        rejected = np.mean([ranks.friedman(blocks)[1] < 0.05 for blocks in in_blocks[:500]])
-        assert rejected <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 500)
+    @pytest.mark.parametrize(("seeds", "level"), [(6, 2 / 2**6), (8, 10 / 2**8)])
+    def test_wilcoxon_keeps_the_level(self, seeds: int, level: float) -> None:
+        """Of the 64 flips of 6 signs 2 give p < .05, of the 256 of 8 signs 10."""
+        areas = simulated_areas(0.0, seed=2, seeds=seeds, strategies=2)
+        rejected = np.mean([inference.wilcoxon(study[0] - study[1])[0] < 0.05 for study in areas])
+        assert rejected == pytest.approx(level, abs=error_of(level))
+
+    def test_friedman_keeps_the_level(self) -> None:
+        areas = simulated_areas(0.0, seed=2, seeds=6, strategies=3)  # the seeds stand for data sets here
+        in_blocks = stats.rankdata(areas, axis=1).transpose(0, 2, 1)
+        rejected = np.mean([ranks.friedman(blocks)[1] < 0.05 for blocks in in_blocks])
+        assert rejected <= 0.05 + error_of(0.05)
+        assert rejected > 0.02, "discrete, but no constant"
 
     def test_coverage(self) -> None:
-        areas = simulated_areas(1.5, seed=3)
+        areas = simulated_areas(1.5, seed=3, strategies=2)
         labels = np.arange(2, ROUNDS + 2) * 100.0
         truth = float(normalized_area(labels, 90 * (1 - np.exp(-labels / 400)))) + 1.5
-        for values, expected in ((areas[:, 0], truth), (areas[:, 0] - areas[:, 1], 1.5)):
-            _, low, high = inference.mean_interval(values)
-            covered = ((low < expected) & (expected < high)).mean()
+        long = pd.DataFrame({"study": np.repeat(np.arange(STUDIES), SEEDS), "area": areas[:, 0].ravel()})
+        means = comparison.summary(long, ["study"], "area")
+        differences = pd.DataFrame([compared(one, other) for one, other in areas])
+        for found, expected in ((means, truth), (differences, 1.5)):
+            covered = ((found["low"] < expected) & (expected < found["high"])).mean()
             assert covered == pytest.approx(0.95, abs=error_of(0.95))
 
     @pytest.mark.parametrize(("seeds", "share"), [(3, 0.74), (5, 0.83)])
@@ -314,14 +390,25 @@ class TestSimulatedStudies:
         means = np.take_along_axis(values[:, None, :], picks, axis=2).mean(axis=2)
         low, high = np.percentile(means, [2.5, 97.5], axis=1)
         assert ((low < 0) & (high > 0)).mean() == pytest.approx(share, abs=error_of(share))
-        _, low, high = inference.mean_interval(values)
+        low, high = np.array([inference.estimate(of_study).interval() for of_study in values]).T
         assert ((low < 0) & (high > 0)).mean() == pytest.approx(0.95, abs=error_of(0.95))
 
     def test_a_known_effect_is_found_with_the_stated_power(self) -> None:
         labels = np.arange(2, ROUNDS + 2) * 100.0
         weights = normalized_area(labels, np.eye(ROUNDS))
         spread = math.sqrt(2 * (0.7**2 + (weights**2).sum()))
-        effect = inference.detectable(spread, SEEDS)
-        areas = simulated_areas(effect, seed=4)
-        _, p = inference.t_test(areas[:, 0] - areas[:, 1])
+        areas = simulated_areas(inference.detectable(spread, SEEDS), seed=4, strategies=2)
+        p = np.array([compared(one, other)["p"] for one, other in areas])
         assert (p < 0.05).mean() == pytest.approx(0.8, abs=error_of(0.8))
+
+    @pytest.mark.parametrize(
+        ("seeds", "correlation", "share"), [(5, 0.0, 0.92), (5, 1.0, 1.0), (3, 0.0, 0.75), (10, 0.0, 0.97)]
+    )
+    def test_the_bias_of_g(self, seeds: int, correlation: float, share: float) -> None:
+        """Of a true effect of one deviation: exact where strategies vary as one, too small where they do not."""
+        generator = np.random.default_rng(6)
+        shared, one, other = generator.normal(size=(3, 5000, seeds))
+        ways = math.sqrt(correlation), math.sqrt(1 - correlation)
+        pairs = zip(ways[0] * shared + ways[1] * one + 1, ways[0] * shared + ways[1] * other, strict=True)
+        found = np.array([inference.hedges_g(*pair) for pair in pairs])
+        assert found.mean() == pytest.approx(share, abs=0.005 + 3 * found.std() / math.sqrt(5000))

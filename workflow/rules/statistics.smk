@@ -100,6 +100,7 @@ rule diagnostics:
         of_trainings("test_logits.npy"),
         of_queries("scores.csv"),
         of_queries("next_labeled.csv"),
+        of_looks("observed.csv"),
         arrays=ancient(expand(f"{DATA}/{{dataset}}/{{array}}.npy", dataset=LAYOUT.datasets, array=ARRAYS)),
         study=rules.study.output,
     output:
@@ -108,6 +109,14 @@ rule diagnostics:
             calibration="calibration.csv",
             choices="choices.csv",
             overlap="overlap.csv",
+            score_loss="score_loss.csv",
+            score_loss_summary="score_loss_summary.csv",
+        ),
+        html=report(
+            f"{STATISTICS}/score_loss.html",
+            caption="../../report/score_loss.rst",
+            category="Diagnostics",
+            labels={"result": "scores and true loss"},
         ),
     log:
         f"{LOGS}/diagnostics.log",
@@ -185,6 +194,7 @@ RESULTS += [
     rules.statistics.output,
     expand(rules.comparison_figure.output, comparison=["differences", "penalties", "ranks"]),
     expand(rules.cost_figure.output, budget=STUDY.run.budgets),
+    rules.diagnostics.output,
     expand(rules.diagnostics_figure.output, diagnostics=["calibration", "choices"], budget=STUDY.run.budgets),
     rules.claims.output,
 ]

@@ -1,4 +1,4 @@
-"""Look beyond accuracy: calibration after every round, and what every query chose, from the files of all rounds."""
+"""Look beyond accuracy, from the files of all rounds: calibration, what every query chose, how scores rank losses."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ EXAMPLE = "lplgrad diagnostics --study results/demo/study.yaml --output results/
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
     parser.add_argument("--study", type=Path, required=True, metavar="FILE", help="study.yaml of the study")
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="folder for calibration, choices and overlap.csv"
-    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the tables and the page")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Read, compute and write."""
     from lplgrad.configuration import read_study_file
     from lplgrad.files import write_text
-    from lplgrad.report import diagnostics
+    from lplgrad.report import diagnostics, score_loss
+    from lplgrad.report.document import document
 
     file = read_study_file(arguments.study)
+    correlations = score_loss.score_loss(file)
+    summarised = score_loss.over_seeds(correlations)
     tables = {
         "calibration": diagnostics.calibration(file),
         "choices": diagnostics.choices(file),
         "overlap": diagnostics.overlap(file),
+        "score_loss": correlations,
+        "score_loss_summary": summarised,
     }
     for name, table in tables.items():
         write_text(arguments.output / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    page = document(f"Scores and true loss: {file.study.title}", score_loss.parts(summarised, file))
+    write_text(arguments.output / "score_loss.html", page)

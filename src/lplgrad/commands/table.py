@@ -133,7 +133,9 @@ def _of_time(arguments: argparse.Namespace, file: StudyFile) -> Table:
         table = tables.time_table(timings)
         note = (
             "Seconds of training and of the query alone, without starting a job and reading its files; means over "
-            "seeds. A trial's training includes round 1, which strategies of one recipe share."
+            "seeds. A trial's training includes round 1, which strategies of one recipe share. (of n): the mean of n "
+            "trials alone; one that stopped at its target accuracy has no seconds of a whole trial. While a study "
+            "runs, a trial goes to the last round that most have."
         )
         return table, tables.time_sections(table, file), "Time", note
     table = paper_tables.time_against_paper(timings)

@@ -13,13 +13,13 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lplgrad.errors import UserError, nearest
-from lplgrad.report.statistics import Statistics, rank_text
+from lplgrad.report.statistics import Statistics, penalty_matrix, rank_text
 from lplgrad.report.style import looks, set_up
 from lplgrad.report.tables import dataset_title, strategy_title
 from lplgrad.report.wording import number, p_value
 from lplgrad.settings import StudyFile
 from lplgrad.statistics.comparison import reference_of
-from lplgrad.statistics.curves import curves
+from lplgrad.statistics.curves import CHAIN, compared, until_first_end
 from lplgrad.statistics.inference import ALPHA
 
 DARK = "#3C3C3C"
@@ -77,26 +77,23 @@ def _forest(axis: Any, part: pd.DataFrame, others: list[str], file: StudyFile) -
 def penalties(found: Statistics, file: StudyFile) -> Any:
     """The pairwise penalty matrix, and below it how often each strategy is beaten."""
     set_up()
-    names = [name for name in file.study.run.strategies if name in set(found.penalties["strategy"])]
-    if not names:
-        return _message("One strategy alone: there is no pair to compare.")
-    wins = found.penalties.pivot(index="strategy", columns="baseline", values="wins").reindex(
-        index=names, columns=names
-    )
-    grid = np.vstack([wins.to_numpy(), np.nanmean(wins.to_numpy(), axis=0)])
-    most = max(int(found.penalties["panels"].max()), 1)
+    names, shares = penalty_matrix(found, file)
+    if len(names) < 2:
+        return _message("There is no pair of strategies to compare.")
+    grid = np.vstack([shares.to_numpy(), shares.mean().to_numpy()])
     figure, axis = plt.subplots(figsize=(1.0 * len(names) + 2.6, 0.62 * len(names) + 2.2))
-    image = axis.imshow(grid, cmap="Greys", vmin=0, vmax=most, aspect="auto")
+    image = axis.imshow(grid, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(grid):
-        text = "" if math.isnan(value) else number(value)
-        axis.text(column, row, text, ha="center", va="center", color="white" if value > 0.55 * most else "black")
+        if row != column:
+            color = "white" if value > 0.55 else "black"
+            axis.text(column, row, number(value), ha="center", va="center", color=color)
     axis.axhline(len(names) - 0.5, color="black", linewidth=1.2)
     titles = [strategy_title(file, name) for name in names]
     axis.set_xticks(range(len(names)), titles, rotation=30, ha="right")
     axis.set_yticks(range(len(names) + 1), [*(f"{title} beats" for title in titles), "mean: is beaten"])
     axis.tick_params(length=0)
     axis.grid(False)
-    axis.set_title(f"wins (most possible: {most}; by chance alone: {most * ALPHA / 2:.3f})", loc="left", fontsize=10)
+    axis.set_title(f"share of wins (by chance alone: {ALPHA / 2:g})", loc="left", fontsize=10)
     bar = figure.colorbar(image, ax=axis, shrink=0.8)
     bar.outline.set_visible(False)
     return figure
@@ -106,7 +103,7 @@ def ranks(found: Statistics, file: StudyFile) -> Any:
     """Average ranks on a line; bars join strategies that the critical difference does not tell apart."""
     set_up()
     ranking = found.ranking
-    values = ranking.ranks.dropna()
+    values = ranking.ranks
     if values.empty:
         return _message("No ranks: no budget and data set in which strategies could be compared.")
     size = len(values)
@@ -143,19 +140,18 @@ def ranks(found: Statistics, file: StudyFile) -> Any:
         for end in (1, 1 + ranking.critical):
             axis.plot([end, end], [-0.95, -1.15], color=DARK, linewidth=1.6)
         axis.text(1 + ranking.critical, -1.05, f"  critical difference {ranking.critical:.2f}", va="center", fontsize=9)
-    figure.supxlabel(textwrap.fill(rank_text(ranking, file), 112), fontsize=8, color="#444444")
+    figure.supxlabel(textwrap.fill(rank_text(found, file), 112), fontsize=8, color="#444444")
     return figure
 
 
 def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, budget: str) -> Any:
     """Accuracy against labels, and below it against seconds of training and querying so far; a column per data set."""
-    part = _of_budget(curves(measurements), budget)
-    key = ["budget", "dataset", "strategy", "seed"]
-    spent = timings.sort_values([*key, "round"])
-    before = spent.groupby(key)["query_seconds"].shift(fill_value=0).fillna(0)
+    part = _of_budget(compared(measurements), budget)
+    spent = timings.sort_values([*CHAIN, "round"])
+    before = spent.groupby(CHAIN)["query_seconds"].shift(fill_value=0).fillna(0)
     spent = spent.assign(step=spent["train_seconds"] + before)
-    spent = spent.assign(seconds=spent.groupby(key)["step"].cumsum())
-    both = part.merge(spent[[*key, "round", "seconds"]], on=[*key, "round"])
+    spent = spent.assign(seconds=spent.groupby(CHAIN)["step"].cumsum())
+    both = part.merge(spent[[*CHAIN, "round", "seconds"]], on=[*CHAIN, "round"])
     return _grid(
         file,
         [
@@ -167,7 +163,9 @@ def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, bud
 
 def calibration(frame: pd.DataFrame, file: StudyFile, budget: str) -> Any:
     """Calibration error, negative log-likelihood, and how well entropy ranks the losses; a column per data set."""
-    part = _of_budget(frame, budget).assign(calibration_error=lambda rows: rows["calibration_error"] * 100)
+    part = until_first_end(_of_budget(frame, budget)).assign(
+        calibration_error=lambda rows: rows["calibration_error"] * 100
+    )
     return _grid(
         file,
         [
@@ -180,11 +178,11 @@ def calibration(frame: pd.DataFrame, file: StudyFile, budget: str) -> Any:
 
 def choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, budget: str) -> Any:
     """Class balance, spread, overlap with the reference, and how the scores rank the errors; a column per data set."""
-    part = _of_budget(frame, budget)
+    part = until_first_end(_of_budget(frame, budget))
     reference = reference_of([name for name in file.study.run.strategies if name in set(part["strategy"])])
     turned = overlap.rename(columns={"strategy": "baseline", "baseline": "strategy"})
     common = pd.concat([overlap, turned], ignore_index=True)
-    common = common[(common["budget"] == budget) & (common["baseline"] == reference)]
+    common = common[common["baseline"] == reference].merge(part[[*CHAIN, "round"]], on=[*CHAIN, "round"])
     title = strategy_title(file, reference)
     return _grid(
         file,

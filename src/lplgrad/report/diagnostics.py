@@ -14,6 +14,7 @@ from lplgrad.acquisition import Candidates, NoOptions, random
 from lplgrad.arrays import DatasetArrays, open_dataset
 from lplgrad.artifacts import SCORE_COLUMNS, read_labeled
 from lplgrad.errors import UserError
+from lplgrad.pool import LabeledSet
 from lplgrad.settings import StudyFile
 from lplgrad.statistics import calibration as calibrated
 from lplgrad.statistics import choices as chosen
@@ -38,13 +39,13 @@ def calibration(file: StudyFile) -> pd.DataFrame:
         data = datasets[chain.dataset]
         before = 0
         for number in range(1, layout.rounds(chain.budget, chain.dataset) + 1):
-            count = len(read_labeled(Path(layout.labels(chain, number)), len(data.train.labels)))
-            if count == before:  # a chain that has stopped
+            labels = len(read_labeled(Path(layout.labels(chain, number)), len(data.train.labels)))
+            if labels == before:  # a chain that has stopped
                 break
-            before, folder = count, layout.trained(chain, number)
+            before, folder = labels, layout.trained(chain, number)
             if folder not in known:
                 known[folder] = _calibration(Path(folder) / "test_logits.npy", np.asarray(data.test.labels))
-            rows.append({**_about(chain, number), "labels": count, **known[folder]})
+            rows.append({**_about(chain, number), "labels": labels, **known[folder]})
     return pd.DataFrame(rows)
 
 
@@ -78,15 +79,11 @@ def choices(file: StudyFile) -> pd.DataFrame:
     layout = Layout(file.study, file.unavailable)
     datasets = _open(layout)
     rows = []
-    for chain, number in _queries(layout):
-        data = datasets[chain.dataset]
-        folder = Path(layout.round(chain, number))
-        scores = _read_scores(folder / "scores.csv")
+    for chain, number, after in _queries(layout, datasets):
+        data, labeled = datasets[chain.dataset], after.indices
+        scores = _read_scores(Path(layout.round(chain, number)) / "scores.csv")
         indices = scores["index"].to_numpy(np.int64)
         taken = indices[scores["selected"].to_numpy(bool)]
-        if not len(taken):  # a chain that has stopped
-            continue
-        labeled = read_labeled(folder / "next_labeled.csv", len(data.train.labels)).indices
         classes, labels = len(data.classes), np.asarray(data.train.labels)
         rows.append(
             {
@@ -124,25 +121,22 @@ def overlap(file: StudyFile) -> pd.DataFrame:
 
     Returns:
         Columns budget, dataset, strategy, baseline (each pair once, in the order of the study), seed, round, labels
-        (after the query), jaccard. The labels of round 1, which are common by construction, do not count.
+        (after the query), jaccard. The labels of round 1, which are common by construction, do not count. A pair ends
+        where the first of the two stops.
     """
     layout = Layout(file.study, file.unavailable)
     datasets = _open(layout)
-    sets: dict[tuple[str, str, int, int], dict[str, chosen.Indices]] = {}
-    sizes: dict[tuple[str, str, int, int], int] = {}
-    for chain, number in _queries(layout):
-        pool = len(datasets[chain.dataset].train.labels)
-        labeled = read_labeled(Path(layout.round(chain, number)) / "next_labeled.csv", pool)
-        key = (chain.budget, chain.dataset, chain.seed, number)
-        sets.setdefault(key, {})[chain.strategy] = labeled.indices[labeled.rounds > 1]
-        sizes[key] = max(sizes.get(key, 0), len(labeled))
+    sets: dict[tuple[str, str, int, int, int], dict[str, chosen.Indices]] = {}
+    for chain, number, after in _queries(layout, datasets):
+        key = (chain.budget, chain.dataset, chain.seed, number, len(after))
+        sets.setdefault(key, {})[chain.strategy] = after.indices[after.rounds > 1]
     rows = []
     for key, by_strategy in sets.items():
-        budget, dataset, seed, number = key
+        budget, dataset, seed, number, labels = key
         for one, other in combinations(by_strategy, 2):
             pair = {"budget": budget, "dataset": dataset, "strategy": one, "baseline": other, "seed": seed}
             common = chosen.jaccard(by_strategy[one], by_strategy[other])
-            rows.append({**pair, "round": number, "labels": sizes[key], "jaccard": common})
+            rows.append({**pair, "round": number, "labels": labels, "jaccard": common})
     columns = ["budget", "dataset", "strategy", "baseline", "seed", "round", "labels", "jaccard"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -151,10 +145,15 @@ def _open(layout: Layout) -> dict[str, DatasetArrays]:
     return {name: open_dataset(Path(layout.data(name))) for name in layout.datasets}
 
 
-def _queries(layout: Layout) -> Iterator[tuple[Chain, int]]:
+def _queries(layout: Layout, datasets: dict[str, DatasetArrays]) -> Iterator[tuple[Chain, int, LabeledSet]]:
+    """Every query that bought labels, and the labelled set after it; a chain that has stopped asks nothing more."""
     for chain in layout.chains():
+        pool = len(datasets[chain.dataset].train.labels)
         for number in range(1, layout.rounds(chain.budget, chain.dataset)):
-            yield chain, number
+            after = read_labeled(Path(layout.round(chain, number)) / "next_labeled.csv", pool)
+            if after.rounds.max() <= number:
+                break
+            yield chain, number, after
 
 
 def _about(chain: Chain, number: int) -> Row:

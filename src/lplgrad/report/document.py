@@ -21,6 +21,8 @@ class Part:
         strong: positions (row, column) to be set in bold.
         level: of the heading, 2 or 3.
         folded: rows of a second table, shown on a click.
+        folded_head: cells of its header row.
+        folded_title: what is clicked on; the number of cases without one.
     """
 
     heading: str = ""
@@ -30,6 +32,8 @@ class Part:
     strong: frozenset[tuple[int, int]] = frozenset()
     level: int = 2
     folded: tuple[tuple[Cell, ...], ...] = ()
+    folded_head: tuple[str, ...] = FOLDED_HEAD
+    folded_title: str = ""
 
 
 def document(title: str, parts: list[Part]) -> str:
@@ -52,8 +56,9 @@ def _part(part: Part) -> str:
 def _folded(part: Part) -> str:
     if not part.folded:
         return ""
-    table = _table(Part(head=FOLDED_HEAD, rows=part.folded))
-    return f"<details><summary>all {len(part.folded)} cases</summary>\n{table}</details>\n"
+    table = _table(Part(head=part.folded_head, rows=part.folded))
+    title = html.escape(part.folded_title) or f"all {len(part.folded)} cases"
+    return f"<details><summary>{title}</summary>\n{table}</details>\n"
 
 
 def _table(part: Part) -> str:

@@ -12,32 +12,35 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from lplgrad.report.style import looks, set_up
 from lplgrad.report.tables import dataset_title, strategy_title
 from lplgrad.settings import StudyFile
+from lplgrad.statistics.comparison import random_of
 
 
 def learning_curves(measurements: pd.DataFrame, file: StudyFile, budget: str) -> Any:
     """Accuracy against labels with one budget, a column per data set (figures 3 and 4); see ``_curve_panels``."""
     part = measurements[measurements["budget"] == budget]
     datasets = [name for name in file.study.run.datasets if name in set(part["dataset"])]
-    return _curve_panels({dataset_title(file, name): part[part["dataset"] == name] for name in datasets}, file)
+    panels = {dataset_title(file, name): part[part["dataset"] == name] for name in datasets}
+    return _curve_panels(panels, file, random_of(measurements))
 
 
 def dataset_curves(measurements: pd.DataFrame, file: StudyFile, dataset: str) -> Any:
     """The same for one data set, a column per budget (paper, figure 5)."""
     part = measurements[measurements["dataset"] == dataset]
     budgets = [name for name in file.study.run.budgets if name in set(part["budget"])]
-    return _curve_panels({f"{name} budget": part[part["budget"] == name] for name in budgets}, file)
+    panels = {f"{name} budget": part[part["budget"] == name] for name in budgets}
+    return _curve_panels(panels, file, random_of(measurements))
 
 
-def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile) -> Any:
-    """Accuracy against labels, and below it what each strategy gains over random, a column for every panel.
+def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile, baseline: str | None) -> Any:
+    """Accuracy against labels, and below it what each strategy gains over random labelling, a column for every panel.
 
     Means over seeds with bands of one standard deviation; the gain is taken seed by seed before both. A curve goes as
-    far as all trials do; where one stopped early at its target accuracy stands a star. The lower row is left out where
-    no strategy labels at random.
+    far as all trials of its strategy do; where one stopped early at its target accuracy stands a star. The lower row is
+    left out without a baseline.
     """
     set_up()
     panels = {title: part.assign(accuracy=part["accuracy"] * 100) for title, part in panels.items()}
-    gains = {title: _gain_over_random(_trained(part)) for title, part in panels.items()}
+    gains = {title: _gain(_trained(part), baseline) for title, part in panels.items()}
     rows = 1 if all(gain.empty for gain in gains.values()) else 2
     figure, axes = plt.subplots(
         rows, len(panels), figsize=(5.2 * len(panels) + 1.6, 3.6 + 2.4 * (rows - 1)), squeeze=False, sharex="col",
@@ -53,7 +56,7 @@ def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile) -> Any:
             axis = axes[1, column]
             _curves(axis, gains[title], file, "gain")
             axis.axhline(0, color="#3C3C3C", linewidth=0.8)
-            axis.set_ylabel("gain over random\n(points, paired)")
+            axis.set_ylabel(f"gain over {strategy_title(file, baseline)}\n(points, paired)" if baseline else "")
         axis.set_xlabel("labelled images")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", handlelength=3.2)
@@ -64,16 +67,12 @@ def _trained(part: pd.DataFrame) -> pd.DataFrame:
     return part[~part["stopped"].astype(bool)]
 
 
-def _gain_over_random(part: pd.DataFrame) -> pd.DataFrame:
-    """The measurements with a column gain: accuracy minus that of the strategy that labels at random, seed by seed."""
+def _gain(part: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
+    """The measurements with a column gain: accuracy minus that of the baseline, seed by seed."""
     key = ["dataset", "seed", "round"]
-    random = part[part["acquisition"] == "random"]
-    # Where several strategies label at random, the one named so is the baseline, else the last by name ("plain").
-    names = sorted(set(random["strategy"]))
-    baseline = "random" if "random" in names else names[-1] if names else None
-    random = random[random["strategy"] == baseline][[*key, "accuracy"]]
-    paired = part[part["strategy"] != baseline].merge(random, on=key, suffixes=("", "_random"))
-    return paired.assign(gain=paired["accuracy"] - paired["accuracy_random"])
+    other = part.loc[part["strategy"] == baseline, [*key, "accuracy"]]
+    paired = part[part["strategy"] != baseline].merge(other, on=key, suffixes=("", "_baseline"))
+    return paired.assign(gain=paired["accuracy"] - paired["accuracy_baseline"])
 
 
 def _curves(axis: Any, part: pd.DataFrame, file: StudyFile, value: str) -> None:

@@ -13,7 +13,8 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 
 from lplgrad.report.style import set_up
-from lplgrad.statistics.choices import rank_correlation
+from lplgrad.statistics.choices import SCORES
+from lplgrad.statistics.choices import loss_correlations as correlations
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,9 @@ def loss_correlations(observations: list[Observation]) -> Any:
     set_up()
     figure, axis = plt.subplots(figsize=(5.6, 3.4))
     looks = {"gradient_norm": ("#D55E00", "o"), "predicted_loss": ("#E69F00", "s"), "entropy": ("#0072B2", "D")}
-    for name, (color, marker) in looks.items():
-        asked = [seen.asked for seen in observations]
-        values = [rank_correlation(of[name].to_numpy(), of["loss"].to_numpy()) for of in asked]
+    found = [correlations(seen.asked) for seen in observations]
+    for name in SCORES:
+        (color, marker), values = looks[name], [of_round[name] for of_round in found]
         if not np.isnan(values).all():
             axis.plot(
                 [seen.labels for seen in observations], values, color=color, marker=marker,

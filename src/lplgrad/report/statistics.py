@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class Statistics:
 
     strategies: list[str]
     reference: str
+    baseline: str | None
     rounds: pd.DataFrame
     areas: pd.DataFrame
     area_summary: pd.DataFrame
@@ -41,6 +42,7 @@ class Statistics:
     labels_needed: pd.DataFrame
     penalties: pd.DataFrame
     ranking: ranks.Ranking
+    ranked_seeds: pd.Series[int]
     left_out: pd.DataFrame
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -49,6 +51,7 @@ class Statistics:
         ranked = pd.DataFrame(
             {"strategy": ranking.ranks.index, "rank": ranking.ranks.to_numpy(), "blocks": ranking.blocks}
         ).assign(
+            fewest_seeds=self.ranked_seeds.loc[lambda seeds: seeds > 0].min(),
             friedman_chi_squared=ranking.statistic, friedman_p=ranking.p, friedman_method=ranking.method,
             critical_difference=ranking.critical, refused=ranking.refused,
         )  # fmt: skip
@@ -71,11 +74,13 @@ def statistics(measurements: pd.DataFrame, strategies: list[str], accuracies: Se
     there = [name for name in strategies if name in set(measurements["strategy"])]
     reference = comparison.reference_of(there)
     areas = curves.areas(measurements)
-    of_rounds = comparison.round_differences(measurements, there)
+    of_rounds = comparison.round_differences(measurements, [reference, *(name for name in there if name != reference)])
     baseline = comparison.random_of(measurements)
+    means, ranked_seeds = comparison.block_means(areas)
     return Statistics(
         strategies=there,
         reference=reference,
+        baseline=baseline,
         rounds=comparison.rounds(measurements),
         areas=areas,
         area_summary=comparison.area_summary(areas),
@@ -83,7 +88,8 @@ def statistics(measurements: pd.DataFrame, strategies: list[str], accuracies: Se
         round_differences=of_rounds,
         labels_needed=curves.labels_summary(curves.labels_needed(measurements, accuracies), baseline),
         penalties=comparison.penalties(of_rounds, comparison.first_labels(measurements), there),
-        ranking=ranks.rank(comparison.block_means(measurements)),
+        ranking=ranks.rank(means),
+        ranked_seeds=ranked_seeds,
         left_out=curves.left_out(measurements),
     )
 
@@ -95,6 +101,7 @@ def parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) -> lis
         _introduction(found, title),
         *_left_out(found, file),
         *_area_parts(found, measurements, file),
+        *_round_parts(found, measurements, file),
         *_labels_parts(found, measurements, file),
         _penalty_part(found, file),
         _rank_part(found, file),
@@ -135,14 +142,15 @@ def _left_out(found: Statistics, file: StudyFile) -> list[Part]:
     ]  # fmt: skip
     if not rows:
         return []
-    text = ("These chains lack rounds. They count neither in areas nor in labels needed, and form no pairs there.",)
+    text = ("These chains lack rounds that most others have. They count nowhere on this page and form no pairs.",)
     return [Part("Left out", text, ("budget", "data set", "strategy", "seed", "why"), tuple(rows))]
 
 
 def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) -> list[Part]:
     head = (
-        "strategy", "seeds", "area (%)", "95 % interval", f"{strategy_title(file, found.reference)} minus it",
-        "95 % interval", "p", "p, Holm", "p, Wilcoxon", "g", "detectable", "seeds needed",
+        "strategy", "seeds", "area (%)", "95 % interval", "pairs",
+        f"{strategy_title(file, found.reference)} minus it", "95 % interval", "p", "p, Holm", "p, Wilcoxon", "g",
+        "detectable", "seeds needed",
     )  # fmt: skip
     parts = [Part("Area under the learning curve", (AREA_TEXT,))]
     for key, _ in curves.panels(measurements):
@@ -159,10 +167,10 @@ def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) 
             name = row["strategy"]
             mean = (plus_minus(row["mean"], row["std"]), interval(row["low"], row["high"]))
             other = against.loc[name].to_dict() if name in against.index else None
-            difference = _difference_cells(other) if other else [DASH] * 8
+            difference = _difference_cells(other) if other else [DASH] * 9
             rows.append((strategy_title(file, name), str(row["seeds"]), *mean, *difference))
             if other and other["p_holm"] < ALPHA:
-                strong |= {(place, column) for column in (4, 5, 7)}
+                strong |= {(place, column) for column in (5, 6, 8)}
         absent = [name for name in found.strategies if name not in set(means["strategy"])]
         names = ", ".join(strategy_title(file, name) for name in absent)
         text = (f"Without a whole learning curve here, and so without an area: {names}.",) if absent else ()
@@ -171,23 +179,68 @@ def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) 
 
 
 AREA_TEXT = (
-    "Mean ± sample standard deviation over seeds with its t interval; the difference in points with the t interval of "
-    "paired differences; p of the paired t test, after Holm's correction over all of the study, and of Wilcoxon's "
-    "test; Hedges' g (mean difference over the average standard deviation of the two, without the bias of few seeds); "
-    "the difference that this many seeds find with 80 % power; the seeds that would find the observed one. A dash: it "
-    "cannot be computed (one seed, or differences that do not vary)."
+    "Mean ± sample standard deviation over the strategy's own seeds with its t interval; then, from the seeds that "
+    "both have (pairs), the difference in points with the t interval of paired differences; p of the paired t test, "
+    "after Holm's correction over all of the study, and of Wilcoxon's test; Hedges' g (mean difference over the "
+    "average standard deviation of the two, times a factor that reduces the bias of few seeds; where the two are "
+    "weakly correlated over seeds it is still too small, by up to 8 % with 5 seeds and 25 % with 3); the difference "
+    "that this many seeds find with 80 % power; the seeds that would find the observed one. A dash: it cannot be "
+    "computed (one seed, or differences that do not vary)."
 )
 
 
 def _difference_cells(row: dict[Hashable, Any]) -> list[str]:
     return [
-        signed(row["difference"]), signed_interval(row["low"], row["high"]), p_value(row["p"]), p_value(row["p_holm"]),
-        p_value(row["p_wilcoxon"]), signed(row["g"]), number(row["detectable"]), seeds(row["seeds_needed"]),
+        str(row["seeds"]), signed(row["difference"]), signed_interval(row["low"], row["high"]), p_value(row["p"]),
+        p_value(row["p_holm"]), p_value(row["p_wilcoxon"]), signed(row["g"]), number(row["detectable"]),
+        seeds(row["seeds_needed"]),
     ]  # fmt: skip
 
 
+def _round_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) -> list[Part]:
+    title = strategy_title(file, found.reference)
+    text = (
+        "Mean ± sample standard deviation over seeds after every round, with its t interval; and the differences of "
+        f"{title} to every other strategy in points, paired by seed, with theirs. They describe: nothing is corrected "
+        "for the number of rounds. The rows end where the first trial of the budget and data set does: beyond, the "
+        "seeds that have reached a target accuracy are gone, and those that are left did badly.",
+    )
+    parts = [Part("After every round", text)]
+    for key, _ in curves.panels(measurements):
+        heading = f"{dataset_title(file, key['dataset'])}, {key['budget']} budget"
+        means, differences = _panel(found.rounds, key), _panel(found.round_differences, key)
+        names = [name for name in found.strategies if name in set(means["strategy"])]
+        parts.append(_folded(heading, "accuracy (%)", means.set_index(["labels", "strategy"]), names, _mean_cell, file))
+        against = differences[differences["strategy"] == found.reference]
+        others = [name for name in names if name in set(against["baseline"])]
+        cells = against.set_index(["labels", "baseline"])
+        parts.append(_folded("", f"{title} minus each, points", cells, others, _signed_cell, file))
+    return parts
+
+
+def _folded(
+    heading: str, title: str, cells: pd.DataFrame, names: list[str], show: Callable[[Any], str], file: StudyFile
+) -> Part:
+    rows = [
+        (f"{labels:,}", *(show(cells.loc[(labels, name)]) if (labels, name) in cells.index else DASH for name in names))
+        for labels in sorted(set(cells.index.get_level_values(0)))
+    ]
+    head = ("labels", *(strategy_title(file, name) for name in names))
+    return Part(heading, level=3, folded=tuple(rows), folded_head=head, folded_title=title)
+
+
+def _mean_cell(row: Any) -> str:
+    return f"{plus_minus(row['mean'], row['std'])}\n{interval(row['low'], row['high'])}"
+
+
+def _signed_cell(row: Any) -> str:
+    return f"{signed(row['difference'])}\n{signed_interval(row['low'], row['high'])}"
+
+
 def _labels_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) -> list[Part]:
-    parts = [Part("Labels needed", (LABELS_TEXT,))]
+    baseline = f"{strategy_title(file, found.baseline)}, which labels at random" if found.baseline else ""
+    saved = f" Labels are saved against {baseline}." if baseline else ""
+    parts = [Part("Labels needed", (LABELS_TEXT + saved,))]
     for key, _ in curves.panels(measurements):
         part = _panel(found.labels_needed, key)
         heading = f"{dataset_title(file, key['dataset'])}, {key['budget']} budget"
@@ -224,40 +277,63 @@ def _labels_cell(row: dict[Hashable, Any]) -> str:
     if math.isnan(row["saved"]):
         return needed
     if row["saved_bound"]:
-        return f"{needed}\nsaves at least {row['saved']:,.0f}"
-    interval = "" if math.isnan(row["saved_low"]) else f" [{row['saved_low']:,.0f}, {row['saved_high']:,.0f}]"
-    return f"{needed}\nsaves {row['saved']:,.0f}{interval}".replace("-", "−")
+        return f"{needed}\nsaves at least {_whole(row['saved'])}"
+    between = "" if math.isnan(row["saved_low"]) else f" [{_whole(row['saved_low'])}, {_whole(row['saved_high'])}]"
+    return f"{needed}\nsaves {_whole(row['saved'])}{between}"
+
+
+def _whole(value: float) -> str:
+    return f"{round(value):,}".replace("-", "−")
 
 
 def _penalty_part(found: Statistics, file: StudyFile) -> Part:
-    wins: dict[Any, float] = found.penalties.set_index(["strategy", "baseline"])["wins"].to_dict()
-    names = [name for name in file.study.run.strategies if name in set(found.area_summary["strategy"])]
+    names, shares = penalty_matrix(found, file)
     panels = int(found.penalties["panels"].max()) if len(found.penalties) else 0
-    rows = [
-        (strategy_title(file, name), *(DASH if name == other else number(wins[name, other]) for other in names))
-        for name in names
-    ]
-    means = (sum(wins[one, name] for one in names if one != name) / max(len(names) - 1, 1) for name in names)
-    rows.append(("mean: is beaten", *(number(mean) for mean in means)))
+    pairs = {(row["strategy"], row["baseline"]): row for row in found.penalties.to_dict("records")}
+
+    def cell(one: str, other: str) -> str:
+        row = pairs.get((one, other), {"share": math.nan, "panels": 0})
+        return number(row["share"]) + (f"\nof {row['panels']}" if 0 < row["panels"] < panels else "")
+
+    rows = [(strategy_title(file, one), *(cell(one, other) for other in names)) for one in names]
+    rows.append(("mean: is beaten", *(number(share) for share in shares.mean())))
     text = (
-        "How often the strategy of a row beats that of a column: a win is a two-sided paired t test at 5 % at one "
-        f"number of labels. A budget and data set counts 1, however many rounds it has, so the most is {panels}. "
-        f"Nothing is corrected here: where there is no difference at all, {panels * ALPHA / 2:.3f} is expected by "
-        "chance (Ash et al. 2020, section 4). The lower the mean of a column, the less it is beaten.",
+        "How often the strategy of a row beats that of a column: the share of the numbers of labels at which a "
+        "two-sided paired t test at 5 % says so, from 0 to 1, averaged over budgets and data sets, which weigh the "
+        f"same however many rounds they have (Ash et al. 2020, section 4, add them up: times {panels}). Below a share "
+        "stands in how many the two could be compared, where it is not in all. Nothing is corrected here: where there "
+        f"is no difference at all, {ALPHA / 2:g} is expected by chance. The lower the mean of a column, the less it is "
+        "beaten. A dash: no two seeds that both have.",
     )
     return Part("Wins, pair by pair", text, ("beats", *(strategy_title(file, name) for name in names)), tuple(rows))
 
 
+def penalty_matrix(found: Statistics, file: StudyFile) -> tuple[list[str], pd.DataFrame]:
+    """The strategies of the matrix, and the share of wins of a row's over a column's; NaN where they could not be
+    compared. Shares, since pairs that were compared in fewer panels would otherwise seem to win and lose less."""
+    names = [name for name in file.study.run.strategies if name in set(found.area_summary["strategy"])]
+    shares = found.penalties.pivot(index="strategy", columns="baseline", values="share")
+    return names, shares.reindex(index=names, columns=names)
+
+
 def _rank_part(found: Statistics, file: StudyFile) -> Part:
-    ranking = found.ranking
-    rows = tuple((strategy_title(file, str(name)), f"{value:.2f}") for name, value in ranking.ranks.items())
-    return Part("Average ranks", (rank_text(ranking, file),), ("strategy", "average rank"), rows)
+    rows = tuple((strategy_title(file, str(name)), f"{value:.2f}") for name, value in found.ranking.ranks.items())
+    return Part("Average ranks", (rank_text(found, file),), ("strategy", "average rank"), rows)
 
 
-def rank_text(ranking: ranks.Ranking, file: StudyFile) -> str:
+def rank_text(found: Statistics, file: StudyFile) -> str:
     """What the ranks say, in a paragraph."""
+    ranking, seeds = found.ranking, found.ranked_seeds
     blocks = count(ranking.blocks, "block")
-    text = f"Ranks of the mean area, 1 for the best, averaged over {blocks} (each budget and data set is one). "
+    text = f"Ranks of the mean area, 1 for the best, averaged over {blocks} (each budget and data set is one)"
+    if ranking.blocks:
+        fewest, most = int(seeds[seeds > 0].min()), int(seeds.max())
+        many = count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+        text += f", in each over the {many} that all of these strategies have"
+    text += ". "
+    without = [f"{dataset_title(file, str(dataset))}, {budget} budget" for budget, dataset in seeds.index[seeds == 0]]
+    if without:
+        text += f"No block, since there they have no seed in common: {'; '.join(without)}. "
     if ranking.method:
         how = "exact" if ranking.method == "exact" else "F approximation of Iman and Davenport"
         text += f"Friedman's test: chi-squared {ranking.statistic:.2f}, p {p_value(ranking.p, '= ')} ({how}). "

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import pandas as pd
 
 from lplgrad.settings import StudyFile
-
-CELL = ["budget", "dataset", "strategy"]
+from lplgrad.statistics.curves import CELL, CHAIN, panels, trial_seconds
 
 
 def accuracy_table(measurements: pd.DataFrame) -> pd.DataFrame:
@@ -28,18 +25,25 @@ def accuracy_table(measurements: pd.DataFrame) -> pd.DataFrame:
 
 def time_table(timings: pd.DataFrame) -> pd.DataFrame:
     """Seconds of a round and of a trial: columns budget, dataset, strategy, seeds, train_round, query_round (means
-    over seeds and rounds, a round's query being counted only where there is one), train_trial, query_trial (means
-    over seeds of a whole chain's sum) and device."""
-    per_round = timings.groupby(CELL, sort=False).agg(
+    over the rounds of all seeds that trained, and that queried), trials (whole ones), train_trial, query_trial (means
+    over whole trials of their sums; a trial that was stopped is none) and device."""
+    # The rounds that a stopped trial repeats take 0 seconds, and so does the query of the last that it trained.
+    trained = timings[timings["train_seconds"] > 0]
+    last = trained.groupby(CHAIN)["round"].transform("max")
+    trained = trained.assign(query_seconds=trained["query_seconds"].where(trained["round"] < last))
+    per_round = trained.groupby(CELL, sort=False).agg(
         seeds=("seed", "nunique"),
         train_round=("train_seconds", "mean"),
         query_round=("query_seconds", "mean"),
         device=("device", lambda devices: "; ".join(sorted(set(devices)))),
     )
-    sums = timings.groupby([*CELL, "seed"], sort=False)[["train_seconds", "query_seconds"]].sum()
-    per_trial = sums.groupby(CELL, sort=False).mean()
-    table = per_round.assign(train_trial=per_trial["train_seconds"], query_trial=per_trial["query_seconds"])
-    columns = ["seeds", "train_round", "query_round", "train_trial", "query_trial", "device"]
+    per_trial = (
+        trial_seconds(timings)
+        .groupby(CELL, sort=False)
+        .agg(trials=("seed", "count"), train_trial=("train_seconds", "mean"), query_trial=("query_seconds", "mean"))
+    )
+    table = per_round.join(per_trial).fillna({"trials": 0}).astype({"trials": int})
+    columns = ["seeds", "train_round", "query_round", "trials", "train_trial", "query_trial", "device"]
     return table[columns].reset_index()
 
 
@@ -62,18 +66,12 @@ class Section:
     text_columns: int = 1
 
 
-def by_panel(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
-    """The rows of each budget and data set, in the order of the table."""
-    for key, part in table.groupby(["budget", "dataset"], sort=False):
-        budget, dataset = map(str, cast(tuple[object, object], key))
-        yield (budget, dataset), part
-
-
 def accuracy_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
     """The accuracy table as people read it: a section per budget and data set, rounds down, strategies across."""
     study = file.study
     sections = []
-    for (budget, dataset), part in by_panel(table):
+    for key, part in panels(table):
+        budget, dataset = key.values()
         mean = part.pivot(index="labels", columns="strategy", values="mean")
         std = part.pivot(index="labels", columns="strategy", values="std")
         strategies = [name for name in study.run.strategies if name in mean]
@@ -101,12 +99,14 @@ def accuracy_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
 def time_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
     """The time table as people read it: a section per budget and data set, strategies down."""
     sections = []
-    for (budget, dataset), part in by_panel(table):
-        seconds = part.set_index("strategy")[["train_round", "query_round", "train_trial", "query_trial"]]
-        rows = [
-            [strategy_title(file, str(name)), *(_seconds(value) for value in row)]
-            for name, row in zip(seconds.index, seconds.to_numpy(), strict=True)
-        ]
+    for panel, part in panels(table):
+        budget, dataset = panel.values()
+        rows = []
+        for row in part.to_dict("records"):
+            of = "" if row["trials"] in (0, row["seeds"]) else f" (of {row['trials']})"
+            trial = [_seconds(row[key]) + of for key in ("train_trial", "query_trial")]
+            rounds = [_seconds(row[key]) for key in ("train_round", "query_round")]
+            rows.append([strategy_title(file, row["strategy"]), *rounds, *trial])
         heading = f"{dataset_title(file, dataset)}, {budget} budget, on {'; '.join(sorted(set(part['device'])))}"
         head = ["seconds", "training, a round", "query, a round", "training, a trial", "query, a trial"]
         sections.append(Section(heading, head, rows))

@@ -8,12 +8,14 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import special, stats
 
 from lplgrad.statistics.inference import Array
 
 Indices = npt.NDArray[np.int64]
 SIDE = 32
+SCORES = ("gradient_norm", "predicted_loss", "entropy")
 
 
 def class_balance(labels: Indices, classes: int) -> float:
@@ -73,6 +75,16 @@ def rank_correlation(one: Array, other: Array) -> float:
     if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return math.nan
     return float(stats.spearmanr(one, other).statistic)
+
+
+def loss_correlations(asked: pd.DataFrame) -> dict[str, float]:
+    """How well each of ``SCORES`` ranks images by their loss.
+
+    Args:
+        asked: a row an image: loss, and a column for each score, empty where the model has none.
+    """
+    loss = asked["loss"].to_numpy(float)
+    return {name: rank_correlation(asked[name].to_numpy(float), loss) for name in SCORES}
 
 
 def error_ranking(scores: Array, wrong: npt.NDArray[np.bool_]) -> float:

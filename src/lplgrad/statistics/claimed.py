@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import pandas as pd
 
-from lplgrad.statistics.curves import CHAIN, FIRST_QUERIED, areas, complete, curves, labels_needed, panels
+from lplgrad.statistics.curves import CELL, areas, by_strategy, complete, heights, labels_needed, panels, trial_seconds
 
 FRACTIONS = {"1/3": 1 / 3, "1/2": 1 / 2, "1": 1.0}
 
@@ -42,26 +41,31 @@ class Measured:
 
     @cached_property
     def curves(self) -> dict[tuple[str, str, str], pd.DataFrame]:
-        """Accuracy in percent of whole chains: rounds down, seeds across; below each strategy of each panel."""
-        frame = curves(complete(self.measurements))
-        return {
-            (str(budget), str(dataset), str(strategy)): part.pivot(index="labels", columns="seed", values="accuracy")
-            for (budget, dataset, strategy), part in frame.groupby(CHAIN[:3], sort=False)
-        }
+        """Accuracy in percent, as far as all chains of the panel go: labels down, seeds across."""
+        return by_strategy(self.measurements)
+
+    @cached_property
+    def budgets(self) -> dict[tuple[str, str], list[int]]:
+        """The labels of every round of a panel, measured or not: round r has r times those of round 1."""
+        found = {}
+        for key, panel in panels(complete(self.measurements)):
+            first = int(panel.loc[panel["round"] == 1, "labels"].max())
+            found[key["budget"], key["dataset"]] = [first * number for number in range(1, panel["round"].max() + 1)]
+        return found
 
     @cached_property
     def areas(self) -> pd.DataFrame:
         """Areas of whole chains."""
-        return areas(self.measurements).set_index(CHAIN[:3]).sort_index()
+        return areas(self.measurements).set_index(CELL).sort_index()
 
     @cached_property
     def seconds(self) -> dict[tuple[str, str, str], pd.DataFrame]:
-        """Seconds of a trial, summed over its rounds, by seed; below each strategy of each panel."""
+        """Seconds of every whole trial by seed, below each strategy of each panel."""
         if self.timings is None:
             return {}
         return {
-            (str(budget), str(dataset), str(strategy)): part.groupby("seed")[["train_seconds", "query_seconds"]].sum()
-            for (budget, dataset, strategy), part in self.timings.groupby(CHAIN[:3], sort=False)
+            (str(budget), str(dataset), str(strategy)): part.set_index("seed")
+            for (budget, dataset, strategy), part in trial_seconds(self.timings).groupby(CELL, sort=False)
         }
 
 
@@ -69,6 +73,9 @@ def values(
     measured: Measured, budget: str, dataset: str, strategy: str, measure: str, at: str | int
 ) -> dict[str, pd.Series[float]]:
     """What a strategy has in a panel: for each point that ``at`` stands for, a value for every seed (the index).
+
+    The points follow from the budget and so are the same for all strategies. There is no value where a chain of the
+    panel was stopped before: the seeds that are left are those that did badly.
 
     Args:
         measured: the study.
@@ -84,36 +91,21 @@ def values(
         return {"area": measured.areas.loc[[key]].set_index("seed")["area"]} if there else {}
     if key not in measured.curves:
         return {}
-    curve = measured.curves[key]
-    return _points(curve.iloc[FIRST_QUERIED - 1 :], curve, at)
+    return _points(measured.curves[key], measured.budgets[budget, dataset], at)
 
 
-def _points(queried: pd.DataFrame, curve: pd.DataFrame, at: str | int) -> dict[str, pd.Series[float]]:
-    if queried.empty:
-        return {}
-    half = len(curve) // 2 - (len(curve) - len(queried))  # rounds of the first half that a query had a part in
+def _points(curve: pd.DataFrame, budget: list[int], at: str | int) -> dict[str, pd.Series[float]]:
     if at == "fractions":
-        end = float(curve.index[-1])
-        return {shown_fraction(name): _at(curve, share * end) for name, share in FRACTIONS.items()}
+        found = {shown_fraction(name): heights(curve, share * budget[-1]) for name, share in FRACTIONS.items()}
+        return {name: series for name, series in found.items() if len(series)}
+    half, queried = max(len(budget) // 2, 1), budget[1:]
     if at in ("first_half", "second_half"):
-        part = queried.iloc[:half] if at == "first_half" else queried.iloc[half:]
-        return {at.replace("_", " "): part.mean(skipna=False)} if len(part) else {}
-    if at == "queried":
-        chosen = queried
-    elif at in ("first", "last"):
-        chosen = queried.iloc[:1] if at == "first" else queried.iloc[-1:]
-    else:
-        chosen = queried[queried.index == at]
-    return {f"{labels:,} labels": row.dropna() for labels, row in chosen.iterrows()}
-
-
-def _at(curve: pd.DataFrame, labels: float) -> pd.Series[float]:
-    """Accuracy at a number of labels, by linear interpolation; no value before the first round."""
-    if labels < curve.index[0]:
-        return pd.Series(dtype=float)
-    place = curve.index.to_numpy(dtype=float)
-    whole = curve.dropna(axis="columns")  # a stopped chain has no value beyond its end
-    return pd.Series({seed: float(np.interp(labels, place, whole[seed])) for seed in whole.columns}, dtype=float)
+        rounds = budget[1:half] if at == "first_half" else budget[half:]
+        whole = bool(rounds) and set(rounds) <= set(curve.index)
+        return {at.replace("_", " "): curve.loc[rounds].mean(skipna=False).dropna()} if whole else {}
+    chosen = {"queried": queried, "first": queried[:1], "last": queried[-1:]}.get(str(at))
+    wanted = [labels for labels in queried if labels == at] if chosen is None else chosen
+    return {f"{labels:,} labels": heights(curve, labels) for labels in wanted if labels in curve.index}
 
 
 def labels_taken(measured: Measured, budget: str, dataset: str) -> dict[str, dict[str, pd.Series[float]]]:

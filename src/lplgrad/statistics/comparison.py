@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from lplgrad.statistics.curves import CELL, PANEL, areas, curves, panels
+from lplgrad.statistics.curves import CELL, PANEL, compared, panels
 from lplgrad.statistics.inference import ALPHA, detectable, deviation, estimate, hedges_g, holm, seeds_needed, wilcoxon
 
 
@@ -27,8 +27,9 @@ def summary(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
 
 
 def rounds(measurements: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy after every round: columns budget, dataset, strategy, labels, seeds, mean, std, low, high."""
-    return summary(curves(measurements), [*CELL, "labels"], "accuracy")
+    """Accuracy after every round that all chains have: columns budget, dataset, strategy, labels and those of
+    ``summary``."""
+    return summary(compared(measurements), [*CELL, "labels"], "accuracy")
 
 
 def area_summary(of_chains: pd.DataFrame) -> pd.DataFrame:
@@ -94,11 +95,12 @@ def area_differences(of_chains: pd.DataFrame, strategies: Sequence[str], referen
 
 
 def round_differences(measurements: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
-    """Every strategy against every other, after every round: columns budget, dataset, labels, strategy, baseline and
-    those of ``compare``. In round 1 only strategies of different recipes are compared: the others share a model.
+    """Every strategy against every other, after every round that all chains have: columns budget, dataset, labels,
+    strategy, baseline and those of ``compare``. In round 1 only strategies of different recipes are compared: the
+    others share a model.
     """
     rows = []
-    for key, panel in panels(curves(measurements)):
+    for key, panel in panels(compared(measurements)):
         recipes = panel.groupby("strategy")["recipe"].first().to_dict()
         order = [name for name in strategies if name in recipes]
         for (number, labels), part in panel.groupby(["round", "labels"]):
@@ -125,8 +127,9 @@ def penalties(of_rounds: pd.DataFrame, first_labels: pd.DataFrame, strategies: S
         strategies: in the order of the matrix.
 
     Returns:
-        Columns strategy, baseline (all ordered pairs), wins (the sum above), panels (in which the pair could be
-        compared at all, by 2 seeds or more), chance (wins expected where there is no difference).
+        Columns strategy, baseline (all ordered pairs), wins (the sum above; NaN where the pair could be compared
+        nowhere), panels (in which it could, by 2 seeds or more), share (wins over panels), chance (wins expected where
+        there is no difference).
     """
     first = of_rounds.merge(first_labels.assign(first=True), how="left", on=[*PANEL, "labels"])["first"].notna()
     tested = of_rounds[~first.to_numpy() & (of_rounds["seeds"] >= 2).to_numpy()]
@@ -141,8 +144,9 @@ def penalties(of_rounds: pd.DataFrame, first_labels: pd.DataFrame, strategies: S
                 for _, panel in panels(chosen):
                     won = (panel["p"] < ALPHA) & (sign * panel["difference"] > 0)
                     wins, count = wins + float(won.mean()), count + 1
-            rows.append([one, other, wins, count, count * ALPHA / 2])
-    return pd.DataFrame(rows, columns=["strategy", "baseline", "wins", "panels", "chance"])
+            share = wins / count if count else math.nan
+            rows.append([one, other, wins if count else math.nan, count, share, count * ALPHA / 2])
+    return pd.DataFrame(rows, columns=["strategy", "baseline", "wins", "panels", "share", "chance"])
 
 
 def first_labels(measurements: pd.DataFrame) -> pd.DataFrame:
@@ -156,12 +160,23 @@ def reference_of(strategies: Sequence[str]) -> str:
 
 
 def random_of(measurements: pd.DataFrame) -> str | None:
-    """The strategy that labels at random, if there is one."""
-    names = measurements.loc[measurements["acquisition"] == "random", "strategy"]
-    return None if names.empty else str(names.iloc[0])
+    """The strategy that labels at random, if there is one; of several the one named so, else the first."""
+    names = list(measurements.loc[measurements["acquisition"] == "random", "strategy"].unique())
+    return "random" if "random" in names else str(names[0]) if names else None
 
 
-def block_means(measurements: pd.DataFrame) -> pd.DataFrame:
-    """Mean area of every strategy (columns) in every panel (rows), for ranks; NaN where a strategy is missing."""
-    frame = area_summary(areas(measurements))
-    return frame.pivot(index=PANEL, columns="strategy", values="mean")
+def block_means(of_chains: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series[int]]:
+    """Mean areas to rank strategies by, over the seeds of a panel that all ranked strategies have: over seeds of its
+    own a strategy would be ranked by its luck with them.
+
+    Args:
+        of_chains: of ``areas``.
+
+    Returns:
+        Means of every strategy (columns) in every panel (rows) with a common seed, NaN for a strategy that has no area
+        in some panel and so is not ranked; and the number of common seeds of every panel.
+    """
+    wide = of_chains.pivot(index=[*PANEL, "seed"], columns="strategy", values="area")
+    there = wide.notna().groupby(PANEL).any()
+    common = wide[there.columns[there.all()]].dropna().groupby(PANEL)
+    return common.mean().reindex(columns=there.columns), common.size().reindex(there.index, fill_value=0)

@@ -37,16 +37,25 @@ def curves(measurements: pd.DataFrame) -> pd.DataFrame:
     return measurements[rows].assign(accuracy=lambda frame: frame["accuracy"] * 100.0)
 
 
+def last_round(panel: pd.DataFrame) -> int:
+    """The round in which the comparison of a budget and data set ends: the last that most chains of two strategies
+    have, or of the only one. So a chain that went on alone, or broke off alone, decides nothing for the others.
+    """
+    reached = panel.groupby(["strategy", "seed"])["round"].max()
+    most = reached.groupby("strategy").quantile(0.5, interpolation="lower")
+    return int(most.nlargest(2).min())
+
+
 def left_out(measurements: pd.DataFrame) -> pd.DataFrame:
     """The chains that do not count because rounds are missing: columns budget, dataset, strategy, seed, reason.
 
-    A chain counts if it has every round from 1 to the last that any chain of its budget and data set has. The rounds
-    that a stopped chain repeats without training are there. A seed or strategy without any round is not listed.
+    A chain counts if it has every round from 1 to the ``last_round`` of its budget and data set. The rounds that a
+    stopped chain repeats without training are there. A seed or strategy without any round is not listed.
     """
     rows = measurements[measurements["accuracy"].notna()]
     found = []
     for _, panel in panels(rows):
-        last = int(panel["round"].max())
+        last = last_round(panel)
         for key, chain in panel.groupby(CHAIN, sort=False):
             missing = sorted(set(range(1, last + 1)) - set(chain["round"]))
             if missing:
@@ -56,11 +65,73 @@ def left_out(measurements: pd.DataFrame) -> pd.DataFrame:
 
 
 def complete(measurements: pd.DataFrame) -> pd.DataFrame:
-    """The measurements without the chains that are left out."""
-    gone = left_out(measurements)[CHAIN].assign(gone=True)
-    if gone.empty:
-        return measurements
-    return measurements[measurements.merge(gone, how="left", on=CHAIN)["gone"].isna().to_numpy()]
+    """The measurements of the chains that count, up to the last round of their budget and data set."""
+    rows = measurements[measurements["accuracy"].notna()]
+    kept = [rows.iloc[:0]]
+    for _, panel in panels(rows):
+        last = last_round(panel)
+        part = panel[panel["round"] <= last]
+        kept.append(part[part.groupby(CHAIN)["round"].transform("nunique") == last])
+    return pd.concat(kept)
+
+
+def until_first_end(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of every budget and data set up to the number of labels with which its first chain ends.
+
+    Beyond it the seeds that reached their target accuracy are gone, and a mean over the others would be one over the
+    seeds that did badly.
+    """
+    ends = frame.groupby(CHAIN)["labels"].max().groupby(PANEL).min().rename("end")
+    return frame[(frame["labels"] <= frame.join(ends, on=PANEL)["end"]).to_numpy()]
+
+
+def compared(measurements: pd.DataFrame) -> pd.DataFrame:
+    """What strategies are compared by: whole chains, in percent, as far as all of their budget and data set go."""
+    return until_first_end(curves(complete(measurements)))
+
+
+def by_strategy(measurements: pd.DataFrame) -> dict[tuple[str, str, str], pd.DataFrame]:
+    """The curves that are compared, below budget, data set and strategy: labels down, seeds across."""
+    return {
+        (str(budget), str(dataset), str(strategy)): part.pivot(index="labels", columns="seed", values="accuracy")
+        for (budget, dataset, strategy), part in compared(measurements).groupby(CELL, sort=False)
+    }
+
+
+def heights(curve: pd.DataFrame, labels: float) -> pd.Series[float]:
+    """Accuracy of every seed at a number of labels, by linear interpolation; empty where the curve does not reach.
+
+    Args:
+        curve: of ``by_strategy``.
+        labels: of any round, or between two.
+    """
+    if curve.empty or not curve.index[0] <= labels <= curve.index[-1]:
+        return pd.Series(dtype=float)
+    place, whole = curve.index.to_numpy(dtype=float), curve.dropna(axis="columns")
+    return pd.Series({seed: float(np.interp(labels, place, whole[seed])) for seed in whole}, dtype=float)
+
+
+def trial_seconds(timings: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of training and of querying of every whole trial.
+
+    A trial that was stopped (it trains 0 seconds in the rounds it repeats) or lacks a number is no whole one: its sum
+    would not be that of a trial.
+
+    Args:
+        timings: columns of ``timings.csv``.
+
+    Returns:
+        Columns budget, dataset, strategy, seed, train_seconds, query_seconds.
+    """
+    kept = [timings.iloc[:0]]
+    for _, panel in panels(timings):
+        last = last_round(panel)
+        part = panel[panel["round"] <= last]
+        # The last round has no query, unless the panel ends before the budget.
+        part = part.assign(query_seconds=part["query_seconds"].where(part["round"] < last, 0.0))
+        spent = part[(part["train_seconds"] > 0) & part["query_seconds"].notna()]
+        kept.append(spent[spent.groupby(CHAIN)["round"].transform("nunique") == last])
+    return pd.concat(kept).groupby(CHAIN, sort=False)[["train_seconds", "query_seconds"]].sum().reset_index()
 
 
 def normalized_area(
@@ -87,35 +158,27 @@ def normalized_area(
     return cast(Array, np.trapezoid(heights, grid, axis=-1) / (high - low))
 
 
-def common_range(panel: pd.DataFrame) -> tuple[int, int] | None:
-    """The labels over which the curves of a budget and data set are compared: from the first round that a query had a
-    part in to where the first chain ends (all at once, unless one was stopped). None without such a round.
-    """
-    part = curves(complete(panel))
-    second = part.loc[part["round"] == FIRST_QUERIED, "labels"]
-    low, high = second.max(), part.groupby(CHAIN)["labels"].max().min()
-    return None if second.empty or low > high else (int(low), int(high))
-
-
 def areas(measurements: pd.DataFrame) -> pd.DataFrame:
-    """The primary endpoint: the normalised area under every chain's curve, over the common range of its panel.
+    """The primary endpoint: the normalised area under every chain's curve, from the first round that a query had a part
+    in to where the first chain of the panel ends (all at once, unless one was stopped).
 
     Round 1 is left out: no query had a part in it, and strategies of one recipe share it.
 
     Returns:
-        Columns budget, dataset, strategy, seed, labels_from, labels_to, area (percent). A panel without a common range
+        Columns budget, dataset, strategy, seed, labels_from, labels_to, area (percent). A panel without such a range
         has no rows.
     """
     rows = []
-    for key, panel in panels(measurements):
-        found = common_range(panel)
-        if found is None:
+    for key, panel in panels(compared(measurements)):
+        low = panel.loc[panel["round"] == FIRST_QUERIED, "labels"].max()
+        high = panel.groupby(CHAIN)["labels"].max().min()
+        if math.isnan(low) or low > high:
             continue
-        for chain_key, chain in curves(complete(panel)).groupby(["strategy", "seed"], sort=False):
+        for chain_key, chain in panel.groupby(["strategy", "seed"], sort=False):
             strategy, seed = cast(tuple[str, int], chain_key)
             chain = chain.sort_values("labels")
-            area = float(normalized_area(chain["labels"], chain["accuracy"], *found))
-            rows.append([*key.values(), strategy, seed, *found, area])
+            area = float(normalized_area(chain["labels"], chain["accuracy"], low, high))
+            rows.append([*key.values(), strategy, seed, int(low), int(high), area])
     return pd.DataFrame(rows, columns=[*CHAIN, "labels_from", "labels_to", "area"])
 
 
@@ -200,11 +263,15 @@ def labels_summary(needed: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
 
 
 def _median(cell: pd.DataFrame) -> float:
-    """Chains that were not there in the end lie above the median, those there before the first round below it."""
+    """Chains that were not there in the end lie above the median, those there before the first round below it; where
+    one of the former ended before the median, nobody knows.
+    """
     beyond = {"before": -math.inf, "after": math.inf}
     values = sorted(beyond.get(how, labels) for labels, how in zip(cell["labels"], cell["censored"], strict=True))
     middle = values[(len(values) - 1) // 2 : len(values) // 2 + 1]
-    return sum(middle) / len(middle) if all(map(math.isfinite, middle)) else math.nan
+    ended = cell.loc[cell["censored"] == "after", "labels"].min()
+    known = all(map(math.isfinite, middle)) and not middle[-1] > ended
+    return sum(middle) / len(middle) if known else math.nan
 
 
 def _saved(needed: pd.DataFrame, cell: pd.DataFrame, baseline: str | None) -> tuple[float, float, float, str]:

@@ -31,36 +31,9 @@ def deviation(values: npt.ArrayLike) -> Array:
     return np.where(found <= ROUNDING * np.abs(values).max(axis=-1), 0.0, found)
 
 
-def mean_interval(values: npt.ArrayLike, level: float = LEVEL) -> tuple[Array, Array, Array]:
-    """Mean and t interval over the last dimension: mean, low, high.
-
-    The interval is NaN for one value, and where the values do not vary: then nothing is known of how much they could.
-    """
-    values = np.asarray(values, dtype=float)
-    count = values.shape[-1]
-    mean = values.mean(axis=-1)
-    spread = deviation(values)
-    half = np.where(spread > 0, _quantile(count - 1, level) * spread / math.sqrt(count), np.nan)
-    return mean, mean - half, mean + half
-
-
 @cache
 def _quantile(freedom: float, level: float) -> float:
     return float(stats.t.ppf((1 + level) / 2, freedom)) if freedom > 0 else math.nan
-
-
-def t_test(differences: npt.ArrayLike) -> tuple[Array, Array]:
-    """Two-sided one-sample t test of mean 0 over the last dimension (of paired differences: the paired t test).
-
-    Returns:
-        t and p; NaN for fewer than two values and where they do not vary.
-    """
-    differences = np.asarray(differences, dtype=float)
-    count = differences.shape[-1]
-    spread = deviation(differences)
-    error = np.where(spread > 0, spread, np.nan) / math.sqrt(count)
-    t = differences.mean(axis=-1) / error
-    return t, 2 * stats.t.sf(np.abs(t), max(count - 1, 1))
 
 
 def wilcoxon(differences: npt.ArrayLike) -> tuple[float, float]:
@@ -99,7 +72,9 @@ def hedges_g(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
 
     Unlike d_z, which divides by the deviation of the differences, it does not grow with how well pairing works, and so
     compares with studies that did not pair (Lakens 2013, section "Cohen's d_av"; Cumming 2012, chapter 11). The bias
-    of few seeds is taken out by the exact factor Gamma(f/2) / (sqrt(f/2) Gamma((f-1)/2)) with f = n - 1.
+    of few seeds is reduced by the factor Gamma(f/2) / (sqrt(f/2) Gamma((f-1)/2)) with f = n - 1. It is exact where the
+    two vary as one; where they vary independently the mean of two deviations is known better than one, and g comes out
+    too small: by 8 % with 5 seeds, by 25 % with 3.
 
     Returns:
         g, NaN for fewer than three pairs (the factor is 0 for two) and where neither varies.
@@ -180,7 +155,7 @@ class Estimate:
     def p(self) -> float:
         if not self.error > 0:
             return math.nan
-        return float(2 * stats.t.sf(abs(self.value / self.error), self.freedom))
+        return float(2 * special.stdtr(self.freedom, -abs(self.value / self.error)))
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """The t interval; NaN without an error."""

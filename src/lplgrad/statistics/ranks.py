@@ -7,7 +7,7 @@ The blocks are the budgets and data sets of a study, never its seeds: seeds repe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 import numpy as np
@@ -52,25 +52,27 @@ def rank(values: pd.DataFrame) -> Ranking:
     """Rank strategies (columns) in blocks (rows); higher values are better, ties share their mean rank."""
     kept = values.dropna(axis="columns")
     dropped = [str(name) for name in values.columns if name not in kept]
+    blocks, size = kept.shape
+    if kept.empty:
+        return Ranking(pd.Series(dtype=float), blocks, dropped, refused="there is nothing to rank")
     # What differs by rounding alone is a tie.
     in_blocks = stats.rankdata(-kept.round(9), axis=1)
-    ranks = pd.Series(in_blocks.mean(axis=0) if len(kept) else math.nan, kept.columns).sort_values(kind="stable")
-    blocks, size = kept.shape
+    about = Ranking(pd.Series(in_blocks.mean(axis=0), kept.columns).sort_values(kind="stable"), blocks, dropped)
     if size < 3:
-        return Ranking(ranks, blocks, dropped, refused="a test needs three strategies or more")
+        return replace(about, refused="a test needs three strategies or more")
     if blocks < 2:
-        return Ranking(ranks, blocks, dropped, refused="a test needs two blocks or more")
+        return replace(about, refused="a test needs two blocks or more")
     statistic, p, method = friedman(in_blocks)
-    critical = nemenyi(size, blocks)
-    about = Ranking(ranks, blocks, dropped, statistic, p, method)
+    about = replace(about, statistic=statistic, p=p, method=method)
+    critical, in_order = nemenyi(size, blocks), np.sort(in_blocks.mean(axis=0))
     if critical >= size - 1:
         reason = f"with {blocks} blocks the critical difference, {critical:.2f}, is more than ranks can differ by"
-        return Ranking(**{**about.__dict__, "refused": reason})
+        return replace(about, refused=reason)
     if not p < ALPHA:
         whole = [(0, size - 1)]
         reason = f"Friedman's test finds no difference between the strategies (p = {p:.3f}), so none is looked for"
-        return Ranking(**{**about.__dict__, "critical": critical, "groups": whole, "refused": reason})
-    return Ranking(**{**about.__dict__, "critical": critical, "groups": groups(ranks.to_numpy(), critical)})
+        return replace(about, critical=critical, groups=whole, refused=reason)
+    return replace(about, critical=critical, groups=groups(in_order, critical))
 
 
 def friedman(in_blocks: Array) -> tuple[float, float, str]:
