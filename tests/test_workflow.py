@@ -184,6 +184,12 @@ class TestFresh:
         said = snakemake(project, "-n", config=config)
         assert "data set gone is left out: nowhere does not exist; place the images there" in said
         assert rounds(jobs(project, config=config)) == ROUNDS_OF_A_STUDY
+        failed = {**gone, "source": "digits"}
+        failed.pop("path")
+        (project / "data" / "failed").mkdir(parents=True)
+        (project / "data" / "failed" / "failed_download.txt").write_text("the host is down; delete this file\n")
+        config = overlay(project, datasets__failed=failed, run__datasets=["digits", "failed"])
+        assert "data set failed is left out: the host is down; delete" in snakemake(project, "-n", config=config)
         config = overlay(project, datasets__gone=gone, run__datasets=["gone"])
         assert "none of the study's data sets can be had" in snakemake(project, "-n", status=1, config=config)
 
