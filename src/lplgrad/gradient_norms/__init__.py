@@ -75,6 +75,19 @@ class _Pass:
         self.anchor = torch.zeros((), device=device, requires_grad=True)
 
 
+def _unit_length(slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """Each sample's slope at length one, and its length, shape (B,); of no slope nothing, and zero.
+
+    The largest entry is divided out first, since the square of 1e-200 is zero.
+    """
+    flat = slopes.flatten(1)
+    largest = flat.abs().amax(dim=1, keepdim=True)
+    flat = flat / largest.where(largest > 0, 1.0)
+    length = flat.norm(dim=1, keepdim=True)
+    flat = flat / length.where(length > 0, 1.0)
+    return flat.view_as(slopes), (largest * length).squeeze(1)
+
+
 class PerSampleGradientNorms:
     """Computes gradient norms of a model, batch by batch.
 
@@ -151,8 +164,7 @@ class PerSampleGradientNorms:
                 if losses.shape != (size,):
                     raise ValueError(f"the loss must give one scalar a sample, ({size},), not {tuple(losses.shape)}")
                 (slope,) = torch.autograd.grad(losses.sum(), logits)
-            scale = slope.flatten(1).norm(dim=1)
-            unit = slope / scale.clamp_min(torch.finfo(torch.float64).tiny).view(-1, *[1] * (slope.dim() - 1))
+            unit, scale = _unit_length(slope)
             # The same as output.backward(unit), which would import sympy to compare two shapes.
             (output * unit.to(output.dtype)).sum().backward()
             return GradientNorms(self._pass.total.sqrt() * scale, self._pass.sum * scale, output.detach())
