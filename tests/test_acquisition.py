@@ -90,6 +90,18 @@ class TestEveryFunction:
         assert np.array_equal(scores_of(name, bare), scores_of(name, candidates()))
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if acquisition.load(name).scores_images_alone])
+def test_a_score_of_an_image_alone_does_not_depend_on_other_candidates_nor_on_the_round(name: str) -> None:
+    """So that a test image, which is no candidate, can be scored too."""
+    few = np.array([3, 17])
+    moved = replace(permuted(candidates(), few), indices=few, seed=9, round_number=1, query_size=1)
+    np.testing.assert_allclose(scores_of(name, moved), scores_of(name, candidates())[few], rtol=1e-12)
+
+
+def test_neither_random_nor_coreset_scores_an_image_alone() -> None:
+    assert {name for name in ALL if not acquisition.load(name).scores_images_alone} == {"coreset", "random"}
+
+
 def test_no_label_of_a_candidate_can_be_read() -> None:
     assert not [field for field in Candidates.__dataclass_fields__ if field in ("labels", "targets", "y")]
 

@@ -17,6 +17,7 @@ from lplgrad.configuration import read_study
 from lplgrad.errors import UserError
 from lplgrad.report import diagnostics, score_loss
 from lplgrad.settings import StudyFile
+from lplgrad.statistics import calibration
 from tests.conftest import TRAIN
 
 HOME = Path(__file__).parents[1]
@@ -32,6 +33,55 @@ def test_correlations_over_seeds() -> None:
     assert found[["seeds", "mean", "low", "high"]].tolist() == pytest.approx([2, 0.6, 0.6 - half, 0.6 + half])
 
 
+def test_true_losses_end_where_the_first_trial_does() -> None:
+    """Of seed 2 round 2 is missing: it has stopped. A trial without a score, too, is one that may end first."""
+    about = {"budget": "small", "dataset": "digits", "score": "entropy", "correlation": 0.5}
+    rows = [
+        {**about, "strategy": "entropy", "seed": seed, "round": number, "labels": 10 * number}
+        for seed, last in ((1, 3), (2, 2))
+        for number in range(1, last + 1)
+    ]
+    rows.append({**about, "strategy": "random", "seed": 1, "round": 1, "labels": 10, "correlation": np.nan})
+    assert score_loss.over_seeds(pd.DataFrame(rows[:-1]))[["labels", "seeds"]].to_numpy().tolist() == [[10, 2], [20, 2]]
+    assert score_loss.over_seeds(pd.DataFrame(rows))["labels"].tolist() == [10]
+
+
+def small_study(folder: Path) -> StudyFile:
+    """A study of two strategies and two rounds on the small data set, which lies in a folder."""
+    values = yaml.safe_load((HOME / "tests" / "tiny.yaml").read_text())
+    values["data_dir"] = str(folder)
+    del values["model_figures"]
+    values["run"] |= {"strategies": ["entropy", "random"], "seeds": [1], "datasets": ["data"]}
+    values["datasets"] = {"data": values["datasets"]["digits"]}
+    values["datasets"]["data"]["budgets"] = {"small": {"query_size": 6, "candidates": 30, "labels": 12}}
+    return StudyFile(study=read_study([HOME / "config.yaml"], values))
+
+
+def test_the_page_of_true_losses(data: DatasetArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strategies down in the order of the study, labels across; what a seed lacks is told, what all lack is a dash."""
+    monkeypatch.setattr(score_loss, "TEST_IMAGES", 7)
+    about = {"budget": "small", "dataset": "data", "round": 1, "labels": 10}
+    later = {**about, "round": 2, "labels": 20}
+    correlations = pd.DataFrame(
+        [
+            {**where, "strategy": strategy, "seed": seed, "score": strategy, "correlation": value}
+            for where, strategy, seed, value in (
+                (about, "random", 1, 0.3), (about, "random", 2, 0.3),
+                (about, "entropy", 1, 0.5), (later, "entropy", 1, 0.25), (about, "entropy", 2, 0.7),
+                (later, "entropy", 2, np.nan), (later, "random", 1, np.nan), (later, "random", 2, np.nan),
+            )
+        ]
+    )  # fmt: skip
+    (_, part) = score_loss.parts(score_loss.over_seeds(correlations), small_study(tmp_path))
+    assert part.heading == "Digits (8x8), small budget, 2 seeds"
+    assert part.text == ("Over 7 of the 20 test images, drawn anew for every seed.",)
+    assert part.head == ("strategy and score", "10 labels", "20 labels")
+    assert part.rows == (
+        ("Entropy\nentropy", "0.60 ± 0.14\n[−0.67, 1.87]", "0.25 (of 1)"),
+        ("Random\nrandom", "0.30 ± 0.00", "–"),
+    )
+
+
 class TestArtifacts:
     @pytest.fixture
     def ran(
@@ -39,13 +89,7 @@ class TestArtifacts:
     ) -> StudyFile:
         """A study of two strategies and two rounds, run by hand on the small data set."""
         monkeypatch.chdir(tmp_path)
-        values = yaml.safe_load((HOME / "tests" / "tiny.yaml").read_text())
-        values["data_dir"] = str(tmp_path)
-        del values["model_figures"]
-        values["run"] |= {"strategies": ["entropy", "random"], "seeds": [1], "datasets": ["data"]}
-        values["datasets"] = {"data": values["datasets"]["digits"]}
-        values["datasets"]["data"]["budgets"] = {"small": {"query_size": 6, "candidates": 30, "labels": 12}}
-        file = StudyFile(study=read_study([HOME / "config.yaml"], values))
+        file = small_study(tmp_path)
         root = tmp_path / "results/tiny/small/data"
         start = root / "start/seed1"
         common = ["--data", data.folder, "--seed", 1, "--round"]
@@ -98,30 +142,48 @@ class TestArtifacts:
         assert diagnostics.choices(ran)["strategy"].tolist() == ["random"]
         assert diagnostics.overlap(ran).empty
 
-    def test_scores_against_the_true_loss(
-        self, ran: StudyFile, tmp_path: Path, lplgrad: Callable[..., tuple[int, str]]
-    ) -> None:
-        """Gradient norms rank all five losses, entropies turn one pair of neighbours around: 1 - 6 * 2 / 120."""
-        wanted = {"budgets": ["small"], "datasets": ["data"], "strategies": ["entropy"], "rounds": [1, 2]}
-        values = ran.study.model_dump(by_alias=True) | {"model_figures": wanted}
-        file = StudyFile(study=read_study([], values))
-        assert score_loss.score_loss(file).empty
-        assert "No model was looked into" in str(
-            score_loss.parts(score_loss.over_seeds(score_loss.score_loss(file)), file)
-        )
-        lines = "class,loss,entropy,gradient_norm,predicted_loss\n0,1,1,2,\n0,2,3,4,\n0,3,2,5,\n0,4,4,6,\n0,5,5,9,\n"
-        Path("results/tiny/small/data/entropy/seed1/round2/observed.csv").write_text(lines)
-        found = score_loss.score_loss(file)
-        assert found[["round", "labels", "score"]].to_numpy().tolist() == [
-            [2, 12, "gradient_norm"], [2, 12, "entropy"],
+    def test_scores_against_the_true_loss(self, ran: StudyFile) -> None:
+        """Scores that turn two neighbours of twenty around: 1 - 6 * 2 / (20 * 399)."""
+        rows = "".join(f"{index},{index + 1}e-05,{loss}\n" for index, loss in enumerate([2, 1, *range(3, 21)]))
+        self.path("entropy").write_text("index,score,loss\n" + rows)
+        found = score_loss.score_loss(ran)
+        assert found.columns.tolist() == [
+            "budget", "dataset", "strategy", "seed", "round", "labels", "score", "correlation",
         ]  # fmt: skip
-        assert found["correlation"].tolist() == pytest.approx([1, 0.9])
-        (_, part) = score_loss.parts(score_loss.over_seeds(found), file)
-        assert part.head == ("labels", "gradient norm", "entropy")
-        assert part.rows == (("12", "1.00", "0.90"),)
-        Path("results/tiny/small/data/entropy/seed1/round2/observed.csv").write_text("index,loss\n")
-        with pytest.raises(UserError, match=r"observed.csv: column 'gradient_norm' is missing"):
-            score_loss.score_loss(file)
+        assert found[["strategy", "seed", "round", "labels", "score"]].to_numpy().tolist() == [
+            ["entropy", 1, 1, 6, "entropy"], ["random", 1, 1, 6, "random"],
+        ]  # fmt: skip
+        assert found["correlation"].tolist() == pytest.approx([1 - 12 / (20 * 399), np.nan], nan_ok=True)
+        (text, part) = score_loss.parts(score_loss.over_seeds(found), ran)
+        assert "Random labelling asks no model" in " ".join(text.text)
+        assert part.heading == "Digits (8x8), small budget, 1 seed"
+        assert part.text == ("Over all 20 test images.",)
+        assert part.head == ("strategy and score", "6 labels")
+        assert part.rows == (("Entropy\nentropy", "1.00"),)
+        self.path("entropy").write_text("index,score,loss\n" + rows.replace(",5e-05", ",nan"))
+        found = score_loss.score_loss(ran)
+        assert found["correlation"].isna().all(), "ranks of the other images alone would not show where it failed"
+        (text,) = score_loss.parts(score_loss.over_seeds(found), ran)
+        assert score_loss.NO_SCORES in text.text
+        assert score_loss.over_seeds(found.iloc[:0]).empty, "a study of a single round asks nothing"
+
+    def test_what_the_query_wrote_is_what_is_read(self, ran: StudyFile, data: DatasetArrays) -> None:
+        """The oracle is the round's test logits, of all test images since there are no more than are drawn."""
+        logits = np.load("results/tiny/small/data/start/seed1/plain/test_logits.npy")
+        entropies, losses = calibration.entropies(logits), calibration.losses(logits, data.test.labels)
+        found = score_loss.score_loss(ran)["correlation"][0]
+        assert found == pytest.approx(stats.spearmanr(entropies, losses).statistic)
+        assert found == pytest.approx(diagnostics.calibration(ran)["entropy_loss_correlation"][0])
+
+    def test_a_cut_off_file_of_test_scores_is_told(self, ran: StudyFile) -> None:
+        text = self.path("entropy").read_text()
+        self.path("entropy").write_text(text[: text.index("\n", 200) + 1])
+        with pytest.raises(UserError, match=r"round1/test_scores.csv: scores of \d+ test images, not of 20"):
+            score_loss.score_loss(ran)
+
+    @staticmethod
+    def path(strategy: str) -> Path:
+        return Path(f"results/tiny/small/data/{strategy}/seed1/round1/test_scores.csv")
 
     def test_the_command_writes_all_tables_and_the_page(
         self, ran: StudyFile, tmp_path: Path, lplgrad: Callable[..., tuple[int, str]]

@@ -1,4 +1,4 @@
-"""Files and configurations from anywhere: each is read soundly or refused in one line. 2,700 damaged inputs a run."""
+"""Files and configurations from anywhere: each is read soundly or refused in one line. 3,000 damaged inputs a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lplgrad import networks
 from lplgrad.arrays import open_array, open_dataset
-from lplgrad.artifacts import read_labeled
+from lplgrad.artifacts import read_labeled, read_test_scores
 from lplgrad.cli import main
 from lplgrad.configuration import merge, read_study, read_study_file
 from lplgrad.datasets import Images, Prepared
@@ -91,6 +91,25 @@ def test_labels(tmp_path: Path, data: bytes) -> None:
         assert values == np.stack([found.indices, found.rounds], axis=1).tolist()
         assert len({index for index, _ in values}) == len(values)
         assert all(index < 60 and number >= 1 for index, number in values)
+
+
+TEST_SCORES = b"index,score,loss\n" + b"".join(b"%d,%de-05,0.%d\n" % (index, 7 * index, index) for index in range(30))
+
+
+@FUZZ
+@given(data=damaged(TEST_SCORES))
+@example(TEST_SCORES.replace(b"1,7e-05", b"1,inf"))
+@example(TEST_SCORES.replace(b"1,7e-05", b"1,1_0"))
+@example(TEST_SCORES.replace(b"1,7e-05", b"1, 7"))
+def test_scores_of_test_images(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "test_scores.csv"
+    path.write_bytes(data)
+    found = read_or_refuse(lambda: read_test_scores(path, 30))
+    if found is not None:
+        number = rb"-?([0-9]+(\.[0-9]+)?(e[+-][0-9]+)?|inf|nan)"
+        assert re.fullmatch(rb"index,score,loss\n([0-9]{1,18},%b,%b\n){30}" % (number, number), data)
+        values = np.array([[float(cell) for cell in line.split(b",")[1:]] for line in data.splitlines()[1:]])
+        assert np.array_equal(values, np.stack(found, axis=1), equal_nan=True)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lplgrad.errors import UserError
-from lplgrad.pool import LabeledSet, draw_candidates, initial_labels
+from lplgrad.pool import TEST_IMAGES, LabeledSet, draw_candidates, draw_test_images, initial_labels
 from lplgrad.randomness import Purpose, stream, torch_stream
 
 
@@ -79,6 +79,17 @@ def test_the_numbers_of_the_purposes_never_change() -> None:
     """They are part of every published result."""
     assert [purpose.name for purpose in sorted(Purpose)] == [
         "INITIAL_LABELS", "CANDIDATES", "MODEL_WEIGHTS", "AUXILIARY_WEIGHTS", "BATCHES", "AUGMENTATION",
-        "RANDOM_SCORES", "QUERY_AUGMENTATION", "OBSERVED_IMAGES",
+        "RANDOM_SCORES", "QUERY_AUGMENTATION", "OBSERVED_IMAGES", "TEST_IMAGES",
     ]  # fmt: skip
     assert stream(7, Purpose.CANDIDATES, 3).permutation(8).tolist() == [4, 6, 5, 0, 2, 7, 3, 1]
+
+
+def test_test_images_follow_the_seed_alone_and_share_no_stream() -> None:
+    drawn = draw_test_images(5000, seed=1)
+    assert len(set(drawn.tolist())) == TEST_IMAGES
+    assert (np.diff(drawn) > 0).all()
+    assert np.array_equal(drawn, draw_test_images(5000, seed=1))
+    assert not np.array_equal(drawn, draw_test_images(5000, seed=2))
+    observed = stream(1, Purpose.OBSERVED_IMAGES).permutation(5000)[:TEST_IMAGES]
+    assert not np.array_equal(drawn, np.sort(observed))
+    assert draw_test_images(20, seed=1).tolist() == list(range(20)), "all where there are fewer"

@@ -412,10 +412,8 @@ class TestKilled:
     ("file", "words"),
     [
         ("results/tiny/small/digits/start/seed1/plain/checkpoint.safetensors", "not a whole safetensors file"),
-        (
-            "results/tiny/small/digits/entropy/seed2/round1/next_labeled.csv",
-            "cut off within its last line; delete it and run again",
-        ),
+        ("results/tiny/small/digits/entropy/seed2/round1/next_labeled.csv", "cut off within its last line; delete it"),
+        ("results/tiny/small/digits/entropy/seed2/round1/test_scores.csv", "cut off within its last line; delete it"),
     ],
 )
 def test_a_file_cut_off_is_named_and_deleting_it_heals(finished: Path, project: Path, file: str, words: str) -> None:

@@ -6,6 +6,7 @@ Every reader refuses what is truncated or foreign in one line that names the fil
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 LABELED_COLUMNS = ["index", "round"]
 SCORE_COLUMNS = ["index", "score", "entropy", "confidence", "predicted_class", "selected"]
+TEST_SCORE_COLUMNS = ["index", "score", "loss"]
 CHECKPOINT_FORMAT = "lplgrad checkpoint 1"
+# Of a row. int() and float() take more (1_000, full-width digits, signs, blanks); a file written here never has that.
+NUMBER = r"-?(?:[0-9]+(?:\.[0-9]+)?(?:e[+-][0-9]+)?|inf|nan)"
+LABEL = re.compile(r"[0-9]{1,18},[0-9]{1,18}")
+TEST_SCORE = re.compile(rf"[0-9]{{1,18}},{NUMBER},{NUMBER}")
 
 
 def write_labeled(path: Path, labeled: LabeledSet) -> None:
@@ -41,7 +47,8 @@ def read_labeled(path: Path, images: int) -> LabeledSet:
     Raises:
         UserError: the file is not such a list, or an index is out of range or stands twice.
     """
-    values = np.array(_read_integers(path, LABELED_COLUMNS), dtype=np.int64).reshape(-1, 2)
+    rows = _read_rows(path, LABELED_COLUMNS, LABEL, "2 whole numbers")
+    values = np.array([[int(cell) for cell in row] for row in rows], dtype=np.int64).reshape(-1, 2)
     indices, rounds = values[:, 0].copy(), values[:, 1].copy()
     if not len(indices):
         raise UserError(f"{path}: no labels in it; delete it and run again")
@@ -56,24 +63,22 @@ def read_labeled(path: Path, images: int) -> LabeledSet:
     return LabeledSet(indices, rounds)
 
 
-def _read_integers(path: Path, columns: Sequence[str]) -> list[list[int]]:
+def _read_rows(path: Path, columns: Sequence[str], row: re.Pattern[str], expected: str) -> list[list[str]]:
+    """The cells of a table each of whose lines is just as ``row`` says; ``expected`` says it in words."""
     try:
         text = path.read_bytes().decode()
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a CSV file") from None
     # Split by hand: str.splitlines and csv.reader take more for a line or a cell than is ever written here.
-    lines = [line.split(",") for line in text.split("\n")]
-    if lines[0] != list(columns):
+    first, *lines = text.split("\n")
+    if first != ",".join(columns):
         raise UserError(f"{path}: the first line must be {','.join(columns)}; is it another kind of file?")
     if not text.endswith("\n"):
         raise UserError(f"{path}: cut off within its last line; delete it and run again")
-    rows = []
-    for number, line in enumerate(lines[1:-1], start=2):
-        # int() takes more than digits (1_000, full-width digits, signs); a file written here never has them.
-        if len(line) != len(columns) or not all(cell.isascii() and cell.isdigit() and len(cell) < 19 for cell in line):
-            raise UserError(f"{path}: line {number}: expected {len(columns)} whole numbers")
-        rows.append([int(cell) for cell in line])
-    return rows
+    for number, line in enumerate(lines[:-1], start=2):
+        if not row.fullmatch(line):
+            raise UserError(f"{path}: line {number}: expected {expected}")
+    return [line.split(",") for line in lines[:-1]]
 
 
 def write_scores(
@@ -101,6 +106,40 @@ def write_scores(
     )
     rows = [",".join(map(str, row)) + "\n" for row in zip(*columns, strict=True)]
     write_text(path, ",".join(SCORE_COLUMNS) + "\n" + "".join(rows))
+
+
+def write_test_scores(
+    path: Path,
+    indices: npt.NDArray[np.int64] | tuple[()] = (),
+    scores: npt.NDArray[np.float32] | tuple[()] = (),
+    losses: npt.NDArray[np.float64] | tuple[()] = (),
+) -> None:
+    """Write the scores of test images beside their true losses in nats, all of shape (N,); the header alone for none.
+
+    A score is written as in ``write_scores``, so that scores rank as they did; what is not finite as ``nan``, ``inf``.
+    """
+    rows = [f"{index},{score!s},{loss:.6g}\n" for index, score, loss in zip(indices, scores, losses, strict=True)]
+    write_text(path, ",".join(TEST_SCORE_COLUMNS) + "\n" + "".join(rows))
+
+
+def read_test_scores(path: Path, count: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Read scores and true losses of test images.
+
+    Args:
+        path: what ``write_test_scores`` wrote.
+        count: how many images were drawn.
+
+    Returns:
+        Scores and losses, each of shape (``count``,), in the order of the file.
+
+    Raises:
+        UserError: the file is not such a table, or not of so many images.
+    """
+    rows = _read_rows(path, TEST_SCORE_COLUMNS, TEST_SCORE, "an index and two numbers")
+    if len(rows) != count:
+        raise UserError(f"{path}: scores of {len(rows)} test images, not of {count}; delete it and run again")
+    values = np.array([[float(cell) for cell in row[1:]] for row in rows]).reshape(-1, 2)
+    return values[:, 0], values[:, 1]
 
 
 def write_logits(path: Path, logits: npt.NDArray[np.float32]) -> None:

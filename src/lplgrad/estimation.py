@@ -14,6 +14,7 @@ from typing import Literal
 from lplgrad import acquisition, datasets
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
+from lplgrad.pool import TEST_IMAGES
 from lplgrad.settings import Compute, Model, Study
 from lplgrad.study import Chain, Layout
 
@@ -53,7 +54,7 @@ class Cost:
         trainings, queries: number of jobs.
         image_epochs: images that training passes through the model, counted once an epoch.
         training_seconds: with the test after it.
-        query_seconds: of all queries.
+        query_seconds: of all queries, with the test images that are scored after them.
         start_seconds: starting jobs.
         longest_seconds: of the longest trial, whose rounds wait for each other.
         final_bytes: on disk when all is done.
@@ -198,6 +199,7 @@ def _cost(layout: Layout, chains: list[Chain], rates: Rates) -> Cost:
                 starting += start
                 subset = row.budgets[budget].subset or images.pool - labels
                 final += 36 * subset + 9 * (labels + row.budgets[budget].query_size)  # scores.csv, next_labeled.csv
+                final += 25 * scored_test_images(layout, chain, images)  # test_scores.csv
         longest = max(longest, alone)
     return Cost(
         budget, dataset, len(trained), queries, image_epochs, training, querying, starting, longest, final, largest
@@ -205,22 +207,29 @@ def _cost(layout: Layout, chains: list[Chain], rates: Rates) -> Cost:
 
 
 def query_seconds(layout: Layout, chain: Chain, number: int, images: Images, rates: Rates) -> float:
-    """Seconds of the query of a round."""
+    """Seconds of the query of a round, and of scoring test images after it."""
     row = layout.study.datasets[chain.dataset]
     budget = row.budgets[chain.budget]
     labels = number * budget.query_size
     subset = budget.subset or images.pool - labels
     needs = acquisition.load(layout.study.strategies[chain.strategy].acquisition).needs
     model_key = key(row.model, images.side, images.channels, layout.study.compute)
+    tests = scored_test_images(layout, chain, images)
     if "gradient_norms" in needs:
-        return subset * _rate(rates, model_key, "gradient norms")
+        return (subset + tests) * _rate(rates, model_key, "gradient norms")
     if not needs:
         return 0.0
-    seconds = subset * _rate(rates, model_key, "predict")
+    seconds = (subset + tests) * _rate(rates, model_key, "predict")
     if "labeled_features" in needs:
         seconds += labels * _rate(rates, model_key, "predict")
         seconds += subset * (labels + budget.query_size) * _rate(rates, ANY, "k-center")
     return seconds
+
+
+def scored_test_images(layout: Layout, chain: Chain, images: Images) -> int:
+    """How many test images are scored after every query of a chain."""
+    function = acquisition.load(layout.study.strategies[chain.strategy].acquisition)
+    return min(images.test, TEST_IMAGES) if function.scores_images_alone else 0
 
 
 def peak_bytes(costs: Iterable[Cost], jobs: int) -> int:

@@ -1,4 +1,5 @@
-"""The pool of images: which are labelled, which are candidates of a round, and what a query adds."""
+"""Which images of the pool are labelled, which are candidates of a round, what a query adds; and which test images are
+scored beside the candidates."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from lplgrad.errors import UserError
 from lplgrad.randomness import Purpose, stream
 
 Indices = npt.NDArray[np.int64]
+TEST_IMAGES = 1000  # scored after every query, to hold scores against true losses; all of them where there are fewer
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,16 @@ def draw_candidates(images: int, labeled: LabeledSet, size: int | None, seed: in
     order = stream(seed, Purpose.CANDIDATES, round_number).permutation(images)
     unlabeled = order[~np.isin(order, labeled.indices)]
     return np.sort(unlabeled[:size])
+
+
+def draw_test_images(images: int, seed: int) -> Indices:
+    """The test images that are scored after every query: the same in all rounds and for all strategies of a seed.
+
+    Args:
+        images: size of the test set.
+        seed: the trial's seed.
+
+    Returns:
+        Positions in the test set, ascending, int64, shape (min(images, ``TEST_IMAGES``),).
+    """
+    return np.sort(stream(seed, Purpose.TEST_IMAGES).permutation(images)[:TEST_IMAGES])

@@ -1,17 +1,24 @@
-"""What an acquisition function needs to be given, computed once for all candidates of a round."""
+"""What an acquisition function needs to be given, computed once for all candidates of a round; then for test images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
-from typing import TypedDict
+from collections.abc import Callable, Iterable, Iterator, Set
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from lplgrad.acquisition import Need
-from lplgrad.evaluation import predict
+from lplgrad.acquisition import Acquisition, Candidates, Need, scores_of
+from lplgrad.datasets import Images
+from lplgrad.evaluation import batch_size, batches_of, predict
 from lplgrad.gradient_norms import GradientNorms, PerSampleGradientNorms
 from lplgrad.networks import Networks
+from lplgrad.progress import track
+from lplgrad.transforms import Normalize, to_tensor
 
 
 class Measured(TypedDict, total=False):
@@ -22,6 +29,69 @@ class Measured(TypedDict, total=False):
     labeled_features: Tensor | None
     predicted_loss: Tensor | None
     gradient_norms: GradientNorms
+
+
+@dataclass(frozen=True)
+class Questioner:
+    """A round's model in place, and the acquisition function that asks it.
+
+    Attributes:
+        function, options: the acquisition function.
+        networks: of the round, on the device.
+        normalize: as they were trained.
+        device: where they are.
+    """
+
+    function: Acquisition
+    options: Any
+    networks: Networks
+    normalize: Normalize
+    device: torch.device
+
+    def batches(
+        self,
+        images: npt.NDArray[np.uint8],
+        positions: npt.NDArray[np.int64],
+        what: str,
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> Iterator[Tensor]:
+        """Normalised images in batches, with a line of progress that says ``what`` they are.
+
+        Args:
+            images: a split, uint8, shape (N, H, W, C).
+            positions: which of them.
+            what: in words.
+            augment: done to every batch before.
+        """
+        size = batch_size(*images.shape[1:3])
+        for read in track(batches_of(images, positions, size), -(-len(positions) // size), what):
+            batch = to_tensor(read, self.device)
+            yield self.normalize(batch if augment is None else augment(batch))
+
+    def measure(self, candidates: Iterable[Tensor], labeled: Iterable[Tensor] = ()) -> Measured:
+        """What the function needs to be given; see the function ``measure``."""
+        loss = self.function.loss(self.options) if self.function.loss is not None else None
+        return measure(self.networks, self.function.needs, loss, candidates, labeled)
+
+    def score_test_images(
+        self, test: Images, positions: npt.NDArray[np.int64], about: dict[str, Any]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+        """Score test images as if they were candidates, beside their true loss.
+
+        Args:
+            test: the split, never augmented.
+            positions: which of its images.
+            about: what candidates are told of the round: seed, round_number, query_size.
+
+        Returns:
+            Scores, and cross-entropies in nats of the same logits, in float64; each of shape (N,). What a model that
+            is not quite sound says may not be finite.
+        """
+        measured = self.measure(self.batches(test.images, positions, "test images"))
+        scores = scores_of(self.function, Candidates(indices=positions, **about, **measured), self.options)
+        labels = to_tensor(test.labels[positions], self.device)
+        losses = F.cross_entropy(measured["logits"].double(), labels, reduction="none")
+        return scores, losses.cpu().numpy()
 
 
 def measure(

@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     RANDOM_SCORES = 6
     QUERY_AUGMENTATION = 7
     OBSERVED_IMAGES = 8
+    TEST_IMAGES = 9
 
 
 def stream(seed: int, purpose: Purpose, round_number: int = 0) -> np.random.Generator:

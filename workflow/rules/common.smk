@@ -232,15 +232,6 @@ def of_trainings(name):
     )
 
 
-def of_looks(name):
-    """A file of every round whose model is looked into."""
-    return [
-        f"{LAYOUT.round(trial, number)}/{name}"
-        for trial, numbers in LAYOUT.shown_models().items()
-        for number in numbers
-    ]
-
-
 def of_queries(name):
     """A file of every query of the study; the last round has none."""
     return [

@@ -119,6 +119,7 @@ rule query:
         scores=f"{ROUND}/scores.csv",
         labeled=f"{ROUND}/next_labeled.csv",
         timing=f"{ROUND}/query_timing.json",
+        test_scores=f"{ROUND}/test_scores.csv",
     log:
         f"{ROUND_LOGS}/query.log",
     benchmark:

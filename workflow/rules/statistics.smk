@@ -100,7 +100,7 @@ rule diagnostics:
         of_trainings("test_logits.npy"),
         of_queries("scores.csv"),
         of_queries("next_labeled.csv"),
-        of_looks("observed.csv"),
+        of_queries("test_scores.csv"),
         arrays=ancient(expand(f"{DATA}/{{dataset}}/{{array}}.npy", dataset=LAYOUT.datasets, array=ARRAYS)),
         study=rules.study.output,
     output:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Need = Literal["logits", "features", "labeled_features", "predicted_loss", "gradient_norms"]
 Scores = npt.NDArray[np.floating[Any]]
+# A function that needs no more than these must score each image by what the model says of that image alone.
+OF_ONE_IMAGE: frozenset[Need] = frozenset({"logits", "predicted_loss", "gradient_norms"})
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,13 @@ class Acquisition:
     options: type[Settings] = NoOptions
     loss: Callable[[Any], Callable[[Tensor], Tensor]] | None = None
 
+    @property
+    def scores_images_alone(self) -> bool:
+        """Whether an image's score follows from what the model says of that image alone, so that it means something
+        for an image that is no candidate. (Features are asked for to compare candidates with each other.)
+        """
+        return bool(self.needs) and self.needs <= OF_ONE_IMAGE
+
 
 def names() -> list[str]:
     """The acquisition functions there are."""
@@ -86,6 +95,12 @@ def names() -> list[str]:
 def load(name: str) -> Acquisition:
     """The acquisition function of a name that ``names`` lists."""
     return cast(Acquisition, importlib.import_module(f"{__name__}.{name}").ACQUISITION)
+
+
+def scores_of(function: Acquisition, candidates: Candidates, options: Any) -> npt.NDArray[np.float32]:
+    """What a function scores, as it is compared and written: float32, shape (S,)."""
+    given = function.score(candidates, options)
+    return (given if isinstance(given, np.ndarray) else given.cpu().numpy()).astype(np.float32)
 
 
 def select(scores: Scores, query_size: int) -> npt.NDArray[np.int64]:

@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 from lplgrad.commands.common import add_target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
 
     from lplgrad.acquisition import Acquisition, Candidates
     from lplgrad.arrays import DatasetArrays
-    from lplgrad.devices import Stopwatch
     from lplgrad.pool import Indices, LabeledSet
-    from lplgrad.querying import Measured
+    from lplgrad.querying import Measured, Questioner
     from lplgrad.settings import QueryJob
     from lplgrad.validation import Settings
 
@@ -101,18 +98,20 @@ def _query(arguments: argparse.Namespace) -> None:
     if len(indices) < settings.query_size:
         raise UserError(f"query_size: {settings.query_size} are to be labelled, but only {len(indices)} are left")
 
-    about = {"indices": indices, "seed": arguments.seed, "round_number": arguments.round}
+    about: dict[str, Any] = {"seed": arguments.seed, "round_number": arguments.round, "query_size": settings.query_size}
     if function.needs:
-        device, measured, watch = _ask_model(arguments, settings, function, options, data, labeled, indices)
+        model = _put_in_place(arguments, settings, function, options, data)
+        watch = devices.Stopwatch(model.device)
+        measured = _measure(arguments, settings, model, data, labeled, indices)
     else:
-        device, measured, watch = None, {}, devices.Stopwatch(None)
-    candidates = Candidates(query_size=settings.query_size, **about, **measured)
-    given = function.score(candidates, options)
-    scores = (given if isinstance(given, np.ndarray) else given.cpu().numpy()).astype(np.float32)
+        model, measured, watch = None, {}, devices.Stopwatch(None)
+    candidates = Candidates(indices=indices, **about, **measured)
+    scores = acquisition.scores_of(function, candidates, options)
     try:
         chosen = acquisition.select(scores, settings.query_size)
     except FloatingPointError as error:
         raise UserError(f"{arguments.checkpoint}: {error}; was its training sound?") from None
+    device = model.device if model is not None else None
     timing = {
         "query_seconds": round(watch.seconds(), 4),
         "peak_memory_mb": round(devices.peak_memory_mb(device), 1),
@@ -123,8 +122,28 @@ def _query(arguments: argparse.Namespace) -> None:
     selected[chosen] = True
     write_scores(arguments.output / "scores.csv", indices, scores, selected, **_said(candidates))
     write_json(arguments.output / "query_timing.json", timing)
+    _score_test_images(arguments.output / "test_scores.csv", model, data, about)
     write_labeled(arguments.output / "next_labeled.csv", labeled.extended(indices[chosen], arguments.round + 1))
     say(f"round {arguments.round}: chose {len(chosen)} of {len(indices)} candidates in {timing['query_seconds']:.2f} s")
+
+
+def _score_test_images(path: Path, model: Questioner | None, data: DatasetArrays, about: dict[str, Any]) -> None:
+    """After the choice, and not part of its time: how a score ranks test images is measured, never chosen by."""
+    import numpy as np
+
+    from lplgrad.artifacts import write_test_scores
+    from lplgrad.pool import draw_test_images
+    from lplgrad.progress import say
+
+    if model is None or not model.function.scores_images_alone:
+        write_test_scores(path)
+        return
+    drawn = draw_test_images(len(data.test.images), about["seed"])
+    scores, losses = model.score_test_images(data.test, drawn, about)
+    write_test_scores(path, drawn, scores, losses)
+    broken = np.count_nonzero(~(np.isfinite(scores) & np.isfinite(losses)))
+    if broken:  # no reason to end a query whose candidates all had sound scores
+        say(f"{broken} of {len(drawn)} test images have a score or a loss that is not finite")
 
 
 def _ask_nothing(folder: Path, labeled: LabeledSet) -> None:
@@ -132,7 +151,7 @@ def _ask_nothing(folder: Path, labeled: LabeledSet) -> None:
     import numpy as np
 
     from lplgrad import devices
-    from lplgrad.artifacts import write_labeled, write_scores
+    from lplgrad.artifacts import write_labeled, write_scores, write_test_scores
     from lplgrad.files import write_json
     from lplgrad.progress import say
 
@@ -141,34 +160,24 @@ def _ask_nothing(folder: Path, labeled: LabeledSet) -> None:
     write_json(
         folder / "query_timing.json", {"query_seconds": 0.0, "peak_memory_mb": 0.0, **devices.describe(device=None)}
     )
+    write_test_scores(folder / "test_scores.csv")
     write_labeled(folder / "next_labeled.csv", labeled)
     say("the target accuracy is reached; nothing is asked")
 
 
-def _ask_model(
-    arguments: argparse.Namespace,
-    settings: QueryJob,
-    function: Acquisition,
-    options: Settings,
-    data: DatasetArrays,
-    labeled: LabeledSet,
-    indices: Indices,
-) -> tuple[torch.device, Measured, Stopwatch]:
-    """Compute what the acquisition function needs; the watch began when the model was in place."""
+def _put_in_place(
+    arguments: argparse.Namespace, settings: QueryJob, function: Acquisition, options: Settings, data: DatasetArrays
+) -> Questioner:
+    """The round's model on its device."""
     from lplgrad.leases import lease_gpu
 
     if settings.compute.device != "cpu":
         lease_gpu(arguments.jobs_per_gpu)  # before torch is imported
 
-    import torch
-
     from lplgrad import devices, networks
     from lplgrad.errors import UserError
-    from lplgrad.evaluation import batch_size, batches_of
-    from lplgrad.progress import track
-    from lplgrad.querying import measure
-    from lplgrad.randomness import Purpose, stream
-    from lplgrad.transforms import Augment, Normalize, to_tensor
+    from lplgrad.querying import Questioner
+    from lplgrad.transforms import Normalize
 
     device = devices.set_up(settings.compute)
     checkpoint = networks.load(arguments.checkpoint)
@@ -177,23 +186,34 @@ def _ask_model(
     checkpoint.check_fits(data.channels, data.classes)
     normalize = Normalize(checkpoint.normalization, device)
     checkpoint.networks.to(device)
+    return Questioner(function, options, checkpoint.networks, normalize, device)
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    settings: QueryJob,
+    model: Questioner,
+    data: DatasetArrays,
+    labeled: LabeledSet,
+    indices: Indices,
+) -> Measured:
+    """What the acquisition function needs to be given of the candidates."""
+    import torch
+
+    from lplgrad.randomness import Purpose, stream
+    from lplgrad.transforms import Augment
+
     augmenting = stream(arguments.seed, Purpose.QUERY_AUGMENTATION, arguments.round)
-    size = batch_size(*data.train.images.shape[1:3])
 
-    def batches(positions: Indices, what: str) -> Iterator[torch.Tensor]:
-        for read in track(batches_of(data.train.images, positions, size), -(-len(positions) // size), what):
-            images = to_tensor(read, device)
-            if settings.query_transform == "train":
-                augment = Augment(images, settings.augmentation, augmenting)
-                images = augment(torch.arange(len(images), device=device), augment.draw())
-            yield normalize(images)
+    def augmented(images: torch.Tensor) -> torch.Tensor:
+        augment = Augment(images, settings.augmentation, augmenting)
+        return augment(torch.arange(len(images), device=images.device), augment.draw())
 
-    watch = devices.Stopwatch(device)
-    loss = function.loss(options) if function.loss is not None else None
-    measured = measure(
-        checkpoint.networks, function.needs, loss, batches(indices, "candidates"), batches(labeled.indices, "labelled")
+    change = augmented if settings.query_transform == "train" else None
+    train = data.train.images
+    return model.measure(
+        model.batches(train, indices, "candidates", change), model.batches(train, labeled.indices, "labelled", change)
     )
-    return device, measured, watch
 
 
 def _said(candidates: Candidates) -> dict[str, Any]:

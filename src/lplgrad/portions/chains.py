@@ -44,7 +44,8 @@ def files_of(layout: Layout, chain: Chain) -> list[str]:
     for number in range(1, last + 1):
         found += [f"{layout.trained(chain, number)}/{name}" for name in ("metrics.json", "test_logits.npy", TIMES[0])]
         if number < last:
-            found += [f"{layout.round(chain, number)}/{name}" for name in ("scores.csv", "next_labeled.csv", TIMES[1])]
+            queried = ("scores.csv", "next_labeled.csv", "test_scores.csv", TIMES[1])
+            found += [f"{layout.round(chain, number)}/{name}" for name in queried]
         if number in layout.shown_models().get(chain, []):
             observed = ("features.npy", "observed.csv", "confidence.csv")
             found += [f"{layout.round(chain, number)}/{name}" for name in observed]

@@ -32,7 +32,7 @@ def calibration(file: StudyFile) -> pd.DataFrame:
         test images).
     """
     layout = Layout(file.study, file.unavailable)
-    datasets = _open(layout)
+    datasets = open_datasets(layout)
     known: dict[str, Row] = {}  # round 1 stands in the chain of every strategy of a recipe
     rows = []
     for chain in layout.chains():
@@ -77,9 +77,9 @@ def choices(file: StudyFile) -> pd.DataFrame:
         (Spearman's over candidates); the last two NaN where the query asked no model.
     """
     layout = Layout(file.study, file.unavailable)
-    datasets = _open(layout)
+    datasets = open_datasets(layout)
     rows = []
-    for chain, number, after in _queries(layout, datasets):
+    for chain, number, after in queries(layout, datasets):
         data, labeled = datasets[chain.dataset], after.indices
         scores = _read_scores(Path(layout.round(chain, number)) / "scores.csv")
         indices = scores["index"].to_numpy(np.int64)
@@ -125,9 +125,9 @@ def overlap(file: StudyFile) -> pd.DataFrame:
         where the first of the two stops.
     """
     layout = Layout(file.study, file.unavailable)
-    datasets = _open(layout)
+    datasets = open_datasets(layout)
     sets: dict[tuple[str, str, int, int, int], dict[str, chosen.Indices]] = {}
-    for chain, number, after in _queries(layout, datasets):
+    for chain, number, after in queries(layout, datasets):
         key = (chain.budget, chain.dataset, chain.seed, number, len(after))
         sets.setdefault(key, {})[chain.strategy] = after.indices[after.rounds > 1]
     rows = []
@@ -141,11 +141,12 @@ def overlap(file: StudyFile) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _open(layout: Layout) -> dict[str, DatasetArrays]:
+def open_datasets(layout: Layout) -> dict[str, DatasetArrays]:
+    """The data sets of a study by name."""
     return {name: open_dataset(Path(layout.data(name))) for name in layout.datasets}
 
 
-def _queries(layout: Layout, datasets: dict[str, DatasetArrays]) -> Iterator[tuple[Chain, int, LabeledSet]]:
+def queries(layout: Layout, datasets: dict[str, DatasetArrays]) -> Iterator[tuple[Chain, int, LabeledSet]]:
     """Every query that bought labels, and the labelled set after it; a chain that has stopped asks nothing more."""
     for chain in layout.chains():
         pool = len(datasets[chain.dataset].train.labels)

@@ -1,4 +1,4 @@
-"""How well scores rank test images by their true loss, for the models that were looked into."""
+"""How well the score of every query ranks test images by their true loss."""
 
 from __future__ import annotations
 
@@ -6,92 +6,102 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from lplgrad.arrays import open_dataset
-from lplgrad.artifacts import read_labeled
-from lplgrad.errors import UserError
+from lplgrad import acquisition
+from lplgrad.artifacts import read_test_scores
+from lplgrad.pool import TEST_IMAGES
+from lplgrad.report.diagnostics import open_datasets, queries
 from lplgrad.report.document import Part
 from lplgrad.report.tables import dataset_title, strategy_title
 from lplgrad.report.wording import DASH, count, interval, plus_minus
 from lplgrad.settings import StudyFile
-from lplgrad.statistics.choices import SCORES, loss_correlations
+from lplgrad.statistics.choices import rank_correlation
 from lplgrad.statistics.comparison import summary
-from lplgrad.statistics.curves import CELL, CHAIN
+from lplgrad.statistics.curves import CELL, CHAIN, panels, until_first_end
 from lplgrad.study import Layout
 
 
 def score_loss(file: StudyFile) -> pd.DataFrame:
-    """The correlations, from ``observed.csv`` of every round that ``model_figures`` names, as far as they are there.
+    """The correlations, from ``test_scores.csv`` of every query that bought labels.
 
     Returns:
-        Columns budget, dataset, strategy, seed, round, labels, score (the acquisition function that would give it),
-        correlation (Spearman's, over test images). A score that a model does not have has no row.
+        Columns budget, dataset, strategy, seed, round (whose model was asked), labels (that it was trained on), score
+        (the acquisition function), correlation (Spearman's, over test images). The last is NaN where the score of an
+        image alone means nothing, and where a score or a loss is not finite.
     """
     layout = Layout(file.study, file.unavailable)
+    datasets = open_datasets(layout)
     rows = []
-    for chain, numbers in layout.shown_models().items():
-        pool = len(open_dataset(Path(layout.data(chain.dataset))).train.labels)
-        for number in numbers:
-            path = Path(layout.round(chain, number)) / "observed.csv"
-            labeled = read_labeled(Path(layout.labels(chain, number)), pool)
-            if (
-                not path.exists() or labeled.rounds.max() < number
-            ):  # a trial that has stopped shows its last model again
-                continue
-            about = [chain.budget, chain.dataset, chain.strategy, chain.seed, number, len(labeled)]
-            rows += [[*about, score, found] for score, found in loss_correlations(_read(path)).items()]
-    frame = pd.DataFrame(rows, columns=[*CHAIN, "round", "labels", "score", "correlation"])
-    return frame.dropna(subset="correlation")
+    for chain, number, after in queries(layout, datasets):
+        name = file.study.strategies[chain.strategy].acquisition
+        found = math.nan
+        if acquisition.load(name).scores_images_alone:
+            images = len(datasets[chain.dataset].test.labels)
+            found = _correlation(Path(layout.round(chain, number)) / "test_scores.csv", min(images, TEST_IMAGES))
+        about = [chain.budget, chain.dataset, chain.strategy, chain.seed, number]
+        rows.append([*about, int((after.rounds <= number).sum()), name, found])
+    return pd.DataFrame(rows, columns=[*CHAIN, "round", "labels", "score", "correlation"])
+
+
+def _correlation(path: Path, images: int) -> float:
+    scores, losses = read_test_scores(path, images)
+    if not (np.isfinite(scores).all() and np.isfinite(losses).all()):
+        return math.nan
+    return rank_correlation(scores, losses)
 
 
 def over_seeds(correlations: pd.DataFrame) -> pd.DataFrame:
-    """Mean and t interval over seeds: columns budget, dataset, strategy, round, labels, score, those of ``summary``."""
-    return summary(correlations, [*CELL, "round", "labels", "score"], "correlation")
+    """Mean and t interval over seeds, as far as all chains of a budget and data set go: columns budget, dataset,
+    strategy, round, labels, score, those of ``summary``."""
+    there = until_first_end(correlations).dropna(subset="correlation")
+    return summary(there, [*CELL, "round", "labels", "score"], "correlation")
 
 
 def parts(summarised: pd.DataFrame, file: StudyFile) -> list[Part]:
-    """The page: a table for each budget, data set and strategy."""
-    found = [Part(text=(TEXT if len(summarised) else NO_MODELS,))]
-    for key, part in summarised.groupby(CELL, sort=False):
-        budget, dataset, strategy = map(str, key)
-        scores = [name for name in SCORES if name in set(part["score"])]
-        cells = {(row["labels"], row["score"]): _cell(row) for row in part.to_dict("records")}
+    """The page: a table for each budget and data set, strategies down, labels across."""
+    datasets = open_datasets(Layout(file.study, file.unavailable))
+    found = [Part(text=(*TEXT, *(() if len(summarised) else (NO_SCORES,))))]
+    for panel, part in panels(summarised):
+        labels, seeds = sorted(set(part["labels"])), int(part["seeds"].max())
+        cells = {(row["strategy"], row["labels"]): _cell(row, seeds) for row in part.to_dict("records")}
+        scores = dict(zip(part["strategy"], part["score"], strict=True))
         rows = [
-            (f"{labels:,}", *(cells.get((labels, score), DASH) for score in scores))
-            for labels in sorted(set(part["labels"]))
+            (
+                f"{strategy_title(file, name)}\n{scores[name].replace('_', ' ')}",
+                *(cells.get((name, number), DASH) for number in labels),
+            )
+            for name in file.study.run.strategies
+            if name in scores
         ]
-        heading = (
-            f"{strategy_title(file, strategy)} on {dataset_title(file, dataset)}, {budget} budget, "
-            f"{count(int(part['seeds'].max()), 'seed')}"
-        )
-        found.append(Part(heading, (), ("labels", *(name.replace("_", " ") for name in scores)), tuple(rows), level=3))
+        heading = f"{dataset_title(file, panel['dataset'])}, {panel['budget']} budget, {count(seeds, 'seed')}"
+        images = _images(len(datasets[panel["dataset"]].test.labels))
+        head = ("strategy and score", *(f"{number:,} labels" for number in labels))
+        found.append(Part(heading, (images,), head, tuple(rows)))
     return found
 
 
+def _images(there: int) -> str:
+    if there <= TEST_IMAGES:
+        return f"Over all {there:,} test images."
+    return f"Over {TEST_IMAGES:,} of the {there:,} test images, drawn anew for every seed."
+
+
 TEXT = (
-    "Spearman's rank correlation over test images of the true loss with what an acquisition function would score, by "
-    "the model of the round: 1 would rank the images by their loss, 0 is a guess. It is of the trials whose models "
-    "were looked into. With several seeds: mean ± sample standard deviation, and the t interval. What a loss says of "
-    "an image's worth to training is another question."
+    "Spearman's rank correlation, over test images, of what the strategy's acquisition function scores with the true "
+    "loss, by the model that the query asked after training on so many labels: 1 would rank the images by their loss, "
+    "0 is a guess. The images of a seed are the same in all rounds and for all strategies. With several seeds: mean ± "
+    "sample standard deviation, and the t interval, which with few seeds may reach beyond ±1. A table ends where its "
+    "first trial does. What a loss says of an image's worth to training is another question.",
+    "A strategy has a row if its score follows from what the model says of one image. Random labelling asks no model; "
+    "what core-set scores is a distance to the labelled and the chosen images, which are training images: for a test "
+    "image it means nothing.",
 )
-NO_MODELS = (
-    "No model was looked into: model_figures in the configuration names none. How well the entropy ranks test images "
-    "by their loss is drawn in the figures of calibration, for every round."
-)
+NO_SCORES = "No query of this study has such a score."
 
 
-def _cell(row: dict[Any, Any]) -> str:
+def _cell(row: dict[Any, Any], seeds: int) -> str:
+    fewer = "" if row["seeds"] == seeds else f" (of {row['seeds']})"
     bracket = "" if math.isnan(row["low"]) else f"\n{interval(row['low'], row['high'])}"
-    return plus_minus(row["mean"], row["std"]) + bracket
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(path)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a table: {error}") from None
-    missing = [name for name in ("loss", *SCORES) if name not in frame]
-    if missing:
-        raise UserError(f"{path}: column {missing[0]!r} is missing; delete the file and run again")
-    return frame
+    return plus_minus(row["mean"], row["std"]) + fewer + bracket
