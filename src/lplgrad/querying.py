@@ -32,7 +32,7 @@ class Measured(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Questioner:
+class Scorer:
     """A round's model in place, and the acquisition function that asks it.
 
     Attributes:

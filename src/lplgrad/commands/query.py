@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lplgrad.acquisition import Acquisition, Candidates
     from lplgrad.arrays import DatasetArrays
     from lplgrad.pool import Indices, LabeledSet
-    from lplgrad.querying import Measured, Questioner
+    from lplgrad.querying import Measured, Scorer
     from lplgrad.settings import QueryJob
     from lplgrad.validation import Settings
 
@@ -127,7 +127,7 @@ def _query(arguments: argparse.Namespace) -> None:
     say(f"round {arguments.round}: chose {len(chosen)} of {len(indices)} candidates in {timing['query_seconds']:.2f} s")
 
 
-def _score_test_images(path: Path, model: Questioner | None, data: DatasetArrays, about: dict[str, Any]) -> None:
+def _score_test_images(path: Path, model: Scorer | None, data: DatasetArrays, about: dict[str, Any]) -> None:
     """After the choice, and not part of its time: how a score ranks test images is measured, never chosen by."""
     import numpy as np
 
@@ -167,7 +167,7 @@ def _ask_nothing(folder: Path, labeled: LabeledSet) -> None:
 
 def _put_in_place(
     arguments: argparse.Namespace, settings: QueryJob, function: Acquisition, options: Settings, data: DatasetArrays
-) -> Questioner:
+) -> Scorer:
     """The round's model on its device."""
     from lplgrad.leases import lease_gpu
 
@@ -176,7 +176,7 @@ def _put_in_place(
 
     from lplgrad import devices, networks
     from lplgrad.errors import UserError
-    from lplgrad.querying import Questioner
+    from lplgrad.querying import Scorer
     from lplgrad.transforms import Normalize
 
     device = devices.set_up(settings.compute)
@@ -186,13 +186,13 @@ def _put_in_place(
     checkpoint.check_fits(data.channels, data.classes)
     normalize = Normalize(checkpoint.normalization, device)
     checkpoint.networks.to(device)
-    return Questioner(function, options, checkpoint.networks, normalize, device)
+    return Scorer(function, options, checkpoint.networks, normalize, device)
 
 
 def _measure(
     arguments: argparse.Namespace,
     settings: QueryJob,
-    model: Questioner,
+    model: Scorer,
     data: DatasetArrays,
     labeled: LabeledSet,
     indices: Indices,
