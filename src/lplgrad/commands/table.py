@@ -103,7 +103,7 @@ def _of_accuracy(arguments: argparse.Namespace, file: StudyFile) -> Table:
             "of the trials that both have. The gain is the mean of the differences within seeds; bold where its 95 % t "
             "interval leaves out zero. A difference is ours minus the paper's; bold where the paper's number lies "
             "outside the 95 % t interval of ours. The paper gives no spread for these tables: what chance did to its "
-            "own numbers is not counted, so that bold is said too easily. Nothing is corrected for the number of "
+            "own numbers is not counted, so that bold comes too easily. Nothing is corrected for the number of "
             "cells. Where a trial had stopped at its target accuracy there is no interval: those that are left are no "
             "sample of all. Interpolated: no round has that many labels, and each trial's curve is read linearly "
             "between the rounds around it."

@@ -21,7 +21,7 @@ NOTE = (
     "exceptions: it does not hold if more than that contradict it, and holds if all others agree, with intervals "
     "widened likewise. A claim on average is judged by the mean for each pair of strategies. The effect that is shown "
     "is the one with the most evidence against the claim, with its 95 % interval, not widened.",
-    "Against the best other strategy: which one that is, the same numbers tell, and luck has a part in it. So the low "
+    "The best other strategy is picked by the same numbers that test it, which flatters it. So the low "
     "end of the interval is the lowest of those against all others, and the high end is widened for their number.",
     "The paper's own numbers: Table III, mean ± what is read as the standard deviation of 5 trials (0.0 as 0.05), "
     "compared by Welch's method since they were not paired. How trials vary together over rounds and data sets is not "

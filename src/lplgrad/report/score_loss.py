@@ -93,7 +93,9 @@ TEXT = (
     "loss, by the model that the query asked after training on so many labels: 1 would rank the images by their loss, "
     "0 is a guess. The images of a seed are the same in all rounds and for all strategies. With several seeds: mean ± "
     "sample standard deviation, and the t interval, which with few seeds may reach beyond ±1. A table ends where its "
-    "first trial does. What a loss says of an image's worth to training is another question.",
+    "first trial does. Where a model is right, a confident prediction has a small loss almost by definition: so the "
+    "correlation rises with accuracy, and strategies compare at like accuracy only. How well a score finds the errors "
+    "is in the figure of choices. What a loss says of an image's worth to training is another question.",
     "A strategy has a row if its score follows from what the model says of one image. Random labelling asks no model; "
     "what core-set scores is a distance to the labelled and the chosen images, which are training images: for a test "
     "image it means nothing.",

@@ -199,7 +199,7 @@ def first_reached(labels: npt.ArrayLike, accuracy: npt.ArrayLike, target: float)
         return float(labels[-1]), "after"
     after = int(there[0])
     if after == 0:
-        return float(labels[0]), "" if accuracy[0] == target else "before"
+        return float(labels[0]), "before"
     share = (target - accuracy[after - 1]) / (accuracy[after] - accuracy[after - 1])
     return float(labels[after - 1] + share * (labels[after] - labels[after - 1])), ""
 
