@@ -50,7 +50,7 @@ def test_nothing_yet(layout: Layout) -> None:
     lines = list(report(layout))
     assert lines[0] == "tiny: 0 of 6 chains are done"
     # 2 seeds x 2 recipes of round 1, 6 chains x 2 later rounds, 6 x 2 queries
-    assert lines[-1] == "left: about 0 seconds of one job after the other, and 28 jobs of which nothing is measured yet"
+    assert lines[-1].startswith("left: about 0 seconds of trainings and queries, one after the other, and 28 jobs of")
 
 
 def test_where_a_chain_stands_and_what_is_left(layout: Layout) -> None:
@@ -58,7 +58,7 @@ def test_where_a_chain_stands_and_what_is_left(layout: Layout) -> None:
     queried(ROOT / "entropy/seed1/round1", 3.0)
     trained(ROOT / "entropy/seed1/round2", 2, 0.6, 40.0)
     found = progress_of(layout, Chain("small", "digits", "entropy", 1))
-    assert (found.trained, found.queried, found.accuracy) == (2, 1, 0.6)
+    assert (found.trained, found.queried, found.accuracies) == (2, 1, [0.5, 0.6])
     assert found.seconds_per_label == 2.0
     assert found.next is not None
     assert found.next.kind == "query"
@@ -69,7 +69,7 @@ def test_where_a_chain_stands_and_what_is_left(layout: Layout) -> None:
     assert random.trained == 1
     assert seconds_left(layout, [random, found]) == (2 * 20 + 2 * 30 + 2 * 3 + 60 + 3, 0)
     lines = list(report(layout))
-    assert any(line.split() == ["entropy", "0.6000", "40.0", "3.00", "2", "0"] for line in lines)
+    assert any(line.split() == ["entropy", "0.6000", "2", "40.0", "3.00", "2", "0"] for line in lines)
 
 
 def test_what_runs_failed_or_was_killed(layout: Layout) -> None:
@@ -87,6 +87,40 @@ def test_what_runs_failed_or_was_killed(layout: Layout) -> None:
     assert [line for line in lines if line.startswith("stopped: ")] == [
         "stopped: logs/tiny/small/digits/random/seed1/round1/query.log: without a word, as if killed; last line: Killed"
     ]
+
+
+def test_seeds_are_averaged_at_a_round_that_each_has_reached(layout: Layout) -> None:
+    trained(ROOT / "start/seed1/plain", 1, 0.5, 20.0)
+    queried(ROOT / "entropy/seed1/round1", 3.0)
+    trained(ROOT / "entropy/seed1/round2", 2, 0.9, 40.0)
+    trained(ROOT / "start/seed2/plain", 1, 0.3, 20.0)
+    assert any(line.split() == ["entropy", "0.4000", "1", "30.0", "3.00", "2", "1"] for line in report(layout))
+
+
+def test_what_jobs_take_to_start_and_end_is_left_too(layout: Layout) -> None:
+    trained(ROOT / "start/seed1/plain", 1, 0.5, 20.0)
+    queried(ROOT / "entropy/seed1/round1", 3.0)
+    for folder, kind, seconds in (
+        (ROOT / "start/seed1/plain", "train", 26),
+        (ROOT / "entropy/seed1/round1", "query", 8),
+    ):
+        log(folder, kind, "done\n")
+        Path("logs", *folder.parts[1:], f"{kind}.tsv").write_text(f"s\th:m:s\n{seconds}\t0:00:{seconds}\n")
+    # Rounds 2 and 3 at 2 seconds a label and 6 besides, and one query.
+    found = progress_of(layout, Chain("small", "digits", "entropy", 1))
+    assert seconds_left(layout, [found]) == (40 + 6 + 60 + 6 + 8, 0)
+
+
+def test_failures_of_other_rules_are_told_and_an_interrupted_job_did_not_fail(layout: Layout) -> None:
+    path = Path("logs/tiny/digits/prepare.log")
+    path.parent.mkdir(parents=True)
+    path.write_text("lplgrad prepare: error: data/downloads: disk full\n")
+    log(ROOT / "start/seed1/plain", "train", "epoch 1/9\nlplgrad train: error: ended by SIGINT\n")
+    lines = list(report(layout))
+    assert "failed: logs/tiny/digits/prepare.log: lplgrad prepare: error: data/downloads: disk full" in lines
+    train_log = f"logs/{ROOT.relative_to('results')}/start/seed1/plain/train.log"
+    assert f"stopped: {train_log}: lplgrad train: error: ended by SIGINT" in lines
+    assert sum(line.startswith("failed: ") for line in lines) == 1
 
 
 def test_a_broken_measurement_is_named_and_the_rest_told(layout: Layout) -> None:

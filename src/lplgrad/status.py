@@ -35,7 +35,7 @@ class Step:
     @property
     def failed(self) -> bool:
         """It ended, and told why."""
-        return not self.running and (": error: " in self.last_line or "Error" in self.last_line)
+        return not self.running and _tells_of_failure(self.last_line)
 
 
 @dataclass
@@ -46,9 +46,12 @@ class Progress:
         chain, rounds: which, and how many rounds it has.
         trained: rounds trained.
         queried: rounds queried; the last has no query.
-        accuracy: after the last trained round; None before the first.
-        seconds_per_label: of that round's training; None where it took none.
+        accuracies: after each of its trained rounds.
+        train_seconds: of the last training.
+        seconds_per_label: of that training; None where it took none.
+        train_overhead: seconds that its job took besides: to start, to read the images, to test.
         query_seconds: of the last query.
+        query_overhead: seconds that its job took besides.
         next: what is to be done next; None at the end.
     """
 
@@ -56,15 +59,17 @@ class Progress:
     rounds: int
     trained: int = 0
     queried: int = 0
-    accuracy: float | None = None
+    accuracies: list[float | None] = field(default_factory=list)
     train_seconds: float | None = None
     seconds_per_label: float | None = None
+    train_overhead: float = 0
     query_seconds: float | None = None
+    query_overhead: float = 0
     next: Step | None = field(default=None)
 
 
 def progress_of(layout: Layout, chain: Chain) -> Progress:
-    """How far a chain is. Reads the measurements of its last rounds only.
+    """How far a chain is.
 
     Raises:
         UserError: a measurement is broken.
@@ -75,6 +80,7 @@ def progress_of(layout: Layout, chain: Chain) -> Progress:
             found.next = _step(layout, "train", layout.trained(chain, number))
             break
         found.trained = number
+        found.accuracies.append(_number(read_json(Path(layout.trained(chain, number), "metrics.json")).get("accuracy")))
         if number == found.rounds:
             break
         if not (Path(layout.round(chain, number)) / "next_labeled.csv").exists():
@@ -84,20 +90,51 @@ def progress_of(layout: Layout, chain: Chain) -> Progress:
     if found.trained:
         folder = Path(layout.trained(chain, found.trained))
         metrics, timing = read_json(folder / "metrics.json"), _read(folder / "timing.json")
-        found.accuracy = _number(metrics.get("accuracy"))
         found.train_seconds = _number(timing.get("train_seconds"))
         if found.train_seconds:
             found.seconds_per_label = found.train_seconds / max(1, _number(metrics.get("labels")) or 1)
+        found.train_overhead = _overhead(folder, "train", found.train_seconds)
     if found.queried:
-        timing = _read(Path(layout.round(chain, found.queried)) / "query_timing.json")
-        found.query_seconds = _number(timing.get("query_seconds"))
+        folder = Path(layout.round(chain, found.queried))
+        found.query_seconds = _number(_read(folder / "query_timing.json").get("query_seconds"))
+        found.query_overhead = _overhead(folder, "query", found.query_seconds)
     return found
 
 
 def _step(layout: Layout, kind: str, folder: str) -> Step:
     place = Path(folder)
-    log = Path("logs", *place.parts[1:], f"{kind}.log")
+    log = _log(place, kind)
     return Step(kind, place, log, locks.is_held(place / f".{kind}.lock"), _last_line(log))
+
+
+def _log(folder: Path, kind: str) -> Path:
+    return Path("logs", *folder.parts[1:], f"{kind}.log")
+
+
+def _overhead(folder: Path, kind: str, seconds: float | None) -> float:
+    """What the job took by Snakemake's clock beyond the seconds it measured itself; 0 where that clock tells nothing:
+    of a job by hand, or one that went on where it had been stopped.
+    """
+    try:
+        header, row = _log(folder, kind).with_suffix(".tsv").read_text(encoding="utf-8").splitlines()[:2]
+        return max(0.0, float(dict(zip(header.split("\t"), row.split("\t"), strict=True))["s"]) - (seconds or 0))
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
+def _tells_of_failure(line: str) -> bool:
+    if re.search(r": error: (ended by|interrupted)", line):
+        return False  # stopped, by a person or a cluster
+    return ": error: " in line or "Error" in line
+
+
+def failures_elsewhere(layout: Layout) -> Iterator[str]:
+    """What failed besides trainings and queries: preparing a data set, a table, a figure. Such a log is written anew
+    whenever its job runs.
+    """
+    for log in sorted(Path("logs", layout.study.study).rglob("*.log")):
+        if log.stem not in {"train", "query"} and _tells_of_failure(line := _last_line(log)):
+            yield f"failed: {log}: {line}"
 
 
 def _last_line(log: Path) -> str:
@@ -119,30 +156,36 @@ def _number(value: object) -> float | None:
 
 
 def seconds_left(layout: Layout, chains: list[Progress]) -> tuple[float, int]:
-    """An estimate of what is left, from measured seconds: training takes time in proportion to the labels, a query
-    what the queries before took. A round 1 that strategies share is counted once.
+    """An estimate of the trainings and queries that are left, from measured seconds: training takes time in proportion
+    to the labels, a query what the queries before took, and each job what the last took to start and end. A round 1
+    that strategies share is counted once.
 
     Returns:
         Seconds of one job after the other, and the number of jobs of which nothing is known yet.
     """
     per_label: dict[tuple[str, str], list[float]] = defaultdict(list)
     per_query: dict[tuple[str, str], list[float]] = defaultdict(list)
+    train_overhead: dict[tuple[str, str], list[float]] = defaultdict(list)
     for found in chains:
         key = (found.chain.budget, found.chain.dataset)
-        per_label[key] += [found.seconds_per_label] if found.seconds_per_label else []
-        per_query[key] += [found.query_seconds] if found.query_seconds is not None else []
+        if found.seconds_per_label:
+            per_label[key].append(found.seconds_per_label)
+            train_overhead[key].append(found.train_overhead)
+        if found.query_seconds is not None:
+            per_query[key].append(found.query_seconds + found.query_overhead)
     seconds, unknown = 0.0, 0
     counted: set[str] = set()
     for found in chains:
         key = (found.chain.budget, found.chain.dataset)
         size = layout.study.datasets[found.chain.dataset].budgets[found.chain.budget].query_size
         rate = found.seconds_per_label or _mean(per_label[key])
-        query = _mean(per_query[key]) if found.query_seconds is None else found.query_seconds
+        overhead = found.train_overhead or _mean(train_overhead[key]) or 0
+        query = _mean(per_query[key]) if found.query_seconds is None else found.query_seconds + found.query_overhead
         for number in range(found.trained + 1, found.rounds + 1):
             folder = layout.trained(found.chain, number)
             if folder not in counted:
                 counted.add(folder)
-                seconds += (rate or 0) * number * size
+                seconds += rate * number * size + overhead if rate else 0
                 unknown += rate is None
         queries = found.rounds - 1 - found.queried
         seconds += (query or 0) * queries
@@ -172,10 +215,17 @@ def report(layout: Layout) -> Iterator[str]:
         rounds = layout.rounds(budget, dataset)
         yield ""
         yield f"{budget}/{dataset}, {rounds} rounds"
-        yield f"  {'strategy':<{width}}{'accuracy':>8}  {'s/training':>10}  {'s/query':>8}  rounds trained, by seed"
+        yield (
+            f"  {'strategy':<{width}}{'accuracy':>8}{' in round':<9}  {'s/training':>10}  {'s/query':>8}  "
+            "rounds trained, by seed"
+        )
         for strategy, found_ones in strategies.items():
+            # Seeds are averaged at the last round that each of those that began has reached.
+            begun = [one for one in found_ones if one.trained]
+            common = min((one.trained for one in begun), default=0)
             yield (
-                f"  {strategy:<{width}}{_shown([one.accuracy for one in found_ones], 4):>8}  "
+                f"  {strategy:<{width}}{_shown([one.accuracies[common - 1] for one in begun], 4):>8}"
+                f"{f' {common}' if common else '':<9}  "
                 f"{_shown([one.train_seconds for one in found_ones], 1):>10}  "
                 f"{_shown([one.query_seconds for one in found_ones], 2):>8}  "
                 + " ".join(str(one.trained) for one in found_ones)
@@ -184,22 +234,25 @@ def report(layout: Layout) -> Iterator[str]:
     running = [step for step in steps.values() if step.running]
     failed = [step for step in steps.values() if step.failed]
     stopped = [step for step in steps.values() if step.last_line and not step.running and not step.failed]
-    if running or failed or stopped or broken:
+    elsewhere = list(failures_elsewhere(layout))
+    if running or failed or stopped or broken or elsewhere:
         yield ""
     for step in running:
         epoch = re.match(r"epoch \d+/\d+", step.last_line)
         yield f"running: {step.kind} in {step.folder}{f', {epoch[0]}' if epoch else ''}"
     for step in failed:
         yield f"failed: {step.log}: {step.last_line}"
+    yield from elsewhere
     for step in stopped:
-        yield f"stopped: {step.log}: without a word, as if killed; last line: {step.last_line}"
+        how = "" if ": error: " in step.last_line else "without a word, as if killed; last line: "
+        yield f"stopped: {step.log}: {how}{step.last_line}"
     for line in broken:
         yield f"broken: {line}"
     if steps:
         seconds, unknown = seconds_left(layout, chains)
         more = f", and {unknown} jobs of which nothing is measured yet" if unknown else ""
         yield ""
-        yield f"left: about {_duration(seconds)} of one job after the other{more}"
+        yield f"left: about {_duration(seconds)} of trainings and queries, one after the other{more}"
 
 
 def _shown(values: list[float | None], digits: int) -> str:
