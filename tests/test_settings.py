@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from lplgrad import acquisition, datasets
+from lplgrad.cli import main
 from lplgrad.configuration import read_study, read_study_file
 from lplgrad.errors import UserError
 from lplgrad.settings import Study, StudyFile
@@ -213,6 +215,33 @@ def test_a_study_file_comes_back(base: Path, tmp_path: Path) -> None:
     file = StudyFile(study=study, unavailable={"cdd": "not placed"})
     path = write(tmp_path, "study.yaml", file.model_dump(by_alias=True))
     assert read_study_file(path) == file
+
+
+def test_what_is_prepared_is_what_the_study_means_and_holds_its_budgets(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"source": "image_folder", "path": "mine", "budgets": {"small": {"query_size": 10, "labels": 50}}}
+    mine = write(
+        tmp_path, "mine.yaml", {"run": {"datasets": ["mine"], "budgets": ["small"]}, "datasets": {"mine": row}}
+    )
+    settings = read_study([base, mine]).datasets["mine"].all_options
+    manifest = tmp_path / "data/mine/dataset.json"
+    manifest.parent.mkdir(parents=True)
+
+    def told(settings: dict[str, Any], pool: int) -> str:
+        manifest.write_text(json.dumps({"settings": settings, "splits": {"train": {"images": [pool, 8, 8, 3]}}}))
+        main(["study", str(base), str(mine)])
+        return capsys.readouterr().err
+
+    assert told({"source": "image_folder", **settings}, 50) == ""
+    assert told({"source": "image_folder", **settings}, 49) == (
+        "lplgrad study: error: datasets.mine.budgets.small.labels: 50 is more than the 49 images of the training pool "
+        "(data/mine)\n"
+    )
+    assert "data/mine was prepared with another path ('yours', not 'mine'); give this one" in told(
+        {"source": "image_folder", **settings, "path": "yours"}, 50
+    )
 
 
 def test_paper_and_demo_are_valid() -> None:

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from lplgrad import datasets
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
-from lplgrad.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob
+from lplgrad.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob, pool_problem
 
 FAILED_DOWNLOAD = "failed_download.txt"  # in a data set's folder: why it could not be downloaded
 
@@ -244,15 +244,18 @@ def absent_datasets(study: Study) -> list[str]:
 
 
 def check_prepared_datasets(study: Study) -> None:
-    """A data set's folder is its name; what is in it must be what the study means by that name.
+    """A data set's folder is its name; what is in it must be what the study means by that name, and hold its budgets.
 
     Raises:
-        UserError: it was prepared from another source, or with other options.
+        UserError: it was prepared from another source, or with other options; or a budget is larger than its pool.
     """
     for name in study.run.datasets:
         manifest = Path(study.data_dir) / name / "dataset.json"
         row = study.datasets[name]
-        if manifest.exists() and (found := read_json(manifest).get("settings")):
+        if not manifest.exists():
+            continue
+        told = read_json(manifest)
+        if found := told.get("settings"):
             wanted = {"source": row.source, **row.all_options}
             changed = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
             if changed:
@@ -261,6 +264,13 @@ def check_prepared_datasets(study: Study) -> None:
                     f"({found.get(changed[0])!r}, not {wanted.get(changed[0])!r}); give this one another name or "
                     "another data_dir, or delete that folder"
                 )
+        try:
+            pool = int(told["splits"]["train"]["images"][0])
+        except (KeyError, TypeError, ValueError, IndexError):
+            continue  # whoever opens the arrays tells what is wrong with it
+        for budget in study.run.budgets:
+            if problem := pool_problem(row.budgets[budget], pool):
+                raise UserError(f"datasets.{name}.budgets.{budget}.{problem[0]}: {problem[1]} ({manifest.parent})")
 
 
 def unavailable_datasets(study: Study) -> dict[str, str]:

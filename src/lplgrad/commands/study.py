@@ -34,12 +34,14 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.errors import UserError
     from lplgrad.files import write_text
     from lplgrad.settings import Study, StudyFile
-    from lplgrad.study import Layout
+    from lplgrad.study import Layout, check_prepared_datasets
     from lplgrad.validation import parse, read_yaml
 
     if (arguments.settings is None) == (not arguments.files):
         raise UserError("give either configuration files or --settings")
     study = read_study(arguments.files) if arguments.files else parse_settings(Study, arguments.settings)
+    if arguments.files:
+        check_prepared_datasets(study)
     unavailable = read_yaml(arguments.unavailable, "--unavailable")
     file = parse(StudyFile, {"study": study, "unavailable": unavailable}, "--unavailable")
     if arguments.prepared:
