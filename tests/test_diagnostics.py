@@ -77,8 +77,8 @@ def test_the_page_of_true_losses(data: DatasetArrays, tmp_path: Path, monkeypatc
     assert part.text == ("Over 7 of the 20 test images, drawn anew for every seed.",)
     assert part.head == ("strategy and score", "10 labels", "20 labels")
     assert part.rows == (
-        ("Entropy\nentropy", "0.60 ± 0.14\n[−0.67, 1.87]", "0.25 (of 1)"),
-        ("Random\nrandom", "0.30 ± 0.00", "–"),
+        ("Entropy\nentropy", "0.600 ± 0.141\n[−0.671, 1.871]", "0.250 (of 1)"),
+        ("Random\nrandom", "0.300 ± 0.000", "–"),
     )
 
 
@@ -159,7 +159,7 @@ class TestArtifacts:
         assert part.heading == "Digits (8x8), small budget, 1 seed"
         assert part.text == ("Over all 20 test images.",)
         assert part.head == ("strategy and score", "6 labels")
-        assert part.rows == (("Entropy\nentropy", "1.00"),)
+        assert part.rows == (("Entropy\nentropy", "0.998"),)
         self.path("entropy").write_text("index,score,loss\n" + rows.replace(",5e-05", ",nan"))
         found = score_loss.score_loss(ran)
         assert found["correlation"].isna().all(), "ranks of the other images alone would not show where it failed"

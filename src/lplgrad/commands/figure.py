@@ -78,7 +78,17 @@ def _curves(arguments: argparse.Namespace, file: StudyFile) -> Any:
 
 
 def _trial(arguments: argparse.Namespace, file: StudyFile) -> Any:
-    """A figure of one trial, from the files of its rounds."""
+    """A figure of one trial, under its name."""
+    from lplgrad.report.tables import dataset_title, strategy_title
+
+    figure = _of_trial(arguments, file)
+    trial = f"{strategy_title(file, arguments.strategy)} on {dataset_title(file, arguments.dataset)}"
+    figure.suptitle(f"{trial}, {arguments.budget} budget, seed {arguments.seed}", x=0.01, ha="left", fontsize=10)
+    return figure
+
+
+def _of_trial(arguments: argparse.Namespace, file: StudyFile) -> Any:
+    """Drawn from the files of its rounds."""
     from lplgrad.arrays import open_dataset
     from lplgrad.errors import UserError, nearest
     from lplgrad.report import chosen, models

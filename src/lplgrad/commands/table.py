@@ -61,16 +61,24 @@ Table = tuple["pd.DataFrame", "list[Section]", str, str]
 def _of_study(arguments: argparse.Namespace, file: StudyFile) -> Table:
     from lplgrad.configuration import read_study
     from lplgrad.errors import UserError
+    from lplgrad.paper import published
     from lplgrad.report import deviations, paper_tables
 
     if arguments.kind == "datasets":
         table = paper_tables.datasets_table(file)
-        note = "The paper's numbers are those it prints in Table I and in its text; bold where ours differ."
-        return table, paper_tables.datasets_sections(table, file), "Data sets (the paper's Table I)", note
+        heading, note = (
+            "Data sets (the paper's Table I)",
+            ("The paper's numbers are those it prints in Table I and in its text; bold where ours differ."),
+        )
+        if not set(table["dataset"]) & set(published("datasets")["dataset"]):
+            heading, note = "Data sets", ""
+        return table, paper_tables.datasets_sections(table, file), heading, note
     if arguments.kind == "budgets":
         table = paper_tables.budgets_table(file)
-        note = "The paper's number stands in brackets where ours differs."
-        return table, paper_tables.budgets_sections(table, file), "Budgets (the paper's Table II)", note
+        heading, note = "Budgets (the paper's Table II)", "The paper's number stands in brackets where ours differs."
+        if table.merge(published("budgets"), on=["budget", "dataset"]).empty:
+            heading, note = "Budgets", ""
+        return table, paper_tables.budgets_sections(table, file), heading, note
     if arguments.presets is None:
         raise UserError("--presets: missing: the two files that the study is compared with")
     paper, authors_code = arguments.presets
@@ -133,9 +141,10 @@ def _of_time(arguments: argparse.Namespace, file: StudyFile) -> Table:
         table = tables.time_table(timings)
         note = (
             "Seconds of training and of the query alone, without starting a job and reading its files; means over "
-            "seeds. A trial's training includes round 1, which strategies of one recipe share. (of n): the mean of n "
-            "trials alone; one that stopped at its target accuracy has no seconds of a whole trial. While a study "
-            "runs, a trial goes to the last round that most have."
+            "seeds. Jobs that ran side by side on a machine slowed each other. A trial's training includes round 1, "
+            "which strategies of one recipe share. (of n): the mean of n trials alone; one that stopped at its target "
+            "accuracy has no seconds of a whole trial. While a study runs, a trial goes to the last round that most "
+            "have."
         )
         return table, tables.time_sections(table, file), "Time", note
     table = paper_tables.time_against_paper(timings)
@@ -145,8 +154,8 @@ def _of_time(arguments: argparse.Namespace, file: StudyFile) -> Table:
         "those are fewer; the two are the same where no trial stopped early. Beside them the same ratios of the "
         "paper's Table IV; bold: the paper's lies outside our interval, which says nothing of what chance did to the "
         "paper's numbers. The paper names no unit, no budget and no number of trials, and does not say whether its "
-        "numbers are those of a round or of a trial; they are read as the high budget's. Seconds themselves are in "
-        "the table of time, with the hardware."
+        "numbers are those of a round or of a trial; they are read as the high budget's. Jobs that ran side by side "
+        "on a machine slowed each other. Seconds themselves are in the table of time, with the hardware."
     )
     if table.empty:
         note = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -184,15 +184,13 @@ def choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, budget:
     common = pd.concat([overlap, turned], ignore_index=True)
     common = common[common["baseline"] == reference].merge(part[[*CHAIN, "round"]], on=[*CHAIN, "round"])
     title = strategy_title(file, reference)
-    return _grid(
-        file,
-        [
-            Lines(part, "balance_labeled", "class balance of\nthe labelled set"),
-            Lines(part, "spread", "spread of the chosen\n(random labelling: 1)", level=1.0),
-            Lines(common, "jaccard", f"overlap with {title}\n(Jaccard)"),
-            Lines(part, "error_ranking", "probability that an error\noutscores a right one", level=0.5),
-        ],
-    )
+    rows = [
+        Lines(part, "balance_labeled", "class balance of\nthe labelled set"),
+        Lines(part, "spread", "spread of the chosen\n(random labelling: 1)", level=1.0),
+        Lines(common, "jaccard", f"overlap with {title}\n(Jaccard)"),
+        Lines(part, "error_ranking", "probability that an error\noutscores a right one", level=0.5),
+    ]
+    return _grid(file, [replace(row, over_title="labelled images, after the query") for row in rows])
 
 
 @dataclass(frozen=True)

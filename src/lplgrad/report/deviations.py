@@ -64,7 +64,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 def deviations_sections(table: pd.DataFrame, title: str) -> list[Section]:
     """The settings as people read them; in bold where this study deviates from the paper's preset."""
     head = ["setting", "paper", "authors' code", title]
-    rows = [[str(row[key]) for key in table.columns] for _, row in table.iterrows()]
+    rows = [[str(row[key]).replace('"', "") for key in table.columns] for _, row in table.iterrows()]
     best = {(number, 3) for number, row in enumerate(rows) if row[3] != row[1]}
     if not rows:
         rows = [["none", "", "", ""]]

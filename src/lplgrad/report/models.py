@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import seaborn as sns
 from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
 
 from lplgrad.report.style import set_up
 from lplgrad.statistics.choices import SCORES
@@ -74,7 +75,8 @@ def embeddings(observations: list[Observation], classes: list[str]) -> Any:
 
 
 def confidences(observations: list[Observation]) -> Any:
-    """Histograms of the model's confidence in labelled and in unlabelled images after each round (figure 7)."""
+    """Histograms of the model's confidence in labelled and in unlabelled images after each round (figure 7), as shares
+    of each, since their numbers differ."""
     set_up()
     figure, axes = plt.subplots(
         1, len(observations), figsize=(3.1 * len(observations), 3.2), squeeze=False, sharex=True, sharey=True
@@ -86,14 +88,15 @@ def confidences(observations: list[Observation]) -> Any:
             values = frame.loc[frame["labeled"] == is_labeled, "confidence"]
             counts, _ = np.histogram(values, edges)
             axis.stairs(
-                counts, edges, fill=filled, color=color, alpha=0.45 if filled else 1.0, linewidth=1.6,
-                label=f"{name} ({len(values):,})",
+                counts / max(len(values), 1), edges, fill=filled, color=color, alpha=0.45 if filled else 1.0,
+                linewidth=1.6, label=f"{name} ({len(values):,})",
             )  # fmt: skip
         axis.set_title(observation.title, loc="left")
         axis.set_xlabel("confidence")
         axis.set_xlim(0, 1)
         axis.legend(loc="upper left")
-    axes[0, 0].set_ylabel("images")
+    axes[0, 0].set_ylabel("share of images")
+    axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 
 
@@ -111,10 +114,11 @@ def loss_correlations(observations: list[Observation]) -> Any:
                 label=name.replace("_", " "), markeredgecolor="white",
             )  # fmt: skip
     axis.axhline(0, color="#3C3C3C", linewidth=0.8)
-    axis.set_ylim(-1.05, 1.05)
+    lowest = min((value for of_round in found for value in of_round.values() if value < 0), default=0.0)
+    axis.set_ylim(lowest - 0.05, 1.05)
     axis.set_xlabel("labelled images")
     axis.set_ylabel("rank correlation\nwith the true loss")
-    axis.legend(loc="lower left", ncols=3)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 

@@ -105,5 +105,5 @@ NO_SCORES = "No query of this study has such a score."
 
 def _cell(row: dict[Any, Any], seeds: int) -> str:
     fewer = "" if row["seeds"] == seeds else f" (of {row['seeds']})"
-    bracket = "" if math.isnan(row["low"]) else f"\n{interval(row['low'], row['high'])}"
-    return plus_minus(row["mean"], row["std"]) + fewer + bracket
+    bracket = "" if math.isnan(row["low"]) else f"\n{interval(row['low'], row['high'], 3)}"
+    return plus_minus(row["mean"], row["std"], 3) + fewer + bracket

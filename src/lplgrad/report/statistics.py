@@ -174,18 +174,19 @@ def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) 
         absent = [name for name in found.strategies if name not in set(means["strategy"])]
         names = ", ".join(strategy_title(file, name) for name in absent)
         text = (f"Without a whole learning curve here, and so without an area: {names}.",) if absent else ()
-        parts.append(Part(f"{heading}, {first:,} to {last:,} labels", text, head, tuple(rows), frozenset(strong), 3))
+        over = f"{first:,} to {last:,} labels" if first < last else f"at {last:,} labels"
+        parts.append(Part(f"{heading}, {over}", text, head, tuple(rows), frozenset(strong), 3))
     return parts
 
 
 AREA_TEXT = (
-    "Mean ± sample standard deviation over the strategy's own seeds with its t interval; then, from the seeds that "
-    "both have (pairs), the difference in points with the t interval of paired differences; p of the paired t test, "
-    "after Holm's correction over all of the study, and of Wilcoxon's test; Hedges' g (mean difference over the "
-    "average standard deviation of the two, times a factor that reduces the bias of few seeds; where the two are "
-    "weakly correlated over seeds it is still too small, by up to 8 % with 5 seeds and 25 % with 3); the difference "
-    "that this many seeds find with 80 % power; the seeds that would find the observed one. A dash: it cannot be "
-    "computed (one seed, or differences that do not vary)."
+    "Mean ± sample standard deviation over the strategy's own seeds with its t interval, which with few seeds may "
+    "reach beyond what an accuracy can be; then, from the seeds that both have (pairs), the difference in points with "
+    "the t interval of paired differences; p of the paired t test, after Holm's correction over all of the study, and "
+    "of Wilcoxon's test; Hedges' g (mean difference over the average standard deviation of the two, times a factor "
+    "that reduces the bias of few seeds; where the two are weakly correlated over seeds it is still too small, by up "
+    "to 8 % with 5 seeds and 25 % with 3); the difference that this many seeds find with 80 % power; the seeds that "
+    "would find the observed one. A dash: it cannot be computed (one seed, or differences that do not vary)."
 )
 
 
@@ -273,7 +274,7 @@ def _labels_cell(row: dict[Hashable, Any]) -> str:
         return f"{row['reached']:.0f} of {count(int(row['seeds']), 'seed')}{median}"
     needed = f"{row['labels']:,.0f}"
     if not math.isnan(row["low"]):
-        needed += f" [{row['low']:,.0f}, {row['high']:,.0f}]"
+        needed += f" [{_whole(row['low'])}, {_whole(row['high'])}]"
     if math.isnan(row["saved"]):
         return needed
     if row["saved_bound"]:
@@ -300,7 +301,7 @@ def _penalty_part(found: Statistics, file: StudyFile) -> Part:
     text = (
         "How often the strategy of a row beats that of a column: the share of the numbers of labels at which a "
         "two-sided paired t test at 5 % says so, from 0 to 1, averaged over budgets and data sets, which weigh the "
-        f"same however many rounds they have (Ash et al. 2020, section 4, add them up: times {panels}). Below a share "
+        f"same however many rounds they have (Ash et al. 2020, section 4, add them up). Below a share "
         "stands in how many the two could be compared, where it is not in all. Nothing is corrected here: where there "
         f"is no difference at all, {ALPHA / 2:g} is expected by chance. The lower the mean of a column, the less it is "
         "beaten. A dash: no two seeds that both have.",

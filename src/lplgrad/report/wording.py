@@ -27,9 +27,9 @@ def plus_minus(mean: float, spread: float, digits: int = 2) -> str:
     return number(mean, digits) + ("" if math.isnan(spread) else f" ± {number(spread, digits)}")
 
 
-def interval(low: float, high: float) -> str:
+def interval(low: float, high: float, digits: int = 2) -> str:
     """An interval."""
-    return DASH if math.isnan(low) else f"[{number(low)}, {number(high)}]"
+    return DASH if math.isnan(low) else f"[{number(low, digits)}, {number(high, digits)}]"
 
 
 def signed_interval(low: float, high: float, digits: int = 2) -> str:
