@@ -303,10 +303,10 @@ class TestDeviations:
         assert table.loc["datasets.cifar10.model.width", "study"] == "16"
         assert table.loc["datasets.cifar10.training.epochs", "paper"] == "200"
         assert table.loc["datasets.cifar10.training.epochs", "study"] == "20"
-        assert table.loc["datasets.cifar10.training.batch_size", ["paper", "study"]].tolist() == ["128", "64"]
+        assert table.loc["datasets.cifar10.training.batch_size", "study"] == "64"
         assert not any(".budgets." in key for key in table.index), "its budget is its own"
         table = self.of("demo.yaml").set_index("setting")
-        assert table.loc["run.seeds", ["paper", "study"]].tolist() == ['"5 seeds"', '"3 seeds"']
+        assert (table.loc["run.seeds", "paper"], table.loc["run.seeds", "study"]) == ('"5 seeds"', '"3 seeds"')
 
     def test_the_page_shows_no_quotation_marks(self) -> None:
         (section,) = deviations.deviations_sections(self.of("demo.yaml"), "this study")
