@@ -147,6 +147,12 @@ def test_the_file_at_fault_is_the_one_named(base: Path, tmp_path: Path) -> None:
     assert problem(write(tmp_path, "base.yaml", broken), good).startswith(str(tmp_path / "base.yaml"))
 
 
+def test_an_overlay_alone_is_told_what_to_be_laid_over(base: Path, tmp_path: Path) -> None:
+    over = write(tmp_path, "over.yaml", {"run": {"seeds": [1]}})
+    assert problem(over) == f"{over}: no recipes; name the file that it is laid over before it: config.yaml {over}"
+    assert problem(write(tmp_path, "empty.yaml", {})).endswith("config.yaml " + str(tmp_path / "empty.yaml"))
+
+
 def test_the_command_line_comes_last_and_is_named(base: Path) -> None:
     assert read_study([base], {"run": {"seeds": [7]}}).run.seeds == [7]
     with pytest.raises(UserError, match=r"^--config: run.seeds: 7 is listed twice"):

@@ -48,7 +48,7 @@ def log(folder: Path, kind: str, text: str) -> None:
 
 def test_nothing_yet(layout: Layout) -> None:
     lines = list(report(layout))
-    assert lines[0] == "tiny: 0 of 6 chains are done"
+    assert lines[0] == "tiny: 0 of 6 trials are done"
     # 2 seeds x 2 recipes of round 1, 6 chains x 2 later rounds, 6 x 2 queries
     assert lines[-1].startswith("left: about 0 seconds of trainings and queries, one after the other, and 28 jobs of")
 
@@ -133,7 +133,7 @@ def test_a_broken_measurement_is_named_and_the_rest_told(layout: Layout) -> None
 
 def test_the_command_reads_little_and_imports_less(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", *map(str, FILES)]) == 0
-    assert capsys.readouterr().out.startswith("tiny: 0 of 6 chains are done\n")
+    assert capsys.readouterr().out.startswith("tiny: 0 of 6 trials are done\n")
     script = (
         "import sys; from lplgrad.cli import main; main(sys.argv[1:]);"
         "sys.exit(' '.join({'torch', 'pandas', 'snakemake'} & set(sys.modules)) or 0)"

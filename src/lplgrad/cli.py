@@ -47,7 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Importing torch makes a million objects that live to the end; to look for garbage among them every 700 is a tenth
     # of what a small job costs.
     gc.set_threshold(100_000)
-    parsed = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        parser().print_help(sys.stderr)
+        return 2
+    parsed = parser().parse_args(given)
     try:
         parsed.run(parsed)
     except UserError as error:

@@ -42,6 +42,8 @@ def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
     for where, layer in layers:
         if not isinstance(layer, Mapping):
             raise UserError(f"{where}: expected keys and values at the top level")
+        if not merged and "recipes" not in layer:
+            raise UserError(f"{where}: no recipes; name the file that it is laid over before it: config.yaml {where}")
         merged = merge(merged, layer)
         study = parse(Study, merged, where)
     return study

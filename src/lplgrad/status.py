@@ -206,7 +206,7 @@ def report(layout: Layout) -> Iterator[str]:
         except UserError as error:
             broken.append(str(error))
     done = sum(found.next is None for found in chains)
-    yield f"{layout.study.study}: {done} of {len(chains) + len(broken)} chains are done"
+    yield f"{layout.study.study}: {done} of {len(chains) + len(broken)} trials are done"
     groups: dict[tuple[str, str], dict[str, list[Progress]]] = defaultdict(lambda: defaultdict(list))
     for found in chains:
         groups[found.chain.budget, found.chain.dataset][found.chain.strategy].append(found)

@@ -142,7 +142,7 @@ def _left_out(found: Statistics, file: StudyFile) -> list[Part]:
     ]  # fmt: skip
     if not rows:
         return []
-    text = ("These chains lack rounds that most others have. They count nowhere on this page and form no pairs.",)
+    text = ("These trials lack rounds that most others have. They count nowhere on this page and form no pairs.",)
     return [Part("Left out", text, ("budget", "data set", "strategy", "seed", "why"), tuple(rows))]
 
 
@@ -157,7 +157,7 @@ def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) 
         means, differences = _panel(found.area_summary, key), _panel(found.differences, key)
         heading = f"{dataset_title(file, key['dataset'])}, {key['budget']} budget"
         if means.empty:
-            refusal = "Refused: the chains have no round in common that a query had a part in."
+            refusal = "Refused: the trials have no round in common that a query had a part in."
             parts.append(Part(heading, (refusal,), level=3))
             continue
         first, last = int(means["labels_from"].iloc[0]), int(means["labels_to"].iloc[0])
