@@ -82,10 +82,10 @@ class TestAccuracy:
         late = cells.query("strategy == 'lplgrad' and labels == 9000").iloc[0]
         assert late["verdict"] == "below the paper"
         assert late["high"] < 0
-        (section,) = paper_tables.accuracy_against_paper_sections(cells, PAPER)
+        (section,) = paper_tables.accuracy_against_paper_parts(cells, PAPER)
         assert section.rows[0][:4] == ["LPLgrad", "72.0 ± 1.0", "72.4 ± 1.1", "−0.4"]
-        assert (0, 9) in section.best
-        assert (0, 3) not in section.best
+        assert (0, 9) in section.strong
+        assert (0, 3) not in section.strong
 
     def test_one_seed_says_nothing(self) -> None:
         frame = measurements(lambda strategy, seed, labels: 0.7).query("seed == 1")
@@ -97,7 +97,7 @@ class TestAccuracy:
         frame = measurements(lambda strategy, seed, labels: 0.7).assign(budget="small")
         cells = paper_tables.accuracy_against_paper(frame)
         assert cells.empty
-        assert paper_tables.accuracy_against_paper_sections(cells, PAPER) == []
+        assert paper_tables.accuracy_against_paper_parts(cells, PAPER) == []
 
 
 class TestAblation:
@@ -114,7 +114,7 @@ class TestAblation:
         interval = tuple(stats.t.interval(0.95, 2, loc=0.2, scale=0.1 / np.sqrt(3)))
         assert (third["gain_low"], third["gain_high"]) == pytest.approx(interval)
         assert (third["with_paper"], third["without_paper"]) == (72.2, 69.8)
-        (section,) = ablation.ablation_sections(table, PAPER)
+        (section,) = ablation.ablation_parts(table, PAPER)
         assert section.rows[0][0] == "3,333 (interpolated)"
         assert section.rows[0][-2] == "+2.4"
 
@@ -130,8 +130,8 @@ class TestAblation:
         assert (third["with_outside"], third["without_outside"], third["gain_outside"]) == (False, True, True)
         interval = tuple(stats.t.interval(0.95, 2, loc=62.3, scale=1 / np.sqrt(3)))
         assert (third["without_low"], third["without_high"]) == pytest.approx(interval)
-        (section,) = ablation.ablation_sections(third.to_frame().T, PAPER)
-        assert [section.head[column] for row, column in sorted(section.best)] == ["difference", "gain", "difference"]
+        (section,) = ablation.ablation_parts(third.to_frame().T, PAPER)
+        assert [section.head[column] for row, column in sorted(section.strong)] == ["difference", "gain", "difference"]
         assert section.rows[0][3:] == [
             "72.2 ± 0.1", "72.2", "+0.0", "62.3 ± 1.0", "69.8", "−7.5", "+9.9", "[+7.7, +12.1]", "+2.4", "+7.5",
         ]  # fmt: skip
@@ -211,11 +211,11 @@ class TestTime:
         assert (query["ratio"], query["paper"]) == (pytest.approx(2.5), pytest.approx(2319 / 14))
         assert query["outside"] is True
         assert table.query("strategy == 'mine'")["paper"].isna().all()
-        (section,) = paper_tables.time_against_paper_sections(table, self.with_mine())
+        (section,) = paper_tables.time_against_paper_parts(table, self.with_mine())
         assert section.rows[0] == ["LPLgrad", "2", *["1", "1", "1"] * 2]
         assert section.rows[1][4:] == ["1.13", *["2.5 [-3.85, 8.85]"] * 2, "166"]
         assert section.rows[2][2:] == ["0.5", "0.5", "–", "0.5", "0.5", "–"]
-        assert section.best == {(1, 5), (1, 6)}
+        assert section.strong == {(1, 5), (1, 6)}
 
     def with_mine(self) -> StudyFile:
         mine = {**PAPER.study.strategies, "mine": PAPER.study.strategies["random"].model_copy(update={"title": "Mine"})}
@@ -230,22 +230,20 @@ class TestTime:
             ("train", "round"): 2, ("train", "trial"): 1, ("query", "round"): 1, ("query", "trial"): 1,
         }  # fmt: skip
         assert found["ratio"].round(3).tolist() == [1.15, 1.1, 2, 2]
-        (section,) = paper_tables.time_against_paper_sections(
-            paper_tables.time_against_paper(timings), self.with_mine()
-        )
+        (section,) = paper_tables.time_against_paper_parts(paper_tables.time_against_paper(timings), self.with_mine())
         assert section.rows[1][1:5] == ["2", "1.15 [0.515, 1.79]", "1.1 (n = 1)", "1.13"]
 
     def test_only_the_high_budget_of_the_papers_data_sets(self, timings: pd.DataFrame) -> None:
         for other in ({"budget": "low"}, {"dataset": "digits"}, {"strategy": "entropy"}):
             table = paper_tables.time_against_paper(timings.assign(**other))
             assert table.empty
-            assert paper_tables.time_against_paper_sections(table, PAPER) == []
+            assert paper_tables.time_against_paper_parts(table, PAPER) == []
 
 
 class TestDatasets:
     def test_one_that_was_left_out_has_dashes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        (section,) = paper_tables.datasets_sections(paper_tables.datasets_table(PAPER), PAPER)
+        (section,) = paper_tables.datasets_parts(paper_tables.datasets_table(PAPER), PAPER)
         assert not any("nan" in cell for row in section.rows for cell in row)
         assert section.rows[0] == ["CIFAR-10", "ours", *"–" * 5, "200", "128", "–"]
 
@@ -257,10 +255,10 @@ class TestDatasets:
         folder.mkdir(parents=True)
         splits = {"train": {"images": [50_000, 32, 32, 3]}, "test": {"images": [10_000, 32, 32, 3]}}
         (folder / "dataset.json").write_text(json.dumps({"splits": splits, "classes": list("0123456789")}))
-        (section,) = paper_tables.datasets_sections(paper_tables.datasets_table(PAPER), PAPER)
+        (section,) = paper_tables.datasets_parts(paper_tables.datasets_table(PAPER), PAPER)
         column = section.head.index("images in all")
         assert [row[column] for row in section.rows[:2]] == ["60,000", "70,000"]
-        assert (1, column) in section.best
+        assert (1, column) in section.strong
         assert section.rows[0][-1] == "32x32"
 
 
@@ -309,7 +307,7 @@ class TestDeviations:
         assert (table.loc["run.seeds", "paper"], table.loc["run.seeds", "study"]) == ('"5 seeds"', '"3 seeds"')
 
     def test_the_page_shows_no_quotation_marks(self) -> None:
-        (section,) = deviations.deviations_sections(self.of("demo.yaml"), "this study")
+        (section,) = deviations.deviations_parts(self.of("demo.yaml"), "this study")
         assert ["run.seeds", "5 seeds", "5 seeds", "3 seeds"] in section.rows
 
 
@@ -327,7 +325,7 @@ class TestStopping:
         table = tables.accuracy_table(stopped).query("strategy == 'lplgrad'").set_index("labels")
         assert table["seeds"].tolist() == [3] * 5 + [2] * 5
         assert table.loc[5000, "mean"] == pytest.approx(100 * (curve(5000) + 0.02))
-        (section,) = tables.accuracy_sections(tables.accuracy_table(stopped), PAPER)
+        (section,) = tables.accuracy_parts(tables.accuracy_table(stopped), PAPER)
         assert section.rows[5][1].endswith("(of 2)")
 
     def test_beside_the_paper_nothing_is_tested(self, stopped: pd.DataFrame) -> None:
@@ -336,18 +334,18 @@ class TestStopping:
         assert cells["seeds"].tolist() == [3, 2, 2, 3, 3, 3]
         assert (cells["verdict"] == "trials stopped").tolist() == [False, True, True, False, False, False]
         assert cells["p"].isna().tolist() == cells["low"].isna().tolist() == [False, True, True, False, False, False]
-        (section,) = paper_tables.accuracy_against_paper_sections(cells, PAPER)
+        (section,) = paper_tables.accuracy_against_paper_parts(cells, PAPER)
         assert section.rows[0][7].endswith("(n = 2)")
-        assert (0, 9) not in section.best
+        assert (0, 9) not in section.strong
 
     def test_in_the_ablation(self, stopped: pd.DataFrame) -> None:
         table = ablation.ablation_table(stopped, PAPER)
         assert table[["seeds", "stopped"]].to_numpy().tolist() == [[3, 0], [3, 0], [2, 1]]
         assert table["with_low"].isna().tolist() == [False, False, True]
         assert table["with_outside"].isna().tolist() == [False, False, True]
-        (section,) = ablation.ablation_sections(table, PAPER)
+        (section,) = ablation.ablation_parts(table, PAPER)
         assert [row[2] for row in section.rows] == ["3", "3", "2 (1 stopped before)"]
-        assert not any(row == 2 for row, _ in section.best)
+        assert not any(row == 2 for row, _ in section.strong)
 
     def test_in_the_curve(self, stopped: pd.DataFrame) -> None:
         figure = figures.learning_curves(stopped, PAPER, "high")

@@ -14,6 +14,7 @@ import yaml
 from lplgrad.configuration import read_study
 from lplgrad.errors import UserError
 from lplgrad.report import collect, figures, style, tables
+from lplgrad.report.document import document
 from lplgrad.settings import StudyFile
 from lplgrad.study import Layout
 
@@ -48,19 +49,20 @@ def test_accuracy_table_by_hand() -> None:
 
 
 def test_accuracy_page_shows_mean_deviation_and_the_best() -> None:
-    (section,) = tables.accuracy_sections(tables.accuracy_table(measurements()), STUDY)
+    (section,) = tables.accuracy_parts(tables.accuracy_table(measurements()), STUDY)
     assert section.heading == "Digits (8x8), small budget (2 seeds)"
     assert section.head == ["labels", "LPLgrad", "Entropy", "Random"]
     assert section.rows[1] == ["20", "85.0 ± 7.1", "72.0 ± 2.8", "65.0 ± 7.1"]
-    assert section.best == {(0, 1), (1, 1)}
-    page = tables.page("A <title>", [section], "note")
-    assert "<td class='best'>85.0 ± 7.1</td>" in page
+    assert section.strong == {(0, 1), (1, 1)}
+    page = document("A <title>", [section])
+    assert "<td class='strong'>85.0 ± 7.1</td>" in page
+    assert "<td class='text'>20</td>" in page
     assert "A &lt;title&gt;" in page
 
 
 def test_one_seed_and_missing_cells_leave_gaps() -> None:
     frame = measurements().query("seed == 1 and not (strategy == 'entropy' and round == 2)")
-    (section,) = tables.accuracy_sections(tables.accuracy_table(frame), STUDY)
+    (section,) = tables.accuracy_parts(tables.accuracy_table(frame), STUDY)
     assert section.rows == [["10", "50.0", "52.0", "52.0"], ["20", "80.0", "–", "60.0"]]
 
 
@@ -73,7 +75,7 @@ def test_time_table_by_hand() -> None:
     seconds = table[["train_round", "query_round", "train_trial", "query_trial"]]
     assert seconds.index[0] == "lplgrad"
     assert seconds.to_numpy()[0].tolist() == [15, 3, 30, 3]
-    (section,) = tables.time_sections(table.reset_index(), STUDY)
+    (section,) = tables.time_parts(table.reset_index(), STUDY)
     assert section.heading.endswith("on a card")
 
 
@@ -91,11 +93,11 @@ def test_times_of_trials_that_stopped() -> None:
     table = tables.time_table(pd.DataFrame(rows))
     wanted = ["seeds", "train_round", "query_round", "trials", "train_trial", "query_trial"]
     assert table[wanted].to_numpy().tolist() == [[2, 90 / 5, 4, 1, 60, 8]]
-    (section,) = tables.time_sections(table, STUDY)
+    (section,) = tables.time_parts(table, STUDY)
     assert section.rows == [["LPLgrad", "18.0", "4.0", "60.0 (of 1)", "8.0 (of 1)"]]
     none = tables.time_table(pd.DataFrame(rows[:3]))
     assert none["trials"].tolist() == [0]
-    assert tables.time_sections(none, STUDY)[0].rows[0][3:] == ["–", "–"]
+    assert tables.time_parts(none, STUDY)[0].rows[0][3:] == ["–", "–"]
 
 
 def test_gains_are_paired_by_seed() -> None:

@@ -17,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Collect, draw and write; a page that leads to all of it comes last."""
-    import html
 
     import yaml
 
@@ -26,7 +25,8 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.errors import UserError
     from lplgrad.files import write_text
     from lplgrad.progress import say
-    from lplgrad.report import collect, tables
+    from lplgrad.report import collect
+    from lplgrad.report.document import Part, document
     from lplgrad.settings import StudyFile
     from lplgrad.study import Layout, absent_datasets
 
@@ -69,9 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
     rounds = sum(layout.rounds(chain.budget, chain.dataset) for chain in layout.chains())
     gaps = "".join(f" {name} is missing: {reason}." for name, reason in missing.items())
     said = f"{len(measurements)} of {rounds} rounds of {study.title}."
-    links = "".join(f"<li><a href='{name}'>{name}</a></li>\n" for name in made)
-    body = f"<p class='note'>{html.escape(said + gaps)}</p>\n<ul>\n{links}</ul>\n"
-    write_text(
-        folder / "index.html", tables.page(f"So far: {study.title}" if arguments.partial else study.title, [], "", body)
+    page = document(
+        f"So far: {study.title}" if arguments.partial else study.title, [Part(text=(said + gaps,), links=tuple(made))]
     )
+    write_text(folder / "index.html", page)
     say(f"{said} See {folder / 'index.html'}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lplgrad.report.tables import Section
+    from lplgrad.report.document import Part
     from lplgrad.settings import StudyFile
 
 EXAMPLE = (
@@ -40,22 +40,22 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.commands.common import check_endings
     from lplgrad.configuration import read_study_file
     from lplgrad.files import write_text
-    from lplgrad.report import tables
+    from lplgrad.report.document import Part, document
 
     check_endings(arguments.output, (".csv", ".html"))
     file = read_study_file(arguments.study)
     make = _of_study if arguments.kind in OF_STUDY else _of_time if arguments.kind in OF_TIMINGS else _of_accuracy
-    table, sections, heading, note = make(arguments, file)
+    table, parts, heading, note = make(arguments, file)
     missing = "".join(f" {name} is missing: {reason}." for name, reason in file.unavailable.items())
     write = {
         ".csv": lambda: table.to_csv(index=False, float_format="%.6g"),
-        ".html": lambda: tables.page(f"{heading}: {file.study.title}", sections, note + missing),
+        ".html": lambda: document(f"{heading}: {file.study.title}", [*parts, Part(text=(note + missing,))]),
     }
     for path in arguments.output:
         write_text(path, write[path.suffix]())
 
 
-Table = tuple["pd.DataFrame", "list[Section]", str, str]
+Table = tuple["pd.DataFrame", "list[Part]", str, str]
 
 
 def _of_study(arguments: argparse.Namespace, file: StudyFile) -> Table:
@@ -72,13 +72,13 @@ def _of_study(arguments: argparse.Namespace, file: StudyFile) -> Table:
         )
         if not set(table["dataset"]) & set(published("datasets")["dataset"]):
             heading, note = "Data sets", ""
-        return table, paper_tables.datasets_sections(table, file), heading, note
+        return table, paper_tables.datasets_parts(table, file), heading, note
     if arguments.kind == "budgets":
         table = paper_tables.budgets_table(file)
         heading, note = "Budgets (the paper's Table II)", "The paper's number stands in brackets where ours differs."
         if table.merge(published("budgets"), on=["budget", "dataset"]).empty:
             heading, note = "Budgets", ""
-        return table, paper_tables.budgets_sections(table, file), heading, note
+        return table, paper_tables.budgets_parts(table, file), heading, note
     if arguments.presets is None:
         raise UserError("--presets: missing: the two files that the study is compared with")
     paper, authors_code = arguments.presets
@@ -90,7 +90,7 @@ def _of_study(arguments: argparse.Namespace, file: StudyFile) -> Table:
         "traits of that code are not offered as settings: its strategies start from different labels, and its Coreset "
         "on SVHN compares raw pixels of shuffled batches."
     )
-    return table, deviations.deviations_sections(table, "this study"), "Paper, authors' code and this study", note
+    return table, deviations.deviations_parts(table, "this study"), "Paper, authors' code and this study", note
 
 
 def _of_accuracy(arguments: argparse.Namespace, file: StudyFile) -> Table:
@@ -103,23 +103,26 @@ def _of_accuracy(arguments: argparse.Namespace, file: StudyFile) -> Table:
             "Mean ± sample standard deviation over seeds, after the last epoch of a round. Bold: the highest mean of a "
             "row. (of n): only n trials got there; a trial stops at its target accuracy, where one is set."
         )
-        return table, tables.accuracy_sections(table, file), "Test accuracy (%)", note
+        return table, tables.accuracy_parts(table, file), "Test accuracy (%)", note
     if arguments.kind == "ablation":
         table = ablation.ablation_table(measurements, file)
+        beside = (
+            "A difference is ours minus the paper's; bold where the paper's number lies outside the 95 % t interval of "
+            "ours. The paper gives no spread for these tables: what chance did to its own numbers is not counted, so "
+            "that bold comes too easily. "
+        )
         note = (
             "Test accuracy in percent with and without the auxiliary module, all else equal: mean ± standard deviation "
             "of the trials that both have. The gain is the mean of the differences within seeds; bold where its 95 % t "
-            "interval leaves out zero. A difference is ours minus the paper's; bold where the paper's number lies "
-            "outside the 95 % t interval of ours. The paper gives no spread for these tables: what chance did to its "
-            "own numbers is not counted, so that bold comes too easily. Nothing is corrected for the number of "
-            "cells. Where a trial had stopped at its target accuracy there is no interval: those that are left are no "
-            "sample of all. Interpolated: no round has that many labels, and each trial's curve is read linearly "
-            "between the rounds around it."
+            f"interval leaves out zero. {beside if table['gain_paper'].notna().any() else ''}Nothing is corrected for "
+            "the number of cells. Where a trial had stopped at its target accuracy there is no interval: those that are "
+            "left are no sample of all. Interpolated: no round has that many labels, and each trial's curve is read "
+            "linearly between the rounds around it."
         )
         if table.empty:
             note = "No two strategies of the study query alike, and train alike but for the auxiliary module."
         heading = "With and without the auxiliary module (the paper's Tables V and VI)"
-        return table, ablation.ablation_sections(table, file), heading, note
+        return table, ablation.ablation_parts(table, file), heading, note
     table = paper_tables.accuracy_against_paper(measurements)
     note = (
         "Mean ± standard deviation in percent. Bold: the difference is more than the seeds explain, by Welch's test at "
@@ -130,7 +133,7 @@ def _of_accuracy(arguments: argparse.Namespace, file: StudyFile) -> Table:
     if table.empty:
         note = "The study has no cell that the paper's Table III has: same data set, budget, labels and strategy."
     heading = "Accuracy against the paper's Table III"
-    return table, paper_tables.accuracy_against_paper_sections(table, file), heading, note
+    return table, paper_tables.accuracy_against_paper_parts(table, file), heading, note
 
 
 def _of_time(arguments: argparse.Namespace, file: StudyFile) -> Table:
@@ -146,7 +149,7 @@ def _of_time(arguments: argparse.Namespace, file: StudyFile) -> Table:
             "accuracy has no seconds of a whole trial. While a study runs, a trial goes to the last round that most "
             "have."
         )
-        return table, tables.time_sections(table, file), "Time", note
+        return table, tables.time_parts(table, file), "Time", note
     table = paper_tables.time_against_paper(timings)
     note = (
         "Seconds as multiples of LPLgrad's on the same seed, mean over seeds with the 95 % t interval. A round: over "
@@ -163,7 +166,7 @@ def _of_time(arguments: argparse.Namespace, file: StudyFile) -> Table:
             "study has no times of LPLgrad (the strategy lplgrad, the budget high) on a data set of the paper."
         )
     heading = "Time against the paper's Table IV"
-    return table, paper_tables.time_against_paper_sections(table, file), heading, note
+    return table, paper_tables.time_against_paper_parts(table, file), heading, note
 
 
 def _read(arguments: argparse.Namespace, columns: list[str]) -> pd.DataFrame:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from lplgrad.paper import published
-from lplgrad.report.tables import Section, dataset_title, strategy_title
+from lplgrad.report.document import Part
+from lplgrad.report.tables import dataset_title, strategy_title
 from lplgrad.report.wording import number, plus_minus, signed, signed_interval
 from lplgrad.settings import StudyFile
 from lplgrad.statistics.curves import PANEL, panels
@@ -87,9 +88,9 @@ def outside(value: float, low: float, high: float) -> bool | None:
     return None if math.isnan(value) or math.isnan(low) else not low <= value <= high
 
 
-def ablation_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
+def ablation_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
     """Tables V and VI as people read them."""
-    sections = []
+    parts = []
     for key, part in table.groupby([*PANEL, "with_strategy", "without_strategy"], sort=False):
         budget, dataset, one, other = map(str, key)
         beside = ["paper", "difference"] if part["gain_paper"].notna().any() else []
@@ -99,7 +100,7 @@ def ablation_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
         for _, row in part.iterrows():
             cells = [
                 f"{row['labels']:,.0f}" + (" (interpolated)" if row["interpolated"] else ""),
-                "all" if row["fraction"] == "1" else row["fraction"] + " of A",
+                "all" if row["fraction"] == "1" else row["fraction"] + " of the budget",
                 f"{row['seeds']}" + (f" ({row['stopped']} stopped before)" if row["stopped"] else ""),
             ]
             for kind in ("with", "without", "gain"):
@@ -117,5 +118,5 @@ def ablation_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
             rows.append(cells)
         titles = f"{strategy_title(file, one)} against {strategy_title(file, other)}"
         heading = f"{dataset_title(file, dataset)}, {budget} budget: {titles}"
-        sections.append(Section(heading, head, rows, frozenset(best), text_columns=2))
-    return sections
+        parts.append(Part(heading, head=head, rows=rows, strong=frozenset(best), text_columns=2))
+    return parts

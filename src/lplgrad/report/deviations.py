@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lplgrad.report.tables import Section
+from lplgrad.report.document import Part
 from lplgrad.report.wording import count
 from lplgrad.settings import Study
 
@@ -61,11 +61,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield prefix + key, json.dumps(value)
 
 
-def deviations_sections(table: pd.DataFrame, title: str) -> list[Section]:
+def deviations_parts(table: pd.DataFrame, title: str) -> list[Part]:
     """The settings as people read them; in bold where this study deviates from the paper's preset."""
     head = ["setting", "paper", "authors' code", title]
     rows = [[str(row[key]).replace('"', "") for key in table.columns] for _, row in table.iterrows()]
     best = {(number, 3) for number, row in enumerate(rows) if row[3] != row[1]}
     if not rows:
         rows = [["none", "", "", ""]]
-    return [Section("Settings that differ", head, rows, frozenset(best), text_columns=4)]
+    return [Part("Settings that differ", head=head, rows=rows, strong=frozenset(best), text_columns=4)]

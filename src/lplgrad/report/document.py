@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 Cell = str
+TEXT, STRONG = "text", "strong"
 FOLDED_HEAD = ("source", "what", "where", "seeds", "effect", "in percent", "95 % interval", "verdict")
 
 
@@ -23,17 +25,21 @@ class Part:
         folded: rows of a second table, shown on a click.
         folded_head: cells of its header row.
         folded_title: what is clicked on; the number of cases without one.
+        text_columns: how many columns from the left are text, and so set flush left.
+        links: files beside the page, to list.
     """
 
     heading: str = ""
-    text: tuple[str, ...] = ()
-    head: tuple[str, ...] = ()
-    rows: tuple[tuple[Cell, ...], ...] = ()
+    text: Sequence[str] = ()
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[Cell]] = ()
     strong: frozenset[tuple[int, int]] = frozenset()
     level: int = 2
-    folded: tuple[tuple[Cell, ...], ...] = ()
-    folded_head: tuple[str, ...] = FOLDED_HEAD
+    folded: Sequence[Sequence[Cell]] = ()
+    folded_head: Sequence[str] = FOLDED_HEAD
     folded_title: str = ""
+    text_columns: int = 1
+    links: Sequence[str] = ()
 
 
 def document(title: str, parts: list[Part]) -> str:
@@ -49,8 +55,10 @@ def document(title: str, parts: list[Part]) -> str:
 
 def _part(part: Part) -> str:
     heading = f"<h{part.level}>{html.escape(part.heading)}</h{part.level}>\n" if part.heading else ""
-    text = "".join(f"<p>{html.escape(paragraph)}</p>\n" for paragraph in part.text)
-    return heading + text + (_table(part) if part.rows else "") + _folded(part)
+    text = "".join(f"<p>{html.escape(paragraph)}</p>\n" for paragraph in part.text if paragraph)
+    links = "".join(f"<li><a href='{html.escape(name)}'>{html.escape(name)}</a></li>\n" for name in part.links)
+    table = _table(part) if part.rows else ""
+    return heading + text + (f"<ul>\n{links}</ul>\n" if links else "") + table + _folded(part)
 
 
 def _folded(part: Part) -> str:
@@ -62,18 +70,22 @@ def _folded(part: Part) -> str:
 
 
 def _table(part: Part) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in part.head)
+    head = "".join(_cell("th", cell, [TEXT] * (column < part.text_columns)) for column, cell in enumerate(part.head))
     rows = []
     for number, row in enumerate(part.rows):
-        cells = "".join(_cell(cell, (number, column) in part.strong) for column, cell in enumerate(row))
-        rows.append(f"<tr>{cells}</tr>\n")
+        cells = (
+            _cell("td", cell, [TEXT] * (column < part.text_columns) + [STRONG] * ((number, column) in part.strong))
+            for column, cell in enumerate(row)
+        )
+        rows.append(f"<tr>{''.join(cells)}</tr>\n")
     return f"<div><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table></div>\n"
 
 
-def _cell(cell: Cell, strong: bool) -> str:
+def _cell(tag: str, cell: Cell, classes: list[str]) -> str:
     first, _, second = (html.escape(line) for line in cell.partition("\n"))
     below = f"<br><small>{second}</small>" if second else ""
-    return f"<td class='strong'>{first}{below}</td>" if strong else f"<td>{first}{below}</td>"
+    attribute = f" class='{' '.join(classes)}'" if classes else ""
+    return f"<{tag}{attribute}>{first}{below}</{tag}>"
 
 
 STYLE = """
@@ -84,7 +96,7 @@ p { max-width: 52rem; } div { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; white-space: nowrap; }
 th { vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 8rem; }
+.text { text-align: left; white-space: normal; min-width: 6rem; }
 td:last-child, th:last-child { white-space: normal; }
 thead th { border-top: 2px solid #1b1b1b; border-bottom: 1px solid #1b1b1b; font-weight: 600; }
 tbody tr:last-child td { border-bottom: 2px solid #1b1b1b; }

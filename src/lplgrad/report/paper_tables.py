@@ -12,7 +12,8 @@ from lplgrad.estimation import parameters
 from lplgrad.files import read_json
 from lplgrad.paper import TRIALS, published, spread
 from lplgrad.report.ablation import outside
-from lplgrad.report.tables import Section, accuracy_table, dataset_title, strategy_title
+from lplgrad.report.document import Part
+from lplgrad.report.tables import accuracy_table, dataset_title, strategy_title
 from lplgrad.report.wording import DASH, count, plus_minus, signed
 from lplgrad.settings import StudyFile
 from lplgrad.statistics.curves import CELL, CHAIN, PANEL, panels
@@ -60,7 +61,7 @@ def datasets_table(file: StudyFile) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=[*columns, "batch_size", "learning_rate", "milestones"])
 
 
-def datasets_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
+def datasets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
     """Table I as people read it."""
     printed = published("datasets").set_index("dataset")
     kinds = ["train", "test", "total", "classes", "parameters", "epochs", "batch_size"]
@@ -77,7 +78,9 @@ def datasets_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
                 for column, kind in enumerate(kinds, start=2)
                 if pd.notna(theirs[kind]) and pd.notna(ours[kind]) and theirs[kind] != ours[kind]
             }
-    return [Section("Data sets and training", [*head, "image size"], rows, frozenset(best), text_columns=2)]
+    return [
+        Part("Data sets and training", head=[*head, "image size"], rows=rows, strong=frozenset(best), text_columns=2)
+    ]
 
 
 def budgets_table(file: StudyFile) -> pd.DataFrame:
@@ -91,11 +94,11 @@ def budgets_table(file: StudyFile) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def budgets_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
+def budgets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
     """Table II as people read it: a section a budget, data sets across; the paper's number where ours differs."""
     printed = published("budgets").set_index(PANEL)
     kinds = {"query_size": "query size b", "candidates": "candidates S", "labels": "labels A", "rounds": "rounds"}
-    sections = []
+    parts = []
     for budget, part in table.groupby("budget", sort=False):
         rows = []
         for kind, title in kinds.items():
@@ -107,8 +110,8 @@ def budgets_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
                 cells.append(cell)
             rows.append([title, *cells])
         titles = [dataset_title(file, str(name)) for name in part["dataset"]]
-        sections.append(Section(f"{str(budget).capitalize()} budget", ["", *titles], rows))
-    return sections
+        parts.append(Part(f"{str(budget).capitalize()} budget", head=["", *titles], rows=rows))
+    return parts
 
 
 def accuracy_against_paper(measurements: pd.DataFrame) -> pd.DataFrame:
@@ -149,9 +152,9 @@ def _against(cell: pd.Series[Any]) -> tuple[float, float, float, float, str]:
     return difference.value, *difference.interval(), difference.p, verdict
 
 
-def accuracy_against_paper_sections(cells: pd.DataFrame, file: StudyFile) -> list[Section]:
+def accuracy_against_paper_parts(cells: pd.DataFrame, file: StudyFile) -> list[Part]:
     """Table III as people read it: strategies down, and for each number of labels ours, the paper's, the difference."""
-    sections = []
+    parts = []
     for panel, part in panels(cells):
         budget, dataset = panel.values()
         labels, seeds = sorted(set(part["labels"])), int(part["seeds"].max())
@@ -178,8 +181,8 @@ def accuracy_against_paper_sections(cells: pd.DataFrame, file: StudyFile) -> lis
         heading = (
             f"{dataset_title(file, dataset)}, {budget} budget: {count(seeds, 'trial')} against the paper's {TRIALS}"
         )
-        sections.append(Section(heading, head, rows, frozenset(best)))
-    return sections
+        parts.append(Part(heading, head=head, rows=rows, strong=frozenset(best)))
+    return parts
 
 
 def time_against_paper(timings: pd.DataFrame) -> pd.DataFrame:
@@ -237,11 +240,11 @@ def _beside_timed(seconds: pd.DataFrame, shared: list[str]) -> pd.DataFrame:
     return seconds.merge(reference, on=shared, suffixes=("", "_reference"))
 
 
-def time_against_paper_sections(ratios: pd.DataFrame, file: StudyFile) -> list[Section]:
+def time_against_paper_parts(ratios: pd.DataFrame, file: StudyFile) -> list[Part]:
     """Table IV as people read it: in bold where the paper's ratio lies outside the interval of ours."""
     of_phase = [(f"{phase}, a round", f"{phase}, a trial", "paper") for phase in ("training", "query")]
     head = ["multiples of LPLgrad's", "seeds", *of_phase[0], *of_phase[1]]
-    sections = []
+    parts = []
     for panel, part in panels(ratios):
         budget, dataset = panel.values()
         rows: list[list[str]] = []
@@ -257,8 +260,10 @@ def time_against_paper_sections(ratios: pd.DataFrame, file: StudyFile) -> list[S
                     row.append(_ratio(cell["ratio"]) + _ratio_interval(cell["low"], cell["high"]) + fewer)
                 row.append(_ratio(phase["paper"].iloc[0]))
             rows.append(row)
-        sections.append(Section(f"{dataset_title(file, dataset)}, {budget} budget: time", head, rows, frozenset(best)))
-    return sections
+        parts.append(
+            Part(f"{dataset_title(file, dataset)}, {budget} budget: time", head=head, rows=rows, strong=frozenset(best))
+        )
+    return parts
 
 
 def _whole(value: Any) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import html
-from dataclasses import dataclass
-
 import pandas as pd
 
+from lplgrad.report.document import Part
 from lplgrad.settings import StudyFile
 from lplgrad.statistics.curves import CELL, CHAIN, panels, trial_seconds
 
@@ -47,29 +45,10 @@ def time_table(timings: pd.DataFrame) -> pd.DataFrame:
     return table[columns].reset_index()
 
 
-@dataclass(frozen=True)
-class Section:
-    """A table of a page.
-
-    Attributes:
-        heading: above it.
-        head: cells of its header row.
-        rows: cells of its rows, as text.
-        best: positions (row, column) to be set in bold.
-        text_columns: how many columns from the left are text, and so set flush left.
-    """
-
-    heading: str
-    head: list[str]
-    rows: list[list[str]]
-    best: frozenset[tuple[int, int]] = frozenset()
-    text_columns: int = 1
-
-
-def accuracy_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
+def accuracy_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
     """The accuracy table as people read it: a section per budget and data set, rounds down, strategies across."""
     study = file.study
-    sections = []
+    parts = []
     for key, part in panels(table):
         budget, dataset = key.values()
         mean = part.pivot(index="labels", columns="strategy", values="mean")
@@ -92,13 +71,13 @@ def accuracy_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
             rows.append([str(labels), *cells])
         heading = f"{dataset_title(file, dataset)}, {budget} budget ({seeds} seed{'s' if seeds > 1 else ''})"
         head = ["labels", *(strategy_title(file, name) for name in strategies)]
-        sections.append(Section(heading, head, rows, frozenset(best)))
-    return sections
+        parts.append(Part(heading, head=head, rows=rows, strong=frozenset(best)))
+    return parts
 
 
-def time_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
+def time_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
     """The time table as people read it: a section per budget and data set, strategies down."""
-    sections = []
+    parts = []
     for panel, part in panels(table):
         budget, dataset = panel.values()
         rows = []
@@ -109,8 +88,8 @@ def time_sections(table: pd.DataFrame, file: StudyFile) -> list[Section]:
             rows.append([strategy_title(file, row["strategy"]), *rounds, *trial])
         heading = f"{dataset_title(file, dataset)}, {budget} budget, on {'; '.join(sorted(set(part['device'])))}"
         head = ["seconds", "training, a round", "query, a round", "training, a trial", "query, a trial"]
-        sections.append(Section(heading, head, rows))
-    return sections
+        parts.append(Part(heading, head=head, rows=rows))
+    return parts
 
 
 def _seconds(value: float) -> str:
@@ -127,46 +106,3 @@ def strategy_title(file: StudyFile, name: str) -> str:
 def dataset_title(file: StudyFile, name: str) -> str:
     """A data set's name for people."""
     return file.study.datasets[name].title or name
-
-
-def page(title: str, sections: list[Section], note: str, body: str = "") -> str:
-    """A page of tables that stands alone: no script, no other file. ``body`` is HTML to stand before the tables."""
-    body += "".join(_section(section) for section in sections)
-    return (
-        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{html.escape(title)}</h1>\n{body}<p class='note'>{html.escape(note)}</p>\n</body>\n</html>\n"
-    )
-
-
-def _section(section: Section) -> str:
-    head = "".join(_cell("th", cell, section, -1, column) for column, cell in enumerate(section.head))
-    rows = []
-    for number, row in enumerate(section.rows):
-        cells = (_cell("td", cell, section, number, column) for column, cell in enumerate(row))
-        rows.append(f"<tr>{''.join(cells)}</tr>\n")
-    return (
-        f"<h2>{html.escape(section.heading)}</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n"
-        f"<tbody>\n{''.join(rows)}</tbody>\n</table>\n"
-    )
-
-
-def _cell(tag: str, text: str, section: Section, row: int, column: int) -> str:
-    classes = ["text"] * (column < section.text_columns) + ["best"] * ((row, column) in section.best)
-    attribute = f" class='{' '.join(classes)}'" if classes else ""
-    return f"<{tag}{attribute}>{html.escape(text)}</{tag}>"
-
-
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 2rem auto; max-width: 70rem;
-       padding: 0 1rem; }
-h1 { font-size: 1.35rem; } h2 { font-size: 1.05rem; margin-top: 2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .9rem; text-align: right; white-space: nowrap; }
-.text { text-align: left; }
-thead th { border-top: 2px solid #1b1b1b; border-bottom: 1px solid #1b1b1b; font-weight: 600; }
-tbody tr:last-child td { border-bottom: 2px solid #1b1b1b; }
-tbody tr:nth-child(even) { background: #f4f4f4; }
-.best { font-weight: 700; }
-.note { color: #555; max-width: 60rem; }
-"""
