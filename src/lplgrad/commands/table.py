@@ -115,9 +115,9 @@ def _of_accuracy(arguments: argparse.Namespace, file: StudyFile) -> Table:
             "Test accuracy in percent with and without the auxiliary module, all else equal: mean ± standard deviation "
             "of the trials that both have. The gain is the mean of the differences within seeds; bold where its 95 % t "
             f"interval leaves out zero. {beside if table['gain_paper'].notna().any() else ''}Nothing is corrected for "
-            "the number of cells. Where a trial had stopped at its target accuracy there is no interval: those that are "
-            "left are no sample of all. Interpolated: no round has that many labels, and each trial's curve is read "
-            "linearly between the rounds around it."
+            "the number of cells. Where a trial had stopped at its target accuracy there is no interval: those that "
+            "are left are no sample of all. Interpolated: no round has that many labels, and each trial's curve is "
+            "read linearly between the rounds around it."
         )
         if table.empty:
             note = "No two strategies of the study query alike, and train alike but for the auxiliary module."
