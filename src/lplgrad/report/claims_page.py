@@ -48,7 +48,7 @@ def parts(findings: list[tuple[Finding, Finding]]) -> list[Part]:
     head = ("claim", "section", "by the paper's numbers", "by this study")
     return [
         Part(text=NOTE),
-        Part("Overview", (), head, overview, strong),
+        Part("Overview", (), head, overview, strong, text_columns=2),
         *(_claim_part(paper, ours) for paper, ours in findings),
         _table_three_part(),
     ]

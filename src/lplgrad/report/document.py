@@ -96,7 +96,7 @@ p { max-width: 52rem; } div { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; white-space: nowrap; }
 th { vertical-align: bottom; white-space: normal; }
-.text { text-align: left; white-space: normal; min-width: 6rem; }
+.text { text-align: left; white-space: normal; min-width: 8rem; }
 td:last-child, th:last-child { white-space: normal; }
 thead th { border-top: 2px solid #1b1b1b; border-bottom: 1px solid #1b1b1b; font-weight: 600; }
 tbody tr:last-child td { border-bottom: 2px solid #1b1b1b; }
