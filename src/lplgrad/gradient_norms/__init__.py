@@ -18,7 +18,7 @@ derivations.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +26,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lplgrad.gradient_norms.layers import PARTS, supported_layers
+from lplgrad.gradient_norms.layers import PARTS, check_batch_norms, supported_layers
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,28 @@ class _Tap(torch.autograd.Function):
         return gradient, None, None
 
 
+@dataclass
+class _Call:
+    """A call of a layer: its input, and at which version that was, since in-place operations could change it later."""
+
+    input: Tensor
+    version: int | None
+
+    @classmethod
+    def of(cls, given: Tensor) -> _Call:
+        return cls(given.detach(), None if given.is_inference() else given._version)
+
+    @property
+    def unchanged(self) -> bool:
+        return self.version is None or self.input._version == self.version
+
+
 class _Pass:
-    """What is known of a batch while it passes: of each layer the inputs and gradients so far, and the norms so far."""
+    """What is known of a batch while it passes: of each layer the calls and gradients so far, and the norms so far."""
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.calls: dict[nn.Module, list[Tensor]] = defaultdict(list)
+        self.size = size
+        self.calls: dict[nn.Module, list[_Call]] = defaultdict(list)
         self.gradients: dict[nn.Module, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self.total = torch.zeros(size, dtype=torch.float64, device=device)
         self.sum = torch.zeros(size, dtype=torch.float64, device=device)
@@ -80,7 +97,7 @@ def _unit_length(slopes: Tensor) -> tuple[Tensor, Tensor]:
 
     The largest entry is divided out first, since the square of 1e-200 is zero.
     """
-    flat = slopes.flatten(1)
+    flat = slopes.reshape(len(slopes), -1)
     largest = flat.abs().amax(dim=1, keepdim=True)
     flat = flat / largest.where(largest > 0, 1.0)
     length = flat.norm(dim=1, keepdim=True)
@@ -91,20 +108,26 @@ def _unit_length(slopes: Tensor) -> tuple[Tensor, Tensor]:
 class PerSampleGradientNorms:
     """Computes gradient norms of a model, batch by batch.
 
-    Use it as a context: on leaving, the model is as it was. The model must be in eval mode where it has batch norm,
-    since in train mode a sample's loss depends on its neighbours. Within the context the weights of convolutions lie in
-    channels-last memory, which is faster.
+    Use it as a context: on leaving, the model is as it was. Batch norm must be in eval mode, since in train mode a
+    sample's loss depends on its neighbours. Within the context the weights of convolutions lie in channels-last memory,
+    which is faster.
+
+    The first dimension of every layer's input and output must be the batch, sample by sample in the order of the
+    inputs. Where its size is another, the layer is refused; that a first dimension of just this size is something else
+    cannot be seen.
 
     Args:
-        model: any module whose parameters belong to supported layers: Linear, Conv1d and Conv2d (strides, dilation,
-            groups, any padding), BatchNorm, GroupNorm, LayerNorm and Embedding. A layer may be called several times.
-        contractions: what the factors of the weights' gradients are rounded to where they are multiplied, for instance
-            ``torch.bfloat16``; sums stay float32, and so do both passes of the network and all Gram matrices. By
-            default nothing is rounded.
+        model: any module whose parameters belong to supported layers and are used in their calls alone: Linear, Conv1d
+            and Conv2d (strides, dilation, groups, any padding), BatchNorm, GroupNorm, LayerNorm and Embedding. A layer
+            may be called several times.
+        contractions: what the factors of the weights' gradients are rounded to where they are multiplied, and the
+            products with them, for instance ``torch.bfloat16``. Both passes of the network and all Gram matrices keep
+            their precision, as do the sums of squares. By default nothing is rounded.
 
     Raises:
-        NotImplementedError: a parameter belongs to a layer of another kind, or to two layers; it is named.
-        ValueError: batch norm in train mode.
+        NotImplementedError: a parameter belongs to a layer of another kind, to two layers, or is computed from others
+            (weight normalisation, pruning); it is named.
+        ValueError: the model has no parameters.
     """
 
     def __init__(self, model: nn.Module, contractions: torch.dtype | None = None) -> None:
@@ -117,11 +140,18 @@ class PerSampleGradientNorms:
         self._pass: _Pass | None = None
 
     def __enter__(self) -> Self:
+        """Raises:
+        ValueError: a batch norm is in train mode, or has no running statistics; it is named.
+        RuntimeError: the context is entered already.
+        """
+        if self._handles:
+            raise RuntimeError("this context is entered already")
+        check_batch_norms(self.model)
         self._requires_grad = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
-        for parameter in self._requires_grad:
-            parameter.requires_grad_(False)
         for layer in self._layers:
-            self._handles.append(layer.register_forward_hook(self._tap))
+            # The first hook after the layer, so that what other hooks make of its output comes after it.
+            self._handles.append(layer.register_forward_hook(self._tap, prepend=True, with_kwargs=True))
+            self._handles.append(layer.register_forward_pre_hook(self._freeze))
             if isinstance(layer, nn.Conv2d):
                 weight: Tensor = layer.weight
                 self._relaid.append((weight, weight.data))
@@ -137,8 +167,7 @@ class PerSampleGradientNorms:
         for weight, original in self._relaid:
             weight.data = original if weight.data_ptr() == original.data_ptr() else original.copy_(weight.data)
         self._relaid.clear()
-        for parameter, required in self._requires_grad.items():
-            parameter.requires_grad_(required)
+        self._thaw(self._requires_grad)
 
     def __call__(self, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> GradientNorms:
         """The gradient norms of a batch.
@@ -148,51 +177,116 @@ class PerSampleGradientNorms:
             loss: from the model's output, in float64, to one scalar a sample, shape (B,).
 
         Returns:
-            Norms over the parameters that required a gradient when the context was entered.
+            Norms over the parameters that required a gradient when the context was entered, in units of the loss per
+            unit of a parameter.
+
+        Raises:
+            RuntimeError: the context is not entered; the output hangs on no layer; or a layer's input was overwritten
+                in place after its call.
+            ValueError: an empty batch; or the loss is not one scalar a sample.
+            TypeError: the model returns something else than a tensor.
+            NotImplementedError: a layer's first dimension is not the batch, or a parameter is used outside its layer's
+                call; it is named.
         """
         if not self._handles:
             raise RuntimeError("enter the context first: with PerSampleGradientNorms(model) as norms: ...")
         size = len(inputs)
-        if inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        self._pass = _Pass(size, inputs.device)
-        try:
-            with torch.enable_grad():
-                output = self.model(inputs)
-                logits = output.detach().double().requires_grad_()
-                losses = loss(logits)
-                if losses.shape != (size,):
-                    raise ValueError(f"the loss must give one scalar a sample, ({size},), not {tuple(losses.shape)}")
-                (slope,) = torch.autograd.grad(losses.sum(), logits)
-            unit, scale = _unit_length(slope)
-            # The same as output.backward(unit), which would import sympy to compare two shapes.
-            (output * unit.to(output.dtype)).sum().backward()
-            return GradientNorms(self._pass.total.sqrt() * scale, self._pass.sum * scale, output.detach())
-        finally:
-            self._pass = None  # with all feature maps, which would otherwise outlive a lack of memory
+        if size == 0:
+            raise ValueError("an empty batch has no gradient norms")
+        with torch.inference_mode(False), torch.enable_grad():
+            inputs = inputs.detach()
+            if inputs.dim() == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            self._pass = _Pass(size, inputs.device)
+            try:
+                output, slope = self._forward(inputs, loss)
+                unit, scale = _unit_length(slope)
+                self._backward((output * unit.to(output.dtype)).sum())
+                for layer in list(self._pass.gradients):  # of which a call had no part in the loss
+                    self._add_norms(layer)
+                return GradientNorms(self._pass.total.sqrt() * scale, self._pass.sum * scale, output.detach())
+            finally:
+                self._pass = None  # with all feature maps, which would otherwise outlive a lack of memory
+                self._thaw(self._requires_grad)
 
-    def _tap(self, layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def _forward(self, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """The model's output with its graph, and the slope of each sample's loss in float64."""
+        output = self.model(inputs)
+        if not isinstance(output, Tensor):
+            raise TypeError(f"the model must return a tensor, not a {type(output).__name__}; wrap it in one")
+        logits = output.detach().double().requires_grad_()
+        losses = loss(logits)
+        if losses.shape != (len(inputs),):
+            raise ValueError(f"the loss must give one scalar a sample, ({len(inputs)},), not {tuple(losses.shape)}")
+        if not output.requires_grad:
+            raise RuntimeError("the model's output hangs on no layer; is its forward run without gradients?")
+        (slope,) = torch.autograd.grad(losses.sum(), logits)
+        return output, slope
+
+    def _backward(self, loss: Tensor) -> None:
+        """Hand the gradient at each layer's output to ``_listen``. Where the layers were called no parameter needed a
+        gradient, so that one which gets a gradient now was used elsewhere."""
         assert self._pass is not None
+        trained = {name: one for name, one in self.model.named_parameters() if one.requires_grad}
+        found = torch.autograd.grad(loss, [self._pass.anchor, *trained.values()], allow_unused=True)
+        elsewhere = [name for name, gradient in zip(trained, found[1:], strict=True) if gradient is not None]
+        if elsewhere:
+            raise NotImplementedError(f"parameter {elsewhere[0]} is used outside its layer's call")
+
+    def _freeze(self, layer: nn.Module, arguments: Any) -> None:
+        """Before a layer's call: no gradient of its parameters is to be computed."""
+        if self._pass is not None:
+            for parameter in layer.parameters(recurse=False):
+                parameter.requires_grad_(False)
+
+    def _thaw(self, parameters: Iterable[nn.Parameter]) -> None:
+        for parameter in parameters:
+            parameter.requires_grad_(self._requires_grad[parameter])
+
+    def _tap(self, layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor:
+        """After a layer's call: note its input, and listen for the gradient at its output."""
+        if self._pass is None:
+            return output  # the model is called by itself
+        self._thaw(layer.parameters(recurse=False))
+        given: Tensor = (*arguments, *named.values())[0]
+        for what, tensor in (("input", given), ("output", output)):
+            if tensor.dim() == 0 or len(tensor) != self._pass.size:
+                raise NotImplementedError(
+                    f"{what} of layer {self._name(layer)}: its first dimension must be the batch of {self._pass.size}, "
+                    f"but it has the shape {tuple(tensor.shape)}"
+                )
         calls = self._pass.calls[layer]
-        call = len(calls)
-        calls.append(arguments[0].detach())
+        call = _Call.of(given)
+        calls.append(call)
         tapped: Tensor = _Tap.apply(output, self._pass.anchor, lambda gradient: self._listen(layer, call, gradient))
         return tapped
 
-    def _listen(self, layer: nn.Module, call: int, gradient: Tensor) -> None:
-        """Collect the gradient at a layer's output, and once it has come for every call of the layer, add its norms."""
+    def _listen(self, layer: nn.Module, call: _Call, gradient: Tensor) -> None:
+        """Collect the gradient at a layer's output; once it has come for every call of the layer, add its norms."""
         assert self._pass is not None
-        calls, arrived = self._pass.calls[layer], self._pass.gradients[layer]
-        arrived.append((calls[call], gradient.detach()))
-        if len(arrived) < len(calls):
+        if not call.unchanged:
+            raise RuntimeError(f"the input of layer {self._name(layer)} was overwritten in place after its call")
+        arrived = self._pass.gradients[layer]
+        arrived.append((call.input, gradient.detach()))
+        if len(arrived) == len(self._pass.calls[layer]):
+            self._add_norms(layer)
+
+    def _add_norms(self, layer: nn.Module) -> None:
+        assert self._pass is not None
+        arrived = self._pass.gradients.pop(layer)
+        self._pass.calls.pop(layer)
+        wanted = [name for name, one in layer.named_parameters(recurse=False) if self._requires_grad[one]]
+        if not wanted:
             return
         with torch.no_grad():
             every = [PARTS[type(layer)](layer, x, g) for x, g in arrived]
-            for name, parameter in layer.named_parameters(recurse=False):
-                if self._requires_grad[parameter]:
-                    parts = [parts[name] for parts in every]
-                    part = parts[0] if len(parts) == 1 else type(parts[0]).joined(parts)
-                    squared = part.squared_norm(self.contractions)
-                    self._pass.total += squared
-                    self._pass.sum += squared.sqrt()
-        del self._pass.gradients[layer], self._pass.calls[layer]
+            for name in wanted:
+                parts = [parts[name] for parts in every]
+                part = parts[0] if len(parts) == 1 else type(parts[0]).joined(parts)
+                squared = part.squared_norm(self.contractions)
+                self._pass.total += squared
+                self._pass.sum += squared.sqrt()
+
+    def _name(self, layer: nn.Module) -> str:
+        name = next(name for name, module in self.model.named_modules() if module is layer)
+        return f"{name!r} ({type(layer).__name__})"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lplgrad.gradient_norms.parts import OuterProducts, gram_is_cheaper, squares
+from lplgrad.gradient_norms.parts import OuterProducts, at_a_time, gram_is_cheaper, squares, sum_of_products
 
 # Costs on a CPU, in multiplications of a product of large matrices: of passing over a number once, of laying out one
 # number of a patch, of a multiplication in the backward pass of one sample's convolution, and of calling that.
@@ -58,9 +58,9 @@ class Convolution:
             (1, *values) if len(values) == 1 else tuple(values)
             for values in (layer.kernel_size, layer.stride, layer.dilation)
         )
-        left, right, *vertical = layer._reversed_padding_repeated_twice
-        top, bottom = vertical or (0, 0)
-        if layer.padding_mode != "zeros":
+        if layer.padding_mode == "zeros":
+            (top, bottom), (left, right) = [(0, 0), *zero_padding(layer)][-2:]
+        else:
             x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
             left = right = top = bottom = 0
         if isinstance(layer, nn.Conv1d):
@@ -96,7 +96,7 @@ class Convolution:
             return self._by_gram_matrices()
         if cheapest == "one by one":
             return self._one_by_one(dtype)
-        parts = self._split(self._at_a_time(PATCH_ENTRIES, patches))
+        parts = self._split(at_a_time(PATCH_ENTRIES, patches, self.inputs.device))
         if dtype is not None and not gram_is_cheaper(positions, self._fan_in, self.gradients.shape[1] // self.groups):
             parts = [replace(part, inputs=part.inputs.to(dtype)) for part in parts]
         return torch.cat([part.outer_products().squared_norm(dtype) for part in parts])
@@ -124,10 +124,6 @@ class Convolution:
         pairs = zip(torch.split(self.inputs, count), torch.split(self.gradients, count), strict=True)
         return [replace(self, inputs=x, gradients=g) for x, g in pairs]
 
-    def _at_a_time(self, entries: dict[str, int], each: int) -> int:
-        """How many samples to work on at a time, from what is allowed on the device and what each takes."""
-        return max(1, entries.get(self.inputs.device.type, entries["cuda"]) // each)
-
     @property
     def _fan_in(self) -> int:
         return self.inputs.shape[1] // self.groups * self.kernel[0] * self.kernel[1]
@@ -140,17 +136,20 @@ class Convolution:
 
     def _by_gram_matrices(self) -> Tensor:
         pixels = max(self.inputs[0, 0].numel(), self.gradients[0, 0].numel())
-        parts = self._split(self._at_a_time(GRAM_ENTRIES, pixels**2))
-        return torch.cat([part._gram_product() for part in parts]).clamp_min(0)
+        parts = self._split(at_a_time(GRAM_ENTRIES, pixels**2, self.inputs.device))
+        found, cancelled = (torch.cat(of) for of in zip(*(part._gram_product() for part in parts), strict=True))
+        if self.inputs.dtype != torch.float64 and cancelled.any():
+            exact = replace(self, inputs=self.inputs[cancelled].double(), gradients=self.gradients[cancelled].double())
+            found[cancelled] = exact._by_gram_matrices()
+        return found
 
-    def _gram_product(self) -> Tensor:
+    def _gram_product(self) -> tuple[Tensor, Tensor]:
         (height_in, width_in), (height, width) = self.inputs.shape[2:], self.gradients.shape[2:]
         x, g = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (self.inputs, self.gradients))
         of_pixels = (x @ x.mT).view(-1, height_in, width_in, height_in, width_in)
         of_rows = self._slide(of_pixels, 0, height)
         of_patches = self._slide(of_rows, 1, width).view(-1, height * width, height * width)
-        product = of_patches.mul_(g @ g.mT)
-        return product.sum(dim=1).sum(dim=1, dtype=torch.float64)
+        return sum_of_products(of_patches.mul_(g @ g.mT).unsqueeze(1))
 
     def _slide(self, gram: Tensor, axis: int, length: int) -> Tensor:
         """Sum a Gram matrix over the kernel's offsets along one axis of the map: 0 for rows, 1 for columns.
@@ -196,3 +195,13 @@ class Convolution:
             )  # fmt: skip
             norms.append(squares(gradient.permute(0, 2, 3, 1).reshape(1, -1, gradient.shape[1])))
         return torch.cat(norms)
+
+
+def zero_padding(layer: nn.Conv1d | nn.Conv2d) -> list[tuple[int, int]]:
+    """Zeros before and after each axis of a layer's input, as its forward pass puts them."""
+    if layer.padding == "valid":
+        return [(0, 0)] * len(layer.kernel_size)
+    if layer.padding == "same":
+        reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        return [(r // 2, r - r // 2) for r in reach]
+    return [(int(p), int(p)) for p in layer.padding]

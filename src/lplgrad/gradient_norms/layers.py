@@ -30,8 +30,8 @@ def _with_bias(layer: Any, weight: Part, g: Tensor, positions: tuple[int, ...]) 
 
 
 def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, x: Tensor, g: Tensor) -> dict[str, Part]:
-    if layer.training or layer.running_mean is None or layer.running_var is None:
-        raise ValueError("batch norm in train mode: a sample's loss depends on its neighbours; call model.eval()")
+    assert layer.running_mean is not None
+    assert layer.running_var is not None  # by check_batch_norms
     if x.device.type == "cpu" and x[0].numel() >= LARGE_MAP:
         sums = [_batch_norm_backward(layer, *pair) for pair in zip(torch.split(x, 1), torch.split(g, 1), strict=True)]
         return {"weight": Direct(torch.stack([w for w, _ in sums])), "bias": Direct(torch.stack([b for _, b in sums]))}
@@ -69,8 +69,6 @@ def _layer_norm(layer: nn.LayerNorm, x: Tensor, g: Tensor) -> dict[str, Part]:
 
 
 def _embedding(layer: nn.Embedding, x: Tensor, g: Tensor) -> dict[str, Part]:
-    if layer.scale_grad_by_freq or layer.max_norm is not None:
-        raise NotImplementedError("Embedding with scale_grad_by_freq or max_norm")
     rows = x.reshape(len(x), -1)
     if layer.padding_idx is not None:
         rows = rows.masked_fill(rows == layer.padding_idx, -1)
@@ -94,7 +92,9 @@ def supported_layers(model: nn.Module) -> list[nn.Module]:
     """The layers that have parameters.
 
     Raises:
-        NotImplementedError: a layer whose gradient norm is not known here, or a parameter that two layers share.
+        NotImplementedError: a layer whose gradient norm is not known here, a parameter that two layers share, or one
+            that is computed from others.
+        ValueError: there is no parameter.
     """
     owners: dict[nn.Parameter, str] = {}
     layers = []
@@ -105,9 +105,34 @@ def supported_layers(model: nn.Module) -> list[nn.Module]:
         if type(layer) not in PARTS:
             known = ", ".join(kind.__name__ for kind in PARTS)
             raise NotImplementedError(f"layer {name!r} is a {type(layer).__name__}; supported: {known}")
+        if isinstance(layer, nn.Embedding) and (layer.scale_grad_by_freq or layer.max_norm is not None):
+            raise NotImplementedError(f"layer {name!r} is an Embedding with scale_grad_by_freq or max_norm")
         for key, parameter in parameters.items():
+            if key not in ("weight", "bias"):
+                raise NotImplementedError(f"parameter {name}.{key}: weights that are computed from others")
             if parameter in owners:
                 raise NotImplementedError(f"parameter {name}.{key} is shared with {owners[parameter]}")
             owners[parameter] = f"{name}.{key}"
         layers.append(layer)
+    if not layers:
+        raise ValueError("the model has no parameters")
     return layers
+
+
+def check_batch_norms(model: nn.Module) -> None:
+    """Whether each sample's loss is its own.
+
+    Raises:
+        ValueError: a batch norm is in train mode, or has no running statistics.
+    """
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            continue
+        if layer.running_mean is None or layer.running_var is None:
+            raise ValueError(
+                f"batch norm {name!r} has no running statistics: a sample's loss depends on its neighbours"
+            )
+        if layer.training:
+            raise ValueError(
+                f"batch norm {name!r} is in train mode: a sample's loss depends on its neighbours; call model.eval()"
+            )

@@ -21,6 +21,10 @@ class Part(Protocol):
         """The sum over several calls of one layer."""
 
 
+# Numbers worked on at a time, in Gram matrices and gradients of single samples: about what a processor's cache holds.
+ENTRIES = {"cpu": 2**20, "cuda": 2**27}
+
+
 def squares(gradients: Tensor) -> Tensor:
     """Sum of the squares over all but the first dimension, float64, shape (B,).
 
@@ -33,6 +37,33 @@ def squares(gradients: Tensor) -> Tensor:
     dtype = torch.float32 if gradients.dtype == torch.bfloat16 else gradients.dtype
     rows: Tensor = torch.linalg.vector_norm(gradients, dim=-1, dtype=dtype)
     return rows.flatten(1).double().square().sum(dim=1)
+
+
+def at_a_time(entries: dict[str, int], each: int, device: torch.device) -> int:
+    """How many samples to work on at a time, from the numbers that are allowed on a device and what each takes."""
+    return max(1, entries.get(device.type, entries["cuda"]) // max(1, each))
+
+
+# A squared norm from Gram matrices is a sum of products of both signs. Where it is this small a part of what they could
+# add up to, it is computed anew in float64.
+CANCELLED = 1e-3
+
+
+def sum_of_products(product: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of an elementwise product of Gram matrices, and whether too little is left of its terms.
+
+    A term is at most the root of the product of the two on the diagonal that share its row and column (Cauchy and
+    Schwarz), so that the squared sum of the diagonal's roots bounds the sum of all terms' sizes.
+
+    Args:
+        product: shape (B, G, T, T), of G independent groups.
+
+    Returns:
+        The sum, float64, not negative; and of samples whose terms cancel, shape (B,) each.
+    """
+    found = product.sum(dim=3).sum(dim=(1, 2), dtype=torch.float64).clamp_min(0)
+    roots = product.diagonal(dim1=2, dim2=3).clamp_min(0).sqrt().sum(dim=2, dtype=torch.float64)
+    return found, found < CANCELLED * roots.square().sum(dim=1)
 
 
 def gram_is_cheaper(positions: int, fan_in: int, fan_out: int) -> bool:
@@ -65,13 +96,24 @@ class OuterProducts:
         Args:
             dtype: what the factors are rounded to where the gradient itself is computed.
         """
-        positions, fan_in = self.inputs.shape[2:]
+        groups, positions, fan_in = self.inputs.shape[1:]
         fan_out = self.gradients.shape[3]
-        if gram_is_cheaper(positions, fan_in, fan_out):
-            product = (self.inputs @ self.inputs.mT) * (self.gradients @ self.gradients.mT)
-            return product.sum(dim=3).sum(dim=(1, 2), dtype=torch.float64).clamp_min(0)
+        by_gram = gram_is_cheaper(positions, fan_in, fan_out)
+        each = groups * (positions**2 if by_gram else fan_in * fan_out)
+        count = at_a_time(ENTRIES, each, self.inputs.device)
         dtype = dtype or self.inputs.dtype
-        return squares(self.gradients.to(dtype).mT @ self.inputs.to(dtype))
+        found = []
+        for x, g in zip(torch.split(self.inputs, count), torch.split(self.gradients, count), strict=True):
+            found.append(self._by_gram(x, g) if by_gram else squares(g.to(dtype).mT @ x.to(dtype)))
+        return torch.cat(found)
+
+    @staticmethod
+    def _by_gram(x: Tensor, g: Tensor) -> Tensor:
+        found, cancelled = sum_of_products((x @ x.mT) * (g @ g.mT))
+        if x.dtype != torch.float64 and cancelled.any():
+            x, g = x[cancelled].double(), g[cancelled].double()
+            found[cancelled] = sum_of_products((x @ x.mT) * (g @ g.mT))[0]
+        return found
 
 
 @dataclass(frozen=True)
@@ -111,5 +153,10 @@ class Rows:
 
     def squared_norm(self, dtype: torch.dtype | None = None) -> Tensor:
         """Squared Frobenius norm of each sample's gradient, float64, shape (B,)."""
-        shared = (self.rows.unsqueeze(1) == self.rows.unsqueeze(2)) & (self.rows >= 0).unsqueeze(1)
-        return ((self.gradients @ self.gradients.mT) * shared).sum(dim=(1, 2), dtype=torch.float64).clamp_min(0)
+        there = self.rows >= 0
+        samples = torch.arange(len(self.rows), device=self.rows.device).unsqueeze(1).expand_as(self.rows)
+        pairs, place = torch.unique(torch.stack([samples[there], self.rows[there]]), dim=1, return_inverse=True)
+        sums = self.gradients.new_zeros(pairs.shape[1], self.gradients.shape[2], dtype=torch.float64)
+        sums.index_add_(0, place, self.gradients[there].double())
+        found = sums.new_zeros(len(self.rows))
+        return found.index_add_(0, pairs[0], sums.square().sum(dim=1))

@@ -1,0 +1,227 @@
+"""Gradient norms of models that are put together in unusual ways: the right norm, or a refusal that names the place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from lplgrad.gradient_norms import PerSampleGradientNorms
+from tests.test_gradient_norms import oracle
+
+
+def squared(output: Tensor) -> Tensor:
+    """Any loss."""
+    return output.flatten(1).square().sum(dim=1)
+
+
+class Model(nn.Module):
+    """Two linear layers and what a function makes of them."""
+
+    def __init__(self, forward: Callable[[nn.Linear, nn.Linear, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two, self.function = nn.Linear(6, 6), nn.Linear(6, 6), forward
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.one, self.two, x)
+
+
+def inputs(count: int = 3) -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(count, 6, dtype=torch.float64)
+
+
+def agrees(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor] = squared) -> None:
+    expected = oracle(model, x, loss)
+    with PerSampleGradientNorms(model) as norms_of:
+        norms = norms_of(x, loss)
+    torch.testing.assert_close((norms.total, norms.sum), expected, rtol=1e-9, atol=1e-12)
+
+
+def without_gradients(one: nn.Linear, two: nn.Linear, x: Tensor) -> Tensor:
+    """A fixed point: the last of several calls alone has a gradient."""
+    with torch.no_grad():
+        for _ in range(3):
+            x = torch.tanh(one(x))
+    output: Tensor = two(torch.tanh(one(x)))
+    return output
+
+
+USED_IN_PART: dict[str, Callable[[nn.Linear, nn.Linear, Tensor], Tensor]] = {
+    "a call whose output is detached": lambda one, two, x: two(one(x) * one(2 * x).detach()),
+    "a call whose output is dropped": lambda one, two, x: [two(one(x)), two(x)][1],
+    "calls without gradients": without_gradients,
+    "recomputed in the backward pass": lambda one, two, x: checkpoint(two, one(x), use_reentrant=False),
+}
+
+
+@pytest.mark.parametrize("name", USED_IN_PART)
+def test_calls_that_have_no_part_in_the_loss_do_not_hide_the_others(name: str) -> None:
+    agrees(Model(USED_IN_PART[name]), inputs())
+
+
+ELSEWHERE: dict[str, Callable[[nn.Linear, nn.Linear, Tensor], Tensor]] = {
+    "tied": lambda one, two, x: two(one(x)) @ one.weight,
+    "cosine head": lambda one, two, x: F.linear(one(x), F.normalize(two.weight)),
+    "not through the call": lambda one, two, x: two(one.forward(x)),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_parameter_that_is_used_elsewhere_is_refused_by_name(name: str) -> None:
+    model = Model(ELSEWHERE[name])
+    with (
+        PerSampleGradientNorms(model) as norms_of,
+        pytest.raises(NotImplementedError, match="outside its layer's call"),
+    ):
+        norms_of(inputs(), squared)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+class Positions(nn.Module):
+    """An embedding of positions, which all samples share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places, self.head = nn.Embedding(9, 4), nn.Embedding(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.words(x) + self.places(torch.arange(x.shape[1])[None])).mean(dim=1)
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "words"),
+    [
+        (Positions(), torch.zeros(3, 5, dtype=torch.long), r"input of layer 'places' \(Embedding\).*\(1, 5\)"),
+        (Model(lambda one, two, x: two(one(x[None]))[0]), inputs(), r"input of layer 'one' \(Linear\).*\(1, 3, 6\)"),
+        (Model(lambda one, two, x: two(one(x.view(9, 2).repeat(1, 3)))[:3]), inputs(), r"batch of 3, but .*\(9, 6\)"),
+    ],
+    ids=["positions", "sequence first", "folded in"],
+)  # fmt: skip
+def test_a_first_dimension_that_is_not_the_batch_is_refused(model: nn.Module, x: Tensor, words: str) -> None:
+    with PerSampleGradientNorms(model) as norms_of, pytest.raises(NotImplementedError, match=words):
+        norms_of(x, squared)
+
+
+@pytest.mark.parametrize(("channels", "side"), [(3, 32), (64, 16), (256, 8)], ids=str)
+def test_padding_and_dilation_that_were_set_later(channels: int, side: int) -> None:
+    """As a residual network is dilated; each size takes another way."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+    layer.dilation, layer.padding = (2, 2), (2, 2)
+    model = nn.Sequential(layer, nn.Tanh(), nn.AdaptiveAvgPool2d(2)).double()
+    agrees(model, torch.randn(2, channels, side, side, dtype=torch.float64))
+
+
+def test_hooks_of_the_models_own_see_what_they_would_see() -> None:
+    model = Model(lambda one, two, x: two(one(x)))
+    model.one.register_forward_hook(lambda layer, arguments, output: output * 2)
+    model.two.register_forward_pre_hook(lambda layer, arguments: (arguments[0] + 1,))
+    agrees(model, inputs())
+
+
+def test_inputs_by_name_and_one_output_a_sample() -> None:
+    model = Model(lambda one, two, x: two(one(input=x)).sum(dim=1))
+    expected = oracle(model, inputs(), torch.square)
+    with PerSampleGradientNorms(model) as norms_of:
+        norms = norms_of(inputs(), torch.square)
+    torch.testing.assert_close((norms.total, norms.sum), expected)
+
+
+@pytest.mark.parametrize(
+    ("norm", "words"),
+    [
+        (nn.BatchNorm1d(6).train(), r"batch norm '0' is in train mode.*model\.eval\(\)"),
+        (nn.BatchNorm1d(6, affine=False).train(), "batch norm '0' is in train mode"),
+        (nn.BatchNorm1d(6, track_running_stats=False).eval(), "batch norm '0' has no running statistics"),
+    ],
+)
+def test_batch_norm_by_the_batch_is_refused_before_it_is_touched(norm: nn.Module, words: str) -> None:
+    model = nn.Sequential(norm, nn.Linear(6, 2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=words), PerSampleGradientNorms(model):
+        pass
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+class Centred(nn.Module):
+    """Takes the mean over positions away, so that a common offset of the inputs cancels in the weight's gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("offset", [1, 100, 1000])
+def test_gram_matrices_that_cancel_keep_their_digits(offset: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 256), Centred(), nn.Tanh()).double()
+    x = (torch.randn(4, 8, 256) + offset).double()
+    total, _ = oracle(model, x, squared)
+    with PerSampleGradientNorms(model.float()) as norms_of:
+        norms = norms_of(x.float(), squared)
+    torch.testing.assert_close(norms.total, total, rtol=5e-5, atol=0)  # autograd in float32 errs by 5e-6
+
+
+def test_gram_matrices_of_a_convolution_that_cancel() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(256, 256, 3), nn.InstanceNorm2d(256)).double()
+    x = (torch.randn(2, 256, 8, 8) + 100).double()
+    weights = torch.randn(256, 6, 6, dtype=torch.float64)
+    total, _ = oracle(model, x, lambda output: (output * weights.to(output.dtype)).sum(dim=(1, 2, 3)))
+    with PerSampleGradientNorms(model.float()) as norms_of:
+        norms = norms_of(x.float(), lambda output: (output * weights).sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(norms.total, total, rtol=2e-5, atol=0)
+
+
+def test_nothing_but_norms_comes_of_a_batch() -> None:
+    """Neither what made the inputs nor the inputs get a gradient, and the model by itself works within the context."""
+    before, model, x = nn.Linear(6, 6).double(), Model(lambda one, two, x: two(one(x))), inputs().requires_grad_()
+    model.one.weight.grad = torch.ones_like(model.one.weight)
+    with PerSampleGradientNorms(model) as norms_of:
+        norms_of(before(x), squared)
+        assert before.weight.grad is None
+        assert x.grad is None
+        assert model(x).requires_grad
+        with torch.inference_mode():
+            norms = norms_of(inputs(), squared)
+    assert model.one.weight.grad.unique().tolist() == [1]
+    torch.testing.assert_close((norms.total, norms.sum), oracle(model, inputs(), squared))
+
+
+def overwritten(one: nn.Linear, two: nn.Linear, x: Tensor) -> Tensor:
+    h = one(x)
+    logits: Tensor = two(h)
+    h.mul_(2)
+    return logits
+
+
+def test_mistakes_are_told_in_words() -> None:
+    model = Model(lambda one, two, x: two(one(x)))
+    with PerSampleGradientNorms(model) as norms_of:
+        with pytest.raises(RuntimeError, match="entered already"), norms_of:
+            pass
+        with pytest.raises(ValueError, match="empty batch"):
+            norms_of(inputs(0), squared)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    wrong: list[tuple[Any, type[Exception], str]] = [
+        (lambda one, two, x: (one(x), two(x)), TypeError, "a tensor, not a tuple"),
+        (lambda one, two, x: two(one(x)).detach(), RuntimeError, "hangs on no layer"),
+        (overwritten, RuntimeError, r"input of layer 'two' \(Linear\) was overwritten"),
+    ]
+    for function, kind, words in wrong:
+        with PerSampleGradientNorms(Model(function)) as norms_of, pytest.raises(kind, match=words):
+            norms_of(inputs(), squared)
+    with pytest.raises(ValueError, match="no parameters"):
+        PerSampleGradientNorms(nn.Flatten())
+    with pytest.raises(NotImplementedError, match=r"parameter 0\.weight_orig: weights that are computed"):
+        PerSampleGradientNorms(nn.Sequential(nn.utils.spectral_norm(nn.Linear(2, 2))))
+    with pytest.raises(NotImplementedError, match="'0' is an Embedding with"):
+        PerSampleGradientNorms(nn.Sequential(nn.Embedding(3, 2, max_norm=1.0)))
