@@ -25,7 +25,7 @@ from lplgrad.models import build_model, initialize
 from lplgrad.querying import gradient_batch_size
 from lplgrad.settings import Compute, Model
 
-Case = Callable[[Tensor], object]
+Case = Callable[[Tensor], Tensor | list[Tensor] | None]
 NAME = "gradient_norms"
 
 
@@ -62,6 +62,7 @@ def run(quick: bool) -> Iterator[Figure]:
         if side == 32:
             cases["vmap(grad)"] = (vmap_grad(model), 64 if gpu else few)
             cases |= peers(model, 64 if gpu else 16)
+        check_norms(cases, images[:few])
         setting = f"{side}x{side}, {'GPU' if gpu else 'CPU'}"
         yield from _measure(setting, cases, images, 1 if quick else rounds)
     for side, counts in () if not Path("/proc/self/status").exists() else ((32, (64, 256)), (224, (4, 12))):
@@ -75,6 +76,20 @@ def _measure(setting: str, cases: dict[str, tuple[Case, int]], images: Tensor, r
     seconds = interleave({name: partial(case, images[:count]) for name, (case, count) in cases.items()}, rounds)
     each = {name: [1000 * value / cases[name][1] for value in values] for name, values in seconds.items()}
     return figures(NAME, setting, each, "ms an image", next(iter(cases)))
+
+
+def check_norms(cases: dict[str, tuple[Case, int]], images: Tensor) -> None:
+    """Whether all cases that give norms give the same ones.
+
+    Raises:
+        RuntimeError: one does not.
+    """
+    found = {name: case(images) for name, (case, _) in cases.items()}
+    norms = {name: torch.stack(list(each)).double() for name, each in found.items() if each is not None}
+    reference = norms["one sample at a time, autograd"]
+    for name, each in norms.items():
+        if not torch.allclose(each, reference, rtol=2e-3, atol=0):
+            raise RuntimeError(f"{name}: its norms differ by up to {float((each / reference - 1).abs().max()):.1g}")
 
 
 def best_batch_size(model: nn.Module, images: Tensor, sizes: Sequence[int]) -> int:
@@ -95,7 +110,7 @@ def floor(model: nn.Module, size: int) -> Case:
     return lambda images: case(images.clone())
 
 
-def exact(model: nn.Module, contractions: torch.dtype | None = None) -> Case:
+def exact(model: nn.Module, contractions: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
     """The engine, as a query uses it."""
 
     model = copy.deepcopy(model).to(memory_format=torch.channels_last)
@@ -109,7 +124,7 @@ def exact(model: nn.Module, contractions: torch.dtype | None = None) -> Case:
     return case
 
 
-def one_at_a_time(model: nn.Module) -> Case:
+def one_at_a_time(model: nn.Module) -> Callable[[Tensor], list[Tensor]]:
     """As the authors of the paper do it."""
     model = copy.deepcopy(model)
     parameters = list(model.parameters())
@@ -121,7 +136,7 @@ def one_at_a_time(model: nn.Module) -> Case:
     return case
 
 
-def vmap_grad(model: nn.Module) -> Case:
+def vmap_grad(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """Per-sample gradients by torch.func."""
     from torch.func import functional_call, grad, vmap
 

@@ -8,6 +8,7 @@ import io
 import multiprocessing
 import os
 import platform
+import random
 import re
 import statistics
 import time
@@ -129,10 +130,13 @@ def _serve(
 
 
 def interleave(cases: Mapping[str, Callable[[], object] | OwnProcess], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each case in each round. All cases take turns, after a first turn that does not count."""
+    """Seconds of each case in each round. All cases take turns, in another order every round, after a first turn that
+    does not count.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
+    order = random.Random(0)
     for count in range(rounds + 1):
-        for name, case in cases.items():
+        for name, case in order.sample(list(cases.items()), len(cases)):
             taken = case.seconds() if isinstance(case, OwnProcess) else seconds_of(case)
             if count:
                 seconds[name].append(taken)
@@ -147,7 +151,7 @@ def operations(case: Callable[[], object]) -> int:
 
 
 def matrix_products(total: int, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
-    """About so many operations as products of large square matrices: what they cost at this machine's best."""
+    """About so many operations as products of large square matrices: a yardstick of what the machine can do."""
     side = 1024 if device.type == "cpu" else 8192
     one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     times = max(1, round(total / (2 * side**3)))

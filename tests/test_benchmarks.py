@@ -13,7 +13,7 @@ import pytest
 import torch
 from benchmarks import measure
 from benchmarks.coreset import full_matrix
-from benchmarks.gradient_norms import exact, one_at_a_time, vmap_grad
+from benchmarks.gradient_norms import Case, check_norms, exact, one_at_a_time, vmap_grad
 
 from lplgrad.acquisition import select
 from lplgrad.acquisition.coreset import k_center_greedy
@@ -37,9 +37,21 @@ def test_ratios_are_taken_round_by_round(tmp_path: Path) -> None:
 
 def test_cases_take_turns_and_the_first_turn_does_not_count() -> None:
     turns: list[str] = []
-    seconds = measure.interleave({name: lambda name=name: turns.append(name) for name in "ab"}, 2)  # type: ignore[misc]
-    assert turns == ["a", "b"] * 3
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+    seconds = measure.interleave({name: lambda name=name: turns.append(name) for name in "ab"}, 9)  # type: ignore[misc]
+    rounds = ["".join(turns[first : first + 2]) for first in range(0, 20, 2)]
+    assert set(rounds) == {"ab", "ba"}, "in every order"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 9, "b": 9}
+
+
+def test_cases_whose_norms_differ_are_not_measured() -> None:
+    cases: dict[str, tuple[Case, int]] = {
+        "one sample at a time, autograd": (lambda images: list(images), 1),
+        "floor": (lambda images: None, 1),
+        "right": (lambda images: images * 1.001, 1),
+    }
+    check_norms(cases, torch.ones(3))
+    with pytest.raises(RuntimeError, match=r"wrong: its norms differ by up to 0\.01"):
+        check_norms({**cases, "wrong": (lambda images: images * 1.01, 1)}, torch.ones(3))
 
 
 def _sleeps(seconds: float) -> Callable[[], None]:
@@ -73,9 +85,9 @@ def test_all_ways_give_the_same_norms() -> None:
     model = build_model(Model(name="small_resnet", width=4), 3, 5)
     initialize(model, torch.Generator().manual_seed(0))
     images = torch.randn(3, 3, 8, 8)
-    expected = torch.stack(one_at_a_time(model.eval())(images)).double()  # type: ignore[arg-type]
-    for way in (exact, vmap_grad):
-        assert way(model)(images).tolist() == pytest.approx(expected.tolist(), rel=1e-5)  # type: ignore[attr-defined]
+    expected = torch.stack(one_at_a_time(model.eval())(images)).double()
+    for way in (exact(model), vmap_grad(model)):
+        assert way(images).tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
 
 def test_the_full_matrix_picks_the_same() -> None:

@@ -26,6 +26,7 @@ def test_batches_follow_from_the_images_alone() -> None:
     assert gradient_batch_size(torch.empty(1000, 3, 32, 32)) == gradient_batch_size(torch.empty(7, 3, 32, 32)) == 32
     assert gradient_batch_size(torch.empty(9, 3, 224, 224)) == 4
     assert gradient_batch_size(torch.empty(9, 3, 32, 32, device="meta")) > 32, "a GPU needs more to be busy"
+    assert gradient_batch_size(torch.empty(9, 3, 224, 224, device="meta")) == 32
 
 
 def test_a_lack_of_memory_halves_the_batch_and_loses_nothing() -> None:
@@ -36,8 +37,10 @@ def test_a_lack_of_memory_halves_the_batch_and_loses_nothing() -> None:
 
     def scarce(model: Any, arguments: tuple[torch.Tensor, ...]) -> None:
         asked.append(len(arguments[0]))
-        if asked[-1] > 7:
+        if asked[-1] > 10:
             raise torch.OutOfMemoryError
+        if asked[-1] > 7:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
     handle = networks.model.register_forward_pre_hook(scarce)
     found = gradient_norms(networks, entropy, [images[:20], images[20:]])
@@ -46,9 +49,11 @@ def test_a_lack_of_memory_halves_the_batch_and_loses_nothing() -> None:
     torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=0)
     torch.testing.assert_close(found.output, expected.output)
     handle.remove()
-    networks.model.register_forward_pre_hook(lambda model, arguments: (_ for _ in ()).throw(torch.OutOfMemoryError()))
-    with pytest.raises(torch.OutOfMemoryError):
-        gradient_norms(networks, entropy, [images])
+    for error in (torch.OutOfMemoryError("small"), RuntimeError("another")):
+        handle = networks.model.register_forward_pre_hook(lambda *_, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(RuntimeError, match=str(error)):
+            gradient_norms(networks, entropy, [images])
+        handle.remove()
 
 
 def test_the_example_of_the_documentation() -> None:

@@ -78,6 +78,16 @@ def tf32(enabled: bool) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
+def lacks_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out: torch's own allocator has an error for it, cuBLAS, cuDNN and the processor's say it in
+    words.
+    """
+    import torch
+
+    words = ("_ALLOC_FAILED", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
 class Stopwatch:
     """Seconds on the monotonic clock, the device's queue drained at both ends."""
 

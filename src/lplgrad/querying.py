@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from lplgrad.acquisition import Acquisition, Candidates, Need, scores_of
 from lplgrad.datasets import Images
+from lplgrad.devices import lacks_memory
 from lplgrad.evaluation import batch_size, batches_of, predict
 from lplgrad.gradient_norms import GradientNorms, PerSampleGradientNorms
 from lplgrad.networks import Networks
@@ -141,8 +142,8 @@ def gradient_norms(networks: Networks, loss: Callable[[Tensor], Tensor], batches
                 try:
                     parts.append(norms_of(images[start : start + size], loss))
                     start += size
-                except torch.OutOfMemoryError:
-                    if size == 1:
+                except RuntimeError as error:
+                    if size == 1 or not lacks_memory(error):
                         raise
                     largest = size = size // 2
     return GradientNorms(
@@ -161,5 +162,5 @@ def gradient_batch_size(images: Tensor) -> int:
     Args:
         images: shape (B, channels, H, W).
     """
-    pixels = images.shape[2] * images.shape[3]
-    return max(4, 32 * 32 * 32 // pixels) if images.device.type == "cpu" else max(1, 256 * 32 * 32 // pixels)
+    at_once, least = (32, 4) if images.device.type == "cpu" else (256, 32)
+    return max(least, at_once * 32 * 32 // (images.shape[2] * images.shape[3]))

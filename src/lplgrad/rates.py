@@ -17,12 +17,11 @@ from lplgrad.estimation import ANY, images_of, key
 from lplgrad.evaluation import batch_size, predict
 from lplgrad.gradient_norms import PerSampleGradientNorms
 from lplgrad.networks import first_networks
+from lplgrad.querying import gradient_batch_size
 from lplgrad.randomness import Purpose, stream
 from lplgrad.settings import Compute, Dataset, Normalization, Recipe
 from lplgrad.study import Layout
 from lplgrad.training import train
-
-PIXELS = 32 * 32 * 32  # of a batch for gradient norms: a query's
 
 
 def measure_rates(layout: Layout, repeats: int = 3) -> dict[tuple[str, str], float]:
@@ -79,7 +78,7 @@ def cases(
         return run
 
     networks = first_networks(row.model, channels, 10, False, 1, 1).to(device)
-    asked = normalized[: max(1, PIXELS // side**2)]
+    asked = normalized[: gradient_batch_size(normalized)]
 
     def norms() -> None:
         networks.model.eval()

@@ -197,8 +197,6 @@ def _epochs(
     device: torch.device,
 ) -> Epoch:
     """Train, and keep the progress; what is told of the last epoch."""
-    from torch import OutOfMemoryError
-
     from lplgrad import devices
     from lplgrad.errors import UserError
     from lplgrad.progress import track
@@ -235,9 +233,11 @@ def _epochs(
             f"training.batch_size: {settings.training.batch_size} leaves one of {len(labeled)} images over, and batch "
             "norm has no variance over one image whose last feature map is one pixel; choose another size"
         ) from None
-    except OutOfMemoryError:
+    except RuntimeError as error:
+        if not devices.lacks_memory(error):
+            raise
         raise UserError(
-            f"out of GPU memory in a step of training.batch_size: {settings.training.batch_size}; lower it, or "
+            f"out of memory in a step of training.batch_size: {settings.training.batch_size}; lower it, or "
             "compute.jobs_per_gpu if other jobs share the card"
         ) from None
     return last
