@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import pickle
 import shutil
@@ -15,7 +14,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -194,6 +192,15 @@ class TestDecode:
         assert image.shape == (30, 40, 3)
         assert image.dtype == np.uint8
         assert image.std() > 20
+
+    def test_a_program_that_calls_itself_an_image_is_not_run(self, tmp_path: Path) -> None:
+        """Pillow would hand PostScript to Ghostscript, whatever the file's name says."""
+        path = tmp_path / "evil.png"
+        path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+        with Image.open(path) as opened:
+            assert opened.format == "EPS"
+        with pytest.raises(ValueError, match="unknown format"):
+            decode(path, None, "crop")
 
     def test_transparent_pixels_lie_over_white(self, tmp_path: Path) -> None:
         pixels = np.zeros((2, 2, 4), dtype=np.uint8)
@@ -380,59 +387,6 @@ class TestFolder:
         from_archive = self.data(tmp_path, archive, image_size=8)
         labels = from_archive.train.labels.copy()
         assert np.array_equal(labels, self.data(tmp_path, folder, image_size=8).train.labels)
-
-    @pytest.mark.parametrize("name", ["../out.png", "/tmp/out.png", "cat/../../out.png"])
-    @pytest.mark.parametrize("ending", [".zip", ".tar"])
-    def test_an_archive_that_climbs_out_is_refused(self, tmp_path: Path, name: str, ending: str) -> None:
-        archive = tmp_path / f"evil{ending}"
-        if ending == ".zip":
-            with zipfile.ZipFile(archive, "w") as packed:
-                packed.writestr(name, b"x")
-        else:
-            with tarfile.open(archive, "w") as packed:
-                member = tarfile.TarInfo(name)
-                member.size = 1
-                packed.addfile(member, io.BytesIO(b"x"))
-        downloads = tmp_path / "a" / "b"
-        if ending == ".tar" and name.startswith("/"):  # Python strips the root of such a name: it stays inside
-            with pytest.raises(UserError, match=r"class\(es\)"):
-                prepare("image_folder", downloads, path=str(archive))
-            return
-        with pytest.raises(UserError, match="outside"):
-            prepare("image_folder", downloads, path=str(archive))
-        assert not list(tmp_path.rglob("out.png"))
-        assert not list(downloads.iterdir())
-
-    @pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
-    def test_an_archive_that_would_fill_the_disk_is_refused_before_it_does(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
-    ) -> None:
-        """Ten million zeros in some ten thousand bytes, and a disk of one million."""
-        archive, zeros = tmp_path / f"bomb{ending}", bytes(5_000_000)
-        if ending == ".zip":
-            with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
-                for name in ("cat/1.png", "dog/1.png"):
-                    packed.writestr(name, zeros)
-        else:
-            with tarfile.open(archive, "w:gz") as packed:
-                for name in ("cat/1.png", "dog/1.png"):
-                    member = tarfile.TarInfo(name)
-                    member.size = len(zeros)
-                    packed.addfile(member, io.BytesIO(zeros))
-        assert archive.stat().st_size < 20_000
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
-        downloads = tmp_path / "downloads"
-        with pytest.raises(
-            UserError, match=rf"bomb{ending}: unpacks to .* 1,000,000 are free in {downloads}; make room"
-        ):
-            prepare("image_folder", downloads, path=str(archive))
-        assert not list(downloads.iterdir())
-
-    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x1f\x8b cut", b"BZh cut"])
-    def test_a_broken_archive_is_refused(self, tmp_path: Path, content: bytes) -> None:
-        (tmp_path / "broken.zip").write_bytes(content)
-        with pytest.raises(UserError, match="not a whole archive"):
-            prepare("image_folder", tmp_path / "downloads", path=str(tmp_path / "broken.zip"))
 
 
 def test_a_split_keeps_the_proportions_and_follows_its_seed() -> None:

@@ -205,7 +205,9 @@ class TestCheckpoint:
         states, description = read_checkpoint(checkpoint)
         del states["model"]["fc.bias"]
         write_checkpoint(checkpoint, states, description)
-        with pytest.raises(UserError, match=r"model: fc.bias is missing, unknown or of another shape \(1 such\)"):
+        with pytest.raises(
+            UserError, match=r"model: fc.bias is missing, unknown or of another shape or type \(1 such\)"
+        ):
             networks.load(checkpoint)
         write_checkpoint(checkpoint, states, {**description, "model": {"name": "resnet99"}})
         with pytest.raises(UserError, match="name: input should be 'resnet18' or 'small_resnet', not 'resnet99'"):

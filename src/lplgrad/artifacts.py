@@ -186,9 +186,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("lplgrad", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}); delete it and run again") from None
-    if header.pop("format", None) != CHECKPOINT_FORMAT:
+    if not isinstance(header, dict) or header.pop("format", None) != CHECKPOINT_FORMAT:
         raise UserError(f"{path}: a safetensors file, but not a checkpoint of lplgrad")
     networks: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -15,6 +15,9 @@ from lplgrad.datasets import Fit, ImageFiles
 from lplgrad.errors import UserError
 from lplgrad.progress import track
 
+# Of what Pillow reads: some of its other formats hand the file to a program, as PostScript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
 
 class UnreadableImagesError(UserError):
     """Images that could not be decoded.
@@ -48,7 +51,7 @@ def decode(path: Path, side: int | None, fit: Fit) -> npt.NDArray[np.uint8]:
         OSError: it cannot be opened.
     """
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # of which Pillow only warns
                 raise ValueError(f"{opened.width}x{opened.height} pixels are more than {Image.MAX_IMAGE_PIXELS}")
             image = _rgb(ImageOps.exif_transpose(opened))
@@ -56,7 +59,14 @@ def decode(path: Path, side: int | None, fit: Fit) -> npt.NDArray[np.uint8]:
         raise ValueError("no image, or of an unknown format") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from None
-    except (SyntaxError, EOFError, KeyError, IndexError, TypeError) as error:  # how Pillow's decoders also fail
+    except (
+        SyntaxError,
+        EOFError,
+        KeyError,
+        IndexError,
+        TypeError,
+        RuntimeError,
+    ) as error:  # how Pillow's decoders also fail
         raise ValueError(str(error)) from None
     if side is not None and image.size != (side, side):
         resample = Image.Resampling.BILINEAR

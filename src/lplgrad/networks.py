@@ -161,8 +161,10 @@ def _short(value: object) -> str:
 def _load_state(network: nn.Module, state: Mapping[str, Any], where: str) -> None:
     expected = network.state_dict()
     wrong = sorted(set(expected) ^ set(state)) or [
-        name for name, tensor in expected.items() if tensor.shape != state[name].shape
+        name
+        for name, tensor in expected.items()
+        if (tensor.shape, tensor.dtype) != (state[name].shape, state[name].dtype)
     ]
     if wrong:
-        raise UserError(f"{where}: {wrong[0]} is missing, unknown or of another shape ({len(wrong)} such)")
+        raise UserError(f"{where}: {wrong[0]} is missing, unknown or of another shape or type ({len(wrong)} such)")
     network.load_state_dict(state, assign=True)

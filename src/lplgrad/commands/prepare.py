@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 EXAMPLE = "lplgrad prepare --settings '{source: digits}' --output data/digits"
@@ -30,6 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.errors import DownloadError, UserError
     from lplgrad.files import remove, write_text
     from lplgrad.images import UnreadableImagesError
+    from lplgrad.locks import alone
     from lplgrad.preparation import write_dataset
     from lplgrad.progress import say
     from lplgrad.settings import SourceJob
@@ -43,21 +45,31 @@ def run(arguments: argparse.Namespace) -> None:
     source = datasets.load(settings.source)
     options = parse(source.options, settings.options, "--settings")
     failed, listed = arguments.output / FAILED_DOWNLOAD, arguments.output / "unreadable.tsv"
-    try:
-        prepared = source.prepare(options, arguments.downloads)
-    except DownloadError as error:
-        reason = f"{error}, delete {failed} and run again"
-        write_text(failed, f"{reason}\n")
-        raise UserError(f"{reason}; until then, studies that have no results of it leave it out") from None
-    remove(failed)
-    try:
-        known_by = {"source": settings.source, **options.model_dump()}
-        data = write_dataset(arguments.output, prepared, arguments.threads, known_by)
-    except UnreadableImagesError as error:
-        write_text(listed, "".join(f"{path}\t{reason}\n" for path, reason in error.reasons.items()))
-        raise UserError(f"{error}; all are listed in {listed}: repair or remove them and run again") from None
-    remove(listed)
+    # One process at a time downloads and unpacks, and one writes a data set: another data set may be of the same
+    # archive, and a Snakemake that was killed may have left a job behind.
+    with alone(arguments.output, "prepare"):
+        try:
+            with alone(arguments.downloads, "prepare") if _writable(arguments.downloads) else nullcontext():
+                prepared = source.prepare(options, arguments.downloads)
+        except DownloadError as error:
+            reason = f"{error}, delete {failed} and run again"
+            write_text(failed, f"{reason}\n")
+            raise UserError(f"{reason}; until then, studies that have no results of it leave it out") from None
+        remove(failed)
+        try:
+            known_by = {"source": settings.source, **options.model_dump()}
+            data = write_dataset(arguments.output, prepared, arguments.threads, known_by)
+        except UnreadableImagesError as error:
+            write_text(listed, "".join(f"{path}\t{reason}\n" for path, reason in error.reasons.items()))
+            raise UserError(f"{error}; all are listed in {listed}: repair or remove them and run again") from None
+        remove(listed)
     say(
         f"{arguments.output}: {len(data.train.images)} training and {len(data.test.images)} test images of "
         f"{'x'.join(map(str, data.train.images.shape[1:]))} in {len(data.classes)} classes"
     )
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a folder can be written, or made; in one that cannot nothing is downloaded or unpacked."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return os.access(there, os.W_OK)

@@ -10,22 +10,19 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tarfile
-import zipfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from lplgrad.datasets import Fit, ImageFiles, Prepared, Source
+from lplgrad.datasets._archives import unpack
 from lplgrad.datasets._split import stratified_split
 from lplgrad.errors import UserError
 from lplgrad.progress import say
 from lplgrad.validation import Count, Settings, problem_below
 
-Member = TypeVar("Member")
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
 
@@ -128,7 +125,7 @@ def _unpacked(path: Path, downloads: Path) -> Path:
     """The folder itself, or where an archive of it was unpacked. A single folder at the top of an archive is entered.
 
     Raises:
-        UserError: the archive is broken, would write outside of its folder, or would fill the disk.
+        UserError: see ``unpack``.
     """
     if not path.is_file():
         return path
@@ -136,54 +133,17 @@ def _unpacked(path: Path, downloads: Path) -> Path:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
     target = downloads / f"{path.name}.{digest}"
     if not target.exists():
-        beside = downloads / f".{path.name}.{os.getpid()}.tmp"
+        beside = downloads / f".{path.name}.tmp"  # of an earlier process, or of nobody: this one has the folder's lock
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         try:
-            _unpack(path, beside)
+            unpack(path, beside)
+            os.sync()  # for ever after what is there is taken to be whole
             beside.replace(target)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     entries = [entry for entry in target.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else target
-
-
-def _unpack(path: Path, target: Path) -> None:
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    if Path(name).is_absolute() or ".." in Path(name).parts:
-                        raise UserError(f"{path}: holds {name!r}, which would be written outside of its folder")
-                for _ in _fitting(path, archive.infolist(), "file_size", target):
-                    pass
-                archive.extractall(target)
-        else:
-            with tarfile.open(path) as archive:
-                archive.extractall(target, _fitting(path, archive, "size", target), filter="data")
-    except tarfile.FilterError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
-            raise
-        raise UserError(f"{path}: not a whole archive ({error})") from None
-
-
-def _fitting(path: Path, members: Iterable[Member], size: str, target: Path) -> Iterator[Member]:
-    """The members of an archive, as long as all together fit on the disk: a small archive may hold any number of zeros.
-
-    Raises:
-        UserError: they do not.
-    """
-    free, needed = shutil.disk_usage(target).free, 0
-    for member in members:
-        needed += getattr(member, size)
-        if needed > free:
-            raise UserError(
-                f"{path}: unpacks to {needed:,} bytes or more, and {free:,} are free in {target.parent}; make room, or "
-                "set data_dir to a larger disk"
-            )
-        yield member
 
 
 def unavailable(options: Options, downloads: Path) -> str | None:
