@@ -454,6 +454,31 @@ class TestRefusals:
             single_line(told, *words)
 
 
+@pytest.mark.parametrize("words", ["CUDA out of memory. Tried", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_a_lack_of_memory_anywhere_is_one_line(
+    started: Path, lplgrad: Call, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError(words) if "Tried" in words else RuntimeError(f"{words}\nwhen calling")
+
+    monkeypatch.setattr("lplgrad.evaluation.predict", full)
+    status, told = train(lplgrad, started, JOINT, output="full")
+    assert status == 1
+    single_line(told.splitlines()[-1], "out of memory", words.split()[0], "compute.jobs_per_gpu")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+def test_a_log_that_cannot_be_written_ends_nothing(started: Path) -> None:
+    """On a full disk the results may still fit, or be made room for."""
+    common = ["--data", "data", "--labeled", "labeled.csv", "--round", "1", "--seed", "1", "--output", "out"]
+    with Path("/dev/full").open("w") as log:
+        command = [sys.executable, "-m", "lplgrad", "train", *common, "--settings", TRAIN]
+        assert subprocess.run(command, cwd=started, stdout=log, stderr=log).returncode == 0
+        command = [sys.executable, "-m", "lplgrad", "train", *common, "--settings", "nonsense"]
+        assert subprocess.run(command, cwd=started, stdout=log, stderr=log).returncode == 1
+    assert (started / "out" / "metrics.json").exists()
+
+
 @pytest.mark.parametrize("job", ["start", "train", "entropy", "gradient_norm", "random"])
 def test_a_job_imports_no_more_than_torch(started: Path, job: str) -> None:
     """Starting is what a small job costs. The compiler behind torch and sympy take a second or more to import."""

@@ -18,7 +18,7 @@ from lplgrad.arrays import DatasetArrays, open_dataset
 from lplgrad.artifacts import read_checkpoint, read_labeled, write_checkpoint, write_labeled, write_scores
 from lplgrad.datasets import Images, Prepared
 from lplgrad.errors import UserError
-from lplgrad.files import read_json, replacing, write_json, write_text
+from lplgrad.files import _host, read_json, replacing, write_json, write_text
 from lplgrad.pool import LabeledSet
 from lplgrad.preparation import channel_statistics, write_dataset
 from lplgrad.settings import Model, Normalization
@@ -42,12 +42,13 @@ class TestReplacing:
     def test_what_a_killed_process_left_is_removed_by_the_next(self, tmp_path: Path) -> None:
         dead = subprocess.Popen(["true"])
         dead.wait()
-        left, writing = tmp_path / f".file.{dead.pid}.tmp", tmp_path / f".file.{os.getppid()}.tmp"
-        other = tmp_path / f".file.csv.{dead.pid}.tmp"
-        for path in (left, writing, other):
+        left, writing = tmp_path / f".file.{_host()}.{dead.pid}.tmp", tmp_path / f".file.{_host()}.{os.getppid()}.tmp"
+        other = tmp_path / f".file.csv.{_host()}.{dead.pid}.tmp"
+        elsewhere = tmp_path / f".file.elsewhere.{dead.pid}.tmp"
+        for path in (left, writing, other, elsewhere):
             path.write_text("half")
         write_text(tmp_path / "file", "text")
-        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file", writing, other])
+        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file", writing, other, elsewhere])
 
     def test_an_error_of_the_system_names_the_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(descriptor: int) -> None:

@@ -97,9 +97,19 @@ class TestVisibleDevices:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
             assert visible_devices() == expected
 
-    def test_a_broken_nvidia_smi_lists_nothing(self, machine: Path) -> None:
+    def test_of_a_broken_nvidia_smi_the_drivers_files_are_counted(
+        self, machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One lost card is enough for it to fail."""
         install_nvidia_smi(machine, "NVIDIA-SMI has failed because it couldn't communicate with the driver.\n", 9)
+        monkeypatch.setattr(leases, "DEVICES", tmp_path)
         assert visible_devices() == []
+        for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+            (tmp_path / name).touch()
+        assert visible_devices() == ["0", "1"]
+        for named, expected in ((CARDS[1], CARDS[1:]), ("1", ["1"])):
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+            assert visible_devices() == expected
 
 
 # A job: takes a lease, writes down when it had which card, and ends or waits to be killed.
@@ -182,6 +192,30 @@ class TestLeases:
         found = most_at_once(tmp_path / "cards" / "diary")
         assert set(found.values()) == {1}, "each card's other place is taken by one of the first two"
 
+    def test_a_card_is_one_jobs_alone_or_shared_whatever_other_studies_say(
+        self, tmp_path: Path, jobs: list[subprocess.Popen[str]]
+    ) -> None:
+        """Two jobs share a card; one that wants it for itself waits for both, and a third that would share, for it."""
+        sharing = [job(tmp_path / "cards", "0", places=2, seconds=60) for _ in range(2)]
+        jobs += sharing
+        assert [process.stdout.readline().strip() for process in jobs if process.stdout] == ["0", "0"]
+        alone = job(tmp_path / "cards", "0", seconds=60)
+        jobs.append(alone)
+        assert alone.stderr is not None
+        assert alone.stdout is not None
+        assert "waiting for a GPU" in alone.stderr.readline()
+        for process in sharing:
+            assert alone.poll() is None
+            process.kill()
+            process.wait()
+        assert alone.stdout.readline() == "0\n"
+        third = job(tmp_path / "cards", "0", places=2)
+        jobs.append(third)
+        assert third.stderr is not None
+        assert "waiting for a GPU, 2 job(s) on each" in third.stderr.readline()
+        alone.kill()
+        end(third)
+
     def test_a_killed_holder_frees_its_card_at_once(self, tmp_path: Path, jobs: list[subprocess.Popen[str]]) -> None:
         first = job(tmp_path / "cards", "0", seconds=60)
         jobs.append(first)
@@ -210,7 +244,7 @@ class TestLeases:
         assert leases.lease_gpu(1, tmp_path) == "2"
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
         assert leases.lease_gpu(1, tmp_path) == "2", "a process has one card"
-        os.close(leases._leased["2"])
+        os.close(*leases._leased["2"])
 
     def test_no_card_no_lease(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(leases, "_leased", {})

@@ -184,6 +184,13 @@ def test_what_does_not_parse_names_the_line(base: Path, tmp_path: Path, text: st
     assert told.startswith(f"{tmp_path / 'over.yaml'}: {message}")
 
 
+def test_a_few_aliases_of_aliases_are_no_billion_values(base: Path, tmp_path: Path) -> None:
+    lines = ["a0: &a0 {b: 1}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
+    told = problem(base, write(tmp_path, "bomb.yaml", "\n".join(lines)))
+    assert "bomb.yaml: more than 1,000,000 values, its aliases written out" in told
+    assert "unknown key 'a0'" in problem(base, write(tmp_path, "few.yaml", "\n".join(lines[:2])))
+
+
 def test_not_a_text_file(base: Path, tmp_path: Path) -> None:
     (tmp_path / "over.yaml").write_bytes(b"\xff\xfe\x00")
     assert problem(base, tmp_path / "over.yaml").endswith("not a text file in UTF-8")

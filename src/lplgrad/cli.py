@@ -62,6 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return _fail(parsed.prog, f"{error.filename}: {error.strerror}")
+    except RuntimeError as error:
+        from lplgrad.devices import lacks_memory
+
+        if "torch" not in sys.modules or not lacks_memory(error):
+            raise
+        hint = "lower compute.jobs_per_gpu if other jobs share the card, or Snakemake's --cores on a processor"
+        return _fail(parsed.prog, f"out of memory ({str(error).splitlines()[0]}); {hint}")
     except Interrupted as error:
         return _fail(parsed.prog, str(error), status=128 + error.number)
     except KeyboardInterrupt:
@@ -82,5 +89,6 @@ def run() -> NoReturn:
 
 
 def _fail(prog: str, message: str, status: int = 1) -> int:
-    print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ def beside(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: a directory stands where a file is to be written; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_remains(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -37,11 +38,16 @@ def beside(path: Path) -> Iterator[Path]:
 
 
 def _remove_remains(path: Path) -> None:
-    """Remove what processes that were killed while they wrote the same file have left beside it."""
+    """Remove what processes of this machine that were killed while they wrote the same file have left beside it."""
     for entry in path.parent.iterdir():
-        found = re.fullmatch(rf"\.{re.escape(path.name)}\.(\d+)\.tmp", entry.name)
+        found = re.fullmatch(rf"\.{re.escape(path.name)}\.{_host()}\.(\d+)\.tmp", entry.name)
         if found and not _is_alive(int(found[1])):
             entry.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    """This machine's name, of letters and digits: process numbers mean something on it alone."""
+    return re.sub(r"\W", "", platform.node())[:40] or "here"
 
 
 def _is_alive(process: int) -> bool:

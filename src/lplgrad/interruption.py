@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: a job ends at once and leaves nothing half-written, or first reaches a place to go on from."""
+"""SIGTERM, SIGINT and SIGHUP: a job ends at once and leaves nothing half-written, or first gets where it can go on."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Requests:
 
 
 def ends_cleanly() -> None:
-    """From now on SIGTERM raises ``Interrupted``, so that half-written files are removed; SIGINT, if it is not ignored
-    (as in a shell's background), does so too.
+    """From now on SIGTERM raises ``Interrupted``, so that half-written files are removed; SIGINT and SIGHUP do so too,
+    if they are not ignored (as in a shell's background, and under nohup).
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -73,7 +73,7 @@ def _install(handler: signal._HANDLER) -> dict[int, signal._HANDLER]:
         return {}
     before: dict[int, signal._HANDLER] = {
         number: signal.getsignal(number)
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         if signal.getsignal(number) is not signal.SIG_IGN
     }
     for number in before:

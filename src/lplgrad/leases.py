@@ -1,7 +1,8 @@
 """GPUs leased: every job takes a card that no other job has, since Snakemake counts cards and assigns none.
 
-A lease is a lock on a file that is named by the card's UUID and a slot, in a folder of the user's on this machine. It
-ends with the process. Jobs of several Snakemakes, and those started by hand, share the cards alike.
+A lease is a lock on a file that is named by the card's UUID, in a folder of the user's on this machine. It ends with
+the process. Jobs that share a card lock its file together, and a slot's each for itself; a job that wants the card for
+itself locks its file alone. Jobs of several Snakemakes, and those started by hand, share the cards alike.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from lplgrad import locks
 from lplgrad.errors import UserError
 from lplgrad.progress import say
 
-_leased: dict[str, int] = {}  # at most one card, as long as this process lives
+DEVICES = Path("/dev")
+_leased: dict[str, list[int]] = {}  # at most one card, as long as this process lives
 
 
 def lease_gpu(jobs_per_gpu: int = 1, folder: Path | None = None) -> str | None:
@@ -39,24 +41,33 @@ def lease_gpu(jobs_per_gpu: int = 1, folder: Path | None = None) -> str | None:
     if not devices or (len(devices) == 1 and "SLURM_JOB_ID" in os.environ):
         return None
     folder = folder or _users_folder()
-    slots = [
-        (device, folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', device)}.{slot}.lock")
-        for slot, device in product(range(jobs_per_gpu), devices)
-    ]
+    files = {device: folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', device)}.lock" for device in devices}
     said = False
     while True:
-        for device, path in slots:
-            descriptor = locks.acquire(path)
-            if descriptor is not None:
-                _leased[device] = descriptor
+        for slot, (device, path) in product(range(jobs_per_gpu), files.items()):
+            held = _take(path, None if jobs_per_gpu == 1 else slot)
+            if held:
+                _leased[device] = held
                 os.environ["CUDA_VISIBLE_DEVICES"] = device
                 say(f"GPU {device} is leased ({path})")
                 return device
         if not said:
             said = True
-            held = "; ".join(f"{device} by {locks.holder(path)}" for device, path in slots)
-            say(f"waiting for a GPU, {jobs_per_gpu} job(s) on each: all are leased: {held}")
+            holders = "; ".join(f"{device} by {locks.holder(path)}" for device, path in files.items())
+            say(f"waiting for a GPU, {jobs_per_gpu} job(s) on each: all are leased: {holders}")
         time.sleep(locks.POLL_SECONDS)
+
+
+def _take(card: Path, slot: int | None) -> list[int]:
+    """The locks of a card for itself, or of a slot beside others; none, if somebody else has it."""
+    whole = locks.acquire(card, shared=slot is not None)
+    if whole is None or slot is None:
+        return [] if whole is None else [whole]
+    part = locks.acquire(card.with_suffix(f".{slot}.lock"))
+    if part is None:
+        os.close(whole)  # the file stays: others may share it
+        return []
+    return [whole, part]
 
 
 def visible_devices() -> list[str]:
@@ -93,20 +104,19 @@ def _named(word: str, cards: list[list[str]]) -> list[str]:
     # A UUID may be cut short as long as it is clear.
     matching = [card[1:] or card for card in cards if card[0].startswith(word)]
     matching += [[part] for card in cards for part in card[1:] if part.startswith(word)]
-    return matching[0] if len(matching) == 1 else ([] if cards else [word])
+    told = any(card[0].startswith("GPU-") for card in cards)  # else names stand for themselves
+    return matching[0] if len(matching) == 1 else ([] if told else [word])
 
 
 def _listed_cards() -> list[list[str]]:
-    """UUID of every card, followed by those of its parts; its index, where there is a driver without nvidia-smi."""
+    """UUID of every card, followed by those of its parts; its index, where there is no nvidia-smi or it fails."""
     program = shutil.which("nvidia-smi")
-    if program is None:
-        return [[str(index)] for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
     try:
-        told = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=120)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
+        told = subprocess.run([program or "", "-L"], capture_output=True, text=True, timeout=120, check=True).stdout
+    except (OSError, subprocess.SubprocessError):  # a card that is lost may be all that it fails of
+        return [[str(index)] for index in range(len(list(DEVICES.glob("nvidia[0-9]*"))))]
     cards: list[list[str]] = []
-    for line in told.stdout.splitlines() if told.returncode == 0 else []:
+    for line in told.splitlines():
         uuid = re.search(r"\(UUID: ((?:GPU|MIG)-[^)\s]+)\)", line)
         if uuid and line.startswith("GPU"):
             cards.append([uuid[1]])

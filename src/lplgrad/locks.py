@@ -22,8 +22,8 @@ POLL_SECONDS = 0.2
 _UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
-def acquire(path: Path) -> int | None:
-    """Try once to get a lock.
+def acquire(path: Path, shared: bool = False) -> int | None:
+    """Try once to get a lock, for oneself or to share.
 
     Returns:
         An open file to be closed by ``release``, or by the end of the process; None if another process has the lock.
@@ -38,7 +38,7 @@ def acquire(path: Path) -> int | None:
         except FileNotFoundError:
             continue  # its last holder has just removed the folder, which was empty
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             # Whoever had it may have removed the file after it was opened here: then this locks a file without a name.
             if os.path.samestat(os.fstat(descriptor), path.lstat()):
                 with suppress(OSError):  # who it is, is told for people only; the disk may be full

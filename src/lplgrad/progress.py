@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 def say(line: str) -> None:
-    """Write a line to standard error."""
-    print(line, file=sys.stderr, flush=True)
+    """Write a line to standard error. A log that cannot be written, on a full disk, ends no job."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], total: int, what: str, line: Callable[[T], str] | None = None) -> Iterator[T]:

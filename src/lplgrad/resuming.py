@@ -29,6 +29,7 @@ from lplgrad.training import Epoch, State
 NAME = "progress.safetensors"
 FORMAT = "lplgrad progress 1"
 SHARE = 0.02  # of the time at most goes into writing
+LONGEST = 600.0  # seconds between two writes, however slow one was
 
 
 class Progress:
@@ -44,7 +45,7 @@ class Progress:
     def __init__(self, folder: Path, digest: str, seconds: float, wanted: Callable[[], bool] = lambda: False) -> None:
         self.path = folder / NAME
         self.digest = digest
-        self.interval = seconds
+        self.seconds = self.interval = seconds
         self.wanted = wanted
         self.state: State | None = None
         self.started = self.written = time.monotonic()
@@ -93,8 +94,8 @@ class Progress:
         except OSError as error:
             say(f"{self.path}: {error.strerror}; training goes on, but could not be taken up from here")
         self.written = time.monotonic()
-        if self.interval:
-            self.interval = max(self.interval, (self.written - begun) / SHARE)
+        if self.seconds:
+            self.interval = max(self.seconds, min((self.written - begun) / SHARE, LONGEST))
 
     def remove(self) -> None:
         """The outputs are there; the file has done its duty."""

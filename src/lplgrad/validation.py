@@ -180,6 +180,19 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+MOST_VALUES = 1_000_000  # of a configuration; a few aliases of aliases make billions
+
+
+def _written_out(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a parsed node stands for, its aliases written out."""
+    if node is not None and id(node) not in known:
+        below = [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else []
+        below += node.value if isinstance(node, yaml.SequenceNode) else []
+        known[id(node)] = 1  # for an alias within what it stands for
+        known[id(node)] = 1 + sum(_written_out(child, known) for child in below)
+    return known.get(id(node), 0)
+
+
 def read_yaml(text: str, where: str) -> Any:
     """Parse YAML (or JSON) without running anything in it.
 
@@ -187,6 +200,8 @@ def read_yaml(text: str, where: str) -> Any:
         UserError: ``where``, and the line that does not parse.
     """
     try:
+        if _written_out(yaml.compose(text, _UniqueKeyLoader), {}) > MOST_VALUES:
+            raise UserError(f"{where}: more than {MOST_VALUES:,} values, its aliases written out")
         return yaml.load(text, _UniqueKeyLoader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark

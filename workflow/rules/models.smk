@@ -23,7 +23,7 @@ rule observe:
         gpu=GPU,
     params:
         data=subpath(input.manifest, parent=True),
-        settings=LAYOUT.observation_settings(),
+        settings=lambda wildcards: LAYOUT.observation_settings(),
         folder=subpath(output.features, parent=True),
         code=code_digest("commands.observe"),
     shell:

@@ -22,8 +22,8 @@ rule study:
     conda:
         ENVIRONMENT
     params:
-        settings=LAYOUT.study_settings(),
-        unavailable=json.dumps(UNAVAILABLE),
+        settings=lambda wildcards: LAYOUT.study_settings(),  # braces in it are no wildcards
+        unavailable=lambda wildcards: json.dumps(UNAVAILABLE),
         code=code_digest("commands.study"),
     shell:
         "lplgrad study --settings {params.settings:q} --unavailable {params.unavailable:q} --prepared "
