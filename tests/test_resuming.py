@@ -18,10 +18,11 @@ from torch import Tensor
 
 from lplgrad import resuming
 from lplgrad.arrays import DatasetArrays
+from lplgrad.artifacts import PROGRESS as NAME
 from lplgrad.errors import UserError
 from lplgrad.interruption import Interrupted
 from lplgrad.networks import Networks, first_networks
-from lplgrad.resuming import NAME, Progress, restore
+from lplgrad.resuming import Progress, restore
 from lplgrad.settings import Augmentation, Model, Normalization, Recipe, Training
 from lplgrad.training import Epoch, State, train
 from tests.conftest import CLASSES, JOINT, TRAIN, small_images
@@ -69,7 +70,7 @@ def stop_after(folder: Path, epoch: int, digest: str = "same") -> None:
 
 
 @pytest.mark.parametrize("auxiliary", [True, False])
-@pytest.mark.parametrize("epoch", range(1, EPOCHS))
+@pytest.mark.parametrize("epoch", range(1, EPOCHS + 1))
 def test_stopped_after_any_epoch_it_ends_the_same(tmp_path: Path, epoch: int, auxiliary: bool) -> None:
     undisturbed, epochs = begin(None, auxiliary)
     told = list(epochs)
@@ -276,7 +277,7 @@ def test_killed_processes_and_an_undisturbed_one_write_the_same_bytes(
     for name in ("checkpoint.safetensors", "test_logits.npy", "metrics.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
     left = {path.name for path in (tmp_path / "killed").iterdir()}
-    assert left == {"checkpoint.safetensors", "test_logits.npy", "metrics.json", "timing.json"}
+    assert left == {"checkpoint.safetensors", "test_logits.npy", "metrics.json", "timing.json", NAME}
 
 
 @pytest.mark.slow
@@ -295,22 +296,22 @@ def test_the_successor_of_an_orphan_goes_on_from_where_it_was(
     assert (tmp_path / "round" / "metrics.json").exists()
 
 
-def test_the_command_goes_on_and_removes_its_file(data: DatasetArrays, tmp_path: Path, lplgrad: Call) -> None:
-    """Other settings in the command discard what the same folder holds of before."""
+def test_what_is_done_is_not_done_again_until_the_next_job_has_it(
+    data: DatasetArrays, tmp_path: Path, lplgrad: Call
+) -> None:
+    """Snakemake deletes the results of a job whose end it did not live to see, and runs it again."""
     labeled = tmp_path / "labeled.csv"
     assert lplgrad("start", "--data", data.folder, "--query-size", 6, "--seed", 1, "--output", labeled)[0] == 0
     common = ["train", "--data", data.folder, "--labeled", labeled, "--round", 1, "--output", tmp_path / "round"]
-    real = Progress.remove
-    try:
-        Progress.remove = lambda self: None  # type: ignore[method-assign]
-        assert lplgrad(*common, "--seed", 1, "--settings", TRAIN, "--progress-seconds", 0)[0] == 0
-    finally:
-        Progress.remove = real  # type: ignore[method-assign]
+    assert lplgrad(*common, "--seed", 1, "--settings", TRAIN, "--progress-seconds", 0)[0] == 0
     assert (tmp_path / "round" / NAME).exists()
     before = (tmp_path / "round" / "checkpoint.safetensors").read_bytes()
     status, told = lplgrad(*common, "--seed", 1, "--settings", TRAIN)
     assert status == 0
-    assert "going on after epoch 1" in told
-    assert "epoch 1/2" not in told
+    assert "going on after epoch 2 of 2" in told
+    assert "epoch 2/2" not in told
     assert (tmp_path / "round" / "checkpoint.safetensors").read_bytes() == before
+    assert (tmp_path / "round" / NAME).exists()
+    query = ["query", *common[1:], "--checkpoint", tmp_path / "round/checkpoint.safetensors", "--seed", 1]
+    assert lplgrad(*query, "--settings", "{acquisition: entropy, query_size: 6, candidates: 30}")[0] == 0
     assert not (tmp_path / "round" / NAME).exists()

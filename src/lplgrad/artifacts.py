@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lplgrad.errors import UserError
-from lplgrad.files import replacing, write_text
+from lplgrad.files import remove, replacing, write_text
 from lplgrad.pool import LabeledSet
 
 if TYPE_CHECKING:
@@ -29,6 +29,14 @@ CHECKPOINT_FORMAT = "lplgrad checkpoint 1"
 NUMBER = r"-?(?:[0-9]+(?:\.[0-9]+)?(?:e[+-][0-9]+)?|inf|nan)"
 LABEL = re.compile(r"[0-9]{1,18},[0-9]{1,18}")
 TEST_SCORE = re.compile(rf"[0-9]{{1,18}},{NUMBER},{NUMBER}")
+
+
+PROGRESS = "progress.safetensors"  # of a training, in its round's folder: see ``resuming``
+
+
+def forget_progress(folder: Path) -> None:
+    """Remove the progress file of a round, of which a later job was handed the results."""
+    remove(folder / PROGRESS)
 
 
 def write_labeled(path: Path, labeled: LabeledSet) -> None:

@@ -2,8 +2,9 @@
 
 Every so many seconds the state between two epochs is written to one file beside the round's outputs: weights and
 buffers of all networks, momenta, random streams, the epoch. The file names what it belongs to by a digest of settings,
-inputs and code; one that belongs to anything else is discarded, and so is one that is not whole. It ends with the
-job's success. That it is unknown to Snakemake is on purpose: of a job that failed, Snakemake deletes what it knows.
+inputs and code; one that belongs to anything else is discarded, and so is one that is not whole. That it is unknown to
+Snakemake is on purpose: of a job that failed, and of one whose end it did not live to see, Snakemake deletes what it
+knows. So the file outlives its job, and is removed by the next one that the results of this one are handed to.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lplgrad.artifacts import PROGRESS
 from lplgrad.code_digest import code_digest
 from lplgrad.errors import UserError
 from lplgrad.files import replacing
@@ -26,7 +30,6 @@ from lplgrad.interruption import Interrupted, deferred
 from lplgrad.progress import say
 from lplgrad.training import Epoch, State
 
-NAME = "progress.safetensors"
 FORMAT = "lplgrad progress 1"
 SHARE = 0.02  # of the time at most goes into writing
 LONGEST = 600.0  # seconds between two writes, however slow one was
@@ -43,7 +46,7 @@ class Progress:
     """
 
     def __init__(self, folder: Path, digest: str, seconds: float, wanted: Callable[[], bool] = lambda: False) -> None:
-        self.path = folder / NAME
+        self.path = folder / PROGRESS
         self.digest = digest
         self.seconds = self.interval = seconds
         self.wanted = wanted
@@ -62,7 +65,7 @@ class Progress:
             say(f"{error}; it is discarded, and the round is trained from its first epoch")
             self.path.unlink()
             return
-        say(f"{self.path}: going on after epoch {state.epoch}")
+        say(f"{self.path}: going on after epoch {state.epoch} of {state.epochs}")
 
     def keep(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
         """Yield what is told of epochs, and write the state now and then; last of all, when the process is to end.
@@ -74,8 +77,12 @@ class Progress:
         with deferred("after this epoch") as requests:
             for epoch in epochs:
                 yield epoch
-                if self.state is None or self.state.epoch == self.state.epochs:
-                    continue  # what is left takes less time than it would save
+                if self.state is None:
+                    continue
+                if self.state.epoch == self.state.epochs:
+                    if self.path.exists() or time.monotonic() - self.started >= self.seconds:
+                        self.write()  # Snakemake may be dead by now, and have the job done again
+                    continue
                 if self.wanted():
                     self.write()
                     raise UserError("another process has come for this round and goes on from here; this one ends")
@@ -96,10 +103,6 @@ class Progress:
         self.written = time.monotonic()
         if self.seconds:
             self.interval = max(self.seconds, min((self.written - begun) / SHARE, LONGEST))
-
-    def remove(self) -> None:
-        """The outputs are there; the file has done its duty."""
-        self.path.unlink(missing_ok=True)
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
@@ -125,6 +128,7 @@ def save(state: State, path: Path, digest: str, seconds: float) -> None:
         "digest": digest,
         "epoch": state.epoch,
         "seconds": seconds,
+        "last": None if state.last is None else asdict(state.last),
         "streams": {name: generator.bit_generator.state for name, generator in state.streams().items()},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(state).items()}
@@ -154,11 +158,13 @@ def restore(state: State, path: Path, digest: str) -> float:
         raise UserError(f"{path}: not a progress file of lplgrad")
     if header.get("digest") != digest:
         raise UserError(f"{path}: is of other settings, inputs or code")
-    epoch, seconds = header.get("epoch"), header.get("seconds")
+    epoch, seconds, last = header.get("epoch"), header.get("seconds"), header.get("last")
     expected = _tensors(state)
     if (
         type(epoch) is not int
-        or not 1 <= epoch < state.epochs
+        or not 1 <= epoch <= state.epochs
+        or not isinstance(last, dict)
+        or not _is_epoch(last, epoch)
         or type(seconds) is not float
         or not 0 <= seconds < math.inf
         or {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
@@ -182,8 +188,17 @@ def restore(state: State, path: Path, digest: str) -> float:
                 torch.empty_like(parameter).copy_(tensors[f"{name}/momentum/{position}"])
                 for position, parameter in enumerate(optimizer.parameters)
             ]
-    state.epoch = epoch
+    state.epoch, state.last = epoch, Epoch(**last)
     return seconds
+
+
+def _is_epoch(last: dict[str, Any], number: int) -> bool:
+    kinds = {"number": int, "loss": float, "pair_loss": float | None, "learning_rate": float}
+    return (
+        last.keys() == kinds.keys()
+        and all(isinstance(last[name], kind) for name, kind in kinds.items())
+        and last["number"] == number
+    )
 
 
 def digest_of(values: object, inputs: Iterable[Path]) -> str:

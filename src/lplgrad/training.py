@@ -105,6 +105,7 @@ class State:
         batches, augmenting: the random streams.
         epochs: how many there will be.
         epoch: how many are done.
+        last: what was told of the last of these.
     """
 
     networks: Networks
@@ -113,6 +114,7 @@ class State:
     augmenting: np.random.Generator
     epochs: int
     epoch: int = 0
+    last: Epoch | None = None
 
     def streams(self) -> dict[str, np.random.Generator]:
         """The random streams by name."""
@@ -195,4 +197,5 @@ def train(
                 f"the loss is {mean_loss} after epoch {epoch + 1} of {training.epochs}; lower training.learning_rate"
             )
         state.epoch = epoch + 1
-        yield Epoch(epoch + 1, mean_loss, pair_total / max(with_pairs, 1) if auxiliary else None, rate)
+        state.last = Epoch(epoch + 1, mean_loss, pair_total / max(with_pairs, 1) if auxiliary else None, rate)
+        yield state.last

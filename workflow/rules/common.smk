@@ -97,7 +97,11 @@ wildcard_constraints:
 
 
 def delete_leftovers():
-    """Delete, once all of the study is there, the temporary models that a Snakemake which was killed left behind."""
+    """Delete what trainings kept in case they had to be done again; and, once all of the study is there, the temporary
+    models that a Snakemake which was killed left behind."""
+    for kept in Path(ROOT).rglob("progress.safetensors"):
+        if (kept.parent / "metrics.json").exists():
+            kept.unlink()
     if not (workflow.dag_settings.targets or workflow.storage_settings.notemp):
         for left in LAYOUT.leftover_checkpoints():
             left.unlink()

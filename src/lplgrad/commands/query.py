@@ -44,10 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Draw candidates, score them, choose and write; in a round's folder one process at a time."""
+    from lplgrad.artifacts import forget_progress
     from lplgrad.locks import alone
 
     with alone(arguments.output, "query"):
         _query(arguments)
+        forget_progress(arguments.checkpoint.parent if arguments.checkpoint else arguments.output)
 
 
 def _query(arguments: argparse.Namespace) -> None:

@@ -120,7 +120,7 @@ def _train_and_test(
     import numpy as np
 
     from lplgrad import devices, networks
-    from lplgrad.artifacts import write_logits
+    from lplgrad.artifacts import forget_progress, write_logits
     from lplgrad.errors import UserError
     from lplgrad.evaluation import accuracy, accuracy_per_class, batch_size, batches_of, predict
     from lplgrad.files import write_json
@@ -163,7 +163,8 @@ def _train_and_test(
     write_logits(arguments.output / "test_logits.npy", logits)
     write_json(arguments.output / "timing.json", timing)
     write_json(arguments.output / "metrics.json", metrics)
-    progress.remove()
+    if arguments.checkpoint is not None:
+        forget_progress(arguments.checkpoint.parent)
     say(f"test accuracy {metrics['accuracy']:.4f}; trained in {seconds:.1f} s")
 
 
@@ -225,7 +226,8 @@ def _epochs(
     )
     try:
         with devices.tf32(settings.compute.precision == "tf32"):
-            *_, last = track(progress.keep(steps), epochs, "epochs", line)
+            for _ in track(progress.keep(steps), epochs, "epochs", line):
+                pass
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -240,4 +242,6 @@ def _epochs(
             f"out of memory in a step of training.batch_size: {settings.training.batch_size}; lower it, or "
             "compute.jobs_per_gpu if other jobs share the card"
         ) from None
-    return last
+    assert progress.state is not None
+    assert progress.state.last is not None
+    return progress.state.last
