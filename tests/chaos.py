@@ -77,9 +77,20 @@ def kill(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def keep_logs(project: Path) -> None:
+    """Keep every training's log under a second name: Snakemake deletes it when the training is tried again, and a job
+    that it left behind may still be writing to it."""
+    kept = project / "kept"
+    kept.mkdir(exist_ok=True)
+    for log in project.glob("logs/**/train.log"):
+        with suppress(FileNotFoundError, FileExistsError):
+            (kept / str(log.stat().st_ino)).hardlink_to(log)
+
+
 def lines_of(project: Path, words: str) -> int:
-    """How often the logs of all trainings, of every try one after another, have a line that begins with some words."""
-    logs = (log.read_text(errors="replace") for log in project.glob("logs/**/train.log"))
+    """How often the logs that were kept have some words."""
+    keep_logs(project)
+    logs = (log.read_text(errors="replace") for log in (project / "kept").iterdir())
     return sum(len(re.findall(words, text, re.MULTILINE)) for text in logs)
 
 
@@ -120,10 +131,14 @@ def campaign(
             while process.poll() is None and losses.kills.total() < kills:
                 until = time.monotonic() + draw.uniform(0.2, 3)
                 while process.poll() is None and (time.monotonic() < until or not jobs(process.pid)):
+                    keep_logs(disturbed)
                     time.sleep(0.05)
                 if process.poll() is None:
                     _kill(draw.choice(HOW), process.pid, draw, losses)
-            status = process.wait()
+            while process.poll() is None:
+                keep_logs(disturbed)
+                time.sleep(0.05)
+            status = process.returncode
         undisturbed_failures += status > 0 and losses.kills.total() >= kills
         if undisturbed_failures > 2:  # one may be of orphans that had to give way
             raise AssertionError((folder / "snakemake.log").read_text())

@@ -21,4 +21,4 @@ rule prepare:
         code=lambda wildcards: code_digest(f"datasets.{STUDY.datasets[wildcards.dataset].source}", "preparation"),
     shell:
         "lplgrad prepare --settings {params.settings:q} --downloads {params.downloads:q} --threads {threads} "
-        "--output {params.folder:q} >> {log:q} 2>&1"
+        "--output {params.folder:q} > {log:q} 2>&1"

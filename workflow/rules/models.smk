@@ -28,7 +28,7 @@ rule observe:
         code=code_digest("commands.observe"),
     shell:
         "lplgrad observe --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--seed {wildcards.seed} --settings {params.settings:q} $place --output {params.folder:q} >> {log:q} 2>&1"
+        "--seed {wildcards.seed} --settings {params.settings:q} $place --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule model_figure:
@@ -61,7 +61,7 @@ rule model_figure:
     shell:
         "lplgrad figure {wildcards.kind} --study {input.study:q} --budget {wildcards.budget} "
         "--dataset {wildcards.dataset} --strategy {wildcards.strategy} --seed {wildcards.seed} --output {output:q} "
-        ">> {log:q} 2>&1"
+        "> {log:q} 2>&1"
 
 
 rule class_accuracy_figure:
@@ -90,7 +90,7 @@ rule class_accuracy_figure:
     shell:
         "lplgrad figure class-accuracy --study {input.study:q} --classes {input.classes:q} "
         "--budget {wildcards.budget} --dataset {wildcards.dataset} --strategy {wildcards.strategy} "
-        "--seed {wildcards.seed} --output {output:q} >> {log:q} 2>&1"
+        "--seed {wildcards.seed} --output {output:q} > {log:q} 2>&1"
 
 
 RESULTS += [

@@ -27,7 +27,7 @@ rule study:
         code=code_digest("commands.study"),
     shell:
         "lplgrad study --settings {params.settings:q} --unavailable {params.unavailable:q} --prepared "
-        "--output {output:q} >> {log:q} 2>&1"
+        "--output {output:q} > {log:q} 2>&1"
 
 
 rule measurements:
@@ -53,7 +53,7 @@ rule measurements:
         folder=subpath(output.measurements, parent=True),
         code=code_digest("commands.measurements"),
     shell:
-        "lplgrad measurements --study {input.study:q} --output {params.folder:q} >> {log:q} 2>&1"
+        "lplgrad measurements --study {input.study:q} --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule timings:
@@ -78,7 +78,7 @@ rule timings:
     params:
         code=code_digest("commands.timings"),
     shell:
-        "lplgrad timings --study {input.study:q} --output {output:q} >> {log:q} 2>&1"
+        "lplgrad timings --study {input.study:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule learning_curves:
@@ -104,7 +104,7 @@ rule learning_curves:
         code=code_digest("commands.figure"),
     shell:
         "lplgrad figure learning-curves --study {input.study:q} --measurements {input.measurements:q} "
-        "--budget {wildcards.budget} --output {output:q} >> {log:q} 2>&1"
+        "--budget {wildcards.budget} --output {output:q} > {log:q} 2>&1"
 
 
 rule dataset_curves:
@@ -132,7 +132,7 @@ rule dataset_curves:
         code=code_digest("commands.figure"),
     shell:
         "lplgrad figure dataset-curves --study {input.study:q} --measurements {input.measurements:q} "
-        "--dataset {wildcards.dataset} --output {output:q} >> {log:q} 2>&1"
+        "--dataset {wildcards.dataset} --output {output:q} > {log:q} 2>&1"
 
 
 rule strategy_figure:
@@ -163,7 +163,7 @@ rule strategy_figure:
     shell:
         "lplgrad figure strategy --study {input.study:q} --measurements {input.measurements:q} "
         "--classes {input.classes:q} --budget {wildcards.budget} --dataset {wildcards.dataset} "
-        "--strategy {wildcards.strategy} --output {output:q} >> {log:q} 2>&1"
+        "--strategy {wildcards.strategy} --output {output:q} > {log:q} 2>&1"
 
 
 rule chosen_figure:
@@ -193,7 +193,7 @@ rule chosen_figure:
         code=code_digest("commands.figure"),
     shell:
         "lplgrad figure chosen --study {input.study:q} --budget {wildcards.budget} --dataset {wildcards.dataset} "
-        "--strategy {wildcards.strategy} --seed {wildcards.seed} --output {output:q} >> {log:q} 2>&1"
+        "--strategy {wildcards.strategy} --seed {wildcards.seed} --output {output:q} > {log:q} 2>&1"
 
 
 TABLES = ["datasets", "budgets", "deviations", "accuracy", "time"]

@@ -23,7 +23,7 @@ rule start:
         code=code_digest("commands.start"),
     shell:
         "lplgrad start --data {params.data:q} --query-size {params.query_size} --candidates {resources.candidates} "
-        "--labels {resources.labels} --seed {wildcards.seed} --output {output:q} >> {log:q} 2>&1"
+        "--labels {resources.labels} --seed {wildcards.seed} --output {output:q} > {log:q} 2>&1"
 
 
 rule train_start:
@@ -55,7 +55,7 @@ rule train_start:
         code=code_digest("commands.train"),
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --round 1 --seed {wildcards.seed} "
-        "--settings {params.settings:q} $place $progress --output {params.folder:q} >> {log:q} 2>&1"
+        "--settings {params.settings:q} $place $progress --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -90,7 +90,7 @@ rule train:
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
         "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} $place $progress "
-        "--output {params.folder:q} >> {log:q} 2>&1"
+        "--output {params.folder:q} > {log:q} 2>&1"
 
 
 # The same, where the checkpoint stays: of every chain's last round, and where the configuration keeps more. The
@@ -138,4 +138,4 @@ rule query:
     shell:
         "lplgrad query --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
         "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} $place "
-        "--output {params.folder:q} >> {log:q} 2>&1"
+        "--output {params.folder:q} > {log:q} 2>&1"

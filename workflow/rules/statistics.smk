@@ -37,7 +37,7 @@ rule statistics:
         code=code_digest("commands.statistics"),
     shell:
         "lplgrad statistics --study {input.study:q} --measurements {input.measurements:q} --output {params.folder:q} "
-        ">> {log:q} 2>&1"
+        "> {log:q} 2>&1"
 
 
 rule comparison_figure:
@@ -65,7 +65,7 @@ rule comparison_figure:
         code=code_digest("commands.compare"),
     shell:
         "lplgrad compare {wildcards.comparison} --study {input.study:q} --measurements {input.measurements:q} "
-        "--output {output:q} >> {log:q} 2>&1"
+        "--output {output:q} > {log:q} 2>&1"
 
 
 rule cost_figure:
@@ -92,7 +92,7 @@ rule cost_figure:
         code=code_digest("commands.compare"),
     shell:
         "lplgrad compare cost --study {input.study:q} --measurements {input.measurements:q} --timings {input.timings:q} "
-        "--budget {wildcards.budget} --output {output:q} >> {log:q} 2>&1"
+        "--budget {wildcards.budget} --output {output:q} > {log:q} 2>&1"
 
 
 rule diagnostics:
@@ -128,7 +128,7 @@ rule diagnostics:
         folder=subpath(output.calibration, parent=True),
         code=code_digest("commands.diagnostics"),
     shell:
-        "lplgrad diagnostics --study {input.study:q} --output {params.folder:q} >> {log:q} 2>&1"
+        "lplgrad diagnostics --study {input.study:q} --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule diagnostics_figure:
@@ -157,7 +157,7 @@ rule diagnostics_figure:
         code=code_digest("commands.compare"),
     shell:
         "lplgrad compare {wildcards.diagnostics} --study {input.study:q} --diagnostics {params.folder:q} "
-        "--budget {wildcards.budget} --output {output:q} >> {log:q} 2>&1"
+        "--budget {wildcards.budget} --output {output:q} > {log:q} 2>&1"
 
 
 rule claims:
@@ -187,7 +187,7 @@ rule claims:
         code=code_digest("commands.claims"),
     shell:
         "lplgrad claims --study {input.study:q} --measurements {input.measurements:q} --timings {input.timings:q} "
-        "--output {params.folder:q} >> {log:q} 2>&1"
+        "--output {params.folder:q} > {log:q} 2>&1"
 
 
 RESULTS += [

@@ -23,7 +23,7 @@ rule datasets_table:
         code=code_digest("commands.table"),
         paper=paper_digest("datasets.csv"),
     shell:
-        "lplgrad table datasets --study {input.study:q} --output {output:q} >> {log:q} 2>&1"
+        "lplgrad table datasets --study {input.study:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule budgets_table:
@@ -48,7 +48,7 @@ rule budgets_table:
         code=code_digest("commands.table"),
         paper=paper_digest("budgets.csv"),
     shell:
-        "lplgrad table budgets --study {input.study:q} --output {output:q} >> {log:q} 2>&1"
+        "lplgrad table budgets --study {input.study:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule deviations_table:
@@ -74,7 +74,7 @@ rule deviations_table:
         code=code_digest("commands.table"),
     shell:
         "lplgrad table deviations --study {input.study:q} --presets {input.presets:q} "
-        "--output {output:q} >> {log:q} 2>&1"
+        "--output {output:q} > {log:q} 2>&1"
 
 
 rule accuracy_table:
@@ -100,7 +100,7 @@ rule accuracy_table:
         code=code_digest("commands.table"),
     shell:
         "lplgrad table accuracy --study {input.study:q} --measurements {input.measurements:q} "
-        "--output {output:q} >> {log:q} 2>&1"
+        "--output {output:q} > {log:q} 2>&1"
 
 
 rule time_table:
@@ -126,7 +126,7 @@ rule time_table:
         code=code_digest("commands.table"),
     shell:
         "lplgrad table time --study {input.study:q} --measurements {input.measurements:q} "
-        "--output {output:q} >> {log:q} 2>&1"
+        "--output {output:q} > {log:q} 2>&1"
 
 
 rule ablation_table:
@@ -153,7 +153,7 @@ rule ablation_table:
         paper=paper_digest("ablation.csv"),
     shell:
         "lplgrad table ablation --study {input.study:q} --measurements {input.measurements:q} "
-        "--output {output:q} >> {log:q} 2>&1"
+        "--output {output:q} > {log:q} 2>&1"
 
 
 rule accuracy_against_paper_table:
@@ -180,7 +180,7 @@ rule accuracy_against_paper_table:
         paper=paper_digest("accuracy.csv"),
     shell:
         "lplgrad table accuracy-against-paper --study {input.study:q} --measurements {input.measurements:q} "
-        "--output {output:q} >> {log:q} 2>&1"
+        "--output {output:q} > {log:q} 2>&1"
 
 
 rule time_against_paper_table:
@@ -207,4 +207,4 @@ rule time_against_paper_table:
         paper=paper_digest("time.csv"),
     shell:
         "lplgrad table time-against-paper --study {input.study:q} --measurements {input.measurements:q} "
-        "--output {output:q} >> {log:q} 2>&1"
+        "--output {output:q} > {log:q} 2>&1"
