@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lplgrad import resuming
 from lplgrad.arrays import DatasetArrays
-from lplgrad.artifacts import PROGRESS as NAME
+from lplgrad.artifacts import PROGRESS
 from lplgrad.errors import UserError
 from lplgrad.interruption import Interrupted
 from lplgrad.networks import Networks, first_networks
@@ -118,7 +118,7 @@ class TestDiscarding:
         assert reason in told
         assert "it is discarded, and the round is trained from its first epoch" in told
         assert len(told.splitlines()) == 1
-        assert not (folder / NAME).exists()
+        assert not (folder / PROGRESS).exists()
 
     def test_of_another_training(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         stop_after(tmp_path, 2, "other")
@@ -127,8 +127,8 @@ class TestDiscarding:
     @pytest.mark.parametrize("length", [0, 7, 300, -1])
     def test_cut_off(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], length: int) -> None:
         stop_after(tmp_path, 2)
-        whole = (tmp_path / NAME).read_bytes()
-        (tmp_path / NAME).write_bytes(whole[:length])
+        whole = (tmp_path / PROGRESS).read_bytes()
+        (tmp_path / PROGRESS).write_bytes(whole[:length])
         self.discarded(tmp_path, capsys, "not a whole progress file")
 
     @pytest.mark.parametrize(
@@ -147,9 +147,9 @@ class TestDiscarding:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], before: bytes, after: bytes, reason: str
     ) -> None:
         stop_after(tmp_path, 2)
-        whole = (tmp_path / NAME).read_bytes()
+        whole = (tmp_path / PROGRESS).read_bytes()
         assert before in whole
-        (tmp_path / NAME).write_bytes(whole.replace(before, after))
+        (tmp_path / PROGRESS).write_bytes(whole.replace(before, after))
         self.discarded(tmp_path, capsys, reason)
 
     def test_of_other_networks(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,20 +158,20 @@ class TestDiscarding:
         self.discarded(tmp_path, capsys, "does not fit the training")
 
     def test_a_pickle_is_not_opened(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        torch.save({"epoch": 2}, tmp_path / NAME)
+        torch.save({"epoch": 2}, tmp_path / PROGRESS)
         self.discarded(tmp_path, capsys, "not a whole progress file")
 
     def test_a_refused_file_leaves_the_state_as_it_was(self, tmp_path: Path) -> None:
         stop_after(tmp_path, 2)
-        whole = (tmp_path / NAME).read_bytes()
-        (tmp_path / NAME).write_bytes(whole.replace(b"augmenting", b"augmentinG"))
+        whole = (tmp_path / PROGRESS).read_bytes()
+        (tmp_path / PROGRESS).write_bytes(whole.replace(b"augmenting", b"augmentinG"))
         states: list[State] = []
         trained, epochs = begin(None)
         list(epochs)
         before = tensors(trained)
         states.append(State(trained, {}, np.random.default_rng(1), np.random.default_rng(2), EPOCHS))
         with pytest.raises(UserError):
-            restore(states[0], tmp_path / NAME, "same")
+            restore(states[0], tmp_path / PROGRESS, "same")
         assert all(torch.equal(a, b) for a, b in zip(before, tensors(trained), strict=True))
 
 
@@ -201,7 +201,7 @@ def test_a_disk_that_is_full_ends_no_training(
     monkeypatch.setattr(os, "fsync", full)
     _, epochs = begin(Progress(tmp_path, "same", seconds=0))
     assert len(list(epochs)) == EPOCHS
-    assert f"{tmp_path / NAME}: No space left on device; training goes on" in capsys.readouterr().err
+    assert f"{tmp_path / PROGRESS}: No space left on device; training goes on" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -264,10 +264,10 @@ def test_killed_processes_and_an_undisturbed_one_write_the_same_bytes(
 ) -> None:
     subprocess.run(command("undisturbed", "0"), check=True, capture_output=True)
     assert until_epoch(command("killed", "0"), 40, signal.SIGKILL)[0] == -signal.SIGKILL
-    assert (tmp_path / "killed" / NAME).exists()
+    assert (tmp_path / "killed" / PROGRESS).exists()
     status, told = until_epoch(command("killed", "0"), 80, signal.SIGKILL)
     assert status == -signal.SIGKILL
-    assert f"{NAME}: going on after epoch " in told
+    assert f"{PROGRESS}: going on after epoch " in told
     status, told = until_epoch(command("killed", "3600"), 110, signal.SIGTERM)
     assert status == 128 + signal.SIGTERM
     assert told.splitlines()[-1] == "lplgrad train: error: ended by SIGTERM"
@@ -277,7 +277,7 @@ def test_killed_processes_and_an_undisturbed_one_write_the_same_bytes(
     for name in ("checkpoint.safetensors", "test_logits.npy", "metrics.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
     left = {path.name for path in (tmp_path / "killed").iterdir()}
-    assert left == {"checkpoint.safetensors", "test_logits.npy", "metrics.json", "timing.json", NAME}
+    assert left == {"checkpoint.safetensors", "test_logits.npy", "metrics.json", "timing.json", PROGRESS}
 
 
 @pytest.mark.slow
@@ -304,14 +304,14 @@ def test_what_is_done_is_not_done_again_until_the_next_job_has_it(
     assert lplgrad("start", "--data", data.folder, "--query-size", 6, "--seed", 1, "--output", labeled)[0] == 0
     common = ["train", "--data", data.folder, "--labeled", labeled, "--round", 1, "--output", tmp_path / "round"]
     assert lplgrad(*common, "--seed", 1, "--settings", TRAIN, "--progress-seconds", 0)[0] == 0
-    assert (tmp_path / "round" / NAME).exists()
+    assert (tmp_path / "round" / PROGRESS).exists()
     before = (tmp_path / "round" / "checkpoint.safetensors").read_bytes()
     status, told = lplgrad(*common, "--seed", 1, "--settings", TRAIN)
     assert status == 0
     assert "going on after epoch 2 of 2" in told
     assert "epoch 2/2" not in told
     assert (tmp_path / "round" / "checkpoint.safetensors").read_bytes() == before
-    assert (tmp_path / "round" / NAME).exists()
+    assert (tmp_path / "round" / PROGRESS).exists()
     query = ["query", *common[1:], "--checkpoint", tmp_path / "round/checkpoint.safetensors", "--seed", 1]
     assert lplgrad(*query, "--settings", "{acquisition: entropy, query_size: 6, candidates: 30}")[0] == 0
-    assert not (tmp_path / "round" / NAME).exists()
+    assert not (tmp_path / "round" / PROGRESS).exists()

@@ -200,9 +200,11 @@ def read_yaml(text: str, where: str) -> Any:
         UserError: ``where``, and the line that does not parse.
     """
     try:
-        if _written_out(yaml.compose(text, _UniqueKeyLoader), {}) > MOST_VALUES:
+        loader = _UniqueKeyLoader(text)  # a SafeLoader
+        node = loader.get_single_node()
+        if _written_out(node, {}) > MOST_VALUES:
             raise UserError(f"{where}: more than {MOST_VALUES:,} values, its aliases written out")
-        return yaml.load(text, _UniqueKeyLoader)  # a SafeLoader
+        return None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

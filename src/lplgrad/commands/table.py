@@ -66,10 +66,8 @@ def _of_study(arguments: argparse.Namespace, file: StudyFile) -> Table:
 
     if arguments.kind == "datasets":
         table = paper_tables.datasets_table(file)
-        heading, note = (
-            "Data sets (the paper's Table I)",
-            ("The paper's numbers are those it prints in Table I and in its text; bold where ours differ."),
-        )
+        heading = "Data sets (the paper's Table I)"
+        note = "The paper's numbers are those it prints in Table I and in its text; bold where ours differ."
         if not set(table["dataset"]) & set(published("datasets")["dataset"]):
             heading, note = "Data sets", ""
         return table, paper_tables.datasets_parts(table, file), heading, note

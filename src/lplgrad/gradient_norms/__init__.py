@@ -140,9 +140,11 @@ class PerSampleGradientNorms:
         self._pass: _Pass | None = None
 
     def __enter__(self) -> Self:
-        """Raises:
-        ValueError: a batch norm is in train mode, or has no running statistics; it is named.
-        RuntimeError: the context is entered already.
+        """Put the hooks in place.
+
+        Raises:
+            ValueError: a batch norm is in train mode, or has no running statistics; it is named.
+            RuntimeError: the context is entered already.
         """
         if self._handles:
             raise RuntimeError("this context is entered already")
