@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from lplgrad import networks
-from lplgrad.arrays import DatasetArrays, open_dataset
+from lplgrad.arrays import DatasetArrays, open_dataset, sha256
 from lplgrad.cli import COMMANDS, main, parser
 from tests.conftest import JOINT, POOL, TRAIN
 
@@ -137,7 +137,11 @@ class TestRound:
     def test_no_label_of_a_candidate_is_read(self, started: Path, lplgrad: Call, name: str) -> None:
         assert query(lplgrad, started, QUERY.replace("NAME", name), "one")[0] == 0
         labels = np.load(started / "data" / "train_labels.npy")
-        np.save(started / "data" / "train_labels.npy", (labels + 1) % 4)
+        shifted = (labels + 1) % 4
+        np.save(started / "data" / "train_labels.npy", shifted)
+        described = json.loads((started / "data" / "dataset.json").read_text())
+        described["splits"]["train"]["labels_sha256"] = sha256(shifted)
+        (started / "data" / "dataset.json").write_text(json.dumps(described))
         assert query(lplgrad, started, QUERY.replace("NAME", name), "other")[0] == 0
         assert (started / "one" / "scores.csv").read_bytes() == (started / "other" / "scores.csv").read_bytes()
 

@@ -2,7 +2,7 @@
 
 ``data/<dataset>/`` holds ``{train,test}_images.npy`` (uint8, N x H x W x C), ``{train,test}_labels.npy`` (int64),
 ``dataset.json`` (classes, shapes, counts, checksums, channel statistics) and ``provenance.json`` (where the images
-came from, for people). ``dataset.json`` is written last: where it stands, the rest is whole.
+came from, and the size and time of the image arrays). ``dataset.json`` is written last: if it exists, all is whole.
 """
 
 from __future__ import annotations
@@ -55,10 +55,13 @@ class DatasetArrays:
 
 
 def open_dataset(folder: Path) -> DatasetArrays:
-    """Open a prepared data set; its images are mapped, not read.
+    """Open a prepared data set and check that it is still the one that was prepared.
+
+    The labels are compared with their checksum. The images are mapped into memory and not read, unless the size or the
+    time of their file has changed: then they are compared with their checksum too.
 
     Raises:
-        UserError: something is missing, cut off, or not what ``dataset.json`` says.
+        UserError: a file is missing, cut off, or not what ``dataset.json`` describes.
     """
     manifest = folder / "dataset.json"
     if not manifest.exists():
@@ -75,6 +78,12 @@ def open_dataset(folder: Path) -> DatasetArrays:
     if not sound:
         raise UserError(f"{manifest}: not the description of a data set; prepare it anew")
     train, test = (_open_split(folder, split, shapes[split], len(classes)) for split in SPLITS)
+    expected, known = checksums(folder), _known_stamps(folder)
+    for split, part in (("train", train), ("test", test)):
+        images = folder / f"{split}_images.npy"
+        _compare(images.with_name(f"{split}_labels.npy"), part.labels, expected[f"{split}_labels"])
+        if known.get(images.name) != stamp(images):
+            _compare(images, part.images, expected[f"{split}_images"])
     return DatasetArrays(folder, train, test, classes, mean, std)
 
 
@@ -84,14 +93,43 @@ def verify_dataset(folder: Path) -> None:
     Raises:
         UserError: a file is not what it was.
     """
-    data = open_dataset(folder)
-    splits = read_json(folder / "dataset.json")["splits"]
-    for split in SPLITS:
-        part: Images = getattr(data, split)
-        for kind, array in (("images", part.images), ("labels", part.labels)):
-            if sha256(array) != splits[split].get(f"{kind}_sha256"):
-                path = folder / f"{split}_{kind}.npy"
-                raise UserError(f"{path}: changed since it was prepared; delete dataset.json beside it and run again")
+    data, expected = open_dataset(folder), checksums(folder)
+    for split, part in (("train", data.train), ("test", data.test)):
+        _compare(folder / f"{split}_images.npy", part.images, expected[f"{split}_images"])
+
+
+def _compare(path: Path, array: npt.NDArray[Any], expected: str) -> None:
+    if sha256(array) != expected:
+        raise UserError(f"{path}: changed since it was prepared; delete dataset.json beside it and run again")
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each array when it was prepared, by ``<split>_images`` and ``<split>_labels``.
+
+    Two data sets with the same checksums are the same data set.
+
+    Raises:
+        UserError: ``dataset.json`` has no checksums.
+    """
+    manifest = folder / "dataset.json"
+    try:
+        splits = read_json(manifest)["splits"]
+        return {f"{split}_{kind}": splits[split][f"{kind}_sha256"] for split in SPLITS for kind in ("images", "labels")}
+    except (KeyError, TypeError):
+        raise UserError(f"{manifest}: not the description of a data set; prepare it anew") from None
+
+
+def stamp(path: Path) -> list[int]:
+    """Size in bytes and time of last change in nanoseconds: if a file has kept both, it is taken to be unchanged."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _known_stamps(folder: Path) -> dict[str, list[int]]:
+    """The stamps of the image arrays when they were prepared, by file name; empty if they were not recorded."""
+    path = folder / "provenance.json"
+    known = read_json(path).get("stamps") if path.exists() else None
+    return known if isinstance(known, dict) else {}
 
 
 def sha256(array: npt.NDArray[Any]) -> str:

@@ -12,15 +12,20 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
-from lplgrad.arrays import SPLITS, DatasetArrays, open_array, open_dataset, sha256
+from lplgrad.arrays import SPLITS, DatasetArrays, open_array, open_dataset, sha256, stamp
 from lplgrad.datasets import ImageFiles, Images, Prepared
+from lplgrad.datasets._originals import ORIGINALS, Listing
 from lplgrad.errors import UserError
-from lplgrad.files import beside, replacing, write_json
+from lplgrad.files import beside, remove, replacing, write_json
 from lplgrad.images import UnreadableImagesError, decode_all, first_shape
 
 
 def write_dataset(
-    folder: Path, prepared: Prepared, threads: int = 1, settings: Mapping[str, Any] | None = None
+    folder: Path,
+    prepared: Prepared,
+    threads: int = 1,
+    settings: Mapping[str, Any] | None = None,
+    originals: Listing | None = None,
 ) -> DatasetArrays:
     """Check what a source delivered, decode what is still in files, and write it.
 
@@ -29,11 +34,13 @@ def write_dataset(
         prepared: what the source delivered.
         threads: that decode.
         settings: the source and its options, which the data set is known by.
+        originals: a listing of the files that it is prepared from, taken before any was read.
 
     Raises:
         UserError: there is something in it that no data set may have.
         UnreadableImagesError: images could not be decoded; those of both splits were tried.
     """
+    remove(folder / ORIGINALS)
     parts: dict[str, Images | ImageFiles] = {split: getattr(prepared, split) for split in SPLITS}
     splits: dict[str, Any] = {}
     shape = first_shape([part for part in parts.values() if isinstance(part, ImageFiles)])
@@ -64,7 +71,10 @@ def write_dataset(
     if unreadable:
         raise UnreadableImagesError(unreadable, sum(len(part.labels) for part in parts.values()))
     mean, std = channel_statistics(open_array(folder / "train_images.npy", mapped=True))
-    write_json(folder / "provenance.json", {**prepared.provenance, "pillow": PIL.__version__})
+    stamps = {path.name: stamp(path) for path in (folder / f"{split}_images.npy" for split in SPLITS)}
+    write_json(folder / "provenance.json", {**prepared.provenance, "pillow": PIL.__version__, "stamps": stamps})
+    if originals is not None:
+        write_json(folder / ORIGINALS, originals)
     described = {"classes": prepared.classes, "mean": mean, "std": std, "splits": splits}
     write_json(folder / "dataset.json", {"settings": settings or {}, **described})
     return open_dataset(folder)

@@ -21,6 +21,7 @@ from itertools import permutations
 from pathlib import Path, PurePosixPath
 
 from lplgrad import datasets
+from lplgrad.datasets._originals import ORIGINALS, change, read_listing
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
 from lplgrad.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob, pool_problem
@@ -271,6 +272,27 @@ def check_prepared_datasets(study: Study) -> None:
         for budget in study.run.budgets:
             if problem := pool_problem(row.budgets[budget], pool):
                 raise UserError(f"datasets.{name}.budgets.{budget}.{problem[0]}: {problem[1]} ({manifest.parent})")
+
+
+def changed_originals(study: Study) -> dict[str, str]:
+    """What to do about data sets whose original files have changed since they were prepared, by name.
+
+    Names, sizes and times of the files are compared; no file is opened.
+    """
+    downloads, found = Path(study.data_dir) / "downloads", {}
+    for name in study.run.datasets:
+        folder, row = Path(study.data_dir) / name, study.datasets[name]
+        source = datasets.load(row.source)
+        originals = source.originals(source.options.model_validate(row.options), downloads)
+        if originals is None or not (folder / "dataset.json").exists() or not (folder / ORIGINALS).exists():
+            continue
+        if problem := change(read_listing(folder / ORIGINALS), originals):
+            found[name] = (
+                f"datasets.{name}: {originals} has changed since {folder} was prepared ({problem}); delete "
+                f"{folder / 'dataset.json'} to prepare it again and rerun its rounds, or {folder / ORIGINALS} to go on "
+                "with the images that were prepared"
+            )
+    return found
 
 
 def unavailable_datasets(study: Study) -> dict[str, str]:

@@ -18,7 +18,14 @@ from lplgrad.code_digest import code_digest
 from lplgrad.errors import UserError
 from lplgrad.leases import visible_devices
 from lplgrad.configuration import read_study
-from lplgrad.study import Chain, Layout, check_prepared_datasets, one_of, unavailable_datasets
+from lplgrad.study import (
+    Chain,
+    Layout,
+    changed_originals,
+    check_prepared_datasets,
+    one_of,
+    unavailable_datasets,
+)
 
 mimetypes.add_type("text/plain", ".yaml")  # which the report would otherwise warn of
 
@@ -34,6 +41,10 @@ FILES = [] if workflow.config_settings.replace_workflow_config else [CONFIG]
 try:
     STUDY = read_study([*FILES, *workflow.overwrite_configfiles], workflow.config_settings.config)
     check_prepared_datasets(STUDY)
+    # On a cluster's node the files are not listed again.
+    changed = changed_originals(STUDY) if workflow.is_main_process else {}
+    if changed:
+        raise UserError("; ".join(changed.values()))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Prepare the data set."""
     from lplgrad import datasets
     from lplgrad.commands.common import check_positive, parse_settings
+    from lplgrad.datasets._originals import listing
     from lplgrad.errors import DownloadError, UserError
     from lplgrad.files import remove, write_text
     from lplgrad.images import UnreadableImagesError
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
     # archive, and a Snakemake that was killed may have left a job behind.
     with alone(arguments.output, "prepare"):
         try:
+            originals = source.originals(options, arguments.downloads)
+            before = listing(originals) if originals is not None and originals.exists() else None
             with alone(arguments.downloads, "prepare") if _writable(arguments.downloads) else nullcontext():
                 prepared = source.prepare(options, arguments.downloads)
         except DownloadError as error:
@@ -58,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         remove(failed)
         try:
             known_by = {"source": settings.source, **options.model_dump()}
-            data = write_dataset(arguments.output, prepared, arguments.threads, known_by)
+            data = write_dataset(arguments.output, prepared, arguments.threads, known_by, before)
         except UnreadableImagesError as error:
             write_text(listed, "".join(f"{path}\t{reason}\n" for path, reason in error.reasons.items()))
             raise UserError(f"{error}; all are listed in {listed}: repair or remove them and run again") from None

@@ -19,8 +19,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Look and print."""
     from lplgrad.configuration import left_out, read_study
     from lplgrad.status import report
-    from lplgrad.study import Layout
+    from lplgrad.study import Layout, changed_originals
 
     study = read_study(arguments.files)
+    for problem in changed_originals(study).values():
+        print(f"changed: {problem}")
     for line in report(Layout(study, left_out(study))):
         print(line)

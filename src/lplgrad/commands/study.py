@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.errors import UserError
     from lplgrad.files import write_text
     from lplgrad.settings import Study, StudyFile
-    from lplgrad.study import Layout, check_prepared_datasets
+    from lplgrad.study import Layout, changed_originals, check_prepared_datasets
     from lplgrad.validation import parse, read_yaml
 
     if (arguments.settings is None) == (not arguments.files):
@@ -42,6 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
     study = read_study(arguments.files) if arguments.files else parse_settings(Study, arguments.settings)
     if arguments.files:
         check_prepared_datasets(study)
+        for problem in changed_originals(study).values():
+            raise UserError(problem)
     unavailable = read_yaml(arguments.unavailable, "--unavailable")
     file = parse(StudyFile, {"study": study, "unavailable": unavailable}, "--unavailable")
     if arguments.prepared:

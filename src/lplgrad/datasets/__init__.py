@@ -77,12 +77,14 @@ class Source:
         options: the source's options, which stand in the data set's row of the configuration.
         pool_size: images in the training pool, where the options tell it before anything is read, else None.
         unavailable: why the images cannot be had, told in a moment and without reading them; None where they can.
+        originals: the folder or archive of the user's that the images are read from; None if there is none.
     """
 
     prepare: Callable[[Any, Path], Prepared]
     options: type[Settings]
     pool_size: Callable[[Any], int | None] = lambda options: None
     unavailable: Callable[[Any, Path], str | None] = lambda options, downloads: None
+    originals: Callable[[Any, Path], Path | None] = lambda options, downloads: None
 
 
 def names() -> list[str]:

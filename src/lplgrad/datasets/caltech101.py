@@ -74,4 +74,7 @@ def unavailable(options: Options, downloads: Path) -> str | None:
     return reason and f"{reason}; place the folder {FOLDER} in {downloads / 'caltech101'}"
 
 
-SOURCE = Source(prepare, Options, pool_size=lambda options: IMAGES - options.test_images, unavailable=unavailable)
+SOURCE = Source(
+    prepare, Options, pool_size=lambda options: IMAGES - options.test_images, unavailable=unavailable,
+    originals=lambda options, downloads: downloads / "caltech101" / FOLDER,
+)  # fmt: skip

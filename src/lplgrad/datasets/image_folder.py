@@ -152,4 +152,6 @@ def unavailable(options: Options, downloads: Path) -> str | None:
     return None if path.exists() else f"{path} does not exist; place the images there, a folder for each class"
 
 
-SOURCE = Source(prepare, Options, unavailable=unavailable)
+SOURCE = Source(
+    prepare, Options, unavailable=unavailable, originals=lambda options, downloads: Path(options.path).expanduser()
+)
