@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from lplgrad.arrays import DatasetArrays, open_dataset
 from lplgrad.cli import main
 from lplgrad.datasets import Images, Prepared
 from lplgrad.preparation import write_dataset
+from lplgrad.study import Layout
 
 # Before torch is imported: small tensors on many threads take longer than on one, most of all on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -27,6 +29,22 @@ def small_images(count: int, seed: int, side: int = 8, channels: int = 1) -> Ima
     labels = np.arange(count, dtype=np.int64) % CLASSES
     noise = draw.integers(0, 50, size=(count, side, side, channels))
     return Images((noise + 50 * labels[:, None, None, None]).astype(np.uint8), labels)
+
+
+def record_settings(layout: Layout, torch: str = "2") -> None:
+    """Write the settings of a study beside the results that a test has made by hand."""
+    for chain in layout.chains():
+        recipe = layout.study.strategies[chain.strategy].recipe
+        training = layout.training_settings(chain.dataset, recipe)
+        query = layout.query_settings(chain.budget, chain.dataset, chain.strategy)
+        for number in range(1, layout.rounds(chain.budget, chain.dataset) + 1):
+            about = {"round": number, "seed": chain.seed, "versions": {"torch": torch}}
+            for folder, name, settings in (
+                (layout.trained(chain, number), "settings.json", training),
+                (layout.round(chain, number), "query_settings.json", query),
+            ):
+                if Path(folder).exists():
+                    Path(folder, name).write_text(json.dumps({**about, "settings": json.loads(settings)}))
 
 
 @pytest.fixture

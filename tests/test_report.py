@@ -17,6 +17,7 @@ from lplgrad.report import collect, figures, style, tables
 from lplgrad.report.document import document
 from lplgrad.settings import StudyFile
 from lplgrad.study import Layout
+from tests.conftest import record_settings
 
 HOME = Path(__file__).parents[1]
 STUDY = StudyFile(study=read_study([HOME / "config.yaml", HOME / "tests" / "tiny.yaml"]))
@@ -151,6 +152,7 @@ class TestCollect:
                     Path(layout.round(chain, number)).mkdir(parents=True, exist_ok=True)
                     query = {"query_seconds": 0.1 * number, "peak_memory_mb": 8}
                     (Path(layout.round(chain, number)) / "query_timing.json").write_text(json.dumps(query))
+        record_settings(layout)
         return layout
 
     def test_one_row_a_round(self, files: Layout) -> None:
@@ -159,6 +161,7 @@ class TestCollect:
         assert not frame.duplicated(["budget", "dataset", "strategy", "seed", "round"]).any()
         row = frame.query("strategy == 'entropy' and seed == 2 and round == 3").iloc[0]
         assert (row["labels"], row["accuracy"], row["recipe"]) == (30, pytest.approx(0.32), "plain")
+        assert set(frame["torch"]) == {"2"}
 
     def test_one_row_a_class(self, files: Layout) -> None:
         frame = collect.class_accuracies(STUDY)

@@ -14,6 +14,7 @@ from lplgrad.cli import main
 from lplgrad.configuration import read_study
 from lplgrad.status import progress_of, report, seconds_left
 from lplgrad.study import Chain, Layout
+from tests.conftest import record_settings
 
 HOME = Path(__file__).parents[1]
 FILES = [HOME / "config.yaml", HOME / "tests/tiny.yaml"]  # 3 strategies, 2 seeds, 3 rounds of 10 labels
@@ -57,6 +58,7 @@ def test_where_a_chain_stands_and_what_is_left(layout: Layout) -> None:
     trained(ROOT / "start/seed1/plain", 1, 0.5, 20.0)
     queried(ROOT / "entropy/seed1/round1", 3.0)
     trained(ROOT / "entropy/seed1/round2", 2, 0.6, 40.0)
+    record_settings(layout)
     found = progress_of(layout, Chain("small", "digits", "entropy", 1))
     assert (found.trained, found.queried, found.accuracies) == (2, 1, [0.5, 0.6])
     assert found.seconds_per_label == 2.0
@@ -77,6 +79,7 @@ def test_what_runs_failed_or_was_killed(layout: Layout) -> None:
     log(ROOT / "entropy/seed1/round1", "query", "lplgrad query: error: data/digits: no prepared data set here\n")
     log(ROOT / "start/seed2/plain", "train", "round 1\nepoch 1/9  loss 2.0\nepoch 2/9  loss 1.0\n")
     log(ROOT / "random/seed1/round1", "query", "round 1\nKilled\n")
+    record_settings(layout)
     with locks.alone(ROOT / "start/seed2/plain", "train"):
         lines = list(report(layout))
     assert f"running: train in {ROOT}/start/seed2/plain, epoch 2/9" in lines, "once, for two strategies"
@@ -94,6 +97,7 @@ def test_seeds_are_averaged_at_a_round_that_each_has_reached(layout: Layout) -> 
     queried(ROOT / "entropy/seed1/round1", 3.0)
     trained(ROOT / "entropy/seed1/round2", 2, 0.9, 40.0)
     trained(ROOT / "start/seed2/plain", 1, 0.3, 20.0)
+    record_settings(layout)
     assert any(line.split() == ["entropy", "0.4000", "1", "30.0", "3.00", "2", "1"] for line in report(layout))
 
 
@@ -126,6 +130,7 @@ def test_failures_of_other_rules_are_told_and_an_interrupted_job_did_not_fail(la
 def test_a_broken_measurement_is_named_and_the_rest_told(layout: Layout) -> None:
     trained(ROOT / "start/seed1/plain", 1, 0.5, 20.0)
     (ROOT / "start/seed1/plain/metrics.json").write_text('{"accuracy"')
+    record_settings(layout)
     lines = list(report(layout))
     assert any(line.startswith("broken: ") and "metrics.json: not JSON, or cut off" in line for line in lines)
     assert any(line.split()[:1] == ["lplgrad"] for line in lines)

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent
 # neither.
 WITHOUT_EFFECT = {
     "cli", "code_digest", "configuration", "errors", "interruption", "leases", "locks", "progress", "resuming",
-    "settings", "study", "validation", "commands.common",
+    "round_settings", "settings", "study", "validation", "commands.common",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from lplgrad import locks
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
+from lplgrad.round_settings import QUERY, TRAINING, Difference, differences
 from lplgrad.study import Chain, Layout
 
 
@@ -24,6 +25,7 @@ class Step:
         log: where it tells of itself.
         running: a process is at it.
         last_line: of the log; empty, if there is none.
+        superseded: it was done with other settings than the study's: which; empty, if it was not.
     """
 
     kind: str
@@ -31,11 +33,12 @@ class Step:
     log: Path
     running: bool
     last_line: str
+    superseded: str = ""
 
     @property
     def failed(self) -> bool:
         """It ended, and told why."""
-        return not self.running and _tells_of_failure(self.last_line)
+        return not self.running and not self.superseded and _tells_of_failure(self.last_line)
 
 
 @dataclass
@@ -68,23 +71,30 @@ class Progress:
     next: Step | None = field(default=None)
 
 
-def progress_of(layout: Layout, chain: Chain) -> Progress:
+def progress_of(layout: Layout, chain: Chain, departed: Difference | None = None) -> Progress:
     """How far a chain is.
+
+    Args:
+        layout: of the study.
+        chain: the trial.
+        departed: from where on it was run with other settings than the study's; these rounds do not count.
 
     Raises:
         UserError: a measurement is broken.
     """
     found = Progress(chain, layout.rounds(chain.budget, chain.dataset))
+    other = departed.file if departed is not None else None
     for number in range(1, found.rounds + 1):
-        if not (Path(layout.trained(chain, number)) / "metrics.json").exists():
-            found.next = _step(layout, "train", layout.trained(chain, number))
+        trained, queried = Path(layout.trained(chain, number)), Path(layout.round(chain, number))
+        if other == trained / TRAINING or not (trained / "metrics.json").exists():
+            found.next = _step("train", trained, departed)
             break
         found.trained = number
-        found.accuracies.append(_number(read_json(Path(layout.trained(chain, number), "metrics.json")).get("accuracy")))
+        found.accuracies.append(_number(read_json(trained / "metrics.json").get("accuracy")))
         if number == found.rounds:
             break
-        if not (Path(layout.round(chain, number)) / "next_labeled.csv").exists():
-            found.next = _step(layout, "query", layout.round(chain, number))
+        if other == queried / QUERY or not (queried / "next_labeled.csv").exists():
+            found.next = _step("query", queried, departed)
             break
         found.queried = number
     if found.trained:
@@ -101,10 +111,10 @@ def progress_of(layout: Layout, chain: Chain) -> Progress:
     return found
 
 
-def _step(layout: Layout, kind: str, folder: str) -> Step:
-    place = Path(folder)
-    log = _log(place, kind)
-    return Step(kind, place, log, locks.is_held(place / f".{kind}.lock"), _last_line(log))
+def _step(kind: str, folder: Path, departed: Difference | None) -> Step:
+    log = _log(folder, kind)
+    superseded = departed.problem if departed is not None and departed.file.parent == folder else ""
+    return Step(kind, folder, log, locks.is_held(folder / f".{kind}.lock"), _last_line(log), superseded)
 
 
 def _log(folder: Path, kind: str) -> Path:
@@ -200,9 +210,13 @@ def _mean(values: list[float]) -> float | None:
 def report(layout: Layout) -> Iterator[str]:
     """The lines of a report."""
     chains, broken = [], []
+    try:
+        departed = differences(layout)
+    except UserError as error:
+        departed, broken = {}, [str(error)]
     for chain in layout.chains():
         try:
-            chains.append(progress_of(layout, chain))
+            chains.append(progress_of(layout, chain, departed.get(chain)))
         except UserError as error:
             broken.append(str(error))
     done = sum(found.next is None for found in chains)
@@ -233,9 +247,14 @@ def report(layout: Layout) -> Iterator[str]:
     steps = {step.folder / step.kind: step for step in (found.next for found in chains) if step is not None}
     running = [step for step in steps.values() if step.running]
     failed = [step for step in steps.values() if step.failed]
-    stopped = [step for step in steps.values() if step.last_line and not step.running and not step.failed]
+    superseded = [step for step in steps.values() if step.superseded and not step.running]
+    stopped = [
+        step
+        for step in steps.values()
+        if step.last_line and not step.running and not step.failed and not step.superseded
+    ]
     elsewhere = list(failures_elsewhere(layout))
-    if running or failed or stopped or broken or elsewhere:
+    if running or failed or stopped or broken or elsewhere or superseded:
         yield ""
     for step in running:
         epoch = re.match(r"epoch \d+/\d+", step.last_line)
@@ -246,6 +265,8 @@ def report(layout: Layout) -> Iterator[str]:
     for step in stopped:
         how = "" if ": error: " in step.last_line else "without a word, as if killed; last line: "
         yield f"stopped: {step.log}: {how}{step.last_line}"
+    for step in superseded:
+        yield f"other settings: {step.kind} in {step.folder}: {step.superseded}; it does not count"
     for line in broken:
         yield f"broken: {line}"
     if steps:

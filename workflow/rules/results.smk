@@ -33,6 +33,8 @@ rule study:
 rule measurements:
     input:
         of_trainings("metrics.json"),
+        of_trainings("settings.json"),
+        of_queries("query_settings.json"),
         study=rules.study.output,
     output:
         measurements=report(

@@ -38,6 +38,7 @@ rule train_start:
             logits="test_logits.npy",
             metrics="metrics.json",
             timing="timing.json",
+            settings="settings.json",
         ),
     log:
         f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/{{recipe}}/train.log",
@@ -70,6 +71,7 @@ rule train:
         logits=f"{ROUND}/test_logits.npy",
         metrics=f"{ROUND}/metrics.json",
         timing=f"{ROUND}/timing.json",
+        settings=f"{ROUND}/settings.json",
     log:
         f"{ROUND_LOGS}/train.log",
     benchmark:
@@ -101,6 +103,7 @@ use rule train as train_kept with:
         logits=f"{ROUND}/test_logits.npy",
         metrics=f"{ROUND}/metrics.json",
         timing=f"{ROUND}/timing.json",
+        settings=f"{ROUND}/settings.json",
     wildcard_constraints:
         budget=f"(?={LAYOUT.kept_checkpoints()})(?:{one_of(STUDY.run.budgets)})",
 
@@ -119,6 +122,7 @@ rule query:
         scores=f"{ROUND}/scores.csv",
         labeled=f"{ROUND}/next_labeled.csv",
         timing=f"{ROUND}/query_timing.json",
+        settings=f"{ROUND}/query_settings.json",
         test_scores=f"{ROUND}/test_scores.csv",
     log:
         f"{ROUND_LOGS}/query.log",

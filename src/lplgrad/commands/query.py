@@ -93,6 +93,7 @@ def _query(arguments: argparse.Namespace) -> None:
         if arguments.metrics is None:
             raise UserError("--metrics: missing: whether the target accuracy was reached stands there")
         if has_stopped(arguments.metrics, arguments.target_accuracy):
+            _write_settings(arguments, settings, labels=None)
             _ask_nothing(arguments.output, labeled)
             return
     check_clock([arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])])
@@ -125,8 +126,18 @@ def _query(arguments: argparse.Namespace) -> None:
     write_scores(arguments.output / "scores.csv", indices, scores, selected, **_said(candidates))
     write_json(arguments.output / "query_timing.json", timing)
     _score_test_images(arguments.output / "test_scores.csv", model, data, about)
+    _write_settings(arguments, settings, len(labeled))
     write_labeled(arguments.output / "next_labeled.csv", labeled.extended(indices[chosen], arguments.round + 1))
     say(f"round {arguments.round}: chose {len(chosen)} of {len(indices)} candidates in {timing['query_seconds']:.2f} s")
+
+
+def _write_settings(arguments: argparse.Namespace, settings: QueryJob, labels: int | None) -> None:
+    from lplgrad.round_settings import QUERY, write_round_settings
+
+    write_round_settings(
+        arguments.output / QUERY, settings, arguments.data, round_number=arguments.round, seed=arguments.seed,
+        labels=labels, target_accuracy=arguments.target_accuracy,
+    )  # fmt: skip
 
 
 def _score_test_images(path: Path, model: Scorer | None, data: DatasetArrays, about: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.progress import say
     from lplgrad.report import collect
     from lplgrad.report.document import Part, document
+    from lplgrad.round_settings import differences
     from lplgrad.settings import StudyFile
     from lplgrad.study import Layout, absent_datasets
 
@@ -69,8 +70,15 @@ def run(arguments: argparse.Namespace) -> None:
     rounds = sum(layout.rounds(chain.budget, chain.dataset) for chain in layout.chains())
     gaps = "".join(f" {name} is missing: {reason}." for name, reason in missing.items())
     said = f"{len(measurements)} of {rounds} rounds of {study.title}."
+    others = differences(layout)
+    if others:
+        first = next(iter(others.values()))
+        gaps += (
+            f" Left out: rounds of {len(others)} trial(s) that were run with other settings, for example {first.file}: "
+            f"{first.problem}."
+        )
     page = document(
         f"So far: {study.title}" if arguments.partial else study.title, [Part(text=(said + gaps,), links=tuple(made))]
     )
     write_text(folder / "index.html", page)
-    say(f"{said} See {folder / 'index.html'}")
+    say(f"{said}{gaps} See {folder / 'index.html'}")

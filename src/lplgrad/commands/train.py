@@ -88,6 +88,7 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
             raise UserError("--previous: missing: whether the target accuracy was reached stands there")
         if has_stopped(arguments.previous / "metrics.json", arguments.target_accuracy):
             repeat_round(arguments.previous, arguments.output, arguments.round)
+            _write_settings(arguments, settings, labels=None)
             say(f"round {arguments.round}, seed {arguments.seed}: the target accuracy was reached before; not trained")
             return
     data = open_dataset(arguments.data)
@@ -162,10 +163,20 @@ def _train_and_test(
     networks.save(arguments.output / "checkpoint.safetensors", trained, settings.model, normalization, data.classes)
     write_logits(arguments.output / "test_logits.npy", logits)
     write_json(arguments.output / "timing.json", timing)
+    _write_settings(arguments, settings, len(labeled))
     write_json(arguments.output / "metrics.json", metrics)
     if arguments.checkpoint is not None:
         forget_progress(arguments.checkpoint.parent)
     say(f"test accuracy {metrics['accuracy']:.4f}; trained in {seconds:.1f} s")
+
+
+def _write_settings(arguments: argparse.Namespace, settings: TrainingJob, labels: int | None) -> None:
+    from lplgrad.round_settings import TRAINING, write_round_settings
+
+    write_round_settings(
+        arguments.output / TRAINING, settings, arguments.data, round_number=arguments.round, seed=arguments.seed,
+        labels=labels, target_accuracy=arguments.target_accuracy,
+    )  # fmt: skip
 
 
 def _networks(

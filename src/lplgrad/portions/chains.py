@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(".portion")
 MIB = 2**20
-TIMES = ("timing.json", "query_timing.json")  # what is not the same on every run
+# These files differ between machines: they hold seconds and versions.
+TIMES = ("timing.json", "query_timing.json", "settings.json", "query_settings.json")
 
 
 def read(files: Sequence[str]) -> Layout:
@@ -42,9 +43,12 @@ def files_of(layout: Layout, chain: Chain) -> list[str]:
     last = layout.rounds(chain.budget, chain.dataset)
     found = [layout.labels(chain, 1)]
     for number in range(1, last + 1):
-        found += [f"{layout.trained(chain, number)}/{name}" for name in ("metrics.json", "test_logits.npy", TIMES[0])]
+        found += [
+            f"{layout.trained(chain, number)}/{name}"
+            for name in ("metrics.json", "test_logits.npy", TIMES[0], TIMES[2])
+        ]
         if number < last:
-            queried = ("scores.csv", "next_labeled.csv", "test_scores.csv", TIMES[1])
+            queried = ("scores.csv", "next_labeled.csv", "test_scores.csv", TIMES[1], TIMES[3])
             found += [f"{layout.round(chain, number)}/{name}" for name in queried]
         if number in layout.shown_models().get(chain, []):
             observed = ("features.npy", "observed.csv", "confidence.csv")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
+from lplgrad.round_settings import QUERY, differences, torch_version
 from lplgrad.settings import StudyFile
 from lplgrad.study import Chain, Layout
 
@@ -21,18 +22,22 @@ def measurements(file: StudyFile, partial: bool = False) -> pd.DataFrame:
 
     Args:
         file: the study.
-        partial: leave out rounds that are not there yet; otherwise they are an error.
+        partial: leave out rounds that are missing or were run with other settings; otherwise they are an error.
 
     Returns:
         Columns budget, dataset, strategy, recipe, acquisition, seed, round, labels, accuracy (fraction), train_loss,
-        stopped. Round 1 is trained once per recipe and stands in the chain of every strategy of that recipe.
+        stopped, torch (the version of PyTorch that trained the round). Round 1 is trained once per recipe and appears
+        in the trial of every strategy of that recipe.
+
+    Raises:
+        UserError: a round is missing or was run with other settings than the study's, and ``partial`` is False.
     """
 
     def row(chain: Chain, number: int, folder: str) -> Row | None:
         metrics = _read(Path(folder) / "metrics.json", ["labels", "accuracy", "train_loss", "stopped"], partial)
-        return metrics and {"round": number, **metrics}
+        return metrics and {"round": number, **metrics, "torch": torch_version(Path(folder))}
 
-    return _collect(file, row)
+    return _collect(file, row, partial)
 
 
 def class_accuracies(file: StudyFile, partial: bool = False) -> pd.DataFrame:
@@ -42,7 +47,7 @@ def class_accuracies(file: StudyFile, partial: bool = False) -> pd.DataFrame:
         metrics = _read(Path(folder) / "metrics.json", ["labels", "accuracy_per_class"], partial)
         return metrics and {"round": number, **metrics}
 
-    wide = _collect(file, rows)
+    wide = _collect(file, rows, partial)
     if wide.empty:
         return wide
     wide["class"] = wide["accuracy_per_class"].map(list)
@@ -59,6 +64,7 @@ def timings(file: StudyFile, partial: bool = False) -> pd.DataFrame:
         device, host, threads, torch.
     """
     layout = Layout(file.study, file.unavailable)
+    departed = {difference.file for difference in differences(layout).values()}
 
     def row(chain: Chain, number: int, folder: str) -> Row | None:
         wanted = ["train_seconds", "test_seconds", "peak_memory_mb", "device", "host", "threads", "versions"]
@@ -68,7 +74,8 @@ def timings(file: StudyFile, partial: bool = False) -> pd.DataFrame:
         query: Row | None = {}
         if number < layout.rounds(chain.budget, chain.dataset):
             path = Path(layout.round(chain, number)) / "query_timing.json"
-            query = _read(path, ["query_seconds", "peak_memory_mb"], partial)
+            if path.with_name(QUERY) not in departed:
+                query = _read(path, ["query_seconds", "peak_memory_mb"], partial)
         return {
             "round": number,
             "train_seconds": train["train_seconds"],
@@ -80,15 +87,22 @@ def timings(file: StudyFile, partial: bool = False) -> pd.DataFrame:
             "torch": train["versions"]["torch"],
         }
 
-    return _collect(file, row)
+    return _collect(file, row, partial)
 
 
-def _collect(file: StudyFile, row: Callable[[Chain, int, str], Row | None]) -> pd.DataFrame:
-    return pd.DataFrame(_rows(file, row))
+def _collect(file: StudyFile, row: Callable[[Chain, int, str], Row | None], partial: bool) -> pd.DataFrame:
+    return pd.DataFrame(_rows(file, row, partial))
 
 
-def _rows(file: StudyFile, row: Callable[[Chain, int, str], Row | None]) -> Iterator[Row]:
+def _rows(file: StudyFile, row: Callable[[Chain, int, str], Row | None], partial: bool) -> Iterator[Row]:
     layout = Layout(file.study, file.unavailable)
+    departed = differences(layout)
+    if departed and not partial:
+        first = next(iter(departed.values()))
+        raise UserError(
+            f"{first.file}: {first.problem}; run Snakemake, which runs the round again, or name the configuration that "
+            "it was run with"
+        )
     for chain in layout.chains():
         strategy = file.study.strategies[chain.strategy]
         about = {
@@ -99,7 +113,10 @@ def _rows(file: StudyFile, row: Callable[[Chain, int, str], Row | None]) -> Iter
             "acquisition": strategy.acquisition,
             "seed": chain.seed,
         }
-        for number in range(1, layout.rounds(chain.budget, chain.dataset) + 1):
+        last = layout.rounds(chain.budget, chain.dataset)
+        if chain in departed:
+            last = departed[chain].round_number - 1
+        for number in range(1, last + 1):
             found = row(chain, number, layout.trained(chain, number))
             if found is not None:
                 yield {**about, **found}

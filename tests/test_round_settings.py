@@ -1,0 +1,178 @@
+"""Rounds of different settings, data or versions are never shown as one study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lplgrad.configuration import read_study
+from lplgrad.errors import UserError
+from lplgrad.report import collect
+from lplgrad.round_settings import differences
+from lplgrad.settings import StudyFile
+from lplgrad.status import report
+from lplgrad.study import Chain, Layout
+from tests.conftest import record_settings
+
+HOME = Path(__file__).parents[1]
+STUDY = StudyFile(study=read_study([HOME / "config.yaml", HOME / "tests" / "tiny.yaml"]))
+LPLGRAD_1 = Chain("small", "digits", "lplgrad", 1)
+
+
+@pytest.fixture
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """A finished study, 3 strategies and 2 seeds of 3 rounds, whose files agree with its configuration."""
+    monkeypatch.chdir(tmp_path)
+    layout = Layout(STUDY.study)
+    for chain in layout.chains():
+        for number in range(1, 4):
+            trained, queried = Path(layout.trained(chain, number)), Path(layout.round(chain, number))
+            trained.mkdir(parents=True, exist_ok=True)
+            metrics = {"labels": 10 * number, "accuracy": 0.1 * number, "train_loss": 1.0, "stopped": False}
+            (trained / "metrics.json").write_text(json.dumps(metrics))
+            if number < 3:
+                queried.mkdir(parents=True, exist_ok=True)
+                (queried / "next_labeled.csv").write_text("index,round\n1,1\n")
+    record_settings(layout)
+    return layout
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def test_a_study_of_one_kind_is_whole(layout: Layout) -> None:
+    assert differences(layout) == {}
+    assert len(collect.measurements(STUDY)) == 3 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "round_number", "first", "change", "problem"),
+    [
+        (
+            "settings.json", 2, 2, lambda v: v["settings"]["training"].update(epochs=30),
+            "training.epochs is 30 there, but 2 in the study",
+        ),
+        (
+            "settings.json", 3, 3, lambda v: v["settings"]["recipe"].update({"lambda": 0.5}),
+            "recipe.lambda is 0.5 there, but 1.0 in the study",
+        ),
+        ("settings.json", 2, 2, lambda v: v.update(labels=30), "labels is 30 there, but 20 in the study"),
+        (
+            "settings.json", 2, 2, lambda v: v.update(target_accuracy=0.5),
+            "target_accuracy is 0.5 there, but null in the study",
+        ),
+        (
+            "query_settings.json", 1, 2, lambda v: v["settings"].update(candidates=50),
+            "candidates is 50 there, but 60 in the study",
+        ),
+        (
+            "query_settings.json", 2, 3, lambda v: v["settings"]["options"].update(norm="sum"),
+            'options.norm is "sum" there, but "global" in the study',
+        ),
+        (
+            "settings.json", 2, 2, lambda v: v["settings"]["training"].update(warmup=3),
+            "unknown key 'warmup'",
+        ),
+    ],
+)  # fmt: skip
+def test_other_settings_are_named_and_never_collected(
+    layout: Layout, name: str, round_number: int, first: int, change: Callable[[dict[str, Any]], object], problem: str
+) -> None:
+    path = Path(layout.round(LPLGRAD_1, round_number), name)
+    edit(path, change)
+    found = differences(layout)
+    assert list(found) == [LPLGRAD_1]
+    assert (found[LPLGRAD_1].round_number, found[LPLGRAD_1].file) == (first, path)
+    assert problem in found[LPLGRAD_1].problem
+    with pytest.raises(UserError, match=f"{path}: .*run Snakemake"):
+        collect.measurements(STUDY)
+    kept = collect.measurements(STUDY, partial=True)
+    assert len(kept) == 3 * 2 * 3 - (4 - first)
+    assert kept.query("strategy == 'lplgrad' and seed == 1")["round"].tolist() == list(range(1, first))
+    lines = list(report(layout))
+    assert lines[0] == "tiny: 5 of 6 trials are done"
+    assert [line for line in lines if line.startswith("other settings: ")] == [
+        f"other settings: {'train' if name == 'settings.json' else 'query'} in {path.parent}: "
+        f"{found[LPLGRAD_1].problem}; it does not count"
+    ]
+
+
+def test_a_shared_first_round_counts_for_each_of_its_trials(layout: Layout) -> None:
+    edit(Path(layout.trained(LPLGRAD_1, 1), "settings.json"), lambda v: v["settings"]["training"].update(momentum=0.5))
+    assert {chain.strategy for chain in differences(layout)} == {"lplgrad"}
+    edit(
+        Path(layout.trained(Chain("small", "digits", "random", 2), 1), "settings.json"),
+        lambda v: v["settings"]["training"].update(momentum=0.5),
+    )
+    assert {(chain.strategy, chain.seed) for chain in differences(layout)} == {
+        ("lplgrad", 1), ("random", 2), ("entropy", 2),
+    }  # fmt: skip
+
+
+def test_an_absent_key_has_its_default(layout: Layout) -> None:
+    for path in Path("results").rglob("*settings.json"):
+
+        def forget(values: dict[str, Any]) -> None:
+            values["settings"].pop("compute")
+            values["settings"].get("training", {}).pop("momentum", None)
+            values["settings"].get("options", {}).pop("norm", None)
+
+        edit(path, forget)
+    assert differences(layout) == {}
+
+
+def test_another_data_set_of_the_same_name_is_noticed(layout: Layout) -> None:
+    sums = {f"{split}_{kind}": f"{split} {kind}" for split in ("train", "test") for kind in ("images", "labels")}
+    for path in Path("results").rglob("*settings.json"):
+        edit(path, lambda values: values.update(dataset=sums))
+    splits = {s: {f"{k}_sha256": f"{s} {k}" for k in ("images", "labels")} for s in ("train", "test")}
+    manifest = Path("data/digits/dataset.json")
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"splits": splits}))
+    assert differences(layout) == {}
+    splits["train"]["labels_sha256"] = "other"
+    manifest.write_text(json.dumps({"splits": splits}))
+    assert {found.problem for found in differences(layout).values()} == {
+        "the train labels of the data set have changed since"
+    }
+
+
+def test_a_round_without_settings_is_of_an_earlier_version(layout: Layout) -> None:
+    Path(layout.round(LPLGRAD_1, 3), "settings.json").unlink()
+    assert "settings.json is missing" in differences(layout)[LPLGRAD_1].problem
+
+
+def test_broken_settings_are_refused(layout: Layout) -> None:
+    Path(layout.round(LPLGRAD_1, 3), "settings.json").write_text('{"settings": {')
+    with pytest.raises(UserError, match=r"round3/settings\.json: not JSON, or cut off"):
+        collect.measurements(STUDY)
+
+
+def test_the_report_says_what_it_leaves_out(layout: Layout, lplgrad: Callable[..., tuple[int, str]]) -> None:
+    configuration = [HOME / "config.yaml", HOME / "tests" / "tiny.yaml"]
+    for path in Path("results").rglob("metrics.json"):
+        edit(path, lambda values: values.update(accuracy_per_class={"0": 0.5}))
+        timing = {"train_seconds": 1, "test_seconds": 1, "peak_memory_mb": 1, "device": "d", "host": "h", "threads": 1}
+        path.with_name("timing.json").write_text(json.dumps({**timing, "versions": {"torch": "2"}}))
+    for path in Path("results").rglob("next_labeled.csv"):
+        path.with_name("query_timing.json").write_text('{"query_seconds": 1, "peak_memory_mb": 1}')
+    assert lplgrad("report", *configuration, "--output", "whole")[0] == 0
+    victim = Path(layout.round(LPLGRAD_1, 2), "settings.json")
+    edit(victim, lambda values: values["settings"]["training"].update(epochs=30))
+    status, said = lplgrad("report", *configuration, "--output", "refused")
+    assert status == 1
+    assert f"{victim}: training.epochs is 30 there, but 2 in the study" in said
+    assert not Path("refused").exists()
+    status, said = lplgrad("report", *configuration, "--partial", "--output", "so_far")
+    assert status == 0
+    page = Path("so_far/index.html").read_text()
+    for text in (said, page):
+        assert "16 of 18 rounds" in text
+        assert "Left out: rounds of 1 trial(s) that were run with other settings" in text
