@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import tarfile
@@ -246,6 +247,7 @@ def xmp_text() -> PngInfo:
     return info
 
 
+RAMP = np.array([[0, 50, 100, 200], [1, 128, 254, 255]], dtype=np.uint8)
 BLOCKS = noise(2, 3, 3).repeat(16, axis=0).repeat(16, axis=1)  # which JPEG hardly changes
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 ORIENTED: dict[str, dict[str, Any]] = {
@@ -312,6 +314,86 @@ class TestDecode:
     def test_sixteen_bits_become_eight(self, tmp_path: Path) -> None:
         Image.fromarray(np.array([[0, 257, 65535, 32768]], dtype=np.uint16)).save(tmp_path / "a.png")
         assert decode(tmp_path / "a.png", None, "crop")[0, :, 0].tolist() == [0, 1, 255, 128]
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_unsigned_16_bits_of_a_tiff_become_eight(self, tmp_path: Path, order: str, compressed: bool) -> None:
+        path = write_tiff(tmp_path / "a.tif", RAMP.astype(np.uint16) * 257, order=order, compressed=compressed)
+        assert decode(path, None, "crop")[..., 2].tolist() == RAMP.tolist()
+        halved = decode(path, None, "crop", value_range=(0, 2 * 65535))[..., 0]
+        assert np.abs(halved - RAMP / 2).max() <= 0.5
+        assert decode(path, None, "crop", value_range=(257 * 60, 257 * 99))[0, :, 1].tolist() == [0, 0, 255, 255]
+
+    @pytest.mark.parametrize("number", [np.uint16, np.float32])
+    def test_white_may_be_zero(self, tmp_path: Path, number: type[np.generic]) -> None:
+        pixels = RAMP * 257.0 if number == np.uint16 else RAMP / 255
+        kind = 1 if number == np.uint16 else 3
+        path = write_tiff(tmp_path / "a.tif", pixels.astype(number), kind=kind, photometric=0)
+        assert decode(path, None, "crop")[..., 0].tolist() == (255 - RAMP).tolist()
+        assert decode(write_tiff(path, RAMP, photometric=0), None, "crop")[..., 0].tolist() == (255 - RAMP).tolist()
+
+    def test_twelve_packed_bits_are_scaled_by_4095(self, tmp_path: Path) -> None:
+        """Three hexadecimal digits a pixel."""
+        path = write_tiff(tmp_path / "a.tif", np.frombuffer(bytes.fromhex("000fff800010"), np.uint8).reshape(1, 6))
+        content = bytearray(path.read_bytes())
+        for entry in range(10, 10 + 12 * 9, 12):
+            tag = int.from_bytes(content[entry : entry + 2], "little")
+            if tag in (256, 258):
+                content[entry + 8] = {256: 4, 258: 12}[tag]
+        path.write_bytes(content)
+        assert decode(path, None, "crop")[0, :, 0].tolist() == [0, 255, 128, 1]
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_floats_from_0_to_1_keep_their_brightness(self, tmp_path: Path, order: str) -> None:
+        path = write_tiff(tmp_path / "a.tif", (RAMP / 255).astype(np.float32), kind=3, order=order)
+        assert decode(path, None, "crop")[..., 0].tolist() == RAMP.tolist()
+
+    @pytest.mark.parametrize(
+        ("number", "kind", "low", "high"),
+        [
+            (np.int8, 2, -128, 127), (np.int16, 2, -1024, 3071), (np.int32, 2, -(2**31), 2**31 - 1),
+            (np.uint32, 1, 0, 2**32 - 1), (np.int32, 2, 0, 255), (np.float32, 3, -5, 250),
+        ],
+    )  # fmt: skip
+    def test_other_numbers_are_scaled_by_the_range_that_is_given_and_refused_without(
+        self, tmp_path: Path, number: type[np.generic], kind: int, low: int, high: int
+    ) -> None:
+        values = low + RAMP.astype(np.float64) / 255 * (high - low)
+        path = write_tiff(tmp_path / "a.tif", np.rint(values).astype(number), kind=kind)
+        assert np.abs(decode(path, None, "crop", (low, high))[..., 0].astype(int) - RAMP).max() <= 1
+        with pytest.raises(ValueError, match=re.escape(f"from {low:g} to {high:g}, ") + ".*; set value_range"):
+            decode(path, None, "crop")
+
+    def test_a_pgm_file_states_its_own_range(self, tmp_path: Path) -> None:
+        (tmp_path / "a.pgm").write_bytes(b"P5 3 1 4095\n" + np.array([0, 4095, 2048], ">u2").tobytes())
+        assert decode(tmp_path / "a.pgm", None, "crop")[0, :, 0].tolist() == [0, 255, 128]
+        assert decode(tmp_path / "a.pgm", None, "crop", (0, 8190))[0, :, 0].tolist() == [0, 128, 64]
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_what_is_no_number_is_refused(self, tmp_path: Path, bad: float) -> None:
+        path = write_tiff(tmp_path / "a.tif", np.array([[0, bad, 1]], dtype=np.float32), kind=3)
+        for value_range in (None, (0.0, 1.0)):
+            with pytest.raises(ValueError, match="NaN or infinite"):
+                decode(path, None, "crop", value_range)
+
+    @pytest.mark.parametrize(("number", "kind"), [(np.int16, 2), (np.int32, 2), (np.float32, 3)])
+    def test_numbers_whose_bytes_pillow_exchanges_are_refused(
+        self, tmp_path: Path, number: type[np.generic], kind: int
+    ) -> None:
+        path = write_tiff(tmp_path / "a.tif", RAMP.astype(number), kind=kind, order=">", compressed=True)
+        with pytest.raises(ValueError, match="big-endian"):
+            decode(path, None, "crop", (0, 255))
+
+    def test_a_range_does_not_apply_to_8_bits_nor_to_colours(self, tmp_path: Path) -> None:
+        colours = np.arange(60, dtype=np.uint16).reshape(4, 5, 3)
+        for path in (save(tmp_path / "a.png"), write_tiff(tmp_path / "a.tif", colours, photometric=2)):
+            decode(path, None, "crop")
+            with pytest.raises(ValueError, match="value_range applies only to grey"):
+                decode(path, None, "crop", (0, 255))
+
+    def test_a_transparent_level_of_16_bits_is_white(self, tmp_path: Path) -> None:
+        Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / "a.png", transparency=257 * 50)
+        assert decode(tmp_path / "a.png", None, "crop")[..., 0].tolist() == np.where(RAMP == 50, 255, RAMP).tolist()
 
     def test_the_cameras_orientation_is_applied(self, tmp_path: Path) -> None:
         exif = Image.Exif()
@@ -450,6 +532,45 @@ class TestFolder:
             write_dataset(tmp_path / "data", prepare("image_folder", tmp_path, **options, split_seed=seed), threads)
             manifests.append((tmp_path / "data" / "dataset.json").read_bytes())
         assert manifests[0] == manifests[1] != manifests[2]
+
+    @pytest.mark.parametrize(
+        ("number", "kind", "options", "levels"),
+        [
+            (np.uint16, 1, {}, (10, 16)),
+            (np.uint16, 1, {"value_range": [0, 4095]}, (153, 255)),
+            (np.int16, 2, {"value_range": [0, 4095]}, (153, 255)),
+        ],
+    )
+    def test_brightness_alone_tells_classes_apart_and_a_pool_of_few_levels_is_told(
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        number: type[np.generic],
+        kind: int,
+        options: dict[str, Any],
+        levels: tuple[int, int],
+    ) -> None:
+        for name, value in (("dark", 2457), ("light", 4095)):
+            (tmp_path / "photos" / name).mkdir(parents=True)
+            for k in range(5):
+                path = tmp_path / "photos" / name / f"{k}.tif"
+                write_tiff(path, np.full((4, 4), value).astype(number), kind=kind)
+        data = self.data(tmp_path, tmp_path / "photos", **options)
+        assert sorted(data.train.images[:, 0, 0, 0].tolist()) == [levels[0]] * 4 + [levels[1]] * 4
+        told = capsys.readouterr().err
+        assert ("only the levels 10 to 16 of 0 to 255" in told) == (not options)
+        assert ("set value_range" in told) == (not options)
+
+    def test_a_pool_without_contrast_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        pixels = np.full((6, 4, 4, 1), 7, dtype=np.uint8)
+        part = datasets.Images(pixels, np.arange(6) % 2)
+        write_dataset(tmp_path / "data", Prepared(part, part, ["a", "b"], {}))
+        assert "every pixel of the training images has the same level, 7 of 255" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("value_range", [[1, 0], [0, 0], [0], [0, 1, 2], [0, float("nan")]])
+    def test_a_range_rises(self, value_range: list[float]) -> None:
+        with pytest.raises(ValueError, match="value_range"):
+            prepare("image_folder", Path(), path="x", value_range=value_range)
 
     def test_train_and_test_folders(self, tmp_path: Path, folder: Path) -> None:
         both = tmp_path / "both"

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
 
 from lplgrad.datasets import Fit, ImageFiles
 from lplgrad.errors import UserError
@@ -48,22 +49,31 @@ class UnreadableImagesError(UserError):
         self.reasons = reasons
 
 
-def decode(path: Path, side: int | None, fit: Fit) -> npt.NDArray[np.uint8]:
+def decode(
+    path: Path, side: int | None, fit: Fit, value_range: tuple[float, float] | None = None
+) -> npt.NDArray[np.uint8]:
     """Decode an image file.
 
     The camera's orientation is applied, and a broken block of metadata is ignored. Transparent pixels are laid over
     white. Grey, palette, CMYK and 16-bit images become 8-bit RGB. Scaling is bilinear with antialiasing.
 
+    Grey pixels that are not unsigned 8-bit numbers are scaled linearly to 8 bits. Without a value range, unsigned
+    16-bit numbers are scaled from [0, 65535], 12-bit numbers from [0, 4095], those of a PGM file from the range that
+    the file states, and floating-point numbers from [0, 1]. All others need a value range, since nothing says which
+    numbers are black and white. The range of the pixels themselves is never used: it differs from image to image.
+
     Args:
         path: the file.
         side: height and width of the result; None for the image's own.
         fit: see ``ImageFiles``.
+        value_range: see ``ImageFiles``.
 
     Returns:
         uint8, shape (H, W, 3).
 
     Raises:
-        ValueError: the file is no image, or a broken one, or one so large that it may be meant to exhaust the memory.
+        ValueError: the file is no image, or a broken one, or one so large that it may be meant to exhaust the memory;
+            or its pixels do not fit the value range.
         OSError: the file cannot be opened, or the image is cut off.
     """
     if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for ever
@@ -74,7 +84,17 @@ def decode(path: Path, side: int | None, fit: Fit) -> npt.NDArray[np.uint8]:
         with path.open("rb") as file, _open(file) as opened:
             if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # of which Pillow only warns
                 raise ValueError(f"{opened.width}x{opened.height} pixels are more than {Image.MAX_IMAGE_PIXELS}")
-            image = _rgb(_upright(opened))
+            values = _values(opened)
+            image = _upright(opened)
+            if values is not None:
+                image = Image.fromarray(values.levels(image, value_range)).convert("RGB")
+            elif value_range is not None:
+                raise ValueError(
+                    "value_range applies only to grey pixels of more than 8 bits, signed or floating-point; remove it "
+                    "or convert the image"
+                )
+            else:
+                image = _rgb(image)
         if side is not None and image.size != (side, side):
             how = Image.Resampling.BILINEAR
             image = ImageOps.fit(image, (side, side), how) if fit == "crop" else image.resize((side, side), how)
@@ -123,10 +143,84 @@ def _upright(opened: ImageFile.ImageFile) -> Image.Image:
     return opened if turn is None else opened.transpose(turn)
 
 
+@dataclass(frozen=True)
+class _Values:
+    """What the grey pixels of a file mean, where they are not unsigned 8-bit numbers.
+
+    Attributes:
+        kind: of numbers, for messages.
+        view: the type that Pillow's array is to be read as; None for its own.
+        unit: by how much a number is larger in Pillow's array than in the file.
+        limits: black and white of this kind in Pillow's array; None where they are not known.
+        white_is_zero: whether the smallest number is white.
+    """
+
+    kind: str
+    view: type[np.generic] | None = None
+    unit: float = 1.0
+    limits: tuple[float, float] | None = None
+    white_is_zero: bool = False
+
+    def levels(self, image: Image.Image, value_range: tuple[float, float] | None) -> npt.NDArray[np.uint8]:
+        """The image in 8 bits, shape (H, W).
+
+        Raises:
+            ValueError: its numbers are not finite or exceed the limits, or there are no limits.
+        """
+        pixels = np.asarray(image)
+        values = (pixels if self.view is None else pixels.view(self.view)).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("some pixels are NaN or infinite")
+        found = f"the pixels are {self.kind} numbers from {values.min() / self.unit:g} to {values.max() / self.unit:g}"
+        advice = "set value_range to the lowest and highest number of the whole data set, as [low, high]"
+        if value_range is not None:
+            low, high = (self.unit * limit for limit in value_range)
+        elif self.limits is not None:
+            low, high = self.limits
+        else:
+            raise ValueError(f"{found}, and nothing says which are black and white; {advice}")
+        levels = np.rint((values - low) / ((high - low) / 255))
+        if value_range is None and (levels.min() < 0 or levels.max() > 255):
+            raise ValueError(f"{found}, beyond {low:g} to {high:g}; {advice}")
+        levels = np.clip(levels, 0, 255)
+        if self.white_is_zero:
+            levels = 255 - levels
+        if "transparency" in image.info:
+            levels[values == image.info["transparency"]] = 255
+        return levels.astype(np.uint8)
+
+
+def _values(opened: ImageFile.ImageFile) -> _Values | None:
+    """What the pixels of a file mean that is not loaded yet; None where Pillow brings them to 8 bits correctly."""
+    if isinstance(opened, TiffImageFile):
+        tags = opened.tag_v2
+        kind, bits = tags.get(SAMPLEFORMAT, (1,))[0], tags.get(BITSPERSAMPLE, (1,))[0]
+        white_is_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0
+        if opened.mode in ("I", "F") and tags.prefix == b"MM" and opened.tile[0][0] == "libtiff":
+            raise ValueError(
+                "a compressed big-endian TIFF of signed or floating-point numbers, whose bytes Pillow exchanges; save "
+                "it uncompressed or little-endian"
+            )
+    else:
+        kind, bits, white_is_zero = 1, 16, False
+    if opened.mode == "F":
+        return _Values("floating-point", limits=(0, 1), white_is_zero=white_is_zero)
+    if opened.mode.startswith("I;16"):
+        largest = 4095 if bits == 12 else 65535
+        return _Values(f"unsigned {bits}-bit", limits=(0, largest), white_is_zero=white_is_zero)
+    if opened.mode == "I" and opened.format == "PPM":  # scaled by Pillow from 0 to the file's own maximum
+        decoding = opened.tile[0][3]
+        maximum = decoding[1] if isinstance(decoding, tuple) else 65535
+        return _Values("unsigned", unit=65535 / maximum, limits=(0, 65535))
+    if opened.mode == "I":
+        view = np.uint32 if kind == 1 else np.int32
+        return _Values(f"{'unsigned' if kind == 1 else 'signed'} {bits}-bit", view, white_is_zero=white_is_zero)
+    if opened.mode == "L" and kind == 2:
+        return _Values("signed 8-bit", np.int8)
+    return None
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 or 32 bits a pixel, of which 16 are used
-        levels = np.asarray(image).astype(np.float64) / 257
-        return Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -152,7 +246,7 @@ def decode_all(files: ImageFiles, into: npt.NDArray[np.uint8], threads: int, wha
     def work(position: int) -> None:
         path = files.paths[position]
         try:
-            image = decode(path, files.side, files.fit)
+            image = decode(path, files.side, files.fit, files.value_range)
         except (OSError, ValueError) as error:
             unreadable[path] = " ".join(str(error).split())
             return
@@ -184,7 +278,7 @@ def first_shape(splits: list[ImageFiles]) -> tuple[int, int, int]:
         for path in files.paths:
             try:
                 with _no_warnings_of_pillow():
-                    height, width, _ = decode(path, None, files.fit).shape
+                    height, width, _ = decode(path, None, files.fit, files.value_range).shape
             except (OSError, ValueError):
                 continue
             return height, width, 3

@@ -18,6 +18,7 @@ from lplgrad.datasets._originals import ORIGINALS, Listing
 from lplgrad.errors import UserError
 from lplgrad.files import beside, remove, replacing, write_json
 from lplgrad.images import UnreadableImagesError, decode_all, first_shape
+from lplgrad.progress import say
 
 
 def write_dataset(
@@ -70,7 +71,9 @@ def write_dataset(
         }
     if unreadable:
         raise UnreadableImagesError(unreadable, sum(len(part.labels) for part in parts.values()))
-    mean, std = channel_statistics(open_array(folder / "train_images.npy", mapped=True))
+    histograms = _histograms(open_array(folder / "train_images.npy", mapped=True))
+    _warn_of_little_contrast(folder, histograms)
+    mean, std = _statistics(histograms)
     stamps = {path.name: stamp(path) for path in (folder / f"{split}_images.npy" for split in SPLITS)}
     write_json(folder / "provenance.json", {**prepared.provenance, "pillow": PIL.__version__, "stamps": stamps})
     if originals is not None:
@@ -110,15 +113,41 @@ def _check_images(folder: Path, split: str, images: npt.NDArray[Any], labels: np
 
 def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel over all pixels, images scaled to [0, 1]; from exact histograms."""
-    levels = np.arange(256) / 255
-    means, deviations = [], []
-    for channel in range(images.shape[-1]):
-        histogram = np.zeros(256, dtype=np.int64)
+    return _statistics(_histograms(images))
+
+
+def _histograms(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """How many pixels have each level, by channel: shape (C, 256)."""
+    histograms = np.zeros((images.shape[-1], 256), dtype=np.int64)
+    for channel, histogram in enumerate(histograms):
         for block in np.array_split(images, max(1, images[..., 0].size >> 22)):
             histogram += np.bincount(block[..., channel].ravel(), minlength=256)
+    return histograms
+
+
+def _statistics(histograms: npt.NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    levels = np.arange(256) / 255
+    means, deviations = [], []
+    for histogram in histograms:
         weights = histogram / histogram.sum()
         mean = float(weights @ levels)
         means.append(mean)
         # A channel without contrast is only centred.
         deviations.append(float(np.sqrt(weights @ (levels - mean) ** 2)) or 1.0)
     return means, deviations
+
+
+def _warn_of_little_contrast(folder: Path, histograms: npt.NDArray[np.int64]) -> None:
+    """Say when the pool uses a quarter of the levels or less.
+
+    Numbers of 12 bits that are stored in 16 and scaled as such keep 17 levels of 256. Dark or binary images may be like
+    this for good reasons.
+    """
+    used = np.flatnonzero(histograms.any(axis=0))
+    if used[-1] == used[0]:
+        say(f"warning: {folder}: every pixel of the training images has the same level, {used[0]} of 255")
+    elif used[-1] - used[0] <= 64:
+        say(
+            f"warning: {folder}: the training images use only the levels {used[0]} to {used[-1]} of 0 to 255; if their "
+            "files hold more than 8 bits a pixel, set value_range to the range of numbers that they use"
+        )

@@ -43,12 +43,15 @@ class ImageFiles:
         labels: class of each image, int64, shape (N,).
         side: height and width to bring all of them to; None where they are all of one size.
         fit: ``crop`` scales the shorter side and crops the middle, ``stretch`` scales both sides.
+        value_range: the numbers that become black and white, in files whose grey pixels are not unsigned 8-bit numbers;
+            what lies beyond is cut off. None where the kind of numbers says it.
     """
 
     paths: list[Path]
     labels: npt.NDArray[np.int64]
     side: int | None
     fit: Fit
+    value_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from lplgrad.datasets._archives import unpack
 from lplgrad.datasets._split import stratified_split
 from lplgrad.errors import UserError
 from lplgrad.progress import say
-from lplgrad.validation import Count, Settings, problem_below
+from lplgrad.validation import Count, Number, Settings, problem_below
 
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
@@ -36,6 +37,9 @@ class Options(Settings):
         test_images: how many images are held out, where there are no folders ``train`` and ``test``.
         test_fraction: the same as a fraction of all; give one of the two at most.
         split_seed: of the draw.
+        value_range: the two numbers that become black and white, for grey images whose pixels are not unsigned 8-bit
+            numbers; what lies beyond is cut off. None takes the range of the kind of numbers: [0, 65535] for unsigned
+            16-bit and [0, 1] for floating-point numbers. Signed and 32-bit numbers need it.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -44,11 +48,18 @@ class Options(Settings):
     test_images: Count | None = None
     test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     split_seed: Annotated[int, Field(ge=0)] = 0
+    value_range: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Options:
         if self.test_images is not None and self.test_fraction is not None:
             raise problem_below("test_fraction", "test_images is given too; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> Options:
+        if self.value_range is not None and not 1e-30 < self.value_range[1] - self.value_range[0] < 1e30:
+            raise problem_below("value_range", f"must be [low, high] with low below high, not {self.value_range}")
         return self
 
 
@@ -67,9 +78,7 @@ def prepare(options: Options, downloads: Path) -> Prepared:
         everything = _files(options, images, classes)
         held_out = options.test_images or round((options.test_fraction or 0.2) * len(images))
         splits = [
-            ImageFiles(
-                [everything.paths[index] for index in part], everything.labels[part], options.image_size, options.fit
-            )
+            replace(everything, paths=[everything.paths[index] for index in part], labels=everything.labels[part])
             for part in stratified_split(everything.labels, classes, held_out, options.split_seed)
         ]
     return Prepared(splits[0], splits[1], classes, {"from": "a folder of images", **options.model_dump()})
@@ -78,7 +87,8 @@ def prepare(options: Options, downloads: Path) -> Prepared:
 def _files(options: Options, images: list[tuple[Path, str]], classes: list[str]) -> ImageFiles:
     position = {name: number for number, name in enumerate(classes)}
     labels = np.array([position[name] for _, name in images], dtype=np.int64)
-    return ImageFiles([path for path, _ in images], labels, options.image_size, options.fit)
+    value_range = None if options.value_range is None else (options.value_range[0], options.value_range[1])
+    return ImageFiles([path for path, _ in images], labels, options.image_size, options.fit, value_range)
 
 
 def _listed(folder: Path) -> tuple[list[tuple[Path, str]], list[str]]:
