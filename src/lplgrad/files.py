@@ -84,6 +84,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def printable(name: Path | str) -> str:
+    """A name as one line of UTF-8: bytes that are not UTF-8 and control characters become escapes, as ``\\xe9``."""
+    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: ascii(found[0])[1:-1], text)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a mapping from JSON.
 

@@ -20,6 +20,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPL
 
 from lplgrad.datasets import Fit, ImageFiles
 from lplgrad.errors import UserError
+from lplgrad.files import printable
 from lplgrad.progress import track
 
 # Of what Pillow reads: some of its other formats hand the file to a program, as PostScript.
@@ -45,7 +46,7 @@ class UnreadableImagesError(UserError):
 
     def __init__(self, reasons: dict[Path, str], of: int) -> None:
         path, reason = next(iter(reasons.items()))
-        super().__init__(f"{len(reasons)} of {of} images cannot be read, the first is {path} ({reason})")
+        super().__init__(f"{len(reasons)} of {of} images cannot be read, the first is {printable(path)} ({reason})")
         self.reasons = reasons
 
 
@@ -252,7 +253,9 @@ def decode_all(files: ImageFiles, into: npt.NDArray[np.uint8], threads: int, wha
             return
         if image.shape != into.shape[1:]:
             sizes = " and ".join(f"{shape[1]}x{shape[0]}" for shape in (into.shape[1:], image.shape))
-            raise UserError(f"{path}: images of different sizes ({sizes}); set image_size to bring them to one")
+            raise UserError(
+                f"{printable(path)}: images of different sizes ({sizes}); set image_size to bring them to one"
+            )
         into[position] = image
 
     with _no_warnings_of_pillow(), ThreadPoolExecutor(threads) as pool:

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.commands.common import check_positive, parse_settings
     from lplgrad.datasets._originals import listing
     from lplgrad.errors import DownloadError, UserError
-    from lplgrad.files import remove, write_text
+    from lplgrad.files import printable, remove, write_text
     from lplgrad.images import UnreadableImagesError
     from lplgrad.locks import alone
     from lplgrad.preparation import write_dataset
@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> None:
             known_by = {"source": settings.source, **options.model_dump()}
             data = write_dataset(arguments.output, prepared, arguments.threads, known_by, before)
         except UnreadableImagesError as error:
-            write_text(listed, "".join(f"{path}\t{reason}\n" for path, reason in error.reasons.items()))
+            lines = (f"{printable(path)}\t{printable(reason)}\n" for path, reason in error.reasons.items())
+            write_text(listed, "".join(lines))
             raise UserError(f"{error}; all are listed in {listed}: repair or remove them and run again") from None
         remove(listed)
     say(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -21,9 +22,11 @@ from lplgrad.datasets import Fit, ImageFiles, Prepared, Source
 from lplgrad.datasets._archives import unpack
 from lplgrad.datasets._split import stratified_split
 from lplgrad.errors import UserError
+from lplgrad.files import printable
 from lplgrad.progress import say
 from lplgrad.validation import Count, Number, Settings, problem_below
 
+HIDDEN = (".", "__MACOSX")
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
 
@@ -64,19 +67,29 @@ class Options(Settings):
 
 
 def prepare(options: Options, downloads: Path) -> Prepared:
-    """List the images and split them."""
+    """List the images and split them.
+
+    Raises:
+        UserError: the folder, the classes or the options are not what they should be.
+        OSError: a folder cannot be read.
+    """
     folder = _unpacked(Path(options.path).expanduser(), downloads)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; place the images there, a folder for each class")
     if (folder / "train").is_dir() and (folder / "test").is_dir():
-        train, classes = _listed(folder / "train")
-        test, test_classes = _listed(folder / "test")
-        unknown = sorted(set(test_classes) - set(classes))
+        listed = [_listed(folder / "train"), _listed(folder / "test")]
+        classes = list(listed[0])
+        unknown = sorted(listed[1].keys() - set(classes))
         if unknown:
             raise UserError(f"{folder / 'test'}: class {unknown[0]!r} is not among those of {folder / 'train'}")
-        splits = [_files(options, part, classes) for part in (train, test)]
+        _check_listed_once(listed)
+        splits = [_files(options, images, classes) for images in listed]
     else:
-        images, classes = _listed(folder)
+        images = _listed(folder)
+        classes = list(images)
+        _check_listed_once([images])
         everything = _files(options, images, classes)
-        held_out = options.test_images or round((options.test_fraction or 0.2) * len(images))
+        held_out = options.test_images or round((options.test_fraction or 0.2) * len(everything.paths))
         splits = [
             replace(everything, paths=[everything.paths[index] for index in part], labels=everything.labels[part])
             for part in stratified_split(everything.labels, classes, held_out, options.split_seed)
@@ -84,51 +97,139 @@ def prepare(options: Options, downloads: Path) -> Prepared:
     return Prepared(splits[0], splits[1], classes, {"from": "a folder of images", **options.model_dump()})
 
 
-def _files(options: Options, images: list[tuple[Path, str]], classes: list[str]) -> ImageFiles:
-    position = {name: number for number, name in enumerate(classes)}
-    labels = np.array([position[name] for _, name in images], dtype=np.int64)
+def _files(options: Options, images: dict[str, dict[Path, str]], classes: list[str]) -> ImageFiles:
+    paths = [path for files in images.values() for path in files]
+    labels = np.repeat([classes.index(name) for name in images], [len(files) for files in images.values()])
     value_range = None if options.value_range is None else (options.value_range[0], options.value_range[1])
-    return ImageFiles([path for path, _ in images], labels, options.image_size, options.fit, value_range)
+    return ImageFiles(paths, labels.astype(np.int64), options.image_size, options.fit, value_range)
 
 
-def _listed(folder: Path) -> tuple[list[tuple[Path, str]], list[str]]:
-    """The images below a folder with their classes, in the order of their names, and the classes.
+def _check_listed_once(listed: list[dict[str, dict[Path, str]]]) -> None:
+    """No file may be listed twice through links: it would have two labels, or be learned from and tested on."""
+    seen: dict[str, Path] = {}
+    for images in listed:
+        for files in images.values():
+            for path, real in files.items():
+                other = seen.setdefault(real, path)
+                if other != path:
+                    raise UserError(
+                        f"{printable(path)}: is the same file as {printable(other)} through a link, and an image may "
+                        "be in one class and one split only; remove one of the two"
+                    )
+
+
+def _listed(folder: Path) -> dict[str, dict[Path, str]]:
+    """The classes below a folder, in the order of their names, with the images of each as ``_files_below`` tells them.
 
     Raises:
-        UserError: the folder is missing, a class has no image, or there are fewer than two classes.
+        UserError: a class has no image or a name that is not accepted, or there are fewer than two classes.
+        OSError: a folder cannot be read.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; place the images there, a folder for each class")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    images: list[tuple[Path, str]] = []
+    classes = _class_folders(folder)
+    images: dict[str, dict[Path, str]] = {}
+    loose = [entry.name for entry in sorted(os.scandir(folder), key=_name) if _is_image(entry.name) and entry.is_file()]
+    if loose:
+        say(f"{folder}: passed over {len(loose)} image(s) outside of the class folders, as {printable(loose[0])}")
     others: list[Path] = []
-    for name in classes:
-        before = len(images)
-        for path in _files_below(folder / name):
-            if path.suffix.lower() in ENDINGS:
-                images.append((path, name))
-            else:
-                others.append(path)
-        if len(images) == before:
-            raise UserError(f"{folder / name}: a class without images; place some there or remove the folder")
+    for name, place in classes.items():
+        files = _files_below(place)
+        images[name] = {path: real for path, real in files.items() if _is_image(path.name)}
+        others += [path for path in files if not _is_image(path.name)]
+        if not images[name]:
+            raise UserError(f"{place}: a class without images; place some there or remove the folder")
     if len(classes) < 2:
-        raise UserError(f"{folder}: {len(classes)} class(es); a folder for each of two classes or more is needed")
+        hint = "".join(f"; if {place} is the data set, set path to it" for place in classes.values())
+        raise UserError(f"{folder}: {len(classes)} class(es); a folder for each of two classes or more is needed{hint}")
     if others:
-        say(f"{folder}: passed over {len(others)} file(s) that are no images by their names, as {others[0].name}")
-    return images, classes
+        say(
+            f"{folder}: passed over {len(others)} file(s) that are no images by their names, as "
+            f"{printable(others[0].name)}"
+        )
+    return images
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """All files below a folder, links followed, hidden ones left out, in the order of their names."""
-    found = []
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+def _class_folders(folder: Path) -> dict[str, Path]:
+    """The top folders by the names of their classes, in the order of the names.
+
+    Raises:
+        UserError: a name is not text that can be printed, or two folders have the same name in Unicode.
+    """
+    found: dict[str, Path] = {}
+    for place in _folders(folder):
+        try:
+            place.name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{printable(place)}: the name of this class is not UTF-8; rename the folder") from None
+        # Some systems write an accent as a character of its own.
+        name = unicodedata.normalize("NFC", place.name)
+        kinds = {unicodedata.category(character) for character in name}
+        if kinds & {"Cc", "Zl", "Zp"} or kinds <= {"Zs", "Cf"}:
+            raise UserError(f"{folder}: the name {name!a} of a class cannot be printed; rename the folder")
+        if name in found:
+            both = f"{found[name].name!a} and {place.name!a}"
+            raise UserError(f"{folder}: the folders {both} have the same name in Unicode; merge them or rename one")
+        found[name] = place
+    names = sorted(found)
+    alike: dict[str, str] = {}
+    for name in names:
+        other = alike.setdefault(name.casefold(), name)
+        if other != name:
+            say(f"warning: {folder}: the classes {other!r} and {name!r} differ in case only, and are kept apart")
+    return {name: found[name] for name in names}
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in ENDINGS
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also of a link to a folder. A link that leads nowhere is none."""
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry).is_dir())
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder, hidden ones left out, in the order of their names."""
+    entries = sorted(os.scandir(folder), key=_name)
+    return [Path(entry) for entry in entries if not entry.name.startswith(HIDDEN) and _is_folder(entry)]
+
+
+def _files_below(folder: Path) -> dict[Path, str]:
+    """All files below a folder, links followed, hidden ones left out, in the order of their names.
+
+    What can be reached on several ways is listed once, by a way without links if there is one.
+
+    Returns:
+        The files, with the real path of each.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    found: dict[str, Path] = {}
+    seen: set[str] = set()
+    folders, linked_folders, linked_files = [folder], list[Path](), list[Path]()
+    while folders or linked_folders:
+        place = folders.pop(0) if folders else linked_folders.pop(0)
         real = os.path.realpath(place)
-        folders[:] = [name for name in folders if not name.startswith(".")] if real not in seen else []
-        if real not in seen:
-            found += [Path(place, name) for name in files if not name.startswith(".")]
+        if real in seen:
+            continue
         seen.add(real)
-    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+        for entry in sorted(os.scandir(place), key=_name):
+            if entry.name.startswith("."):
+                continue
+            if _is_folder(entry):
+                (linked_folders if entry.is_symlink() else folders).append(Path(entry))
+            elif entry.is_symlink():
+                linked_files.append(Path(entry))
+            else:
+                found[str(Path(real, entry.name))] = Path(entry)
+    repeated = [path for path in sorted(linked_files) if found.setdefault(os.path.realpath(path), path) != path]
+    if repeated:
+        say(f"{folder}: passed over {len(repeated)} link(s) to images of the same class, as {printable(repeated[0])}")
+    return {path: real for real, path in sorted(found.items(), key=lambda item: item[1].relative_to(folder).parts)}
 
 
 def _unpacked(path: Path, downloads: Path) -> Path:
