@@ -585,6 +585,126 @@ class TestFolder:
         with pytest.raises(UserError, match=r"test: class 'horse' is not among those of .*train"):
             prepare("image_folder", tmp_path, path=str(both))
 
+    def splits(self, folder: Path, *names: str) -> Path:
+        """A folder of splits, each with the classes and its own images."""
+        both = folder.parent / "both"
+        for number, name in enumerate(names):
+            for kind in ("cat", "dog"):
+                for k in range(number + 2):
+                    save(both / name / kind / f"{k}.png", seed=100 * number + k)
+        return both
+
+    @pytest.mark.parametrize(
+        ("train", "test"),
+        [
+            ("train", "test"), ("Train", "Test"), ("TRAINING", "testing"), ("train", "val"), ("train", "Valid"),
+            ("Train", "validation"), ("training", "evaluation"), ("training_set", "test_set"),
+            ("train-images", "test images"), ("seg_train/seg_train", "seg_test/seg_test"),
+        ],
+    )  # fmt: skip
+    def test_splits_have_many_names(self, tmp_path: Path, folder: Path, train: str, test: str) -> None:
+        both = self.splits(folder, train, test)
+        save(both / "seg_pred" / "1.jpg")
+        prepared = prepare("image_folder", tmp_path, path=str(both))
+        assert prepared.classes == ["cat", "dog"]
+        assert prepared.provenance["folders"] == {"train": [train], "test": [test]}
+        assert isinstance(prepared.train, ImageFiles)
+        assert isinstance(prepared.test, ImageFiles)
+        assert prepared.train.paths == [both / train / kind / f"{k}.png" for kind in ("cat", "dog") for k in range(2)]
+        assert prepared.test.paths == [both / test / kind / f"{k}.png" for kind in ("cat", "dog") for k in range(3)]
+
+    @pytest.mark.parametrize(
+        ("names", "validation", "used", "told"),
+        [
+            (("train", "test", "val"), None, {"train": ["train"], "test": ["test"]}, "val is not used; set validation"),
+            (("train", "test", "val"), "ignore", {"train": ["train"], "test": ["test"]}, "val is not used"),
+            (
+                ("train", "test", "val"),
+                "train",
+                {"train": ["train", "val"], "test": ["test"]},
+                "val is added to the tr",
+            ),
+            (("train", "test", "val"), "test", {"train": ["train"], "test": ["val"]}, "both/test is not used"),
+            (("train", "val"), None, {"train": ["train"], "test": ["val"]}, "both/val, as there is no test folder"),
+            (("train", "val"), "test", {"train": ["train"], "test": ["val"]}, "both/val, as there is no test folder"),
+            (("train", "test", "extra"), None, {"train": ["train"], "test": ["test"]}, "passed over 'extra'"),
+        ],
+    )
+    def test_what_a_validation_set_is_for_is_told(
+        self,
+        tmp_path: Path,
+        folder: Path,
+        capsys: pytest.CaptureFixture[str],
+        names: tuple[str, ...],
+        validation: str | None,
+        used: dict[str, list[str]],
+        told: str,
+    ) -> None:
+        both = self.splits(folder, *names)
+        prepared = prepare("image_folder", tmp_path, path=str(both), validation=validation)
+        assert prepared.provenance["folders"] == used
+        counts = {name: 2 * (number + 2) for number, name in enumerate(names)}
+        assert len(prepared.train.labels) == sum(counts[name] for name in used["train"])
+        assert len(prepared.test.labels) == sum(counts[name] for name in used["test"])
+        assert told in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("names", "options", "problem"),
+        [
+            (("train", "test"), {"validation": "train"}, "validation has no effect, as there is no validation folder"),
+            (("train", "val"), {"validation": "train"}, "validation: train leaves no test set"),
+            (("train", "val"), {"validation": "ignore"}, "validation: ignore leaves no test set"),
+            (("train", "val"), {"test_fraction": 0.2}, "test_fraction has no effect, as the test set is .*val; remove"),
+            (("train", "test"), {"test_images": 4}, "test_images has no effect, as the test set is .*test; remove"),
+            (("train", "test"), {"split_seed": 0}, "split_seed has no effect, as the test set is .*test; remove"),
+            (("train", "Train", "test"), {}, "'Train', 'train' are both names of the train set"),
+            (("train", "test", "Testing"), {}, "'Testing', 'test' are both names of the test set"),
+            (("train", "val", "validation"), {}, "'val', 'validation' are both names of the validation set"),
+            (("train",), {}, "'train' looks like a split, but there must be train and test, or train and val; place"),
+            (("test", "horse"), {}, "'test' looks like a split"),
+            (("fold1", "fold2", "fold3"), {}, "'fold1', 'fold2', 'fold3' all hold the same folders, as if they were"),
+        ],
+    )
+    def test_splits_that_cannot_be_told_apart_are_refused(
+        self, tmp_path: Path, folder: Path, names: tuple[str, ...], options: dict[str, Any], problem: str
+    ) -> None:
+        both = self.splits(folder, *names)
+        with pytest.raises(UserError, match=problem):
+            prepare("image_folder", tmp_path, path=str(both), **options)
+
+    def test_classes_may_look_like_splits(self, tmp_path: Path, folder: Path) -> None:
+        save(folder / "train" / "1.png")  # the vehicle
+        save(folder / "train" / "2.png")
+        assert prepare("image_folder", tmp_path, path=str(folder)).classes == ["cat", "dog", "train"]
+        cameras = self.splits(folder, "camel", "horse")
+        save(cameras / "horse" / "1.png")
+        assert prepare("image_folder", tmp_path, path=str(cameras)).classes == ["camel", "horse"]
+        (cameras / "horse" / "1.png").unlink()
+        with pytest.raises(UserError, match="set top_folders to classes if they are classes"):
+            prepare("image_folder", tmp_path, path=str(cameras))
+        assert prepare("image_folder", tmp_path, path=str(cameras), top_folders="classes").classes == ["camel", "horse"]
+
+    def test_a_split_without_class_folders_is_told_what_to_do(self, tmp_path: Path, folder: Path) -> None:
+        both = self.splits(folder, "train", "val")
+        save(both / "test" / "1.png")
+        with pytest.raises(UserError, match=r"test: this split has no folders of classes; .*set validation to test to"):
+            prepare("image_folder", tmp_path, path=str(both))
+        assert len(prepare("image_folder", tmp_path, path=str(both), validation="test").test.labels) == 6
+
+    def test_a_class_without_test_images_is_told(
+        self, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        both = self.splits(folder, "train", "test")
+        save(both / "train" / "horse" / "1.png")
+        data = self.data(tmp_path, both)
+        assert np.bincount(data.test.labels, minlength=3).tolist() == [3, 3, 0]
+        assert "test: no images of 1 class(es), as 'horse'" in capsys.readouterr().err
+
+    def test_a_link_to_a_split_is_no_second_one(self, tmp_path: Path, folder: Path) -> None:
+        both = self.splits(folder, "train", "val")
+        (both / "Training").symlink_to(both / "train")
+        assert prepare("image_folder", tmp_path, path=str(both)).provenance["folders"]["train"] == ["train"]
+
     @pytest.mark.parametrize(
         ("damage", "options", "problem"),
         [

@@ -1,7 +1,7 @@
 """A folder of images: classes are its top folders, images lie at any depth below them.
 
-Where the folder has the two folders ``train`` and ``test``, those are the splits and the classes are below each;
-otherwise a test set is drawn, the classes in proportion. The path may also be an archive of such a folder (.zip, .tar,
+Where the top folders are splits (train and test, train and val, by their usual names), the classes are below each.
+Otherwise a test set is drawn, the classes in proportion. The path may also be an archive of such a folder (.zip, .tar,
 .tar.gz, .tar.xz), which is unpacked once below the folder for downloads.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -26,6 +27,7 @@ from lplgrad.files import printable
 from lplgrad.progress import say
 from lplgrad.validation import Count, Number, Settings, problem_below
 
+SPLIT_NAMES = {"train": "train|training", "validation": "val|valid|validation", "test": "test|testing|eval|evaluation"}
 HIDDEN = (".", "__MACOSX")
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
@@ -37,7 +39,12 @@ class Options(Settings):
         path: of the folder or archive; ``~`` is the home folder.
         image_size: side in pixels of the square that the images become; None where all are of one size already.
         fit: ``crop`` scales the shorter side to it and crops the middle, ``stretch`` scales both sides.
-        test_images: how many images are held out, where there are no folders ``train`` and ``test``.
+        top_folders: ``classes`` where the top folders are classes, although they look like splits; None tells by their
+            names.
+        validation: what a validation folder is for. ``test`` makes it the test set (instead of a test folder),
+            ``train`` adds it to the training pool, ``ignore`` leaves it out. None is ``ignore`` where there is a test
+            folder and ``test`` where there is none.
+        test_images: how many images are held out, where there is no test folder.
         test_fraction: the same as a fraction of all; give one of the two at most.
         split_seed: of the draw.
         value_range: the two numbers that become black and white, for grey images whose pixels are not unsigned 8-bit
@@ -48,6 +55,8 @@ class Options(Settings):
     path: Annotated[str, Field(min_length=1)]
     image_size: Count | None = None
     fit: Fit = "crop"
+    top_folders: Literal["classes"] | None = None
+    validation: Literal["test", "train", "ignore"] | None = None
     test_images: Count | None = None
     test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     split_seed: Annotated[int, Field(ge=0)] = 0
@@ -76,32 +85,158 @@ def prepare(options: Options, downloads: Path) -> Prepared:
     folder = _unpacked(Path(options.path).expanduser(), downloads)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; place the images there, a folder for each class")
-    if (folder / "train").is_dir() and (folder / "test").is_dir():
-        listed = [_listed(folder / "train"), _listed(folder / "test")]
-        classes = list(listed[0])
-        unknown = sorted(listed[1].keys() - set(classes))
-        if unknown:
-            raise UserError(f"{folder / 'test'}: class {unknown[0]!r} is not among those of {folder / 'train'}")
-        _check_listed_once(listed)
-        splits = [_files(options, images, classes) for images in listed]
+    known = {} if options.top_folders == "classes" else _split_folders(folder)
+    used = _used_folders(folder, known, options)
+    if used:
+        parts = {split: [(place, _listed(place)) for place in places] for split, places in used.items()}
+        classes = list(parts["train"][0][1])
+        for place, images in (*parts["train"], *parts["test"]):
+            if unknown := sorted(images.keys() - set(classes)):
+                raise UserError(f"{place}: class {unknown[0]!r} is not among those of {used['train'][0]}")
+        if lacking := [name for name in classes if name not in parts["test"][0][1]]:
+            say(
+                f"warning: {used['test'][0]}: no images of {len(lacking)} class(es), as {lacking[0]!r}; the test "
+                "accuracy says nothing about them"
+            )
+        _check_listed_once([images for listed in parts.values() for _, images in listed])
+        train, test = (_files(options, [images for _, images in parts[split]], classes) for split in ("train", "test"))
+        told = {
+            "folders": {split: [str(place.relative_to(folder)) for place in places] for split, places in used.items()}
+        }
     else:
         images = _listed(folder)
         classes = list(images)
         _check_listed_once([images])
-        everything = _files(options, images, classes)
+        everything = _files(options, [images], classes)
         held_out = options.test_images or round((options.test_fraction or 0.2) * len(everything.paths))
-        splits = [
+        train, test = (
             replace(everything, paths=[everything.paths[index] for index in part], labels=everything.labels[part])
             for part in stratified_split(everything.labels, classes, held_out, options.split_seed)
-        ]
-    return Prepared(splits[0], splits[1], classes, {"from": "a folder of images", **options.model_dump()})
+        )
+        told = {}
+    return Prepared(train, test, classes, {"from": "a folder of images", **options.model_dump(), **told})
 
 
-def _files(options: Options, images: dict[str, dict[Path, str]], classes: list[str]) -> ImageFiles:
-    paths = [path for files in images.values() for path in files]
-    labels = np.repeat([classes.index(name) for name in images], [len(files) for files in images.values()])
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """The top folders that are splits, by what they are for: train and at least one of test and validation.
+
+    Returns:
+        Nothing where the top folders are classes.
+
+    Raises:
+        UserError: they look like splits, but which is which cannot be told.
+    """
+    folders = _folders(folder)
+    found: dict[str, dict[str, Path]] = {}
+    for place in sorted(folders, key=Path.is_symlink):  # a link to a split is no second one
+        if split := _split_of(place.name):
+            found.setdefault(split, {}).setdefault(os.path.realpath(place), place)
+    places = {split: list(one.values()) for split, one in found.items()}
+    if "train" in places and len(places) > 1:
+        for split, several in places.items():
+            if len(several) > 1:
+                raise UserError(
+                    f"{folder}: {_quoted(several)} are both names of the {split} set; keep one of the folders, or set "
+                    "top_folders to classes if they are classes"
+                )
+        others = [place for place in folders if _split_of(place.name) is None]
+        if others:
+            say(f"{folder}: passed over {_quoted(others)}, beside the folders of the splits")
+        return {split: _entered(several[0]) for split, several in places.items()}
+    for several in places.values():
+        if any(map(_holds_folders_only, several)):
+            raise UserError(
+                f"{folder}: {_quoted(several)} looks like a split, but there must be train and test, or train and val; "
+                "place the other one there, or set path to the folder that holds the classes to have a test set drawn, "
+                "or set top_folders to classes if this is a class"
+            )
+    below = [{unicodedata.normalize("NFC", place.name) for place in _folders(top)} for top in folders]
+    if len(below) > 1 and all(one == below[0] for one in below) and all(map(_holds_folders_only, folders)):
+        raise UserError(
+            f"{folder}: {_quoted(folders)} all hold the same folders, as if they were splits with a folder for each "
+            "class; name them train and test if they are splits, or set top_folders to classes if they are classes"
+        )
+    return {}
+
+
+def _split_of(name: str) -> str | None:
+    """What a folder of this name is for: ``train``, ``validation`` or ``test``; None if the name is of no split."""
+    plain = re.sub(r"[\W_]", "", name.casefold())
+    for split, words in SPLIT_NAMES.items():
+        if re.fullmatch(rf"(seg|images?|data)?({words})(set|images?|data)?", plain):
+            return split
+    return None
+
+
+def _entered(place: Path) -> Path:
+    """A split's folder, or the one of the same name that is all that lies in it."""
+    below = _folders(place)
+    return below[0] if len(below) == 1 and _split_of(below[0].name) == _split_of(place.name) else place
+
+
+def _holds_folders_only(folder: Path) -> bool:
+    """Whether a folder holds two folders or more and no image beside them, as a split does."""
+    return len(_folders(folder)) > 1 and not any(_is_image(entry.name) for entry in _entries(folder))
+
+
+def _quoted(folders: list[Path]) -> str:
+    """The names of some folders, for a message."""
+    names = ", ".join(f"'{printable(place.name)}'" for place in folders[:5])
+    return names if len(folders) <= 5 else f"{names} and {len(folders) - 5} more"
+
+
+def _used_folders(folder: Path, splits: dict[str, Path], options: Options) -> dict[str, list[Path]]:
+    """The folders that the training pool and the test set are made of; what is done with a validation set is told.
+
+    Returns:
+        Nothing where there are no splits.
+
+    Raises:
+        UserError: an option has no effect or leaves no test set, or a split holds no classes.
+    """
+    test, validation, wanted = splits.get("test"), splits.get("validation"), options.validation
+    if validation is None and wanted is not None:
+        raise UserError(f"{folder}: validation has no effect, as there is no validation folder; remove the setting")
+    if not splits:
+        return {}
+    used = {"train": [splits["train"]], "test": [place for place in (test, validation) if place is not None][:1]}
+    if validation is not None:
+        if test is None and wanted in ("train", "ignore"):
+            raise UserError(f"{folder}: validation: {wanted} leaves no test set, as there is no test folder; remove it")
+        if test is None:
+            say(f"{folder}: the test set is {validation}, as there is no test folder")
+        elif wanted == "test":
+            say(f"{folder}: the test set is {validation}, and {test} is not used")
+            used["test"] = [validation]
+        elif wanted == "train":
+            say(f"{folder}: {validation} is added to the training pool")
+            used["train"].append(validation)
+        else:
+            say(
+                f"{folder}: {validation} is not used; set validation to train to add it to the training pool, or to "
+                f"test to measure on it instead of {test}"
+            )
+    for key in ("test_images", "test_fraction", "split_seed"):
+        if key in options.model_fields_set and getattr(options, key) is not None:
+            raise UserError(f"{folder}: {key} has no effect, as the test set is {used['test'][0]}; remove the setting")
+    for place in (*used["train"], *used["test"]):
+        if not _folders(place):
+            instead = (
+                f" set validation to test to measure on {validation} instead," if place == test and validation else ""
+            )
+            raise UserError(
+                f"{place}: this split has no folders of classes; place the images in such folders,{instead} or set "
+                "top_folders to classes if this is a class"
+            )
+    return used
+
+
+def _files(options: Options, listed: list[dict[str, dict[Path, str]]], classes: list[str]) -> ImageFiles:
+    position = {name: number for number, name in enumerate(classes)}
+    paths = [path for images in listed for files in images.values() for path in files]
+    labels = [position[name] for images in listed for name, files in images.items() for _ in files]
     value_range = None if options.value_range is None else (options.value_range[0], options.value_range[1])
-    return ImageFiles(paths, labels.astype(np.int64), options.image_size, options.fit, value_range)
+    return ImageFiles(paths, np.array(labels, dtype=np.int64), options.image_size, options.fit, value_range)
 
 
 def _check_listed_once(listed: list[dict[str, dict[Path, str]]]) -> None:
@@ -127,7 +262,7 @@ def _listed(folder: Path) -> dict[str, dict[Path, str]]:
     """
     classes = _class_folders(folder)
     images: dict[str, dict[Path, str]] = {}
-    loose = [entry.name for entry in sorted(os.scandir(folder), key=_name) if _is_image(entry.name) and entry.is_file()]
+    loose = [entry.name for entry in _entries(folder) if _is_image(entry.name) and entry.is_file()]
     if loose:
         say(f"{folder}: passed over {len(loose)} image(s) outside of the class folders, as {printable(loose[0])}")
     others: list[Path] = []
@@ -182,8 +317,8 @@ def _is_image(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in ENDINGS
 
 
-def _name(entry: os.DirEntry[str]) -> str:
-    return entry.name
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    return sorted(os.scandir(folder), key=lambda entry: entry.name)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -193,8 +328,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _folders(folder: Path) -> list[Path]:
     """The folders in a folder, hidden ones left out, in the order of their names."""
-    entries = sorted(os.scandir(folder), key=_name)
-    return [Path(entry) for entry in entries if not entry.name.startswith(HIDDEN) and _is_folder(entry)]
+    return [Path(entry) for entry in _entries(folder) if not entry.name.startswith(HIDDEN) and _is_folder(entry)]
 
 
 def _files_below(folder: Path) -> dict[Path, str]:
@@ -217,7 +351,7 @@ def _files_below(folder: Path) -> dict[Path, str]:
         if real in seen:
             continue
         seen.add(real)
-        for entry in sorted(os.scandir(place), key=_name):
+        for entry in _entries(place):
             if entry.name.startswith("."):
                 continue
             if _is_folder(entry):
