@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import shutil
 import stat
@@ -139,6 +140,53 @@ def test_a_damaged_archive_is_one_line_or_unpacked(tmp_path: Path, name: str) ->
     assert told
     assert all(told)
     assert not any("\n" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "read", "guessed"),
+    [
+        ("café".encode(), True, "café", False),
+        ("café".encode(), False, "café", False),  # as macOS writes it
+        ("café".encode("cp437"), False, "café", True),
+        ("café".encode("latin-1"), False, "cafΘ", True),
+    ],
+)
+def test_names_of_a_zip_are_read_in_the_encoding_that_it_says(
+    tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str], name: bytes, flag: bool, read: str, guessed: bool
+) -> None:
+    unpack(zip_of_name(tmp_path / "a.zip", name, flag), target)
+    assert [path.name for path in target.rglob("*")] == [read]
+    assert ("does not say how 1 name(s) are encoded" in capsys.readouterr().err) == guessed
+
+
+def zip_of_name(path: Path, name: bytes, flag: bool) -> Path:
+    """An archive of one file of a name in some encoding, which it says to be UTF-8 or does not."""
+    content = bytearray(pack(path, {"X" * len(name): b"x"}).read_bytes().replace(b"X" * len(name), name))
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + flags + 1] |= 8 * flag
+    path.write_bytes(content)
+    return path
+
+
+def test_a_name_that_is_not_the_utf8_that_it_is_said_to_be_is_refused(tmp_path: Path, target: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.zip: not a whole archive \('utf-8' codec can't decode"):
+        unpack(zip_of_name(tmp_path / "a.zip", b"caf\xe9", True), target)
+
+
+def test_bytes_of_a_name_in_a_tar_stay_as_they_are(tmp_path: Path, target: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as packed:
+        packed.addfile(tarfile.TarInfo("café"))
+    unpack(tmp_path / "a.tar", target)
+    assert os.listdir(os.fsencode(target)) == [b"caf\xe9"]  # noqa: PTH208
+
+
+def test_a_name_with_a_null_byte_is_refused(tmp_path: Path, target: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as packed:
+        member = tarfile.TarInfo("cat/1.png")
+        member.pax_headers = {"path": "ca\0t/1.png"}
+        packed.addfile(member)
+    with pytest.raises(UserError, match=r"holds 'ca\\x00t/1.png', which cannot be the name of a file"):
+        unpack(tmp_path / "a.tar", target)
 
 
 def test_an_encrypted_archive_says_so(tmp_path: Path, target: Path) -> None:

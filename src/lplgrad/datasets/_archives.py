@@ -17,9 +17,18 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from lplgrad.errors import UserError
+from lplgrad.progress import say
 
 LONGEST = 1024  # characters of a member's name
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError)
+BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    UnicodeDecodeError,  # a name that is said to be UTF-8, and is not
+)
 
 
 @dataclass(frozen=True)
@@ -74,11 +83,32 @@ def unpack(path: Path, target: Path) -> None:
 
 def _of_zip(path: Path) -> Generator[_Member]:
     with zipfile.ZipFile(path) as archive:
+        guessed = [info.filename for info in archive.infolist() if _name_of(info)[1]]
+        if guessed:
+            say(
+                f"warning: {path}: does not say how {len(guessed)} name(s) are encoded; they are read as code page "
+                f"437, as {guessed[0]!a}"
+            )
         for info in archive.infolist():
             mode = info.external_attr >> 16
             plain = stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR)
             kind = "folder" if info.is_dir() else "file" if plain else "link or device"
-            yield _Member(info.filename, kind, info.file_size, partial(archive.open, info))
+            yield _Member(_name_of(info)[0], kind, info.file_size, partial(archive.open, info))
+
+
+def _name_of(info: zipfile.ZipInfo) -> tuple[str, bool]:
+    """The name of a member, and whether its encoding is a guess.
+
+    A name is UTF-8 if the archive says so, else code page 437 by the standard. macOS writes UTF-8 and does not say so.
+    """
+    if info.flag_bits & 0x800 or info.filename.isascii():
+        return info.filename, False
+    try:
+        return info.filename.encode("cp437").decode(), False
+    except UnicodeEncodeError:  # was not read as code page 437
+        return info.filename, False
+    except UnicodeDecodeError:
+        return info.filename, True
 
 
 def _of_tar(path: Path) -> Generator[_Member]:
@@ -92,6 +122,8 @@ def _write(path: Path, member: _Member, target: Path) -> None:
     place = PurePosixPath(member.name)
     if place.is_absolute() or ".." in place.parts:
         raise UserError(f"{path}: holds {member.name!r}, which would be written outside of its folder")
+    if "\0" in member.name:
+        raise UserError(f"{path}: holds {member.name!a}, which cannot be the name of a file")
     if len(member.name) > LONGEST:
         raise UserError(f"{path}: holds a name of {len(member.name):,} characters, {member.name[:40]!r}...")
     if member.kind == "folder":
