@@ -779,6 +779,12 @@ class TestFolder:
         monkeypatch.delattr("os.posix_fallocate")
         assert len(self.data(tmp_path, folder).train.images) == 10
 
+    def test_settings_that_came_later_are_described_only_if_given(self) -> None:
+        before = {"path": "x", "image_size": None, "fit": "crop", "test_images": None, "test_fraction": None}
+        assert image_folder.Options(path="x").model_dump() == {**before, "split_seed": 0}
+        given: dict[str, Any] = {"top_folders": "classes", "validation": "test", "value_range": [0, 4095]}
+        assert image_folder.Options(path="x", **given).model_dump() == {**before, "split_seed": 0, **given}
+
     def test_one_of_two_ways_to_say_how_many_are_held_out(self, tmp_path: Path, lplgrad: Call) -> None:
         settings = "{source: image_folder, path: x, test_images: 3, test_fraction: 0.5}"
         status, told = lplgrad("prepare", "--settings", settings, "--output", tmp_path / "data")
