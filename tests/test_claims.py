@@ -21,7 +21,7 @@ from lplgrad.report import claims, claims_page, published_claims
 from lplgrad.report.claims import FAILS, HOLDS, NOT_PUBLISHED, NOT_RUN, OPEN, UNTESTED, Case, Claim
 from lplgrad.statistics.claimed import Measured, values
 from lplgrad.statistics.inference import Estimate, estimate, welch
-from tests.test_comparison import TWO, chain, study
+from tests.test_comparison import OVERLAY, TWO, chain, study
 
 LISTED = claims.read_claims(Path(paper.__file__).with_name("claims.yaml"))
 STUDIES = 2000
@@ -434,9 +434,10 @@ class TestFile:
         )  # fmt: skip
         (tmp_path / "claims.yaml").write_text(yaml.safe_dump(listed))
         study(gain=5).to_csv(tmp_path / "m.csv", index=False)
-        text = Path(__file__).with_name("tiny.yaml")
+        (tmp_path / "more.yaml").write_text(yaml.safe_dump(OVERLAY))
+        files = (Path(__file__).with_name("tiny.yaml"), tmp_path / "more.yaml")
         home = Path(__file__).parents[1]
-        assert lplgrad("study", home / "config.yaml", text, "--output", tmp_path / "study.yaml")[0] == 0
+        assert lplgrad("study", home / "config.yaml", *files, "--output", tmp_path / "study.yaml")[0] == 0
         done = lplgrad(
             "claims", "--study", tmp_path / "study.yaml", "--measurements", tmp_path / "m.csv", "--claims",
             tmp_path / "claims.yaml", "--output", tmp_path / "out",

@@ -55,10 +55,12 @@ def query(lplgrad: Call, folder: Path, settings: str, output: str = "round1", **
     return lplgrad(*arguments, *(["--checkpoint", checkpoint] if checkpoint else []))
 
 
-def of_round_2(folder: Path) -> Path:
-    """The labels of round 1, as if the last had been bought by a query."""
-    path = folder / "labeled2.csv"
-    path.write_text("2".join((folder / "labeled.csv").read_text().rsplit("1", 1)))
+def of_round(number: int, folder: Path) -> Path:
+    """The labels of round 1, as if the rounds up to another had bought as many of them each."""
+    path = folder / f"labeled{number}.csv"
+    head, *rows = (folder / "labeled.csv").read_text().splitlines()
+    indices = [row.split(",")[0] for row in rows]
+    path.write_text(f"{head}\n" + "".join(f"{i},{1 + k * number // len(rows)}\n" for k, i in enumerate(indices)))
     return path
 
 
@@ -169,12 +171,10 @@ class TestRound:
 
     def test_every_round_has_batches_of_its_own(self, started: Path, lplgrad: Call) -> None:
         fresh = JOINT.replace("auxiliary: true", "auxiliary: true, init: fresh").replace("epochs: 2", "epochs: 1")
-        labeled = of_round_2(started)
-        third = started / "labeled3.csv"
-        third.write_text("3".join(labeled.read_text().rsplit("2", 1)))
         checkpoints = []
-        for number, path in ((2, labeled), (3, third)):
-            assert train(lplgrad, started, fresh, number, f"round{number}", labeled=path)[0] == 0
+        for number in (2, 3):
+            labeled = of_round(number, started)
+            assert train(lplgrad, started, fresh, number, f"round{number}", labeled=labeled)[0] == 0
             checkpoints.append(json.loads((started / f"round{number}" / "metrics.json").read_text())["train_loss"])
         assert checkpoints[0] != checkpoints[1]
 
@@ -292,7 +292,9 @@ class TestRefusals:
         lplgrad("start", "--data", data.folder, "--query-size", 6, "--seed", 1, "--output", tmp_path / "labeled.csv")
         checkpoint = tmp_path / "x"
         checkpoint.write_bytes(b"xx")
-        second: dict[str, object] = {"number": 2, "labeled": of_round_2(tmp_path)}
+        second: dict[str, object] = {"number": 2, "labeled": of_round(2, tmp_path)}
+        cut = tmp_path / "cut.csv"
+        cut.write_text("".join(of_round(2, tmp_path).read_text().splitlines(keepends=True)[:-1]))
         cases: list[tuple[dict[str, object], tuple[str, ...]]] = [
             ({"settings": "{trainin: 1}"}, ("--settings", "'trainin'", "'training'")),
             ({"settings": "{training: ["}, ("--settings", "line 1")),
@@ -301,6 +303,7 @@ class TestRefusals:
             ({"number": 2}, ("--checkpoint: missing",)),
             ({"checkpoint": checkpoint}, ("--checkpoint: not wanted",)),
             ({"number": 2, "checkpoint": checkpoint}, ("labeled.csv: the labels of round 1, not of round 2",)),
+            ({**second, "labeled": cut, "checkpoint": checkpoint}, ("cut.csv: 2 labels of round 2, not 3; delete it",)),
             ({**second, "checkpoint": checkpoint}, (str(checkpoint), "not a whole safetensors file")),
             ({**second, "checkpoint": tmp_path / "none"}, ("none: No such file or directory",)),
             ({"labeled": tmp_path / "nothing"}, ("nothing: No such file or directory",)),
@@ -361,7 +364,7 @@ class TestRefusals:
 
     def test_another_recipes_checkpoint(self, started: Path, lplgrad: Call) -> None:
         checkpoint = started / "round1" / "checkpoint.safetensors"
-        status, told = train(lplgrad, started, TRAIN, 2, "out", checkpoint=checkpoint, labeled=of_round_2(started))
+        status, told = train(lplgrad, started, TRAIN, 2, "out", checkpoint=checkpoint, labeled=of_round(2, started))
         assert status == 1
         single_line(told, str(checkpoint), "trained by another recipe")
 
@@ -376,7 +379,7 @@ class TestRefusals:
         self, started: Path, lplgrad: Call, settings: str, words: tuple[str, ...]
     ) -> None:
         checkpoint = started / "round1" / "checkpoint.safetensors"
-        status, told = train(lplgrad, started, settings, 2, "out", checkpoint=checkpoint, labeled=of_round_2(started))
+        status, told = train(lplgrad, started, settings, 2, "out", checkpoint=checkpoint, labeled=of_round(2, started))
         assert status == 1
         single_line(told, str(checkpoint), *words)
 
@@ -446,7 +449,7 @@ class TestRefusals:
         for arguments, words in [
             (
                 ["table", "accuracy", "--measurements", "wrong.csv", "--output", "t.csv"],
-                ("column 'budget' is missing",),
+                ("wrong.csv: the first line must be budget,dataset,strategy,",),
             ),
             (["table", "accuracy", "--measurements", "wrong.csv", "--output", "t.doc"], ("must end in .csv or .html",)),
             (["table", "accuracy", "--measurements", "none.csv", "--output", "t.csv"], ("none.csv", "No such file")),

@@ -15,7 +15,8 @@ from scipy import stats
 from lplgrad.arrays import DatasetArrays
 from lplgrad.configuration import read_study
 from lplgrad.errors import UserError
-from lplgrad.report import diagnostics, score_loss
+from lplgrad.files import write_json, write_text
+from lplgrad.report import diagnostics, measured, score_loss
 from lplgrad.settings import StudyFile
 from lplgrad.statistics import calibration
 from tests.conftest import TRAIN
@@ -46,14 +47,15 @@ def test_true_losses_end_where_the_first_trial_does() -> None:
     assert score_loss.over_seeds(pd.DataFrame(rows))["labels"].tolist() == [10]
 
 
-def small_study(folder: Path) -> StudyFile:
-    """A study of two strategies and two rounds on the small data set, which lies in a folder."""
+def small_study(folder: Path, target: float | None = None) -> StudyFile:
+    """A study of two strategies and two rounds on the small data set, which is in a folder."""
     values = yaml.safe_load((HOME / "tests" / "tiny.yaml").read_text())
     values["data_dir"] = str(folder)
     del values["model_figures"]
     values["run"] |= {"strategies": ["entropy", "random"], "seeds": [1], "datasets": ["data"]}
     values["datasets"] = {"data": values["datasets"]["digits"]}
-    values["datasets"]["data"]["budgets"] = {"small": {"query_size": 6, "candidates": 30, "labels": 12}}
+    budget = {"query_size": 6, "candidates": 30, "labels": 12, "target_accuracy": target}
+    values["datasets"]["data"]["budgets"] = {"small": budget}
     return StudyFile(study=read_study([HOME / "config.yaml"], values))
 
 
@@ -134,13 +136,28 @@ class TestArtifacts:
             sets.append(set(labeled.query("round == 2")["index"]))
         assert frame["jaccard"].tolist() == [len(sets[0] & sets[1]) / len(sets[0] | sets[1])]
 
-    def test_a_stopped_chain_chooses_nothing_more(self, ran: StudyFile) -> None:
-        path = Path("results/tiny/small/data/entropy/seed1/round1")
-        lines = (path / "next_labeled.csv").read_text().splitlines()
-        (path / "next_labeled.csv").write_text("\n".join(line for line in lines if not line.endswith(",2")) + "\n")
-        (path / "scores.csv").write_text((path / "scores.csv").read_text().splitlines()[0] + "\n")
-        assert diagnostics.choices(ran)["strategy"].tolist() == ["random"]
-        assert diagnostics.overlap(ran).empty
+    def test_a_stopped_chain_chooses_nothing_more(self, ran: StudyFile, tmp_path: Path) -> None:
+        metrics = {"labels": 6, "accuracy": 0.5, "stopped": False}
+        write_json(Path("results/tiny/small/data/start/seed1/plain/metrics.json"), metrics)
+        for target, rounds in ((0.5, [1, 1]), (0.51, [1, 2, 1, 2])):
+            file = small_study(tmp_path, target)
+            assert diagnostics.calibration(file)["round"].tolist() == rounds
+            assert len(diagnostics.choices(file)) == len(rounds) - 2
+            assert len(diagnostics.overlap(file)) == len(rounds) // 2 - 1
+        written = small_study(tmp_path, 0.5)
+        for name in ("calibration", "choices", "overlap"):
+            table = getattr(diagnostics, name)(written).to_csv(index=False, float_format="%.6g")
+            write_text(tmp_path / f"{name}.csv", table)
+        assert [len(frame) for frame in measured.read_choices(tmp_path, written)] == [0, 0]
+
+    def test_labels_that_are_cut_off_are_not_those_of_a_chain_that_stopped(self, ran: StudyFile) -> None:
+        path = Path("results/tiny/small/data/entropy/seed1/round1/next_labeled.csv")
+        lines = path.read_text().splitlines(keepends=True)
+        for kept, words in ((7, "0 labels of round 2, not 6"), (12, "5 labels of round 2, not 6")):
+            path.write_text("".join(lines[:kept]))
+            for compute in (diagnostics.calibration, diagnostics.choices, diagnostics.overlap, score_loss.score_loss):
+                with pytest.raises(UserError, match=rf"round1/next_labeled.csv: {words}; delete it and run again"):
+                    compute(ran)
 
     def test_scores_against_the_true_loss(self, ran: StudyFile) -> None:
         """Scores that turn two neighbours of twenty around: 1 - 6 * 2 / (20 * 399)."""

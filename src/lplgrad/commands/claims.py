@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lplgrad.commands.common import add_partial
+
 EXAMPLE = (
     "lplgrad claims --study results/demo/study.yaml --measurements results/demo/measurements.csv "
     "--timings results/demo/timings.csv --output results/demo/claims"
@@ -17,24 +19,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measurements", type=Path, required=True, metavar="CSV", help="measurements.csv")
     parser.add_argument("--timings", type=Path, metavar="CSV", help="timings.csv, for claims of time")
     parser.add_argument("--claims", type=Path, metavar="FILE", help="the claims (default: the paper's)")
+    add_partial(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the tables and the page")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Read, judge and write."""
     from lplgrad import paper
-    from lplgrad.commands.common import read_measurements
     from lplgrad.configuration import read_study_file
     from lplgrad.files import write_text
     from lplgrad.report import claims, claims_page, published_claims
     from lplgrad.report.document import document
-    from lplgrad.report.measured import check
+    from lplgrad.report.measured import read_measurements, read_timings
     from lplgrad.statistics.claimed import Measured
 
     file = read_study_file(arguments.study)
     listed = claims.read_claims(arguments.claims or Path(paper.__file__).with_name("claims.yaml"))
-    measurements = check(read_measurements(arguments.measurements, []), arguments.measurements, file.study)
-    timings = read_measurements(arguments.timings, ["train_seconds", "query_seconds"]) if arguments.timings else None
+    measurements = read_measurements(arguments.measurements, file, arguments.partial)
+    timings = read_timings(arguments.timings, file, arguments.partial) if arguments.timings else None
     measured = Measured(measurements, timings)
     findings = [
         (

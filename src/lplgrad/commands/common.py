@@ -16,8 +16,6 @@ from lplgrad.errors import UserError
 from lplgrad.progress import say
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from lplgrad.pool import LabeledSet
     from lplgrad.validation import Settings, SettingsT
 
@@ -41,6 +39,11 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target-accuracy", type=_fraction, metavar="FRACTION", help="test accuracy at which the trial stops"
     )
+
+
+def add_partial(parser: argparse.ArgumentParser) -> None:
+    """The argument of a table that was made while its study ran, by ``lplgrad report --partial``."""
+    parser.add_argument("--partial", action="store_true", help="the study is not finished: rounds may be missing")
 
 
 def say_settings(settings: Settings) -> None:
@@ -68,10 +71,13 @@ def check_positive(option: str, number: int) -> None:
 
 
 def check_round(path: Path, labeled: LabeledSet, round_number: int) -> None:
-    """The labels of a round end with those that the query before it bought."""
+    """The labels of a round end with those that the query before it bought, and each round bought as many."""
+    from lplgrad.artifacts import check_rounds
+
     newest = int(labeled.rounds.max())
     if newest != round_number:
         raise UserError(f"{path}: the labels of round {newest}, not of round {round_number}")
+    check_rounds(path, labeled, round_number)
 
 
 def check_clock(paths: Iterable[Path]) -> None:
@@ -93,25 +99,3 @@ def check_endings(paths: list[Path], endings: tuple[str, ...]) -> None:
     for path in paths:
         if path.suffix not in endings:
             raise UserError(f"--output: {path}: the name must end in {' or '.join(endings)}")
-
-
-def read_measurements(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Read a table of measurements.
-
-    Raises:
-        UserError: it is not one, or lacks a column.
-    """
-    import pandas as pd
-
-    texts = dict.fromkeys(("budget", "dataset", "strategy", "recipe", "acquisition", "class"), str)
-    try:  # a class may be called "None": only what is empty is missing
-        frame = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a table: {error}") from None
-    missing = [name for name in ["budget", "dataset", "strategy", "seed", *columns] if name not in frame]
-    if missing:
-        raise UserError(f"{path}: column {missing[0]!r} is missing; is it another kind of table?")
-    for name in ["seed", *columns]:
-        if name not in texts and not pd.api.types.is_numeric_dtype(frame[name]):
-            raise UserError(f"{path}: column {name!r} holds something that is no number")
-    return frame

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from lplgrad.commands.common import add_partial
+
 EXAMPLE = (
     "lplgrad compare differences --study results/demo/study.yaml --measurements results/demo/measurements.csv "
     "--output differences.svg"
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timings", type=Path, metavar="CSV", help="timings.csv, for cost")
     parser.add_argument("--diagnostics", type=Path, metavar="DIR", help="of lplgrad diagnostics, for the others")
     parser.add_argument("--budget", help=f"name of the budget, for {', '.join(OF_BUDGET)}")
+    add_partial(parser)
     parser.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE", help="files to write")
 
 
@@ -35,11 +38,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _figure(arguments: argparse.Namespace) -> Any:
-    from lplgrad.commands.common import read_measurements
     from lplgrad.configuration import read_study_file
     from lplgrad.errors import UserError
     from lplgrad.report import comparison_figures as figures
-    from lplgrad.report.measured import check
+    from lplgrad.report.measured import read_calibration, read_choices, read_measurements, read_timings
     from lplgrad.report.statistics import statistics
 
     needed = {"cost": ["measurements", "timings", "budget"], "calibration": ["diagnostics", "budget"]}
@@ -49,18 +51,15 @@ def _figure(arguments: argparse.Namespace) -> Any:
             raise UserError(f"--{option}: missing: {arguments.kind} is drawn from it")
     file = read_study_file(arguments.study)
     if arguments.kind in OF_STUDY:
-        measurements = check(read_measurements(arguments.measurements, []), arguments.measurements, file.study)
+        measurements = read_measurements(arguments.measurements, file, arguments.partial)
         found = statistics(measurements, file.study.run.strategies)
         return {"differences": figures.differences, "penalties": figures.penalties, "ranks": figures.ranks}[
             arguments.kind
         ](found, file)
     if arguments.kind == "cost":
-        measurements = check(read_measurements(arguments.measurements, []), arguments.measurements, file.study)
-        timings = read_measurements(arguments.timings, ["round", "train_seconds", "query_seconds"])
+        measurements = read_measurements(arguments.measurements, file, arguments.partial)
+        timings = read_timings(arguments.timings, file, arguments.partial)
         return figures.cost(measurements, timings, file, arguments.budget)
     if arguments.kind == "calibration":
-        frame = read_measurements(arguments.diagnostics / "calibration.csv", ["labels", "calibration_error"])
-        return figures.calibration(frame, file, arguments.budget)
-    frame = read_measurements(arguments.diagnostics / "choices.csv", ["labels", "spread"])
-    overlap = read_measurements(arguments.diagnostics / "overlap.csv", ["labels", "jaccard"])
-    return figures.choices(frame, overlap, file, arguments.budget)
+        return figures.calibration(read_calibration(arguments.diagnostics, file), file, arguments.budget)
+    return figures.choices(*read_choices(arguments.diagnostics, file), file, arguments.budget)

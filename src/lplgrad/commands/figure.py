@@ -6,9 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lplgrad.commands.common import add_partial
+
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lplgrad.arrays import DatasetArrays
     from lplgrad.settings import StudyFile
     from lplgrad.study import Chain, Layout
 
@@ -39,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="name of the data set")
     parser.add_argument("--strategy", help="name of the strategy")
     parser.add_argument("--seed", type=int, help="of the trial")
+    add_partial(parser)
     parser.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE", help="files to write")
 
 
@@ -60,11 +64,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _curves(arguments: argparse.Namespace, file: StudyFile) -> Any:
-    from lplgrad.commands.common import read_measurements
     from lplgrad.errors import UserError, nearest
     from lplgrad.report import figures
+    from lplgrad.report.measured import read_classes, read_measurements
 
-    measurements = read_measurements(arguments.measurements, ["accuracy", "labels", "stopped"])
+    measurements = read_measurements(arguments.measurements, file, arguments.partial)
     for name in NEEDS[arguments.kind][1:]:
         if name in measurements and getattr(arguments, name) not in set(measurements[name]):
             known = nearest(getattr(arguments, name), set(measurements[name]))
@@ -73,7 +77,7 @@ def _curves(arguments: argparse.Namespace, file: StudyFile) -> Any:
         return figures.learning_curves(measurements, file, arguments.budget)
     if arguments.kind == "dataset-curves":
         return figures.dataset_curves(measurements, file, arguments.dataset)
-    classes = read_measurements(arguments.classes, ["class", "accuracy"])
+    classes = read_classes(arguments.classes, file, arguments.partial)
     return figures.strategy(measurements, classes, file, arguments.budget, arguments.dataset, arguments.strategy)
 
 
@@ -101,50 +105,52 @@ def _of_trial(arguments: argparse.Namespace, file: StudyFile) -> Any:
         if str(value) not in known:
             raise UserError(f"--{name}: the study has no {value!r} ({nearest(str(value), known)})")
     if arguments.kind == "chosen":
-        return chosen.contact_sheet(_queries(layout, trial), open_dataset(Path(layout.data(trial.dataset))))
+        data = open_dataset(Path(layout.data(trial.dataset)))
+        return chosen.contact_sheet(_queries(layout, trial, data), data)
     rounds = layout.shown_models().get(trial)
     if rounds is None:
         raise UserError(f"{arguments.study}: model_figures does not name this trial, so that its models were not kept")
     if arguments.kind == "class-accuracy":
-        return models.class_accuracies(_classes(arguments, trial), rounds)
-    observations = [_observation(layout, trial, number) for number in rounds]
+        return models.class_accuracies(_classes(arguments, file, trial), rounds)
+    data = open_dataset(Path(layout.data(trial.dataset)))
+    observations = [_observation(layout, trial, number, data) for number in rounds]
     if arguments.kind == "confidence":
         return models.confidences(observations)
     if arguments.kind == "loss-correlation":
         return models.loss_correlations(observations)
-    return models.embeddings(observations, open_dataset(Path(layout.data(trial.dataset))).classes)
+    return models.embeddings(observations, data.classes)
 
 
-def _queries(layout: Layout, trial: Chain) -> list[Any]:
-    import pandas as pd
-
+def _queries(layout: Layout, trial: Chain, data: DatasetArrays) -> list[Any]:
     from lplgrad.report.chosen import Query
+    from lplgrad.report.diagnostics import scores_of
 
     numbers = range(1, layout.rounds(trial.budget, trial.dataset))
-    return [Query(number, pd.read_csv(f"{layout.round(trial, number)}/scores.csv")) for number in numbers]
+    return [Query(number, scores_of(layout, trial, number, data)) for number in numbers]
 
 
-def _classes(arguments: argparse.Namespace, trial: Chain) -> pd.DataFrame:
-    from lplgrad.commands.common import read_measurements
+def _classes(arguments: argparse.Namespace, file: StudyFile, trial: Chain) -> pd.DataFrame:
+    from lplgrad.report.measured import read_classes
 
-    classes = read_measurements(arguments.classes, ["class", "accuracy", "round", "labels"])
+    classes = read_classes(arguments.classes, file, arguments.partial)
     for name, value in vars(trial).items():
         classes = classes[classes[name] == value]
     return classes
 
 
-def _observation(layout: Layout, trial: Chain, number: int) -> Any:
-    import numpy as np
-    import pandas as pd
-
+def _observation(layout: Layout, trial: Chain, number: int, data: DatasetArrays) -> Any:
+    from lplgrad.artifacts import read_array, read_confidence, read_observed
+    from lplgrad.report.diagnostics import labeled_set, trained_rounds
     from lplgrad.report.models import Observation
 
-    folder = Path(layout.round(trial, number))
-    confidence = pd.read_csv(folder / "confidence.csv")
+    folder, wanted = Path(layout.round(trial, number)), layout.study.model_figures
+    labeled = labeled_set(layout, trial, min(number, trained_rounds(layout, trial)), data)
+    tested = min(wanted.embedded_images, len(data.test.labels))
+    unlabeled = min(wanted.unlabeled_images, len(data.train.labels) - len(labeled))
     return Observation(
         number,
-        int(confidence["labeled"].sum()),
-        np.load(folder / "features.npy", allow_pickle=False),
-        pd.read_csv(folder / "observed.csv"),
-        confidence,
+        len(labeled),
+        read_array(folder / "features.npy", (tested, None)),
+        read_observed(folder / "observed.csv", tested, data.test.labels),
+        read_confidence(folder / "confidence.csv", labeled.indices, unlabeled),
     )

@@ -87,8 +87,6 @@ def _query(arguments: argparse.Namespace) -> None:
     data = open_dataset(arguments.data)
     pool = len(data.train.images)
     labeled = read_labeled(arguments.labeled, pool)
-    if arguments.target_accuracy is None:
-        check_round(arguments.labeled, labeled, arguments.round)
     if arguments.target_accuracy is not None:
         if arguments.metrics is None:
             raise UserError("--metrics: missing: whether the target accuracy was reached stands there")
@@ -96,6 +94,7 @@ def _query(arguments: argparse.Namespace) -> None:
             _write_settings(arguments, settings, labels=None)
             _ask_nothing(arguments.output, labeled)
             return
+    check_round(arguments.labeled, labeled, arguments.round)
     check_clock([arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])])
     indices = draw_candidates(pool, labeled, settings.subset, arguments.seed, arguments.round)
     if len(indices) < settings.query_size:

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         outputs = [folder / f"{kind.replace('-', '_')}.{ending}" for ending in ("csv", "html")]
         source = folder / ("timings.csv" if kind in table.OF_TIMINGS else "measurements.csv")
         options = {"kind": kind, "study": folder / "study.yaml", "measurements": source, "presets": None}
-        table.run(argparse.Namespace(**options, output=outputs))
+        table.run(argparse.Namespace(**options, partial=arguments.partial, output=outputs))
         made.append(outputs[1].name)
     for budget in dict.fromkeys(measurements["budget"]):
         outputs = [folder / f"learning_curves_{budget}.{ending}" for ending in ("svg", "png")]
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
             "study": folder / "study.yaml",
             "measurements": folder / "measurements.csv",
         }
-        figure.run(argparse.Namespace(**options, budget=budget, output=outputs))
+        figure.run(argparse.Namespace(**options, budget=budget, partial=arguments.partial, output=outputs))
         made.append(outputs[0].name)
 
     rounds = sum(layout.rounds(chain.budget, chain.dataset) for chain in layout.chains())

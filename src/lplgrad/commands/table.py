@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lplgrad.commands.common import add_partial
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--presets", type=Path, nargs=2, metavar=("PAPER", "AUTHORS_CODE"),
         help="for deviations: config.yaml, and the overlay of the authors' code",
     )  # fmt: skip
+    add_partial(parser)
     parser.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE", help="files to write")
 
 
@@ -93,8 +96,9 @@ def _of_study(arguments: argparse.Namespace, file: StudyFile) -> Table:
 
 def _of_accuracy(arguments: argparse.Namespace, file: StudyFile) -> Table:
     from lplgrad.report import ablation, paper_tables, tables
+    from lplgrad.report.measured import read_measurements
 
-    measurements = _read(arguments, ["accuracy", "labels", "stopped"])
+    measurements = read_measurements(_path(arguments), file, arguments.partial)
     if arguments.kind == "accuracy":
         table = tables.accuracy_table(measurements)
         note = (
@@ -136,8 +140,9 @@ def _of_accuracy(arguments: argparse.Namespace, file: StudyFile) -> Table:
 
 def _of_time(arguments: argparse.Namespace, file: StudyFile) -> Table:
     from lplgrad.report import paper_tables, tables
+    from lplgrad.report.measured import read_timings
 
-    timings = _read(arguments, ["round", "train_seconds", "query_seconds"])
+    timings = read_timings(_path(arguments), file, arguments.partial)
     if arguments.kind == "time":
         table = tables.time_table(timings)
         note = (
@@ -167,10 +172,9 @@ def _of_time(arguments: argparse.Namespace, file: StudyFile) -> Table:
     return table, paper_tables.time_against_paper_parts(table, file), heading, note
 
 
-def _read(arguments: argparse.Namespace, columns: list[str]) -> pd.DataFrame:
-    from lplgrad.commands.common import read_measurements
+def _path(arguments: argparse.Namespace) -> Path:
     from lplgrad.errors import UserError
 
     if arguments.measurements is None:
         raise UserError("--measurements: missing: the table is made from it")
-    return read_measurements(arguments.measurements, columns)
+    return Path(arguments.measurements)

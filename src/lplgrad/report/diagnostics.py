@@ -12,12 +12,14 @@ import pandas as pd
 
 from lplgrad.acquisition import Candidates, NoOptions, random
 from lplgrad.arrays import DatasetArrays, open_dataset
-from lplgrad.artifacts import SCORE_COLUMNS, read_labeled
+from lplgrad.artifacts import check_rounds, read_array, read_labeled, read_scores
 from lplgrad.errors import UserError
-from lplgrad.pool import LabeledSet
+from lplgrad.pool import LabeledSet, draw_candidates
 from lplgrad.settings import StudyFile
 from lplgrad.statistics import calibration as calibrated
 from lplgrad.statistics import choices as chosen
+from lplgrad.statistics.curves import CHAIN
+from lplgrad.stopping import has_stopped
 from lplgrad.study import Chain, Layout
 
 Row = dict[str, Any]
@@ -37,25 +39,17 @@ def calibration(file: StudyFile) -> pd.DataFrame:
     rows = []
     for chain in layout.chains():
         data = datasets[chain.dataset]
-        before = 0
-        for number in range(1, layout.rounds(chain.budget, chain.dataset) + 1):
-            labels = len(read_labeled(Path(layout.labels(chain, number)), len(data.train.labels)))
-            if labels == before:  # a chain that has stopped
-                break
-            before, folder = labels, layout.trained(chain, number)
+        for number in range(1, trained_rounds(layout, chain) + 1):
+            labels, folder = len(labeled_set(layout, chain, number, data)), layout.trained(chain, number)
             if folder not in known:
-                known[folder] = _calibration(Path(folder) / "test_logits.npy", np.asarray(data.test.labels))
+                known[folder] = _calibration(Path(folder) / "test_logits.npy", data)
             rows.append({**_about(chain, number), "labels": labels, **known[folder]})
     return pd.DataFrame(rows)
 
 
-def _calibration(path: Path, labels: chosen.Indices) -> Row:
-    try:
-        logits = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
-        raise UserError(f"{path}: not a whole array; delete it and run again") from None
-    if logits.ndim != 2 or len(logits) != len(labels):
-        raise UserError(f"{path}: holds {logits.shape}, not a row for each of the {len(labels)} test images")
+def _calibration(path: Path, data: DatasetArrays) -> Row:
+    labels = np.asarray(data.test.labels)
+    logits = read_array(path, (len(labels), len(data.classes)))
     losses = calibrated.losses(logits, labels)
     entropies = calibrated.entropies(logits)
     return {
@@ -81,7 +75,7 @@ def choices(file: StudyFile) -> pd.DataFrame:
     rows = []
     for chain, number, after in queries(layout, datasets):
         data, labeled = datasets[chain.dataset], after.indices
-        scores = _read_scores(Path(layout.round(chain, number)) / "scores.csv")
+        scores = scores_of(layout, chain, number, data)
         indices = scores["index"].to_numpy(np.int64)
         taken = indices[scores["selected"].to_numpy(bool)]
         classes, labels = len(data.classes), np.asarray(data.train.labels)
@@ -95,7 +89,8 @@ def choices(file: StudyFile) -> pd.DataFrame:
                 **_ranking(scores, labels[indices]),
             }
         )
-    return pd.DataFrame(rows)
+    columns = ["balance", "balance_labeled", "spread", "error_ranking", "score_entropy_correlation"]
+    return pd.DataFrame(rows, columns=[*CHAIN, "round", "labels", *columns])
 
 
 def _spread(data: DatasetArrays, indices: chosen.Indices, taken: chosen.Indices, seed: int, number: int) -> float:
@@ -146,27 +141,55 @@ def open_datasets(layout: Layout) -> dict[str, DatasetArrays]:
     return {name: open_dataset(Path(layout.data(name))) for name in layout.datasets}
 
 
+def trained_rounds(layout: Layout, chain: Chain) -> int:
+    """How many rounds a chain trained: all, unless it reached its target accuracy before."""
+    target, last = layout.target(chain.budget, chain.dataset), layout.rounds(chain.budget, chain.dataset)
+    if target is None:
+        return last
+    reached = (
+        number for number in range(1, last) if has_stopped(Path(layout.trained(chain, number)) / "metrics.json", target)
+    )
+    return next(reached, last)
+
+
+def labeled_set(layout: Layout, chain: Chain, number: int, data: DatasetArrays) -> LabeledSet:
+    """The labels of a round that was trained.
+
+    Raises:
+        UserError: the file is not whole, or a round in it has more or fewer labels than a query buys.
+    """
+    path = Path(layout.labels(chain, number))
+    labeled = read_labeled(path, len(data.train.labels))
+    check_rounds(path, labeled, number, layout.budget(chain.budget, chain.dataset).query_size)
+    return labeled
+
+
 def queries(layout: Layout, datasets: dict[str, DatasetArrays]) -> Iterator[tuple[Chain, int, LabeledSet]]:
     """Every query that bought labels, and the labelled set after it; a chain that has stopped asks nothing more."""
     for chain in layout.chains():
-        pool = len(datasets[chain.dataset].train.labels)
-        for number in range(1, layout.rounds(chain.budget, chain.dataset)):
-            after = read_labeled(Path(layout.round(chain, number)) / "next_labeled.csv", pool)
-            if after.rounds.max() <= number:
-                break
-            yield chain, number, after
+        for number in range(1, trained_rounds(layout, chain)):
+            yield chain, number, labeled_set(layout, chain, number + 1, datasets[chain.dataset])
+
+
+def scores_of(layout: Layout, chain: Chain, number: int, data: DatasetArrays) -> pd.DataFrame:
+    """The scores of a query's candidates; no rows where the chain had stopped.
+
+    Raises:
+        UserError: the file is not whole, or not of the candidates that this round drew.
+    """
+    path, budget = Path(layout.round(chain, number)) / "scores.csv", layout.budget(chain.budget, chain.dataset)
+    if number >= trained_rounds(layout, chain):
+        return read_scores(path, np.empty(0, dtype=np.int64), 0)
+    labeled = labeled_set(layout, chain, number, data)
+    candidates = draw_candidates(len(data.train.labels), labeled, budget.subset, chain.seed, number)
+    scores = read_scores(path, candidates, budget.query_size)
+    if not scores["predicted_class"].dropna().between(0, len(data.classes) - 1).all():
+        raise UserError(
+            f"{path}: a predicted class is not among the {len(data.classes)} classes; delete it and run again"
+        )
+    return scores
 
 
 def _about(chain: Chain, number: int) -> Row:
     about = {"budget": chain.budget, "dataset": chain.dataset, "strategy": chain.strategy, "seed": chain.seed}
     return {**about, "round": number}
-
-
-def _read_scores(path: Path) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(path)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a table: {error}") from None
-    if list(frame.columns) != SCORE_COLUMNS:
-        raise UserError(f"{path}: the first line must be {','.join(SCORE_COLUMNS)}; is it another kind of file?")
-    return frame
