@@ -26,6 +26,7 @@ STUDY = StudyFile(study=read_study([HOME / "config.yaml", HOME / "tests" / "tiny
 NAMES = ["lplgrad", "entropy", "random"]
 RECIPES = {"lplgrad": "joint", "entropy": "plain", "random": "plain"}
 ACQUISITIONS = {"lplgrad": "gradient_norm", "entropy": "entropy", "random": "random"}
+WILCOXON = ("p_wilcoxon", "p_wilcoxon_floor")
 # Over tests/tiny.yaml: the study whose measurements ``study`` makes.
 OVERLAY = {"run": {"seeds": [1, 2, 3, 4, 5]}, "datasets": {"digits": {"budgets": {"small": {"labels": 40}}}}}
 
@@ -212,6 +213,22 @@ class TestComparison:
         assert row["difference"] == 0
         assert row[["low", "high", "p", "p_holm", "p_wilcoxon", "g", "detectable"]].isna().all()
 
+    @pytest.mark.parametrize(
+        ("name", "known"),
+        [
+            ("one seed", set()),
+            ("two seeds", {"std", "low", "high", "t", "p", "p_holm", *WILCOXON, "detectable", "seeds_needed"}),
+            ("ties everywhere", {"std"}),
+            ("the same difference", {"std", *WILCOXON, "g"}),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_computed_is_empty(self, name: str, known: set[str]) -> None:
+        """As docs/statistics.md says of one seed, two seeds and differences that do not vary."""
+        found = comparison.area_differences(curves.areas(BROKEN[name]()), NAMES, "lplgrad")
+        row = found[found["family"]].iloc[0]
+        always = {"budget", "dataset", "strategy", "baseline", "seeds", "difference", "family"}
+        assert set(row[row.notna()].index) == always | known
+
     def test_round_1_is_compared_between_recipes_only(self) -> None:
         first = comparison.round_differences(study(), NAMES).query("labels == 10")
         assert set(zip(first["strategy"], first["baseline"], strict=True)) == {
@@ -344,6 +361,9 @@ BROKEN: dict[str, Callable[[], pd.DataFrame]] = {
     "one round": lambda: study(rounds=1),
     "two rounds": lambda: study(rounds=2),
     "ties everywhere": lambda: study().assign(accuracy=0.5),
+    "the same difference": lambda: study().assign(
+        accuracy=lambda f: 0.5 + 0.01 * f["round"] + 0.01 * f["seed"] + 0.02 * (f["strategy"] == "lplgrad")
+    ),
     "one strategy": lambda: study().query("strategy == 'entropy'"),
     "no reference": lambda: study().query("strategy != 'lplgrad'"),
     "no random": lambda: study().query("strategy != 'random'"),

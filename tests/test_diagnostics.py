@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lplgrad.errors import UserError
 from lplgrad.files import write_json, write_text
 from lplgrad.report import diagnostics, measured, score_loss
 from lplgrad.settings import StudyFile
-from lplgrad.statistics import calibration
+from lplgrad.statistics import calibration, choices
 from tests.conftest import TRAIN
 
 HOME = Path(__file__).parents[1]
@@ -32,6 +33,15 @@ def test_correlations_over_seeds() -> None:
     found = score_loss.over_seeds(seeds).iloc[0]
     half = stats.t.ppf(0.975, 1) * 0.1  # the standard error of two values is half their distance
     assert found[["seeds", "mean", "low", "high"]].tolist() == pytest.approx([2, 0.6, 0.6 - half, 0.6 + half])
+
+
+def test_a_rank_correlation_of_what_is_not_finite_is_not_known() -> None:
+    one = np.array([1.0, 2, 3, 4])
+    assert choices.rank_correlation(one, one**2) == pytest.approx(1)
+    for broken in (math.nan, math.inf, -math.inf):
+        other = np.array([1.0, 2, 3, broken])
+        assert math.isnan(choices.rank_correlation(one, other))
+        assert math.isnan(choices.rank_correlation(other, one))
 
 
 def test_true_losses_end_where_the_first_trial_does() -> None:

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lplgrad import acquisition
@@ -39,17 +38,11 @@ def score_loss(file: StudyFile) -> pd.DataFrame:
         found = math.nan
         if acquisition.load(name).scores_images_alone:
             images = len(datasets[chain.dataset].test.labels)
-            found = _correlation(Path(layout.round(chain, number)) / "test_scores.csv", min(images, TEST_IMAGES))
+            path = Path(layout.round(chain, number)) / "test_scores.csv"
+            found = rank_correlation(*read_test_scores(path, min(images, TEST_IMAGES)))
         about = [chain.budget, chain.dataset, chain.strategy, chain.seed, number]
         rows.append([*about, int((after.rounds <= number).sum()), name, found])
     return pd.DataFrame(rows, columns=[*CHAIN, "round", "labels", "score", "correlation"])
-
-
-def _correlation(path: Path, images: int) -> float:
-    scores, losses = read_test_scores(path, images)
-    if not (np.isfinite(scores).all() and np.isfinite(losses).all()):
-        return math.nan
-    return rank_correlation(scores, losses)
 
 
 def over_seeds(correlations: pd.DataFrame) -> pd.DataFrame:

@@ -71,8 +71,10 @@ def nearest_distance(pixels: Array) -> float:
 
 
 def rank_correlation(one: Array, other: Array) -> float:
-    """Spearman's; NaN where either does not vary, or for fewer than three."""
-    if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+    """Spearman's; NaN where either does not vary, where a value is not finite, or for fewer than three."""
+    if len(one) < 3 or not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return math.nan
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
         return math.nan
     return float(stats.spearmanr(one, other).statistic)
 

@@ -40,13 +40,14 @@ def wilcoxon(differences: npt.ArrayLike) -> tuple[float, float]:
     """Wilcoxon's signed-rank test, two-sided, exact for the number of seeds of any study; zeros are dropped.
 
     Returns:
-        p, and its floor: the smallest p that this many non-zero differences can give, 2 / 2^n. NaN without any.
+        p, and its floor: the smallest p that n differences other than zero can give, 2 / 2^n. NaN for fewer than two
+        seeds, as for all other tests, and where every difference is zero.
     """
     differences = np.asarray(differences, dtype=float)
     scale = np.abs(differences).max(initial=0)
     # Ties are found only among values that are equal to the last bit.
     kept = np.round(differences[np.abs(differences) > ROUNDING * scale] / (scale or 1.0), 12)
-    if not len(kept):
+    if len(differences) < 2 or not len(kept):
         return math.nan, math.nan
     return float(stats.wilcoxon(kept).pvalue), 2.0 ** (1 - len(kept))
 
@@ -121,7 +122,8 @@ def seeds_needed(effect: float, power: float = POWER, alpha: float = ALPHA, most
     """The fewest seeds with which a paired t test finds a true effect d_z with probability ``power``.
 
     Returns:
-        A whole number from 2, infinity above ``most`` (and for no effect at all), NaN for NaN.
+        A whole number from 2; infinity where the first power of two above ``most`` is too few, as for no effect at
+        all; NaN for NaN.
     """
     if math.isnan(effect):
         return math.nan
