@@ -132,6 +132,17 @@ def test_a_wrong_file_and_a_missing_rate_are_told_in_one_line(
         status, told = lplgrad("estimate", tmp_path / "small.yaml", "--rates", tmp_path / "wrong.csv")
         assert (status, told.count("\n")) == (1, 1)
         assert words in told
+    text = write_rates(tmp_path / "rates.csv").read_bytes().decode()
+    last = text.rstrip().rsplit(",", 1)
+    for damaged, words in (
+        (text[:-3], "cut off within its last line"),
+        (f"{last[0]},-{last[1]}\r\n", "seconds; measure the rates again"),
+        (f"{last[0]},inf\r\n", "takes inf seconds; measure the rates again"),
+    ):
+        (tmp_path / "wrong.csv").write_bytes(damaged.encode())
+        status, told = lplgrad("estimate", tmp_path / "small.yaml", "--rates", tmp_path / "wrong.csv")
+        assert (status, told.count("\n")) == (1, 1)
+        assert words in told
     rates = write_rates(tmp_path / "rates.csv")
     (tmp_path / "other.yaml").write_text("compute: {precision: bfloat16}\n")
     status, told = lplgrad("estimate", tmp_path / "small.yaml", tmp_path / "other.yaml", "--rates", rates)

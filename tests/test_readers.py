@@ -31,7 +31,7 @@ from lplgrad.artifacts import (
     write_test_scores,
 )
 from lplgrad.cli import main
-from lplgrad.configuration import read_study
+from lplgrad.configuration import read_study, read_study_file
 from lplgrad.datasets import Prepared
 from lplgrad.errors import UserError
 from lplgrad.files import write_json
@@ -276,6 +276,18 @@ def test_an_array_that_is_cut_off_or_of_another_shape_is_refused(path: Path, fil
             assert "delete it and run again" in told(read, path)
     finally:
         path.write_bytes(whole)
+
+
+def test_a_study_file_that_is_cut_off_is_refused(file: StudyFile, tmp_path: Path) -> None:
+    """The more so as it says which rows the tables have."""
+    path = tmp_path / "study.yaml"
+    text = Path("study.yaml").read_text()
+    path.write_text(text)
+    assert read_study_file(path) == file
+    ends = [place for place, character in enumerate(text) if character == "\n"]
+    for place in [0, *(end + step for end in ends[:-1:5] + ends[-3:-1] for step in (-1, 0, 1)), ends[-1] - 3]:
+        path.write_text(text[:place])
+        told(partial(read_study_file, path), path)
 
 
 FIRST = {"budget": "small", "strategy": "entropy", "seed": 1, "round": 2}

@@ -65,9 +65,13 @@ def read_study_file(path: Path) -> StudyFile:
     """Read what ``lplgrad study`` wrote.
 
     Raises:
-        UserError: it is not such a file.
+        UserError: it is not such a file, or cut off.
     """
-    return parse(StudyFile, _read_yaml_file(path), str(path))
+    values = _read_yaml_file(path)
+    if isinstance(values, dict) and "study" in values and "unavailable" not in values:
+        # Of a file that lost its last lines the rest may still be a study, with defaults for what is gone.
+        raise UserError(f"{path}: cut off, since its last key, unavailable, is missing; delete it and run again")
+    return parse(StudyFile, values, str(path))
 
 
 def left_out(study: Study) -> dict[str, str]:

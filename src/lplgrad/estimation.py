@@ -6,6 +6,8 @@ Nothing here runs a model: how fast a machine is comes from ``lplgrad.rates`` or
 from __future__ import annotations
 
 import csv
+import io
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,14 +252,19 @@ def read_rates(path: Path) -> dict[tuple[str, str], float]:
     """Rates from a file that ``python -m benchmarks`` wrote: of its rows those of the benchmark ``rates``.
 
     Raises:
-        UserError: it has none.
+        UserError: it has none, it is cut off, or a rate is not a positive number.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("benchmark") == "rates"]
+        text = path.read_bytes().decode()
+        rows = [row for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("benchmark") == "rates"]
         rates = {(row["setting"], row["case"]): float(row["median"]) for row in rows}
     except (KeyError, TypeError, ValueError, csv.Error):
         raise UserError(f"{path}: not a table of measured rates") from None
+    if rates and not text.endswith("\n"):
+        raise UserError(f"{path}: cut off within its last line; measure the rates again")
+    for (of, task), seconds in rates.items():
+        if not 0 < seconds < math.inf:
+            raise UserError(f"{path}: {task!r} of {of} takes {seconds} seconds; measure the rates again")
     if not rates:
         raise UserError(f"{path}: no rates in it; python -m benchmarks --only rates measures them")
     return rates
