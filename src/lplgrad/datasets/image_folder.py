@@ -21,6 +21,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from lplgrad.datasets import Fit, ImageFiles, Prepared, Source
 from lplgrad.datasets._archives import unpack
+from lplgrad.datasets._originals import ENDINGS
 from lplgrad.datasets._split import stratified_split
 from lplgrad.errors import UserError
 from lplgrad.files import printable
@@ -29,7 +30,6 @@ from lplgrad.validation import Count, Number, Settings, problem_below
 
 SPLIT_NAMES = {"train": "train|training", "validation": "val|valid|validation", "test": "test|testing|eval|evaluation"}
 HIDDEN = (".", "__MACOSX")
-ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
 
 class Options(Settings):
