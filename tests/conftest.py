@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lplgrad.arrays import DatasetArrays, open_dataset
+from lplgrad.arrays import DatasetArrays, checksums, open_dataset
 from lplgrad.cli import main
 from lplgrad.datasets import Images, Prepared
 from lplgrad.preparation import write_dataset
@@ -39,12 +39,16 @@ def record_settings(layout: Layout, torch: str = "2") -> None:
         query = layout.query_settings(chain.budget, chain.dataset, chain.strategy)
         for number in range(1, layout.rounds(chain.budget, chain.dataset) + 1):
             about = {"round": number, "seed": chain.seed, "versions": {"torch": torch}}
-            for folder, name, settings in (
-                (layout.trained(chain, number), "settings.json", training),
-                (layout.round(chain, number), "query_settings.json", query),
+            if Path(layout.data(chain.dataset), "dataset.json").exists():
+                about["dataset"] = checksums(Path(layout.data(chain.dataset)))
+            target = layout.target(chain.budget, chain.dataset)
+            for folder, name, settings, stops_at in (
+                (layout.trained(chain, number), "settings.json", training, target if number > 1 else None),
+                (layout.round(chain, number), "query_settings.json", query, target),
             ):
                 if Path(folder).exists():
-                    Path(folder, name).write_text(json.dumps({**about, "settings": json.loads(settings)}))
+                    values = {**about, "target_accuracy": stops_at, "settings": json.loads(settings)}
+                    Path(folder, name).write_text(json.dumps(values))
 
 
 @pytest.fixture

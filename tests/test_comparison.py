@@ -50,7 +50,7 @@ def study(
                             "budget": budget, "dataset": dataset, "strategy": name, "recipe": RECIPES[name],
                             "acquisition": ACQUISITIONS[name], "seed": seed + 1,
                             "round": number + 1, "labels": 10 * (number + 1), "accuracy": points / 100,
-                            "train_loss": 1.0, "stopped": False,
+                            "train_loss": 1.0, "stopped": False, "torch": "2",
                         }
                     )  # fmt: skip
     return pd.DataFrame(rows)

@@ -366,7 +366,7 @@ def test_two_portions_are_the_study(tmp_path: Path) -> None:
     snakemake(here, measurements, config="study.yaml")
     snakemake(undisturbed, measurements, features, config="study.yaml")
     chain_files = [path.relative_to(here) for path in (here / "results").rglob("*") if path.is_file()]
-    assert len(chain_files) == 24
+    assert len(chain_files) == 29
     differing = [
         str(path)
         for path in chain_files

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lplgrad.configuration import read_study
 from lplgrad.errors import UserError
@@ -153,6 +154,26 @@ def test_broken_settings_are_refused(layout: Layout) -> None:
     Path(layout.round(LPLGRAD_1, 3), "settings.json").write_text('{"settings": {')
     with pytest.raises(UserError, match=r"round3/settings\.json: not JSON, or cut off"):
         collect.measurements(STUDY)
+
+
+def test_tables_of_several_versions_say_so(layout: Layout, lplgrad: Callable[..., tuple[int, str]]) -> None:
+    """Of a table with one version nothing is said."""
+    for path in Path("results").rglob("round2/settings.json"):
+        edit(path, lambda values: values["versions"].update(torch="1.9"))
+    for name in ("mixed", "one"):
+        if name == "one":
+            record_settings(layout)
+        collect.measurements(STUDY).to_csv("measurements.csv", index=False)
+        Path("study.yaml").write_text(yaml.safe_dump(STUDY.model_dump(by_alias=True)))
+        given = ["--study", "study.yaml", "--measurements", "measurements.csv"]
+        assert lplgrad("table", "accuracy", *given, "--output", f"{name}.html")[0] == 0
+        assert lplgrad("statistics", *given, "--output", name)[0] == 0
+        assert lplgrad("claims", *given, "--output", name)[0] == 0
+        for page in (f"{name}.html", f"{name}/statistics.html", f"{name}/claims.html"):
+            said = (
+                "different versions of PyTorch trained these rounds (6 with 1.9, 12 with 2)" in Path(page).read_text()
+            )
+            assert said == (name == "mixed"), page
 
 
 def test_the_report_says_what_it_leaves_out(layout: Layout, lplgrad: Callable[..., tuple[int, str]]) -> None:

@@ -29,8 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.configuration import read_study_file
     from lplgrad.files import write_text
     from lplgrad.report import claims, claims_page, published_claims
-    from lplgrad.report.document import document
-    from lplgrad.report.measured import read_measurements, read_timings
+    from lplgrad.report.document import Part, document
+    from lplgrad.report.measured import mixed_versions, read_measurements, read_timings
     from lplgrad.statistics.claimed import Measured
 
     file = read_study_file(arguments.study)
@@ -48,5 +48,8 @@ def run(arguments: argparse.Namespace) -> None:
     flat = [found for pair in findings for found in pair]
     for name, table in (("claims", claims.verdicts(flat)), ("cells", claims.cells(flat))):
         write_text(arguments.output / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    page = document(f"The paper's claims: {file.study.title}", claims_page.parts(findings))
+    page = document(
+        f"The paper's claims: {file.study.title}",
+        [Part(text=(mixed_versions(measurements),)), *claims_page.parts(findings)],
+    )
     write_text(arguments.output / "claims.html", page)

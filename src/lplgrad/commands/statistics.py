@@ -29,8 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Compute and write."""
     from lplgrad.configuration import read_study_file
     from lplgrad.files import write_text
-    from lplgrad.report.document import document
-    from lplgrad.report.measured import read_measurements
+    from lplgrad.report.document import Part, document
+    from lplgrad.report.measured import mixed_versions, read_measurements
     from lplgrad.report.statistics import parts, statistics
 
     file = read_study_file(arguments.study)
@@ -38,5 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     found = statistics(measurements, file.study.run.strategies, arguments.accuracies)
     for name, table in found.tables().items():
         write_text(arguments.output / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    page = document(f"Statistics: {file.study.title}", parts(found, measurements, file))
+    page = document(
+        f"Statistics: {file.study.title}",
+        [Part(text=(mixed_versions(measurements),)), *parts(found, measurements, file)],
+    )
     write_text(arguments.output / "statistics.html", page)

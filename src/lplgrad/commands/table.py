@@ -44,15 +44,23 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.configuration import read_study_file
     from lplgrad.files import write_text
     from lplgrad.report.document import Part, document
+    from lplgrad.report.measured import mixed_versions, read_measurements, read_timings
 
     check_endings(arguments.output, (".csv", ".html"))
     file = read_study_file(arguments.study)
-    make = _of_study if arguments.kind in OF_STUDY else _of_time if arguments.kind in OF_TIMINGS else _of_accuracy
-    table, parts, heading, note = make(arguments, file)
+    if arguments.kind in OF_STUDY:
+        made, caution = _of_study(arguments, file), ""
+    else:
+        read, make = (read_timings, _of_time) if arguments.kind in OF_TIMINGS else (read_measurements, _of_accuracy)
+        frame = read(_path(arguments), file, arguments.partial)
+        made, caution = make(arguments.kind, frame, file), mixed_versions(frame)
+    table, parts, heading, note = made
     missing = "".join(f" {name} is missing: {reason}." for name, reason in file.unavailable.items())
     write = {
         ".csv": lambda: table.to_csv(index=False, float_format="%.6g"),
-        ".html": lambda: document(f"{heading}: {file.study.title}", [*parts, Part(text=(note + missing,))]),
+        ".html": lambda: document(
+            f"{heading}: {file.study.title}", [Part(text=(caution,)), *parts, Part(text=(note + missing,))]
+        ),
     }
     for path in arguments.output:
         write_text(path, write[path.suffix]())
@@ -94,19 +102,17 @@ def _of_study(arguments: argparse.Namespace, file: StudyFile) -> Table:
     return table, deviations.deviations_parts(table, "this study"), "Paper, authors' code and this study", note
 
 
-def _of_accuracy(arguments: argparse.Namespace, file: StudyFile) -> Table:
+def _of_accuracy(kind: str, measurements: pd.DataFrame, file: StudyFile) -> Table:
     from lplgrad.report import ablation, paper_tables, tables
-    from lplgrad.report.measured import read_measurements
 
-    measurements = read_measurements(_path(arguments), file, arguments.partial)
-    if arguments.kind == "accuracy":
+    if kind == "accuracy":
         table = tables.accuracy_table(measurements)
         note = (
             "Mean ± sample standard deviation over seeds, after the last epoch of a round. Bold: the highest mean of a "
             "row. (of n): only n trials got there; a trial stops at its target accuracy, where one is set."
         )
         return table, tables.accuracy_parts(table, file), "Test accuracy (%)", note
-    if arguments.kind == "ablation":
+    if kind == "ablation":
         table = ablation.ablation_table(measurements, file)
         beside = (
             "A difference is ours minus the paper's; bold where the paper's number lies outside the 95 % t interval of "
@@ -138,12 +144,10 @@ def _of_accuracy(arguments: argparse.Namespace, file: StudyFile) -> Table:
     return table, paper_tables.accuracy_against_paper_parts(table, file), heading, note
 
 
-def _of_time(arguments: argparse.Namespace, file: StudyFile) -> Table:
+def _of_time(kind: str, timings: pd.DataFrame, file: StudyFile) -> Table:
     from lplgrad.report import paper_tables, tables
-    from lplgrad.report.measured import read_timings
 
-    timings = read_timings(_path(arguments), file, arguments.partial)
-    if arguments.kind == "time":
+    if kind == "time":
         table = tables.time_table(timings)
         note = (
             "Seconds of training and of the query alone, without starting a job and reading its files; means over "

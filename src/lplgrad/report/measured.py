@@ -56,6 +56,7 @@ WHOLE = Kind("[0-9]{1,18}", "a whole number", "whole")
 FLAG = Kind("True|False", "True or False", "flag")
 NUMBER = Kind(f"-?{AMOUNT_PATTERN}", "a finite number")
 AMOUNT = Kind(rf"{AMOUNT_PATTERN}|-0", "a finite number of 0 or more")  # a loss of 0 may be written with a sign
+VERSION = Kind("[0-9][0-9A-Za-z.+_-]*", "a version", "text")
 FRACTION = Kind(FRACTION_PATTERN, "a number from 0 to 1")
 CORRELATION = Kind(f"-?{FRACTION_PATTERN}", "a number from -1 to 1")
 
@@ -63,12 +64,12 @@ ROUND = {
     **dict.fromkeys(("budget", "dataset", "strategy", "recipe", "acquisition"), TEXT),
     **dict.fromkeys(("seed", "round"), WHOLE),
 }
-MEASUREMENTS = {**ROUND, "labels": WHOLE, "accuracy": FRACTION, "train_loss": NUMBER, "stopped": FLAG}
+MEASUREMENTS = {**ROUND, "labels": WHOLE, "accuracy": FRACTION, "train_loss": NUMBER, "stopped": FLAG, "torch": VERSION}
 CLASSES = {**ROUND, "labels": WHOLE, "class": TEXT, "accuracy": FRACTION.or_empty()}
 TIMINGS = {
     **ROUND, **dict.fromkeys(("train_seconds", "test_seconds", "train_peak_memory_mb"), AMOUNT),
     **dict.fromkeys(("query_seconds", "query_peak_memory_mb"), AMOUNT.or_empty()),
-    "device": TEXT, "host": TEXT, "threads": WHOLE, "torch": TEXT,
+    "device": TEXT, "host": TEXT, "threads": WHOLE, "torch": VERSION,
 }  # fmt: skip
 PLACE = {
     **dict.fromkeys(("budget", "dataset", "strategy"), TEXT),
@@ -87,6 +88,18 @@ PAIR = {
     **dict.fromkeys(("seed", "round", "labels"), WHOLE),
 }
 OVERLAP = {**PAIR, "jaccard": FRACTION}
+
+
+def mixed_versions(frame: pd.DataFrame) -> str:
+    """A warning for pages: the versions of PyTorch that trained the rounds of a table; empty if there is only one."""
+    counts = frame["torch"].value_counts().sort_index()
+    if len(counts) < 2:
+        return ""
+    listed = ", ".join(f"{count} with {version}" for version, count in counts.items())
+    return (
+        f"Caution: different versions of PyTorch trained these rounds ({listed}). Versions differ in rounding, so part "
+        "of a difference may come from them."
+    )
 
 
 def read_measurements(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:
