@@ -193,6 +193,18 @@ class TestFresh:
         config = overlay(project, datasets__gone=gone, run__datasets=["gone"])
         assert "none of the study's data sets can be had" in snakemake(project, "-n", status=1, config=config)
 
+    def test_names_that_meet_when_they_are_joined_have_files_of_their_own(self, tmp_path: Path) -> None:
+        """A data set and a strategy of the one pair, joined by a line, read as those of another pair."""
+        project = copy_project(tmp_path)
+        digits = yaml.safe_load((HOME / TINY).read_text())["datasets"]["digits"]
+        random = {"recipe": "plain", "acquisition": "random"}
+        config = overlay(
+            project, run__datasets=["digits", "digits_hard"], run__strategies=["random", "hard_random"],
+            datasets__digits_hard={**digits, "title": "Hard"}, strategies__hard_random={**random, "title": "Other"},
+        )  # fmt: skip
+        found = jobs(project, config=config)
+        assert (found["strategy_figure"], found["chosen_figure"]) == (4, 4)
+
     def test_a_gpu_is_asked_for_where_there_is_one(self, tmp_path: Path) -> None:
         project = copy_project(tmp_path)
         target = "results/tiny/small/digits/entropy/seed2/round1/scores.csv"

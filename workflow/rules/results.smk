@@ -144,13 +144,13 @@ rule strategy_figure:
         classes=rules.measurements.output.classes,
     output:
         svg=report(
-            f"{ROOT}/figures/strategies/{{budget}}_{{dataset}}_{{strategy}}.svg",
+            f"{ROOT}/figures/strategies/{{budget}}/{{dataset}}/{{strategy}}.svg",
             caption="../../report/strategy.rst",
             category=dataset_title,
             subcategory="Strategies",
             labels=lambda wildcards: {"result": f"{strategy_title(wildcards)}, {wildcards.budget} budget"},
         ),
-        png=f"{ROOT}/figures/strategies/{{budget}}_{{dataset}}_{{strategy}}.png",
+        png=f"{ROOT}/figures/strategies/{{budget}}/{{dataset}}/{{strategy}}.png",
     log:
         f"{LOGS}/{{budget}}/{{dataset}}/{{strategy}}/strategy_figure.log",
     benchmark:
@@ -175,7 +175,7 @@ rule chosen_figure:
         data=rules.prepare.output,
     output:
         report(
-            f"{ROOT}/figures/chosen/{{budget}}_{{dataset}}_{{strategy}}_seed{{seed}}.png",
+            f"{ROOT}/figures/chosen/{{budget}}/{{dataset}}/{{strategy}}/seed{{seed}}.png",
             caption="../../report/chosen.rst",
             category=dataset_title,
             subcategory="Chosen images",
