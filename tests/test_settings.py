@@ -126,6 +126,12 @@ TRAINING = "datasets.digits.training"
         ("study", "$(reboot)", "study: '$(reboot)' cannot be a name"),
         ("study", 5, "study: input should be a valid string, not 5"),
         ("title", "two\nlines", "title: String should match pattern"),
+        ("title", "   ", "title: is blank; give the study a title"),
+        ("strategies.random.title", "\u2003", "strategies.random.title: is blank"),
+        (
+            "strategies.random.title", "LPLGRAD",
+            "strategies.random.title: figures and tables would call it 'LPLGRAD', and strategies.lplgrad 'lplgrad'",
+        ),
         ("compute.precision", "float16", "compute.precision: input should be 'float32', 'tf32' or 'bfloat16', not"),
         ("compute.threads", 0, "compute.threads: input should be greater than or equal to 1, not 0"),
     ],
@@ -315,3 +321,26 @@ class TestLayout:
 def test_registries_list_what_is_there() -> None:
     assert acquisition.names() == ["coreset", "entropy", "gradient_norm", "predicted_loss", "random"]
     assert "digits" in datasets.names()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Mine", "Mine"),
+        ("Mine", "mine"),
+        ("My  own", " My own"),
+        ("Café", "Cafe\u0301"),
+        (None, "DIGITS"),
+        ("Other", None),
+    ],
+)
+def test_data_sets_that_run_need_titles_that_differ(tmp_path: Path, one: str | None, other: str | None) -> None:
+    values = copy.deepcopy(BASE)
+    row = values["datasets"]["digits"]
+    values["datasets"] = {"digits": {**row, "title": one}, "other": {**row, "title": other}}
+    assert read_study([write(tmp_path, "base.yaml", values)]).run.datasets == ["digits"], "the other is not run"
+    values["run"]["datasets"] = ["digits", "other"]
+    told = problem(write(tmp_path, "base.yaml", values))
+    assert "datasets.other" in told
+    assert "datasets.digits" in told
+    assert "titles that differ by more than upper case and white space" in told

@@ -9,7 +9,8 @@ Imports neither torch nor Snakemake. Behaviour does not live here: every value r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -416,6 +417,7 @@ class Study(Settings):
             for name in getattr(self.model_figures, kind):
                 if name not in defined:
                     yield f"model_figures.{kind}", f"{name!r} is not defined under {kind} ({nearest(name, defined)})"
+        yield from self._confusing_titles()
         budgets = {budget for row in self.datasets.values() for budget in row.budgets}
         for name in self.model_figures.budgets:
             if name not in budgets:
@@ -425,6 +427,32 @@ class Study(Settings):
                 if name in self.datasets and budget not in self.datasets[name].budgets:
                     hint = nearest(budget, self.datasets[name].budgets)
                     yield "run.budgets", f"data set {name!r} has no budget {budget!r} ({hint})"
+
+    def _confusing_titles(self) -> Iterable[tuple[str, str]]:
+        """Titles that a reader could not tell apart, or could not see at all."""
+        if not self.title.strip():
+            yield "title", "is blank; give the study a title that can be read"
+        for kind in ("strategies", "datasets"):
+            rows, seen = getattr(self, kind), dict[str, str]()
+            for name in getattr(self.run, kind):
+                if name not in rows:
+                    continue
+                shown = shown_title(rows, name)
+                if not shown:
+                    yield f"{kind}.{name}.title", "is blank; write one that can be read, or leave the key out"
+                other = seen.setdefault(unicodedata.normalize("NFKC", shown).casefold(), name)
+                if other != name:
+                    keys = [f"{kind}.{one}" + (".title" if rows[one].title else "") for one in (name, other)]
+                    yield (
+                        keys[0],
+                        f"figures and tables would call it {shown!r}, and {keys[1]} {shown_title(rows, other)!r}; give "
+                        "the two titles that differ by more than upper case and white space",
+                    )
+
+
+def shown_title(rows: Mapping[str, Strategy] | Mapping[str, Dataset], name: str) -> str:
+    """What figures and tables call a strategy or a data set: its title on one line, or its name if it has no title."""
+    return " ".join((rows[name].title or name).split())
 
 
 class StudyFile(Settings):

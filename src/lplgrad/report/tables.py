@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from lplgrad.report.document import Part
-from lplgrad.settings import StudyFile
+from lplgrad.settings import StudyFile, shown_title
 from lplgrad.statistics.curves import CELL, CHAIN, panels, trial_seconds
 
 
@@ -100,9 +100,9 @@ def _seconds(value: float) -> str:
 
 def strategy_title(file: StudyFile, name: str) -> str:
     """A strategy's name for people."""
-    return file.study.strategies[name].title or name
+    return shown_title(file.study.strategies, name)
 
 
 def dataset_title(file: StudyFile, name: str) -> str:
     """A data set's name for people."""
-    return file.study.datasets[name].title or name
+    return shown_title(file.study.datasets, name)
