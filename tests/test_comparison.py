@@ -482,6 +482,31 @@ class TestReport:
                 assert line.get_xdata().tolist() == [10, 20]
                 assert line.get_ydata().tolist() == pytest.approx(expected)
 
+    def test_bands_end_where_what_is_drawn_does(self) -> None:
+        about = {"budget": "small", "dataset": "digits", "round": 1, "labels": 10}
+        extremes = [
+            {"calibration_error": value, "negative_log_likelihood": value, "entropy_loss_correlation": 2 * value - 1,
+             "balance_labeled": value, "spread": value, "error_ranking": value}
+            for value in (0.0, 1.0, 0.0)
+        ]  # fmt: skip
+        rows = [
+            {**about, "strategy": name, "seed": seed, **values}
+            for name in ("entropy", "random")
+            for seed, values in enumerate(extremes, start=1)
+        ]
+        pairs = [
+            {**about, "strategy": "entropy", "baseline": "random", "seed": seed, "jaccard": values["spread"]}
+            for seed, values in enumerate(extremes, start=1)
+        ]
+        frame = pd.DataFrame(rows)
+        drawn = comparison_figures.calibration(frame, STUDY, "small").axes
+        drawn += comparison_figures.choices(frame, pd.DataFrame(pairs), STUDY, "small").axes
+        bounds = [(0, 100), (0, math.inf), (-1, 1), (0, 1), (0, math.inf), (0, 1), (0, 1)]
+        for axis, (low, high) in zip(drawn, bounds, strict=True):
+            points = np.concatenate([path.vertices for band in axis.collections for path in band.get_paths()])[:, 1]
+            assert points.min() == low
+            assert points.max() <= high
+
     def test_choices_are_drawn_as_they_are(self) -> None:
         """The overlap with the reference, whichever of the pair it is; random has no ranking of errors."""
         about = {"budget": "small", "dataset": "digits", "seed": 1}

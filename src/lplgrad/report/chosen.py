@@ -43,7 +43,7 @@ def contact_sheet(queries: list[Query], data: DatasetArrays) -> Any:
         rows, COLUMNS + 1, figsize=(1.05 * COLUMNS + 3.2, 1.45 * rows + 0.3), squeeze=False,
         width_ratios=[1] * COLUMNS + [2.6],
     )  # fmt: skip
-    largest = 1
+    largest, few = 1, len(data.classes) <= 12
     for row, query in zip(axes, queries, strict=True):
         chosen = query.selected()
         for column, axis in enumerate(row[:-1]):
@@ -55,10 +55,11 @@ def contact_sheet(queries: list[Query], data: DatasetArrays) -> Any:
         )
         counts = np.bincount(data.train.labels[chosen["index"].to_numpy(dtype=np.int64)], minlength=len(data.classes))
         largest = max(largest, int(counts.max(initial=1)))
-        row[-1].bar(range(len(data.classes)), counts, color="#0072B2", width=0.8)
+        # White edges would cover thin bars, and a bar narrower than a pixel would vanish without an edge of its colour.
+        look = {"width": 0.8} if few else {"width": 1.0, "edgecolor": "#0072B2", "linewidth": 0.3}
+        row[-1].bar(range(len(data.classes)), counts, color="#0072B2", **look)
         row[-1].grid(False, axis="x")
         row[-1].tick_params(labelsize=6)
-        few = len(data.classes) <= 12
         row[-1].set_xticks(range(len(data.classes)) if few else [])
         if few:
             row[-1].set_xticklabels([name[:10] for name in data.classes], rotation=90)

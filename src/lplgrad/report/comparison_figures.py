@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lplgrad.errors import UserError, nearest
 from lplgrad.report.statistics import Statistics, penalty_matrix, rank_text
-from lplgrad.report.style import looks, set_up
+from lplgrad.report.style import band, looks, set_up
 from lplgrad.report.tables import dataset_title, strategy_title
 from lplgrad.report.wording import number, p_value
 from lplgrad.settings import StudyFile
@@ -117,7 +117,8 @@ def ranks(found: Statistics, file: StudyFile) -> Any:
     axis.plot([1, size], [0, 0], color=DARK, linewidth=1.2)
     for tick in range(1, size + 1):
         axis.plot([tick, tick], [0, -0.14], color=DARK, linewidth=1.2)
-        axis.text(tick, -0.25, str(tick), ha="center", va="bottom", fontsize=10)
+        if (tick - 1) % math.ceil(size / 15) == 0:
+            axis.text(tick, -0.25, str(tick), ha="center", va="bottom", fontsize=10)
     appearance = looks(file.study.run.strategies)
     for place, (name, value) in enumerate(values.items()):
         left = place < half
@@ -155,8 +156,8 @@ def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, bud
     return _grid(
         file,
         [
-            Lines(part, "accuracy", "test accuracy (%)"),
-            Lines(both, "accuracy", "test accuracy (%)", "seconds", "seconds of training and querying"),
+            Lines(part, "accuracy", "test accuracy (%)", (0, 100)),
+            Lines(both, "accuracy", "test accuracy (%)", (0, 100), "seconds", "seconds of training and querying"),
         ],
     )
 
@@ -169,9 +170,9 @@ def calibration(frame: pd.DataFrame, file: StudyFile, budget: str) -> Any:
     return _grid(
         file,
         [
-            Lines(part, "calibration_error", "expected calibration\nerror (points)"),
-            Lines(part, "negative_log_likelihood", "negative log-\nlikelihood (nats)"),
-            Lines(part, "entropy_loss_correlation", "rank correlation of\nentropy and loss"),
+            Lines(part, "calibration_error", "expected calibration\nerror (points)", (0, 100)),
+            Lines(part, "negative_log_likelihood", "negative log-\nlikelihood (nats)", (0, math.inf)),
+            Lines(part, "entropy_loss_correlation", "rank correlation of\nentropy and loss", (-1, 1)),
         ],
     )
 
@@ -185,21 +186,22 @@ def choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, budget:
     common = common[common["baseline"] == reference].merge(part[[*CHAIN, "round"]], on=[*CHAIN, "round"])
     title = strategy_title(file, reference)
     rows = [
-        Lines(part, "balance_labeled", "class balance of\nthe labelled set"),
-        Lines(part, "spread", "spread of the chosen\n(random labelling: 1)", level=1.0),
-        Lines(common, "jaccard", f"overlap with {title}\n(Jaccard)"),
-        Lines(part, "error_ranking", "probability that an error\noutscores a right one", level=0.5),
+        Lines(part, "balance_labeled", "class balance of\nthe labelled set", (0, 1)),
+        Lines(part, "spread", "spread of the chosen\n(random labelling: 1)", (0, math.inf), level=1.0),
+        Lines(common, "jaccard", f"overlap with {title}\n(Jaccard)", (0, 1)),
+        Lines(part, "error_ranking", "probability that an error\noutscores a right one", (0, 1), level=0.5),
     ]
     return _grid(file, [replace(row, over_title="labelled images, after the query") for row in rows])
 
 
 @dataclass(frozen=True)
 class Lines:
-    """A row of panels: what is drawn over what, and a level to compare with."""
+    """A row of panels: what is drawn over what, the bounds of its values, and a level to compare with."""
 
     frame: pd.DataFrame
     value: str
     title: str
+    bounds: tuple[float, float]
     over: str = "labels"
     over_title: str = "labelled images"
     level: float | None = None
@@ -244,7 +246,7 @@ def _curves(axis: Any, row: Lines, part: pd.DataFrame, file: StudyFile) -> None:
             dashes=look.dashes or (None, None), label=strategy_title(file, name), markeredgecolor="white",
             markeredgewidth=0.6,
         )  # fmt: skip
-        axis.fill_between(place, mean - spread, mean + spread, color=look.color, alpha=0.1, linewidth=0)
+        axis.fill_between(place, *band(mean, spread, *row.bounds), color=look.color, alpha=0.1, linewidth=0)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
 

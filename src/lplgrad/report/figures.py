@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -9,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lplgrad.report.style import looks, set_up
+from lplgrad.report.style import band, looks, set_up
 from lplgrad.report.tables import dataset_title, strategy_title
 from lplgrad.settings import StudyFile
 from lplgrad.statistics.comparison import random_of
@@ -87,10 +88,9 @@ def _curves(axis: Any, part: pd.DataFrame, file: StudyFile, value: str) -> None:
             dashes=look.dashes or (None, None), label=strategy_title(file, name), markeredgecolor="white",
             markeredgewidth=0.6,
         )  # fmt: skip
-        spread = curve["std"].fillna(0)
-        axis.fill_between(
-            curve.index, curve["mean"] - spread, curve["mean"] + spread, color=look.color, alpha=0.1, linewidth=0
-        )
+        bounds = (0, 100) if value == "accuracy" else (-math.inf, math.inf)
+        ends = band(curve["mean"], curve["std"].fillna(0), *bounds)
+        axis.fill_between(curve.index, *ends, color=look.color, alpha=0.1, linewidth=0)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
 
@@ -124,7 +124,7 @@ def strategy(
         grid = grid.sort_values(grid.columns[-1]).head(20)
     sns.heatmap(
         grid, ax=right, cmap="viridis", vmin=0, vmax=100, cbar_kws={"label": "accuracy (%)"},
-        annot=len(grid) <= 12, fmt=".0f", annot_kws={"size": 7}, linewidths=0.4,
+        annot=len(grid) <= 12, fmt=".0f", annot_kws={"size": 7}, linewidths=0.4 if grid.shape[1] <= 60 else 0,
     )  # fmt: skip
     right.grid(False)
     right.tick_params(axis="y", rotation=0)

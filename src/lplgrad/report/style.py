@@ -31,7 +31,8 @@ SPARE = [
     ("#843C39", "p", (2, 2)),
     ("#5254A3", "*", (6, 1, 2, 1)),
 ]
-
+# Toward white (1) or black (0), and how far.
+SHADES = [(0.0, 0.0), (1.0, 0.45), (0.0, 0.35)]
 
 # What matplotlib writes of the time and its version, by format.
 DATED_BY = {".svg": "Date", ".pdf": "CreationDate", ".png": "Software"}
@@ -47,10 +48,29 @@ class Look:
 
 
 def looks(strategies: list[str]) -> dict[str, Look]:
-    """The look of each strategy: the paper's have their own, others take the spare ones in the order given."""
+    """The look of each strategy: the paper's have their own, others take the spare ones in the order given.
+
+    Of up to 36 others no two share both colour and marker, nor both colour and dashes; of up to 216 no two share all.
+    """
     others = [name for name in strategies if name not in LOOKS]
-    chosen = {**LOOKS, **{name: SPARE[number % len(SPARE)] for number, name in enumerate(others)}}
-    return {name: Look(*chosen[name]) for name in strategies}
+    spare = {name: _spare(number) for number, name in enumerate(others)}
+    return {name: spare[name] if name in spare else Look(*LOOKS[name]) for name in strategies}
+
+
+def _spare(number: int) -> Look:
+    """After six a hue comes back, lighter or darker, with the marker and the dashes of two others."""
+    turn, place = divmod(number, len(SPARE))
+    colors, markers, dashes = zip(*SPARE, strict=True)
+    size = len(SPARE)
+    toward, share = SHADES[turn % len(SHADES)]
+    red, green, blue = ((1 - share) * part + share * toward for part in mpl.colors.to_rgb(colors[place]))
+    color = mpl.colors.to_hex((red, green, blue)).upper()
+    return Look(color, markers[(place + turn) % size], dashes[(place - turn - turn // size) % size])
+
+
+def band(mean: Any, spread: Any, low: float, high: float) -> tuple[Any, Any]:
+    """The ends of a band of ``spread`` around ``mean``, cut off where the quantity that is drawn has its bounds."""
+    return (mean - spread).clip(low, high), (mean + spread).clip(low, high)
 
 
 def set_up() -> None:
