@@ -15,6 +15,7 @@ import yaml
 from scipy import stats
 
 from lplgrad.configuration import read_study
+from lplgrad.errors import UserError
 from lplgrad.report import comparison_figures, models, style
 from lplgrad.report import statistics as report
 from lplgrad.report.document import document
@@ -527,6 +528,34 @@ class TestReport:
         assert [line.get_ydata().tolist() for line in balance.lines] == [[0.9, 0.9]] * 3
         assert [line.get_ydata().tolist() for line in spread.lines[1:]] == [pytest.approx([1.1, 1.2])] * 3
         assert {line.get_label() for line in ranking.lines[1:]} == {"LPLgrad", "Entropy"}
+
+    def test_choices_that_are_not_there_are_left_out_and_that_is_said(self) -> None:
+        about = {"budget": "small", "dataset": "digits", "strategy": "random", "seed": 1, "round": 1, "labels": 20}
+        known = {"balance_labeled": 0.9, "spread": math.nan, "error_ranking": math.nan}
+        frame = pd.DataFrame([{**about, **known}])
+        overlap = pd.DataFrame(columns=[*about, "baseline", "jaccard"])
+        figure = comparison_figures.choices(frame, overlap, STUDY, "small")
+        assert [axis.get_ylabel() for axis in figure.axes] == ["class balance of\nthe labelled set"]
+        said = " ".join(figure.get_supxlabel().split())
+        assert "Overlap with Random is left out: no other strategy chose images on its seeds." in said
+        assert "Spread is left out" in said
+        assert "The ranking of errors is left out" in said
+        nothing = comparison_figures.choices(frame.iloc[:0], overlap, STUDY, "small")
+        assert "no query bought labels" in nothing.axes[0].texts[0].get_text()
+        with pytest.raises(UserError, match="no budget 'smal'"):
+            comparison_figures.choices(frame, overlap, STUDY, "smal")
+
+    def test_one_strategy_is_compared_with_nothing(self) -> None:
+        frame = BROKEN["one strategy"]()
+        found = report.statistics(frame, NAMES)
+        pages = report.parts(found, frame, STUDY)
+        assert pages[0].text[1] == "Entropy is the only strategy, so this page compares and tests nothing."
+        assert [part.head for part in pages if "area (%)" in part.head] == [
+            ("strategy", "seeds", "area (%)", "95 % interval")
+        ]
+        assert "minus" not in str(pages)
+        for draw in (comparison_figures.differences, comparison_figures.penalties, comparison_figures.ranks):
+            assert draw(found, STUDY).axes[0].texts[0].get_text().startswith("There ")
 
     def test_correlations_with_the_loss_are_drawn_as_they_are(self) -> None:
         asked = pd.DataFrame({"loss": [1, 2, 3], "gradient_norm": [1, 2, 3], "entropy": [3, 2, 1]}, dtype=float)

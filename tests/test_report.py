@@ -13,7 +13,10 @@ import pandas as pd
 import pytest
 import yaml
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from lplgrad.arrays import DatasetArrays
 from lplgrad.configuration import read_study
 from lplgrad.errors import UserError
 from lplgrad.report import chosen, collect, figures, style, tables
@@ -167,6 +170,42 @@ def test_bars_of_many_classes_can_be_seen() -> None:
     row = pixels[pixels.shape[0] - int(box.y0 + box.height / 4), int(box.x0) : int(box.x1), 0]
     blue = row < 128
     assert (blue[1:] & ~blue[:-1]).sum() == len(labels[::7])
+
+
+def words(figure: Figure) -> str:
+    """What is written below or in a figure."""
+    return " ".join(" ".join(text.get_text().split()) for text in figure.findobj(Text))
+
+
+def test_curves_without_a_gain_say_why() -> None:
+    frame = measurements()
+    alone = figures.learning_curves(frame[frame["strategy"] == "random"], STUDY, "small")
+    assert "Gains over Random are left out: no other strategy ran on a seed that it has." in words(alone)
+    without = figures.learning_curves(frame[frame["strategy"] != "random"], STUDY, "small")
+    assert "Gains over labelling at random are left out: no strategy here labels at random." in words(without)
+    assert "left out" not in words(figures.learning_curves(frame, STUDY, "small"))
+
+
+def test_one_round_has_one_tick() -> None:
+    """A range of no width was once marked 10 five times."""
+    figure = figures.learning_curves(measurements().query("round == 1"), STUDY, "small")
+    low, high = figure.axes[1].get_xlim()
+    assert [tick for tick in figure.axes[1].get_xticks() if low <= tick <= high] == [10]
+
+
+def query(number: int, selected: list[int]) -> chosen.Query:
+    frame = pd.DataFrame({"index": range(4), "score": 1.0, "predicted_class": 0, "selected": selected})
+    return chosen.Query(number, frame if any(selected) else frame.iloc[:0])
+
+
+def test_a_contact_sheet_without_choices_says_why(data: DatasetArrays) -> None:
+    """A trial of one round has no query, and queries after its target accuracy was reached choose nothing."""
+    assert "no query of this trial bought labels. It has one round." in words(chosen.contact_sheet([], data))
+    stopped = [query(number, [0, 0, 0, 0]) for number in (1, 2)]
+    assert "It reached its target accuracy in round 1." in words(chosen.contact_sheet(stopped, data))
+    later = words(chosen.contact_sheet([query(1, [1, 1, 0, 0]), *stopped[1:]], data))
+    assert "The trial reached its target accuracy in round 2 and chose no more." in later
+    assert "round 1" in later
 
 
 @pytest.mark.parametrize("ending", ["svg", "png", "pdf"])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lplgrad.arrays import DatasetArrays
-from lplgrad.report.style import set_up
+from lplgrad.report.style import message, note, set_up
 
 COLUMNS = 10
 
@@ -33,18 +33,32 @@ class Query:
 
 
 def contact_sheet(queries: list[Query], data: DatasetArrays) -> Any:
-    """A row a query: the ten chosen images of highest score, and beside them how many of every class were chosen.
+    """A row for each query that chose images: the ten of highest score, and how many of every class were chosen.
 
     Over an image stands its class, and below it what the model took it for, where it was asked and was wrong.
+
+    Args:
+        queries: of the trial; those after its target accuracy was reached chose nothing, and the figure says so.
+        data: the data set.
     """
     set_up()
-    rows = max(len(queries), 1)
+    asked = [query for query in queries if len(query.selected())]
+    if not asked:
+        return message(
+            "No choices to show: no query of this trial bought labels. "
+            + (
+                f"It reached its target accuracy in round {queries[0].round_number}."
+                if queries
+                else "It has one round."
+            )
+        )
+    rows = len(asked)
     figure, axes = plt.subplots(
         rows, COLUMNS + 1, figsize=(1.05 * COLUMNS + 3.2, 1.45 * rows + 0.3), squeeze=False,
         width_ratios=[1] * COLUMNS + [2.6],
     )  # fmt: skip
     largest, few = 1, len(data.classes) <= 12
-    for row, query in zip(axes, queries, strict=True):
+    for row, query in zip(axes, asked, strict=True):
         chosen = query.selected()
         for column, axis in enumerate(row[:-1]):
             axis.axis("off")
@@ -68,6 +82,8 @@ def contact_sheet(queries: list[Query], data: DatasetArrays) -> Any:
         axis.set_ylim(0, largest * 1.05)
     for axis in axes[:-1, -1]:
         axis.set_xticklabels([])
+    if len(asked) < len(queries):
+        note(figure, f"The trial reached its target accuracy in round {asked[-1].round_number + 1} and chose no more.")
     return figure
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lplgrad.errors import UserError, nearest
 from lplgrad.report.statistics import Statistics, penalty_matrix, rank_text
-from lplgrad.report.style import band, looks, set_up
+from lplgrad.report.style import band, looks, message, note, set_up
 from lplgrad.report.tables import dataset_title, strategy_title
 from lplgrad.report.wording import number, p_value
 from lplgrad.settings import StudyFile
@@ -30,7 +29,9 @@ def differences(found: Statistics, file: StudyFile) -> Any:
     set_up()
     frame = found.differences[found.differences["family"].astype(bool)]
     if frame.empty:
-        return _message(f"No comparison with {strategy_title(file, found.reference)}: no seed has both areas.")
+        if len(found.strategies) == 1:
+            return message("There is one strategy, so there is no difference to show.")
+        return message(f"No comparison with {strategy_title(file, found.reference)}: no seed has both areas.")
     budgets, datasets = _present(file.study.run.budgets, frame["budget"]), _present(_datasets(file), frame["dataset"])
     others = [name for name in file.study.run.strategies if name in set(frame["baseline"])]
     figure, axes = plt.subplots(
@@ -79,7 +80,7 @@ def penalties(found: Statistics, file: StudyFile) -> Any:
     set_up()
     names, shares = penalty_matrix(found, file)
     if len(names) < 2:
-        return _message("There is no pair of strategies to compare.")
+        return message("There is no pair of strategies to compare.")
     grid = np.vstack([shares.to_numpy(), shares.mean().to_numpy()])
     figure, axis = plt.subplots(figsize=(1.0 * len(names) + 2.6, 0.62 * len(names) + 2.2))
     image = axis.imshow(grid, cmap="Greys", vmin=0, vmax=1, aspect="auto")
@@ -104,8 +105,8 @@ def ranks(found: Statistics, file: StudyFile) -> Any:
     set_up()
     ranking = found.ranking
     values = ranking.ranks
-    if values.empty:
-        return _message("No ranks: no budget and data set in which strategies could be compared.")
+    if len(values) < 2:
+        return message(rank_text(found, file))
     size = len(values)
     half = (size + 1) // 2
     bars = len(ranking.groups)
@@ -141,7 +142,7 @@ def ranks(found: Statistics, file: StudyFile) -> Any:
         for end in (1, 1 + ranking.critical):
             axis.plot([end, end], [-0.95, -1.15], color=DARK, linewidth=1.6)
         axis.text(1 + ranking.critical, -1.05, f"  critical difference {ranking.critical:.2f}", va="center", fontsize=9)
-    figure.supxlabel(textwrap.fill(rank_text(found, file), 112), fontsize=8, color="#444444")
+    note(figure, rank_text(found, file))
     return figure
 
 
@@ -172,13 +173,31 @@ def calibration(frame: pd.DataFrame, file: StudyFile, budget: str) -> Any:
         [
             Lines(part, "calibration_error", "expected calibration\nerror (points)", (0, 100)),
             Lines(part, "negative_log_likelihood", "negative log-\nlikelihood (nats)", (0, math.inf)),
-            Lines(part, "entropy_loss_correlation", "rank correlation of\nentropy and loss", (-1, 1)),
+            Lines(
+                part,
+                "entropy_loss_correlation",
+                "rank correlation of\nentropy and loss",
+                (-1, 1),
+                without="The correlation of entropy and loss is left out: one of the two is the same for all images.",
+            ),
         ],
     )
 
 
 def choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, budget: str) -> Any:
-    """Class balance, spread, overlap with the reference, and how the scores rank the errors; a column per data set."""
+    """Class balance, spread, overlap with the reference, and how the scores rank the errors; a column per data set.
+
+    Args:
+        frame: of ``diagnostics.choices``.
+        overlap: of ``diagnostics.overlap``.
+        file: the study.
+        budget: one of the study; one that no query bought labels with has no row in the frames.
+    """
+    if budget in file.study.run.budgets and budget not in set(frame["budget"]):
+        return message(
+            f'No choices to show: with the budget "{budget}" no query bought labels, since it ends with round 1 or '
+            "every trial reached its target accuracy there."
+        )
     part = until_first_end(_of_budget(frame, budget))
     reference = reference_of([name for name in file.study.run.strategies if name in set(part["strategy"])])
     turned = overlap.rename(columns={"strategy": "baseline", "baseline": "strategy"})
@@ -186,17 +205,33 @@ def choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, budget:
     common = common[common["baseline"] == reference].merge(part[[*CHAIN, "round"]], on=[*CHAIN, "round"])
     title = strategy_title(file, reference)
     rows = [
-        Lines(part, "balance_labeled", "class balance of\nthe labelled set", (0, 1)),
-        Lines(part, "spread", "spread of the chosen\n(random labelling: 1)", (0, math.inf), level=1.0),
-        Lines(common, "jaccard", f"overlap with {title}\n(Jaccard)", (0, 1)),
-        Lines(part, "error_ranking", "probability that an error\noutscores a right one", (0, 1), level=0.5),
-    ]
-    return _grid(file, [replace(row, over_title="labelled images, after the query") for row in rows])
+        Lines(
+            part, "balance_labeled", "class balance of\nthe labelled set", (0, 1),
+            without="Class balance is left out: there is one class.",
+        ),
+        Lines(
+            part, "spread", "spread of the chosen\n(random labelling: 1)", (0, math.inf), level=1.0,
+            without="Spread is left out: a query chose one image, or images that are all the same.",
+        ),
+        Lines(
+            common, "jaccard", f"overlap with {title}\n(Jaccard)", (0, 1),
+            without=f"Overlap with {title} is left out: no other strategy chose images on its seeds.",
+        ),
+        Lines(
+            part, "error_ranking", "probability that an error\noutscores a right one", (0, 1), level=0.5,
+            without="The ranking of errors is left out: no query asked a model that was right and wrong on candidates.",
+        ),
+    ]  # fmt: skip
+    silent = [name for name in _datasets(file) if name not in {*part["dataset"], *file.unavailable}]
+    names = ", ".join(dataset_title(file, name) for name in silent)
+    remark = f"Left out, since no query bought labels there: {names}." if silent else ""
+    return _grid(file, [replace(row, over_title="labelled images, after the query") for row in rows], remark)
 
 
 @dataclass(frozen=True)
 class Lines:
-    """A row of panels: what is drawn over what, the bounds of its values, and a level to compare with."""
+    """A row of panels: what is drawn over what, the bounds of its values, a level to compare with, and what the figure
+    says where no value is known and the row is left out."""
 
     frame: pd.DataFrame
     value: str
@@ -205,11 +240,17 @@ class Lines:
     over: str = "labels"
     over_title: str = "labelled images"
     level: float | None = None
+    without: str = ""
 
 
-def _grid(file: StudyFile, rows: list[Lines]) -> Any:
+def _grid(file: StudyFile, wanted: list[Lines], remark: str = "") -> Any:
     set_up()
-    datasets = _present(_datasets(file), rows[0].frame["dataset"])
+    rows = [row for row in wanted if not row.without or row.frame[row.value].notna().any()]
+    remarks = [row.without for row in wanted if row.without and not row.frame[row.value].notna().any()]
+    remarks += [remark] if remark else []
+    if not rows:
+        return message(" ".join(remarks))
+    datasets = _present(_datasets(file), wanted[0].frame["dataset"])
     figure, axes = plt.subplots(
         len(rows), len(datasets), figsize=(3.6 * len(datasets) + 2.2, 2.5 * len(rows) + 0.4), squeeze=False
     )
@@ -228,6 +269,7 @@ def _grid(file: StudyFile, rows: list[Lines]) -> Any:
         handles.update(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     shown = [strategy_title(file, name) for name in file.study.run.strategies if strategy_title(file, name) in handles]
     figure.legend([handles[title] for title in shown], shown, loc="outside right upper", handlelength=3.2)
+    note(figure, " ".join(remarks))
     return figure
 
 
@@ -247,8 +289,8 @@ def _curves(axis: Any, row: Lines, part: pd.DataFrame, file: StudyFile) -> None:
             markeredgewidth=0.6,
         )  # fmt: skip
         axis.fill_between(place, *band(mean, spread, *row.bounds), color=look.color, alpha=0.1, linewidth=0)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1 if row.over == "labels" else 2))
 
 
 def _of_budget(frame: pd.DataFrame, budget: str) -> pd.DataFrame:
@@ -264,11 +306,3 @@ def _datasets(file: StudyFile) -> list[str]:
 
 def _present(names: list[str], there: pd.Series[Any]) -> list[str]:
     return [name for name in names if name in set(there)]
-
-
-def _message(text: str) -> Any:
-    """A figure that says why there is none."""
-    figure, axis = plt.subplots(figsize=(7, 1.2))
-    axis.axis("off")
-    axis.text(0.5, 0.5, text, ha="center", va="center")
-    return figure

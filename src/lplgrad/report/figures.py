@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lplgrad.report.style import band, looks, set_up
+from lplgrad.report.style import band, looks, note, set_up
 from lplgrad.report.tables import dataset_title, strategy_title
 from lplgrad.settings import StudyFile
 from lplgrad.statistics.comparison import random_of
@@ -37,7 +37,7 @@ def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile, baseline: st
 
     Means over seeds with bands of one standard deviation; the gain is taken seed by seed before both. A curve goes as
     far as all trials of its strategy do; where one stopped early at its target accuracy stands a star. The lower row is
-    left out without a baseline.
+    left out, and the figure says why, where there is nothing to gain over.
     """
     set_up()
     panels = {title: part.assign(accuracy=part["accuracy"] * 100) for title, part in panels.items()}
@@ -61,7 +61,15 @@ def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile, baseline: st
         axis.set_xlabel("labelled images")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", handlelength=3.2)
+    if rows == 1:
+        note(figure, _without_gains(file, baseline))
     return figure
+
+
+def _without_gains(file: StudyFile, baseline: str | None) -> str:
+    if baseline is None:
+        return "Gains over labelling at random are left out: no strategy here labels at random."
+    return f"Gains over {strategy_title(file, baseline)} are left out: no other strategy ran on a seed that it has."
 
 
 def _trained(part: pd.DataFrame) -> pd.DataFrame:
@@ -92,7 +100,7 @@ def _curves(axis: Any, part: pd.DataFrame, file: StudyFile, value: str) -> None:
         ends = band(curve["mean"], curve["std"].fillna(0), *bounds)
         axis.fill_between(curve.index, *ends, color=look.color, alpha=0.1, linewidth=0)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, min_n_ticks=1))
 
 
 def _mark_stops(axis: Any, part: pd.DataFrame, file: StudyFile) -> None:
@@ -114,6 +122,8 @@ def strategy(
         left.plot(curve["labels"], curve["accuracy"], color=look.color, alpha=0.45, linewidth=1)
     mean = part.groupby("labels")["accuracy"].mean()
     left.plot(mean.index, mean, color=look.color, marker=look.marker, linewidth=2, markeredgecolor="white")
+    if len(mean) == 1:
+        left.set_xticks(mean.index)
     left.set_xlabel("labelled images")
     left.set_ylabel("test accuracy (%)")
     left.set_title(f"{strategy_title(file, name)}: every seed, and the mean", loc="left")

@@ -116,6 +116,8 @@ def loss_correlations(observations: list[Observation]) -> Any:
     axis.axhline(0, color="#3C3C3C", linewidth=0.8)
     lowest = min((value for of_round in found for value in of_round.values() if value < 0), default=0.0)
     axis.set_ylim(lowest - 0.05, 1.05)
+    if len({seen.labels for seen in observations}) == 1:
+        axis.set_xticks([observations[0].labels])
     axis.set_xlabel("labelled images")
     axis.set_ylabel("rank correlation\nwith the true loss")
     figure.legend(loc="outside lower center", ncols=3)

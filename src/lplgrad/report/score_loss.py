@@ -93,7 +93,7 @@ TEXT = (
     "what core-set scores is a distance to the labelled and the chosen images, which are training images: for a test "
     "image it means nothing.",
 )
-NO_SCORES = "No query of this study has such a score."
+NO_SCORES = "This study has no such score: no query bought labels, or none of those that did scores images one by one."
 
 
 def _cell(row: dict[Any, Any], seeds: int) -> str:

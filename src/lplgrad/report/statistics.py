@@ -112,13 +112,23 @@ def _introduction(found: Statistics, title: str) -> Part:
     family = found.differences[found.differences["family"].astype(bool)]
     tested = int(family["p"].notna().sum())
     survive = int((family["p_holm"] < ALPHA).sum())
-    most = max(family["seeds"], default=1)
+    most = max(family["seeds"], default=0)
     floor = 2.0 ** (1 - most)
+    endpoint = (
+        "The primary endpoint is the area under the learning curve, divided by its range of labels: the mean accuracy "
+        "along the curve, in percent. It begins with round 2, since no query had a part in round 1."
+    )
+    paired = (
+        f" {title} is compared with every other strategy, seed by seed: the strategies of a seed share their first "
+        "labels, their weights and their random streams, so that much of the luck of a seed cancels."
+    )
+    if len(found.strategies) == 1:
+        return Part(text=(endpoint, f"{title} is the only strategy, so this page compares and tests nothing."))
+    if most < 2:
+        why = "no strategy shares an area on any seed with it" if most == 0 else "a test needs two seeds or more"
+        return Part(text=(endpoint + paired, f"Nothing is tested here: {why}. The numbers on this page describe."))
     paragraphs = (
-        f"The primary endpoint is the area under the learning curve, divided by its range of labels: the mean accuracy "
-        f"along the curve, in percent. It begins with round 2, since no query had a part in round 1. {title} is "
-        "compared with every other strategy, seed by seed: the strategies of a seed share their first labels, their "
-        "weights and their random streams, so that much of the luck of a seed cancels.",
+        endpoint + paired,
         f"The family of tests is {title} against every other strategy, in every budget and data set: {tested} paired t "
         "tests, two-sided, corrected by Holm's method for all of them. Significant at 5 % after the correction, and "
         f"set in bold: {survive or 'none'}. All other comparisons on this page describe; they prove nothing.",
@@ -147,12 +157,13 @@ def _left_out(found: Statistics, file: StudyFile) -> list[Part]:
 
 
 def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) -> list[Part]:
+    alone = len(found.strategies) == 1
     head = (
         "strategy", "seeds", "area (%)", "95 % interval", "pairs",
         f"{strategy_title(file, found.reference)} minus it", "95 % interval", "p", "p, Holm", "p, Wilcoxon", "g",
         "detectable", "seeds needed",
-    )  # fmt: skip
-    parts = [Part("Area under the learning curve", (AREA_TEXT,))]
+    )[: 4 if alone else None]  # fmt: skip
+    parts = [Part("Area under the learning curve", (f"{AREA_TEXT}.",) if alone else (AREA_TEXT + AREA_DIFFERENCES,))]
     for key, _ in curves.panels(measurements):
         means, differences = _panel(found.area_summary, key), _panel(found.differences, key)
         heading = f"{dataset_title(file, key['dataset'])}, {key['budget']} budget"
@@ -167,7 +178,7 @@ def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) 
             name = row["strategy"]
             mean = (plus_minus(row["mean"], row["std"]), interval(row["low"], row["high"]))
             other = against.loc[name].to_dict() if name in against.index else None
-            difference = _difference_cells(other) if other else [DASH] * 9
+            difference = _difference_cells(other) if other else [DASH] * (len(head) - 4)
             rows.append((strategy_title(file, name), str(row["seeds"]), *mean, *difference))
             if other and other["p_holm"] < ALPHA:
                 strong |= {(place, column) for column in (5, 6, 8)}
@@ -181,9 +192,12 @@ def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) 
 
 AREA_TEXT = (
     "Mean ± sample standard deviation over the strategy's own seeds with its t interval, which with few seeds may "
-    "reach beyond what an accuracy can be; then, from the seeds that both have (pairs), the difference in points with "
-    "the t interval of paired differences; p of the paired t test, after Holm's correction over all of the study, and "
-    "of Wilcoxon's test; Hedges' g (mean difference over the average standard deviation of the two, times a factor "
+    "reach beyond what an accuracy can be"
+)
+AREA_DIFFERENCES = (
+    "; then, from the seeds that both have (pairs), the difference in points with the t interval of paired "
+    "differences; p of the paired t test, after Holm's correction over all of the study, and of Wilcoxon's test; "
+    "Hedges' g (mean difference over the average standard deviation of the two, times a factor "
     "that reduces the bias of few seeds; where the two are weakly correlated over seeds it is still too small, by up "
     "to 8 % with 5 seeds and 25 % with 3); the difference that this many seeds find with 80 % power; the seeds that "
     "would find the observed one. A dash: it cannot be computed (one seed, or differences that do not vary)."
@@ -200,11 +214,18 @@ def _difference_cells(row: dict[Hashable, Any]) -> list[str]:
 
 def _round_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) -> list[Part]:
     title = strategy_title(file, found.reference)
+    differences_too = (
+        ""
+        if len(found.strategies) == 1
+        else (
+            f"; and the differences of {title} to every other strategy in points, paired by seed, with theirs. They "
+            "describe: nothing is corrected for the number of rounds"
+        )
+    )
     text = (
-        "Mean ± sample standard deviation over seeds after every round, with its t interval; and the differences of "
-        f"{title} to every other strategy in points, paired by seed, with theirs. They describe: nothing is corrected "
-        "for the number of rounds. The rows end where the first trial of the budget and data set does: beyond, the "
-        "seeds that have reached a target accuracy are gone, and those that are left did badly.",
+        f"Mean ± sample standard deviation over seeds after every round, with its t interval{differences_too}. The "
+        "rows end where the first trial of the budget and data set does: beyond, the seeds that have reached a target "
+        "accuracy are gone, and those that are left did badly.",
     )
     parts = [Part("After every round", text)]
     for key, _ in curves.panels(measurements):
@@ -215,7 +236,8 @@ def _round_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile)
         against = differences[differences["strategy"] == found.reference]
         others = [name for name in names if name in set(against["baseline"])]
         cells = against.set_index(["labels", "baseline"])
-        parts.append(_folded("", f"{title} minus each, points", cells, others, _signed_cell, file))
+        if others:
+            parts.append(_folded("", f"{title} minus each, points", cells, others, _signed_cell, file))
     return parts
 
 
@@ -242,11 +264,16 @@ def _labels_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile
     baseline = f"{strategy_title(file, found.baseline)}, which labels at random" if found.baseline else ""
     saved = f" Labels are saved against {baseline}." if baseline else ""
     parts = [Part("Labels needed", (LABELS_TEXT + saved,))]
-    for key, _ in curves.panels(measurements):
+    for key, panel in curves.panels(measurements):
         part = _panel(found.labels_needed, key)
         heading = f"{dataset_title(file, key['dataset'])}, {key['budget']} budget"
         if part.empty:
-            parts.append(Part(heading, ("No accuracy to ask for: the curves hardly rise.",), level=3))
+            why = (
+                "the curves hardly rise"
+                if panel["labels"].nunique() > 1
+                else "there are no labels but those of round 1"
+            )
+            parts.append(Part(heading, (f"No accuracy to ask for: {why}.",), level=3))
             continue
         strategies = [name for name in file.study.run.strategies if name in set(part["strategy"])]
         rows = []
@@ -289,6 +316,8 @@ def _whole(value: float) -> str:
 
 def _penalty_part(found: Statistics, file: StudyFile) -> Part:
     names, shares = penalty_matrix(found, file)
+    if len(names) < 2:
+        return Part("Wins, pair by pair", ("There is no pair of strategies that both have an area.",))
     panels = int(found.penalties["panels"].max()) if len(found.penalties) else 0
     pairs = {(row["strategy"], row["baseline"]): row for row in found.penalties.to_dict("records")}
 
@@ -318,13 +347,18 @@ def penalty_matrix(found: Statistics, file: StudyFile) -> tuple[list[str], pd.Da
 
 
 def _rank_part(found: Statistics, file: StudyFile) -> Part:
-    rows = tuple((strategy_title(file, str(name)), f"{value:.2f}") for name, value in found.ranking.ranks.items())
+    ranked = found.ranking.ranks.items() if len(found.strategies) > 1 else ()
+    rows = tuple((strategy_title(file, str(name)), f"{value:.2f}") for name, value in ranked)
     return Part("Average ranks", (rank_text(found, file),), ("strategy", "average rank"), rows)
 
 
 def rank_text(found: Statistics, file: StudyFile) -> str:
     """What the ranks say, in a paragraph."""
     ranking, seeds = found.ranking, found.ranked_seeds
+    if len(found.strategies) == 1:
+        return "There are no ranks: one strategy ran."
+    if ranking.ranks.empty:
+        return "There are no ranks: in no budget and data set could strategies be compared."
     blocks = count(ranking.blocks, "block")
     text = f"Ranks of the mean area, 1 for the best, averaged over {blocks} (each budget and data set is one)"
     if ranking.blocks:

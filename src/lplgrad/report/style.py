@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import seaborn as sns
 
 from lplgrad.files import replacing
@@ -91,6 +93,22 @@ def set_up() -> None:
     )
 
 
+def message(text: str) -> Any:
+    """A figure that says why there is nothing to draw."""
+    set_up()
+    figure, axis = plt.subplots(figsize=(7, 1.2))
+    axis.axis("off")
+    axis.text(0.5, 0.5, textwrap.fill(text, 80), ha="center", va="center")
+    return figure
+
+
+def note(figure: Any, text: str) -> None:
+    """Write what a reader must know of a figure below it; nothing for an empty text."""
+    if text:
+        width = round(14 * figure.get_figwidth())
+        figure.supxlabel(textwrap.fill(text, width), fontsize=8, color="#444444")
+
+
 def save(figure: Any, paths: list[Path]) -> None:
     """Write a figure in the format that each path's ending names, without a date."""
     for path in paths:
@@ -98,3 +116,4 @@ def save(figure: Any, paths: list[Path]) -> None:
         figure.savefig(content, format=path.suffix[1:], metadata={DATED_BY[path.suffix]: None})
         with replacing(path) as file:
             file.write(content.getvalue())
+    plt.close(figure)

@@ -66,7 +66,7 @@ def accuracy_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
                     continue
                 of = "" if count.loc[labels, strategy] == seeds else f" (of {count.loc[labels, strategy]:.0f})"
                 cells.append(f"{value:.1f}" + ("" if pd.isna(spread) else f" ± {spread:.1f}") + of)
-                if round(value, 1) == round(mean.loc[labels].max(), 1):
+                if len(strategies) > 1 and round(value, 1) == round(mean.loc[labels].max(), 1):
                     best.add((number, column))
             rows.append([str(labels), *cells])
         heading = f"{dataset_title(file, dataset)}, {budget} budget ({seeds} seed{'s' if seeds > 1 else ''})"

@@ -1,0 +1,181 @@
+"""The files of a study that has run, made up in a moment, and the commands that make everything of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from lplgrad.artifacts import write_labeled, write_logits, write_scores, write_test_scores
+from lplgrad.configuration import read_study
+from lplgrad.datasets import Images, Prepared
+from lplgrad.files import replacing, write_json
+from lplgrad.pool import LabeledSet, draw_candidates, draw_test_images
+from lplgrad.preparation import write_dataset
+from lplgrad.settings import Budget, StudyFile
+from lplgrad.study import Chain, Layout
+from tests.conftest import record_settings
+
+HOME = Path(__file__).parents[1]
+POOL, TEST = 40, 12
+TINY = yaml.safe_load((HOME / "tests" / "tiny.yaml").read_text())
+Accuracy = Callable[[Chain, int], float]
+
+
+def study_of(**run: Any) -> dict[str, Any]:
+    """The tiny study on the data set ``data``, with other lists under ``run``."""
+    digits = {**TINY["datasets"]["digits"], "budgets": {"small": {"query_size": 4, "labels": 12}}}
+    lists = {
+        "budgets": ["small"],
+        "datasets": ["data"],
+        "strategies": ["lplgrad", "entropy", "random"],
+        "seeds": [1, 2],
+    }
+    figures = {"budgets": ["small"], "datasets": ["data"], "strategies": ["lplgrad", "random"], "rounds": [1, 2]}
+    return {**TINY, "run": {**lists, **run}, "datasets": {"data": digits}, "model_figures": figures}
+
+
+def finish(values: dict[str, Any], classes: list[str], accuracy: Accuracy | None = None) -> StudyFile:
+    """Write the files of all rounds below the current folder.
+
+    Args:
+        values: the study, laid over config.yaml.
+        classes: names of the classes of all of its data sets.
+        accuracy: of a chain's round; by default it rises, with luck. A trial that has reached the target accuracy of
+            its budget trains and queries no more.
+    """
+    Path("overlay.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    file = StudyFile(study=read_study([HOME / "config.yaml", Path("overlay.yaml")]))
+    luck = np.random.default_rng(0)
+    accuracy = accuracy or (lambda chain, number: 0.4 + 0.1 * number + float(luck.uniform(0, 0.1)))
+    layout = Layout(file.study)
+    for dataset in layout.datasets:
+        write_dataset(Path(layout.data(dataset)), Prepared(_images(POOL, classes), _images(TEST, classes), classes, {}))
+    rounds_of_1: dict[str, float] = {}
+    for chain in layout.chains():
+        budget = layout.budget(chain.budget, chain.dataset)
+        draw = np.random.default_rng([chain.seed, len(chain.strategy)])
+        start = np.sort(np.random.default_rng(chain.seed).permutation(POOL)[: budget.query_size])
+        labeled = LabeledSet(start, np.ones(len(start), np.int64))
+        write_labeled(Path(layout.labels(chain, 1)), labeled)
+        reached, stopped = 0.0, False
+        for number in range(1, budget.rounds + 1):
+            folder = Path(layout.trained(chain, number))
+            if not stopped:
+                reached = (
+                    rounds_of_1.setdefault(str(folder), accuracy(chain, 1)) if number == 1 else accuracy(chain, number)
+                )
+            _train(folder, len(labeled.indices), reached, stopped, classes)
+            if number in layout.shown_models().get(chain, []):
+                _observe(Path(layout.round(chain, number)), labeled, classes, draw)
+            stopped = stopped or (budget.target_accuracy is not None and reached >= budget.target_accuracy)
+            if number < budget.rounds:
+                labeled = _query(Path(layout.round(chain, number)), labeled, stopped, chain, budget, draw)
+    record_settings(layout)
+    return file
+
+
+def _images(count: int, classes: list[str]) -> Images:
+    labels = np.arange(count, dtype=np.int64) % len(classes)
+    noise = np.random.default_rng(count).integers(0, 255, size=(count, 8, 8, 1))
+    return Images(noise.astype(np.uint8), labels)
+
+
+def _train(folder: Path, labels: int, accuracy: float, stopped: bool, classes: list[str]) -> None:
+    per_class = dict.fromkeys(classes, accuracy)
+    values = {"labels": labels, "accuracy": accuracy, "train_loss": 1.0, "stopped": stopped}
+    write_json(folder / "metrics.json", {**values, "accuracy_per_class": per_class})
+    seconds = {"train_seconds": 0.0 if stopped else 1.5, "test_seconds": 0.5, "peak_memory_mb": 9.0}
+    about = {"device": "cpu", "host": "here", "threads": 1, "versions": {"torch": "2"}}
+    write_json(folder / "timing.json", {**seconds, **about})
+    logits = np.random.default_rng(labels).normal(size=(TEST, len(classes)))
+    write_logits(folder / "test_logits.npy", logits.astype(np.float32))
+
+
+def _query(
+    folder: Path, labeled: LabeledSet, stopped: bool, chain: Chain, budget: Budget, draw: np.random.Generator
+) -> LabeledSet:
+    number = int(labeled.rounds.max())
+    candidates = draw_candidates(POOL, labeled, budget.subset, chain.seed, number)[: 0 if stopped else None]
+    scores = draw.random(len(candidates)).astype(np.float32)
+    selected = np.zeros(len(candidates), bool)
+    selected[np.argsort(-scores, kind="stable")[: budget.query_size]] = True
+    said: dict[str, Any] = {}
+    if chain.strategy != "random":
+        shares = draw.uniform(0.3, 0.9, size=(2, len(candidates)))
+        said = {"entropy": shares[0], "confidence": shares[1], "predicted": np.zeros(len(candidates), np.int64)}
+    after = labeled if stopped else labeled.extended(candidates[selected], number + 1)
+    write_scores(folder / "scores.csv", candidates, scores, selected, **said)
+    write_labeled(folder / "next_labeled.csv", after)
+    write_json(folder / "query_timing.json", {"query_seconds": 0.0 if stopped else 0.2, "peak_memory_mb": 9.0})
+    if stopped or chain.strategy == "random":
+        write_test_scores(folder / "test_scores.csv")
+    else:
+        drawn = draw_test_images(TEST, chain.seed)
+        write_test_scores(folder / "test_scores.csv", drawn, draw.random(TEST).astype(np.float32), draw.random(TEST))
+    return after
+
+
+def _observe(folder: Path, labeled: LabeledSet, classes: list[str], draw: np.random.Generator) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "features.npy") as file:
+        np.save(file, draw.normal(size=(TEST, 5)).astype(np.float32), allow_pickle=False)
+    columns = {name: draw.random(TEST) for name in ("loss", "entropy", "gradient_norm")}
+    asked = pd.DataFrame(
+        {"index": range(TEST), "class": np.arange(TEST) % len(classes), **columns, "predicted_loss": ""}
+    )
+    asked.to_csv(folder / "observed.csv", index=False)
+    shown = np.concatenate([labeled.indices, np.setdiff1d(np.arange(POOL), labeled.indices)])
+    known = np.isin(shown, labeled.indices).astype(int)
+    frame = pd.DataFrame({"index": shown, "labeled": known, "confidence": draw.uniform(0.3, 1, POOL)})
+    frame.to_csv(folder / "confidence.csv", index=False)
+
+
+def commands(file: StudyFile) -> Iterator[list[str]]:
+    """The command lines that make everything of a finished study, with the files that the workflow has them make.
+
+    Of figures the .svg alone, which takes less time.
+    """
+    layout = Layout(file.study)
+    root, study = str(layout.root), ["--study", f"{layout.root}/study.yaml"]
+    measured, timed = f"{root}/measurements.csv", f"{root}/timings.csv"
+
+    def drawn(name: str) -> list[str]:
+        return ["--output", f"{root}/figures/{name}.svg"]
+
+    yield ["study", "--settings", layout.study_settings(), "--prepared", "--output", study[1]]
+    yield ["measurements", *study, "--output", root]
+    yield ["timings", *study, "--output", timed]
+    yield ["statistics", *study, "--measurements", measured, "--output", f"{root}/statistics"]
+    yield ["diagnostics", *study, "--output", f"{root}/statistics"]
+    yield ["claims", *study, "--measurements", measured, "--timings", timed, "--output", f"{root}/claims"]
+    for kind in ("datasets", "budgets", "accuracy", "ablation", "accuracy-against-paper", "time", "time-against-paper"):
+        source = {"datasets": [], "budgets": []}.get(kind, ["--measurements", timed if "time" in kind else measured])
+        yield ["table", kind, *study, *source, "--output", f"{root}/tables/{kind}.csv", f"{root}/tables/{kind}.html"]
+    for kind in ("differences", "penalties", "ranks"):
+        yield ["compare", kind, *study, "--measurements", measured, *drawn(kind)]
+    for budget in file.study.run.budgets:
+        of = [*study, "--budget", budget]
+        yield ["figure", "learning-curves", *of, "--measurements", measured, *drawn(f"learning_curves_{budget}")]
+        yield ["compare", "cost", *of, "--measurements", measured, "--timings", timed, *drawn(f"cost_{budget}")]
+        for kind in ("calibration", "choices"):
+            yield ["compare", kind, *of, "--diagnostics", f"{root}/statistics", *drawn(f"{kind}_{budget}")]
+    for dataset in layout.datasets:
+        yield ["figure", "dataset-curves", *study, "--dataset", dataset, "--measurements", measured, *drawn(dataset)]
+    first = file.study.run.seeds[0]
+    for chain in layout.chains():
+        if chain.seed == first:
+            place = f"{chain.budget}/{chain.dataset}/{chain.strategy}"
+            of = [*study, "--budget", chain.budget, "--dataset", chain.dataset, "--strategy", chain.strategy]
+            tables = ["--measurements", measured, "--classes", f"{root}/classes.csv"]
+            yield ["figure", "strategy", *of, *tables, *drawn(f"strategies/{place}")]
+            yield ["figure", "chosen", *of, "--seed", str(first), *drawn(f"chosen/{place}")]
+            if chain in layout.shown_models():
+                for kind in ("embeddings", "confidence", "loss-correlation"):
+                    yield ["figure", kind, *of, "--seed", str(first), *drawn(f"models/{kind}/{place}")]
+                tables = ["--classes", f"{root}/classes.csv", "--seed", str(first)]
+                yield ["figure", "class-accuracy", *of, *tables, *drawn(f"models/class-accuracy/{place}")]
