@@ -557,6 +557,14 @@ class TestReport:
         for draw in (comparison_figures.differences, comparison_figures.penalties, comparison_figures.ranks):
             assert draw(found, STUDY).axes[0].texts[0].get_text().startswith("There ")
 
+    def test_titles_with_an_underscore_first_are_in_the_legend(self) -> None:
+        strategies = STUDY.study.strategies
+        changed = {**strategies, "entropy": strategies["entropy"].model_copy(update={"title": "_hidden"})}
+        file = StudyFile(study=STUDY.study.model_copy(update={"strategies": changed}))
+        timings = study().assign(train_seconds=10.0, query_seconds=3.0)
+        figure = comparison_figures.cost(study(), timings, file, "small")
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["LPLgrad", "_hidden", "Random"]
+
     def test_correlations_with_the_loss_are_drawn_as_they_are(self) -> None:
         asked = pd.DataFrame({"loss": [1, 2, 3], "gradient_norm": [1, 2, 3], "entropy": [3, 2, 1]}, dtype=float)
         seen = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,6 +207,77 @@ def test_a_contact_sheet_without_choices_says_why(data: DatasetArrays) -> None:
     later = words(chosen.contact_sheet([query(1, [1, 1, 0, 0]), *stopped[1:]], data))
     assert "The trial reached its target accuracy in round 2 and chose no more." in later
     assert "round 1" in later
+
+
+def titled(**titles: str) -> StudyFile:
+    """The tiny study with other titles of strategies."""
+    strategies = STUDY.study.strategies
+    changed = {name: strategies[name].model_copy(update={"title": title}) for name, title in titles.items()}
+    return StudyFile(study=STUDY.study.model_copy(update={"strategies": {**strategies, **changed}}))
+
+
+def test_titles_are_drawn_as_they_are_written(tmp_path: Path) -> None:
+    """A dollar begins no formula, and what begins with an underscore is in the legend too."""
+    file = titled(lplgrad="$\\frac{$", entropy="_hidden", random="$5 to  $10")
+    figure = figures.learning_curves(measurements(), file, "small")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["$\\frac{$", "_hidden", "$5 to $10"]
+    assert not any(text.get_parse_math() for text in figure.findobj(Text))
+    style.save(figure, [tmp_path / "one.svg"])
+
+
+def test_a_long_title_takes_more_lines_and_the_legend_more_room() -> None:
+    file = titled(entropy="word " * 40)
+    figure = figures.learning_curves(measurements().query("strategy == 'entropy'"), file, "small")
+    lines = figure.legends[0].get_texts()[0].get_text().splitlines()
+    assert max(map(len, lines)) <= style.TITLE_WIDTH
+    assert " ".join(lines) == ("word " * 40).strip()
+    many = {str(number): f"Strategy {number}" for number in range(40)}
+    style.legend(figure, dict.fromkeys(many, figure.axes[0].lines[0]), many, "outside right center")
+    figure.canvas.draw()
+    box = figure.legends[-1].get_window_extent()
+    assert box.y0 >= 0
+    assert box.y1 <= figure.bbox.y1
+
+
+# A letter of the serif font, which comes with matplotlib as does the usual one, and which the usual one lacks.
+OTHER = "\N{LATIN LETTER AIN}"
+
+
+class TestFonts:
+    def drawn(self, title: str) -> Any:
+        return figures.learning_curves(measurements(), titled(entropy=title), "small")
+
+    def test_what_the_usual_font_has_is_left_to_it(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        figure = self.drawn("Äπяع 1")
+        style.save(figure, [tmp_path / "one.png"])
+        assert {len(text.get_fontfamily()) for text in figure.findobj(Text)} == {1}
+        assert capsys.readouterr().err == ""
+
+    def test_another_font_writes_what_it_lacks(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert style._missing(OTHER, style.FONT) == {OTHER}
+        figure = self.drawn(f"{OTHER} x")
+        style.save(figure, [tmp_path / "one.png", tmp_path / "one.svg"])
+        changed = [text for text in figure.findobj(Text) if len(text.get_fontfamily()) > 1]
+        assert [text.get_text() for text in changed] == [f"{OTHER} x"]
+        family, other = changed[0].get_fontfamily()
+        assert family == style.FONT
+        assert style._missing(OTHER, other) == set()
+        style.save(self.drawn(f"{OTHER} x"), [tmp_path / "two.png", tmp_path / "two.svg"])
+        for ending in ("png", "svg"):
+            assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()
+        assert capsys.readouterr().err == ""
+
+    def test_what_no_font_has_is_said_in_one_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(style, "_families", lambda: ["Last"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            style.save(self.drawn("猫 and 猫"), [tmp_path / "one.png"])
+        assert capsys.readouterr().err == (
+            "no installed font has 猫: the figure shows boxes there; install a font (on Debian: fonts-noto-cjk) and "
+            "draw the figure again\n"
+        )
 
 
 @pytest.mark.parametrize("ending", ["svg", "png", "pdf"])

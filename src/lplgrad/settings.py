@@ -239,7 +239,7 @@ class Strategy(Row):
     Attributes:
         recipe: how it trains, a name under ``recipes``.
         acquisition: how it queries, a module of ``lplgrad.acquisition``.
-        title: its name in tables and figures; None for its name in the configuration.
+        title: its name in tables and figures; None for its name in the configuration. No two that run may look alike.
     """
 
     recipe: str
@@ -263,7 +263,7 @@ class Dataset(Row):
 
     Attributes:
         source: the loader, a module of ``lplgrad.datasets``.
-        title: its name in tables and figures; None for its name in the configuration.
+        title: its name in tables and figures; None for its name in the configuration. No two that run may look alike.
         model, training, augmentation: see there.
         normalization: None for the mean and standard deviation of the data set's own training pool.
         query_transform: candidates are scored without (``test``) or with (``train``) augmentation.

@@ -83,11 +83,14 @@ def _curves(arguments: argparse.Namespace, file: StudyFile) -> Any:
 
 def _trial(arguments: argparse.Namespace, file: StudyFile) -> Any:
     """A figure of one trial, under its name."""
+    from lplgrad.report.style import wrapped
     from lplgrad.report.tables import dataset_title, strategy_title
 
     figure = _of_trial(arguments, file)
     trial = f"{strategy_title(file, arguments.strategy)} on {dataset_title(file, arguments.dataset)}"
-    figure.suptitle(f"{trial}, {arguments.budget} budget, seed {arguments.seed}", x=0.01, ha="left", fontsize=10)
+    title = wrapped(f"{trial}, {arguments.budget} budget, seed {arguments.seed}", round(12 * figure.get_figwidth()))
+    figure.set_figheight(figure.get_figheight() + 0.17 * title.count("\n"))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return figure
 
 

@@ -57,13 +57,14 @@ def contact_sheet(queries: list[Query], data: DatasetArrays) -> Any:
         rows, COLUMNS + 1, figsize=(1.05 * COLUMNS + 3.2, 1.45 * rows + 0.3), squeeze=False,
         width_ratios=[1] * COLUMNS + [2.6],
     )  # fmt: skip
-    largest, few = 1, len(data.classes) <= 12
+    names = [" ".join(name.split()) for name in data.classes]
+    largest, few = 1, len(names) <= 12
     for row, query in zip(axes, asked, strict=True):
         chosen = query.selected()
         for column, axis in enumerate(row[:-1]):
             axis.axis("off")
             if column < len(chosen):
-                _thumbnail(axis, chosen.iloc[column], data)
+                _thumbnail(axis, chosen.iloc[column], data, names)
         row[0].text(
             -0.35, 0.5, f"round {query.round_number}", transform=row[0].transAxes, rotation=90, va="center", fontsize=8
         )
@@ -76,7 +77,7 @@ def contact_sheet(queries: list[Query], data: DatasetArrays) -> Any:
         row[-1].tick_params(labelsize=6)
         row[-1].set_xticks(range(len(data.classes)) if few else [])
         if few:
-            row[-1].set_xticklabels([name[:10] for name in data.classes], rotation=90)
+            row[-1].set_xticklabels([name[:10] for name in names], rotation=90)
         row[-1].set_ylabel("chosen", fontsize=7)
     for axis in axes[:, -1]:
         axis.set_ylim(0, largest * 1.05)
@@ -87,15 +88,15 @@ def contact_sheet(queries: list[Query], data: DatasetArrays) -> Any:
     return figure
 
 
-def _thumbnail(axis: Any, candidate: pd.Series[Any], data: DatasetArrays) -> None:
+def _thumbnail(axis: Any, candidate: pd.Series[Any], data: DatasetArrays, names: list[str]) -> None:
     index = int(candidate["index"])
     axis.imshow(data.train.images[index].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     label = int(data.train.labels[index])
-    said = f"{data.classes[label][:12]}\n{candidate['score']:.3g}"
+    said = f"{names[label][:12]}\n{candidate['score']:.3g}"
     predicted = candidate["predicted_class"]
     wrong = not pd.isna(predicted) and int(predicted) != label
     axis.set_title(said, fontsize=6.5, pad=2, linespacing=1.1)
     if wrong:
-        took_it_for = data.classes[int(predicted)][:12]
+        took_it_for = names[int(predicted)][:12]
         below = {"transform": axis.transAxes, "ha": "center", "va": "top"}
         axis.text(0.5, -0.04, took_it_for, **below, fontsize=6.5, color="#B23A00")

@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lplgrad.errors import UserError, nearest
 from lplgrad.report.statistics import Statistics, penalty_matrix, rank_text
-from lplgrad.report.style import band, looks, message, note, set_up
-from lplgrad.report.tables import dataset_title, strategy_title
+from lplgrad.report.style import TITLE_WIDTH, band, legend, looks, message, note, set_up, wrapped
+from lplgrad.report.tables import dataset_title, strategy_title, strategy_titles
 from lplgrad.report.wording import number, p_value
 from lplgrad.settings import StudyFile
 from lplgrad.statistics.comparison import reference_of
@@ -34,19 +34,31 @@ def differences(found: Statistics, file: StudyFile) -> Any:
         return message(f"No comparison with {strategy_title(file, found.reference)}: no seed has both areas.")
     budgets, datasets = _present(file.study.run.budgets, frame["budget"]), _present(_datasets(file), frame["dataset"])
     others = [name for name in file.study.run.strategies if name in set(frame["baseline"])]
+    beside = [_beside_axis(file, name).splitlines() for name in others]
+    lines = max(map(len, beside))
+    longest = max(len(line) for title in beside for line in title)
     figure, axes = plt.subplots(
         len(budgets), len(datasets), squeeze=False, sharey=True,
-        figsize=(max(2.9 * len(datasets) + 1.6, 6.5), (0.38 * len(others) + 1.15) * len(budgets) + 0.5),
+        figsize=(
+            max(2.9 * len(datasets) + 1.6, 6.5) + 0.07 * max(longest - 18, 0),
+            ((0.22 + 0.16 * lines) * len(others) + 1.15) * len(budgets) + 0.5,
+        ),
     )  # fmt: skip
     for line, budget in enumerate(budgets):
         for column, dataset in enumerate(datasets):
             axis = axes[line, column]
             part = frame[(frame["budget"] == budget) & (frame["dataset"] == dataset)].set_index("baseline")
             _forest(axis, part, others, file)
-            axis.set_title(f"{dataset_title(file, dataset)}, {budget} budget", loc="left", fontsize=10)
+            wide = 32 if len(datasets) > 1 else 60
+            axis.set_title(wrapped(f"{dataset_title(file, dataset)}, {budget} budget", wide), loc="left", fontsize=10)
     title = strategy_title(file, found.reference)
-    figure.supxlabel(f"{title} minus the strategy named: area under the learning curve, points", fontsize=10)
+    below = f"{title} minus the strategy named: area under the learning curve, points"
+    figure.supxlabel(wrapped(below, round(13.5 * figure.get_figwidth())), fontsize=10)
     return figure
+
+
+def _beside_axis(file: StudyFile, name: str) -> str:
+    return wrapped(strategy_title(file, name), TITLE_WIDTH)
 
 
 def _forest(axis: Any, part: pd.DataFrame, others: list[str], file: StudyFile) -> None:
@@ -70,7 +82,7 @@ def _forest(axis: Any, part: pd.DataFrame, others: list[str], file: StudyFile) -
         )  # fmt: skip
     axis.annotate("p, Holm", (1.0, -0.75), xycoords=("axes fraction", "data"), xytext=(3, 0),
                   textcoords="offset points", va="center", fontsize=8, color="#666666")  # fmt: skip
-    axis.set_yticks(range(len(others)), [strategy_title(file, name) for name in others])
+    axis.set_yticks(range(len(others)), [_beside_axis(file, name) for name in others])
     axis.set_ylim(len(others) - 0.4, -1.05)
     axis.grid(False, axis="y")
 
@@ -82,14 +94,17 @@ def penalties(found: Statistics, file: StudyFile) -> Any:
     if len(names) < 2:
         return message("There is no pair of strategies to compare.")
     grid = np.vstack([shares.to_numpy(), shares.mean().to_numpy()])
-    figure, axis = plt.subplots(figsize=(1.0 * len(names) + 2.6, 0.62 * len(names) + 2.2))
+    titles = [_beside_axis(file, name) for name in names]
+    more = max(title.count("\n") for title in titles)
+    figure, axis = plt.subplots(
+        figsize=(1.0 * len(names) + 2.6 + more, (0.62 + 0.12 * more) * len(names) + 2.2 + 0.5 * more)
+    )
     image = axis.imshow(grid, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(grid):
         if row != column:
             color = "white" if value > 0.55 else "black"
             axis.text(column, row, number(value), ha="center", va="center", color=color)
     axis.axhline(len(names) - 0.5, color="black", linewidth=1.2)
-    titles = [strategy_title(file, name) for name in names]
     axis.set_xticks(range(len(names)), titles, rotation=30, ha="right")
     axis.set_yticks(range(len(names) + 1), [*(f"{title} beats" for title in titles), "mean: is beaten"])
     axis.tick_params(length=0)
@@ -110,10 +125,12 @@ def ranks(found: Statistics, file: StudyFile) -> Any:
     size = len(values)
     half = (size + 1) // 2
     bars = len(ranking.groups)
-    figure, axis = plt.subplots(figsize=(8, 1.9 + 0.32 * half + 0.16 * bars))
-    depth = 0.6 + 0.25 * bars
+    shown = {str(name): wrapped(f"{strategy_title(file, str(name))} ({rank:.2f})", 28) for name, rank in values.items()}
+    lines = 1 + max(text.count("\n") for text in shown.values())
+    figure, axis = plt.subplots(figsize=(8, 1.9 + (0.15 + 0.17 * lines) * half + 0.16 * bars))
+    depth, step = 0.6 + 0.25 * bars, 0.55 * (0.15 + 0.17 * lines) / 0.32
     axis.set_xlim(0.2, size + 0.8)
-    axis.set_ylim(depth + 0.55 * half + 0.3, -1.5)
+    axis.set_ylim(depth + step * half + 0.3, -1.5)
     axis.axis("off")
     axis.plot([1, size], [0, 0], color=DARK, linewidth=1.2)
     for tick in range(1, size + 1):
@@ -123,17 +140,13 @@ def ranks(found: Statistics, file: StudyFile) -> Any:
     appearance = looks(file.study.run.strategies)
     for place, (name, value) in enumerate(values.items()):
         left = place < half
-        level = depth + 0.55 * (place if left else size - 1 - place)
+        level = depth + step * (place if left else size - 1 - place)
         end, side = (0.75, "right") if left else (size + 0.25, "left")
         color = appearance[str(name)].color
         axis.plot([value, value, end], [0, level, level], color=color, linewidth=1.3)
         axis.plot(value, 0, marker=appearance[str(name)].marker, color=color, markersize=7, clip_on=False)
-        shown = (
-            f"{strategy_title(file, str(name))} ({value:.2f}) "
-            if left
-            else f" {strategy_title(file, str(name))} ({value:.2f})"
-        )
-        axis.text(end, level, shown, ha=side, va="center", fontsize=10)
+        beside = "\n".join(f"{line} " if left else f" {line}" for line in shown[str(name)].splitlines())
+        axis.text(end, level, beside, ha=side, va="center", fontsize=10)
     for height, (best, worst) in enumerate(ranking.groups):
         level = 0.3 + 0.25 * height
         axis.plot([values.iloc[best] - 0.05, values.iloc[worst] + 0.05], [level, level], color=DARK, linewidth=4)
@@ -204,6 +217,7 @@ def choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, budget:
     common = pd.concat([overlap, turned], ignore_index=True)
     common = common[common["baseline"] == reference].merge(part[[*CHAIN, "round"]], on=[*CHAIN, "round"])
     title = strategy_title(file, reference)
+    overlap_title = wrapped(f"overlap with {title}", 28)
     rows = [
         Lines(
             part, "balance_labeled", "class balance of\nthe labelled set", (0, 1),
@@ -214,7 +228,7 @@ def choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, budget:
             without="Spread is left out: a query chose one image, or images that are all the same.",
         ),
         Lines(
-            common, "jaccard", f"overlap with {title}\n(Jaccard)", (0, 1),
+            common, "jaccard", f"{overlap_title}\n(Jaccard)", (0, 1),
             without=f"Overlap with {title} is left out: no other strategy chose images on its seeds.",
         ),
         Lines(
@@ -254,26 +268,25 @@ def _grid(file: StudyFile, wanted: list[Lines], remark: str = "") -> Any:
     figure, axes = plt.subplots(
         len(rows), len(datasets), figsize=(3.6 * len(datasets) + 2.2, 2.5 * len(rows) + 0.4), squeeze=False
     )
+    handles: dict[str, Any] = {}
     for line, row in enumerate(rows):
         below = rows[line + 1].over if line + 1 < len(rows) else ""
         for dataset, axis in zip(datasets, axes[line], strict=True):
-            _curves(axis, row, row.frame[row.frame["dataset"] == dataset], file)
+            handles |= _curves(axis, row, row.frame[row.frame["dataset"] == dataset], file)
             if line == 0:
-                axis.set_title(dataset_title(file, dataset), loc="left")
+                axis.set_title(wrapped(dataset_title(file, dataset), 30), loc="left")
             if dataset == datasets[0]:
                 axis.set_ylabel(row.title)
             if row.over != below:
                 axis.set_xlabel(row.over_title)
-    handles: dict[str, Any] = {}
-    for axis in axes.flat:
-        handles.update(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    shown = [strategy_title(file, name) for name in file.study.run.strategies if strategy_title(file, name) in handles]
-    figure.legend([handles[title] for title in shown], shown, loc="outside right upper", handlelength=3.2)
+    legend(figure, handles, strategy_titles(file), "outside right upper")
     note(figure, " ".join(remarks))
     return figure
 
 
-def _curves(axis: Any, row: Lines, part: pd.DataFrame, file: StudyFile) -> None:
+def _curves(axis: Any, row: Lines, part: pd.DataFrame, file: StudyFile) -> dict[str, Any]:
+    """Draw the curve of every strategy; the lines by the strategies' names."""
+    lines: dict[str, Any] = {}
     if row.level is not None:
         axis.axhline(row.level, color=DARK, linewidth=0.8)
     for name, look in looks(file.study.run.strategies).items():
@@ -283,7 +296,7 @@ def _curves(axis: Any, row: Lines, part: pd.DataFrame, file: StudyFile) -> None:
         by_labels = mine.groupby("labels")
         mean, spread = by_labels[row.value].mean(), by_labels[row.value].std().fillna(0)
         place = by_labels[row.over].mean() if row.over != "labels" else mean.index
-        axis.plot(
+        (lines[name],) = axis.plot(
             place, mean, color=look.color, marker=look.marker, markersize=5, linewidth=1.5,
             dashes=look.dashes or (None, None), label=strategy_title(file, name), markeredgecolor="white",
             markeredgewidth=0.6,
@@ -291,6 +304,7 @@ def _curves(axis: Any, row: Lines, part: pd.DataFrame, file: StudyFile) -> None:
         axis.fill_between(place, *band(mean, spread, *row.bounds), color=look.color, alpha=0.1, linewidth=0)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1 if row.over == "labels" else 2))
+    return lines
 
 
 def _of_budget(frame: pd.DataFrame, budget: str) -> pd.DataFrame:

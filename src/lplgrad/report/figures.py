@@ -10,8 +10,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lplgrad.report.style import band, looks, note, set_up
-from lplgrad.report.tables import dataset_title, strategy_title
+from lplgrad.report.style import TITLE_WIDTH, band, legend, looks, note, set_up, wrapped
+from lplgrad.report.tables import dataset_title, strategy_title, strategy_titles
 from lplgrad.settings import StudyFile
 from lplgrad.statistics.comparison import random_of
 
@@ -20,7 +20,7 @@ def learning_curves(measurements: pd.DataFrame, file: StudyFile, budget: str) ->
     """Accuracy against labels with one budget, a column per data set (figures 3 and 4); see ``_curve_panels``."""
     part = measurements[measurements["budget"] == budget]
     datasets = [name for name in file.study.run.datasets if name in set(part["dataset"])]
-    panels = {dataset_title(file, name): part[part["dataset"] == name] for name in datasets}
+    panels = {wrapped(dataset_title(file, name), 46): part[part["dataset"] == name] for name in datasets}
     return _curve_panels(panels, file, random_of(measurements))
 
 
@@ -47,9 +47,10 @@ def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile, baseline: st
         rows, len(panels), figsize=(5.2 * len(panels) + 1.6, 3.6 + 2.4 * (rows - 1)), squeeze=False, sharex="col",
         height_ratios=(3, 2)[:rows],
     )  # fmt: skip
+    handles: dict[str, Any] = {}
     for column, (title, part) in enumerate(panels.items()):
         axis = axes[0, column]
-        _curves(axis, _trained(part), file, "accuracy")
+        handles |= _curves(axis, _trained(part), file, "accuracy")
         _mark_stops(axis, part, file)
         axis.set_title(title, loc="left")
         axis.set_ylabel("test accuracy (%)")
@@ -57,10 +58,10 @@ def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile, baseline: st
             axis = axes[1, column]
             _curves(axis, gains[title], file, "gain")
             axis.axhline(0, color="#3C3C3C", linewidth=0.8)
-            axis.set_ylabel(f"gain over {strategy_title(file, baseline)}\n(points, paired)" if baseline else "")
+            over = wrapped(f"gain over {strategy_title(file, baseline)}", 28) if baseline else ""
+            axis.set_ylabel(f"{over}\n(points, paired)")
         axis.set_xlabel("labelled images")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", handlelength=3.2)
+    legend(figure, handles, strategy_titles(file), "outside right center")
     if rows == 1:
         note(figure, _without_gains(file, baseline))
     return figure
@@ -84,14 +85,16 @@ def _gain(part: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     return paired.assign(gain=paired["accuracy"] - paired["accuracy_baseline"])
 
 
-def _curves(axis: Any, part: pd.DataFrame, file: StudyFile, value: str) -> None:
+def _curves(axis: Any, part: pd.DataFrame, file: StudyFile, value: str) -> dict[str, Any]:
+    """Draw the curve of every strategy; the lines by the strategies' names."""
+    lines: dict[str, Any] = {}
     strategies = [name for name in file.study.run.strategies if name in set(part["strategy"])]
     for name, look in looks(file.study.run.strategies).items():
         if name not in strategies:
             continue
         curve = part[part["strategy"] == name].groupby("labels")[value].agg(["mean", "std", "count"])
         curve = curve[curve["count"] == curve["count"].max()]
-        axis.plot(
+        (lines[name],) = axis.plot(
             curve.index, curve["mean"], color=look.color, marker=look.marker, markersize=5, linewidth=1.6,
             dashes=look.dashes or (None, None), label=strategy_title(file, name), markeredgecolor="white",
             markeredgewidth=0.6,
@@ -101,6 +104,7 @@ def _curves(axis: Any, part: pd.DataFrame, file: StudyFile, value: str) -> None:
         axis.fill_between(curve.index, *ends, color=look.color, alpha=0.1, linewidth=0)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, min_n_ticks=1))
+    return lines
 
 
 def _mark_stops(axis: Any, part: pd.DataFrame, file: StudyFile) -> None:
@@ -126,12 +130,13 @@ def strategy(
         left.set_xticks(mean.index)
     left.set_xlabel("labelled images")
     left.set_ylabel("test accuracy (%)")
-    left.set_title(f"{strategy_title(file, name)}: every seed, and the mean", loc="left")
+    left.set_title(wrapped(f"{strategy_title(file, name)}: every seed, and the mean", 54), loc="left")
     grid = classes.query(chosen).assign(accuracy=lambda frame: frame["accuracy"].astype(float) * 100)
     grid = grid.pivot_table(index="class", columns="labels", values="accuracy", sort=False)
     many = len(grid) > 20
     if many:  # name the ones worth a look: those that end lowest
         grid = grid.sort_values(grid.columns[-1]).head(20)
+    grid.index = pd.Index([wrapped(name, TITLE_WIDTH) for name in grid.index])
     sns.heatmap(
         grid, ax=right, cmap="viridis", vmin=0, vmax=100, cbar_kws={"label": "accuracy (%)"},
         annot=len(grid) <= 12, fmt=".0f", annot_kws={"size": 7}, linewidths=0.4 if grid.shape[1] <= 60 else 0,

@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from lplgrad.report.style import set_up
+from lplgrad.report.style import TITLE_WIDTH, set_up, wrapped
 from lplgrad.statistics.choices import SCORES
 from lplgrad.statistics.choices import loss_correlations as correlations
 
@@ -66,11 +66,8 @@ def embeddings(observations: list[Observation], classes: list[str]) -> Any:
         axis.set_aspect("equal", adjustable="datalim")
         axis.spines[:].set_visible(False)
     if len(classes) <= 20:
-        handles = [
-            Line2D([], [], marker="o", linestyle="", markersize=5, color=color, label=name)
-            for color, name in zip(palette, classes, strict=True)
-        ]
-        figure.legend(handles=handles, loc="outside right center")
+        handles = [Line2D([], [], marker="o", linestyle="", markersize=5, color=color) for color in palette]
+        figure.legend(handles, [wrapped(name, TITLE_WIDTH) for name in classes], loc="outside right center")
     return figure
 
 
@@ -134,14 +131,17 @@ def class_accuracies(classes: pd.DataFrame, rounds: list[int]) -> Any:
     set_up()
     shown = classes[classes["round"].isin(rounds)].assign(accuracy=lambda frame: frame["accuracy"].astype(float) * 100)
     names = list(dict.fromkeys(shown["class"]))
+    titles = [wrapped(name, TITLE_WIDTH) for name in names]
     height = 3.4 if len(names) <= 20 else 1.6 + 0.12 * len(names)
+    height += 0.12 * sum(title.count("\n") for title in titles)
     numbers = sorted(set(shown["round"]))
     figure, axes = plt.subplots(
         1, max(len(numbers), 1), figsize=(3.0 * len(numbers) + 0.6, height), squeeze=False, sharex=True, sharey=True
     )
     for axis, number in zip(axes[0], numbers, strict=True):
         part = shown[shown["round"] == number].set_index("class").loc[names]
-        bars = axis.barh(names, part["accuracy"], color="#0072B2", height=0.75)
+        bars = axis.barh(range(len(names)), part["accuracy"], color="#0072B2", height=0.75)
+        axis.set_yticks(range(len(names)), titles)
         if len(names) <= 20:
             labels = [f"{value:.0f}" for value in part["accuracy"]]
             axis.bar_label(bars, labels, padding=2, fontsize=7)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import textwrap
+import unicodedata
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,11 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib import font_manager
+from matplotlib.text import Text
 
 from lplgrad.files import replacing
+from lplgrad.progress import say
 
 mpl.use("Agg")
 
@@ -35,6 +42,23 @@ SPARE = [
 ]
 # Toward white (1) or black (0), and how far.
 SHADES = [(0.0, 0.0), (1.0, 0.45), (0.0, 0.35)]
+
+# Of a title, in letters, before its next line begins: in a legend, and beside an axis.
+TITLE_WIDTH = 32
+
+FONT = "DejaVu Sans"
+# Which other fonts write what this one lacks: these, as far as they are installed, and then any.
+FALLBACKS = [
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "IPAGothic", "IPAexGothic",
+    "Droid Sans Fallback", "Hiragino Sans", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Noto Sans", "Symbola",
+]  # fmt: skip
+# Debian's packages of fonts, by what the names of their letters in Unicode begin with.
+PACKAGES = {
+    "CJK": "fonts-noto-cjk",
+    "HIRAGANA": "fonts-noto-cjk",
+    "KATAKANA": "fonts-noto-cjk",
+    "HANGUL": "fonts-noto-cjk",
+}
 
 # What matplotlib writes of the time and its version, by format.
 DATED_BY = {".svg": "Date", ".pdf": "CreationDate", ".png": "Software"}
@@ -77,7 +101,9 @@ def band(mean: Any, spread: Any, low: float, high: float) -> tuple[Any, Any]:
 
 def set_up() -> None:
     """Set matplotlib up for a figure."""
-    sns.set_theme(context="paper", style="ticks", font="DejaVu Sans", font_scale=1.1)
+    # A line for each letter that a font lacks; ``save`` looks for other fonts, and says in one line what none has.
+    warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+    sns.set_theme(context="paper", style="ticks", font=FONT, font_scale=1.1)
     mpl.rcParams.update(
         {
             "axes.grid": True,
@@ -87,6 +113,7 @@ def set_up() -> None:
             "grid.color": "#E4E4E4",
             "legend.frameon": False,
             "savefig.dpi": 200,
+            "text.parse_math": False,  # a title with dollars is no formula
             "svg.fonttype": "path",
             "svg.hashsalt": "lplgrad",
         }
@@ -109,11 +136,99 @@ def note(figure: Any, text: str) -> None:
         figure.supxlabel(textwrap.fill(text, width), fontsize=8, color="#444444")
 
 
+def wrapped(text: str, width: int) -> str:
+    """A title over several lines of about ``width`` Latin letters; what is shorter stays as it is."""
+    text = " ".join(text.split())
+    taken = sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
+    return textwrap.fill(text, width * len(text) // taken) if taken > width else text
+
+
+def legend(figure: Any, handles: Mapping[str, Any], titles: Mapping[str, str], place: str) -> None:
+    """A legend beside the axes: below each title, by name, what it stands for. The figure grows if it must."""
+    shown = [wrapped(title, TITLE_WIDTH) for name, title in titles.items() if name in handles]
+    tall = sum(0.21 + 0.17 * title.count("\n") for title in shown) + 0.4
+    longest = max((len(line) for title in shown for line in title.splitlines()), default=0)
+    figure.set_size_inches(figure.get_figwidth() + 0.07 * max(longest - 18, 0), max(figure.get_figheight(), tall))
+    # Labels are given one by one: of those that it finds itself, matplotlib leaves out what begins with an underscore.
+    figure.legend([handles[name] for name in titles if name in handles], shown, loc=place, handlelength=3.2)
+
+
 def save(figure: Any, paths: list[Path]) -> None:
     """Write a figure in the format that each path's ending names, without a date."""
+    _choose_fonts(figure)
     for path in paths:
         content = io.BytesIO()
         figure.savefig(content, format=path.suffix[1:], metadata={DATED_BY[path.suffix]: None})
         with replacing(path) as file:
             file.write(content.getvalue())
     plt.close(figure)
+
+
+def _choose_fonts(figure: Any) -> None:
+    """Let other fonts that are installed write what the usual one lacks, and say what none of them can write.
+
+    Texts of Latin, Greek, Cyrillic, Arabic and Hebrew letters are not touched.
+    """
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_ticklabels()  # which are made when they are asked for, or drawn
+    texts = [text for text in figure.findobj(Text) if _missing(text.get_text(), FONT)]
+    missing = set().union(*(_missing(text.get_text(), FONT) for text in texts))
+    if not missing:
+        return
+    families = [FONT]
+    for family in _families():
+        found = missing - _missing("".join(missing), family)
+        if found:
+            families.append(family)
+            missing -= found
+        if not missing:
+            break
+    for text in texts:
+        text.set_fontfamily(families)
+    if missing:
+        letters = "".join(sorted(missing))
+        packages = sorted({_package(letter) for letter in missing})
+        say(
+            f"no installed font has {letters[:20]}{'...' if len(letters) > 20 else ''}: the figure shows boxes there; "
+            f"install a font (on Debian: {' '.join(packages)}) and draw the figure again"
+        )
+
+
+def _families() -> list[str]:
+    """The installed families of fonts, those of ``FALLBACKS`` first; matplotlib's list of them may be an old one."""
+    known = {entry.fname for entry in font_manager.fontManager.ttflist}
+    for path in sorted(set(font_manager.findSystemFonts()) - known):
+        with contextlib.suppress(OSError, RuntimeError, NotImplementedError):  # no font, or one of pixels
+            font_manager.fontManager.addfont(path)
+    upright = [entry for entry in font_manager.fontManager.ttflist if entry.style == "normal"]
+    names = {entry.name for entry in upright if entry.weight in (400, "normal", "regular", "book")}
+    # The boxes that matplotlib draws for letters that no font has are a font too.
+    others = sorted(name for name in names.difference(FALLBACKS) if not name.startswith("Last Resort"))
+    return [name for name in FALLBACKS if name in names] + others
+
+
+def _missing(text: str, family: str) -> set[str]:
+    """The letters of a text that a font lacks; blanks and marks that are never seen do not count."""
+    letters = {letter for letter in text if ord(letter) > 127 and letter.isprintable() and not _is_selector(letter)}
+    if not letters:
+        return letters
+    try:
+        properties = font_manager.FontProperties(family=[family])
+        path = font_manager.fontManager.findfont(properties, fallback_to_default=False)
+        glyphs = font_manager.get_font(path).get_charmap()
+    except (OSError, RuntimeError, ValueError):  # it was removed, or cannot be read
+        return letters
+    return {letter for letter in letters if ord(letter) not in glyphs}
+
+
+def _is_selector(letter: str) -> bool:
+    """A variation selector, which asks for an emoji in colours or without."""
+    return 0xFE00 <= ord(letter) <= 0xFE0F
+
+
+def _package(letter: str) -> str:
+    """Debian's package of a font that has a letter."""
+    kind = unicodedata.category(letter)
+    script = unicodedata.name(letter, "").split(" ")[0]
+    return PACKAGES.get(script, "fonts-symbola" if kind.startswith("S") else "fonts-noto-core")

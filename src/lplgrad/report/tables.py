@@ -103,6 +103,11 @@ def strategy_title(file: StudyFile, name: str) -> str:
     return shown_title(file.study.strategies, name)
 
 
+def strategy_titles(file: StudyFile) -> dict[str, str]:
+    """What the strategies that run are called, by their names."""
+    return {name: strategy_title(file, name) for name in file.study.run.strategies}
+
+
 def dataset_title(file: StudyFile, name: str) -> str:
     """A data set's name for people."""
     return shown_title(file.study.datasets, name)
