@@ -13,7 +13,7 @@ include: "workflow/rules/common.smk"
 configfile: CONFIG
 
 
-config["left_out"] = UNAVAILABLE  # for the report's first page
+config["shown"] = captions.shown(STUDY, UNAVAILABLE)  # for the report's captions
 
 
 report: "report/workflow.rst"

@@ -281,6 +281,7 @@ def test_everything_is_checked_without_torch() -> None:
 
     script = (
         "import sys; from lplgrad import acquisition, configuration, datasets, study, code_digest, leases;"
+        "from lplgrad.report import captions;"
         "[acquisition.load(name) for name in acquisition.names()]; [datasets.load(name) for name in datasets.names()];"
         "configuration.read_study(['config.yaml', 'demo.yaml']); leases.visible_devices();"
         "heavy = {'torch', 'torchvision', 'pandas', 'sklearn', 'matplotlib', 'snakemake'} & set(sys.modules);"

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.finished_study import commands, finish, study_of
+from tests.browser import CHROMIUM, Browser
+from tests.finished_study import TINY, commands, finish, study_of
+from tests.test_workflow import copy_project, snakemake
 
 Made = Callable[..., dict[str, str]]
 ONE_ROUND = {"query_size": 4, "labels": 4}
@@ -86,6 +89,56 @@ def test_everything_is_made_and_what_is_missing_is_said(name: str, made: Made) -
     assert SAID[name] in pages["statistics"]
     for page, text in pages.items():
         assert not re.search(r"\b(nan|inf|None)\b", text), page
+
+
+LONG = f"A very long title {'that goes on ' * 20}"[:199] + "!"
+NASTY = {"lplgrad": "$\\frac{$ {x}", "entropy": LONG, "random": "_hidden a*b|c_d_ `code` %d %(x)s عربي"}
+DATASET = "_$5 to $10: <b>&amp;</script> {x} \\"
+NAMES = ["$\\frac{$", "_hidden", "%d `c`", "a very long name of a class that goes on and on", "two\nlines"]
+
+
+def titled(values: dict[str, Any]) -> dict[str, Any]:
+    """The study with titles that mean something to all that they are written with."""
+    (name, dataset), *_ = values["datasets"].items()
+    strategies = {name: {"title": title} for name, title in NASTY.items()}
+    return {
+        **values, "title": f"{DATASET} {LONG[:120]}", "strategies": strategies,
+        "datasets": {name: {**dataset, "title": DATASET}},
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_titles_and_names_of_classes_may_be_anything(made: Made) -> None:
+    pages = made(titled(study_of(seeds=[1])), classes=NAMES)
+    for title in (DATASET, *NASTY.values()):
+        assert " ".join(title.split()) in pages["accuracy"]
+
+
+@pytest.mark.slow
+def test_the_smallest_study_through_snakemake_with_titles_that_may_be_anything(tmp_path: Path) -> None:
+    """One strategy, one round and one seed, to the end and into the report."""
+    project = copy_project(tmp_path / "project")
+    values = titled({**TINY, "run": {**TINY["run"], "strategies": ["random"], "seeds": [1]}})
+    digits = values["datasets"]["digits"]
+    values["model_figures"] = {**TINY["model_figures"], "strategies": ["random"]}
+    digits |= {"model": {"name": "small_resnet"}, "budgets": {"small": {"query_size": 10, "labels": 10}}}
+    (project / "nasty.yaml").write_text(yaml.safe_dump(values))
+    snakemake(project, config="nasty.yaml")
+    said = snakemake(project, "--report", "report.html", config="nasty.yaml")
+    for word in ("WARNING", "ERROR", "Unknown target name", "Undefined"):
+        assert word not in said, said
+    page = (project / "report.html").read_text(encoding="utf-8")
+    assert "system-message" not in page
+    if CHROMIUM is None:
+        return
+    with Browser(tmp_path / "browser") as browser:
+        browser.open(project / "report.html")
+        browser.wait_for("document.body.innerText.includes('What was compared')")
+        assert DATASET in browser.run("document.body.innerText").replace("\N{WORD JOINER}", "")
+        found = browser.run("Object.values(results).map(each => [each.labels.result, each.caption])")
+        assert browser.errors == []
+    text = [shown(f"{label} {caption}").replace("\N{WORD JOINER}", "") for label, caption in found]
+    assert sum(NASTY["random"] in each and DATASET in each for each in text) >= 5
 
 
 @pytest.mark.slow

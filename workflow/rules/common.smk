@@ -18,6 +18,8 @@ from lplgrad.code_digest import code_digest
 from lplgrad.errors import UserError
 from lplgrad.leases import visible_devices
 from lplgrad.configuration import read_study
+from lplgrad.report import captions
+from lplgrad.settings import shown_title
 from lplgrad.study import (
     Chain,
     Layout,
@@ -221,19 +223,24 @@ def scores_of_trial(wildcards):
     ]
 
 
-def strategy_title(wildcards):
-    """A strategy's name for people."""
-    return STUDY.strategies[wildcards.strategy].title or wildcards.strategy
+def strategy_label(wildcards):
+    """What the report calls a strategy."""
+    return captions.label(shown_title(STUDY.strategies, wildcards.strategy))
 
 
-def dataset_title(wildcards):
-    """A data set's name for people."""
-    return STUDY.datasets[wildcards.dataset].title or wildcards.dataset
+def dataset_category(wildcards):
+    """What the report calls a data set."""
+    return captions.label(shown_title(STUDY.datasets, wildcards.dataset))
 
 
 def model_label(kind, wildcards):
     """What the report calls a figure of a trial's models."""
-    return f"{MODEL_FIGURES[kind]}, {strategy_title(wildcards)}, {wildcards.budget} budget, seed {wildcards.seed}"
+    return f"{MODEL_FIGURES[kind]}, {strategy_label(wildcards)}, {wildcards.budget} budget, seed {wildcards.seed}"
+
+
+def harmless(json_text):
+    """JSON that means the same without the mark that ends a script, since the report's page writes it into one."""
+    return json_text.replace("<", "\\u003c")
 
 
 def of_trainings(name):

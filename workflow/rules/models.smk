@@ -40,7 +40,7 @@ rule model_figure:
         svg=report(
             f"{ROOT}/figures/models/{{kind}}/{TRIAL}.svg",
             caption="../../report/model_figure.rst",
-            category=dataset_title,
+            category=dataset_category,
             subcategory="Models",
             labels=lambda wildcards: {"result": model_label(wildcards.kind, wildcards)},
         ),
@@ -54,8 +54,6 @@ rule model_figure:
     conda:
         ENVIRONMENT
     params:
-        title=strategy_title,
-        dataset_title=dataset_title,
         test_images=f"{STUDY.model_figures.embedded_images:,} randomly drawn test images (all, if there are fewer)",
         code=code_digest("commands.figure"),
     shell:
@@ -72,7 +70,7 @@ rule class_accuracy_figure:
         svg=report(
             f"{ROOT}/figures/models/class-accuracy/{TRIAL}.svg",
             caption="../../report/class_accuracy.rst",
-            category=dataset_title,
+            category=dataset_category,
             subcategory="Models",
             labels=lambda wildcards: {"result": model_label("class-accuracy", wildcards)},
         ),
@@ -84,8 +82,6 @@ rule class_accuracy_figure:
     conda:
         ENVIRONMENT
     params:
-        title=strategy_title,
-        dataset_title=dataset_title,
         code=code_digest("commands.figure"),
     shell:
         "lplgrad figure class-accuracy --study {input.study:q} --classes {input.classes:q} "

@@ -22,8 +22,8 @@ rule study:
     conda:
         ENVIRONMENT
     params:
-        settings=lambda wildcards: LAYOUT.study_settings(),  # braces in it are no wildcards
-        unavailable=lambda wildcards: json.dumps(UNAVAILABLE),
+        settings=lambda wildcards: harmless(LAYOUT.study_settings()),  # braces in it are no wildcards
+        unavailable=lambda wildcards: harmless(json.dumps(UNAVAILABLE)),
         code=code_digest("commands.study"),
     shell:
         "lplgrad study --settings {params.settings:q} --unavailable {params.unavailable:q} --prepared "
@@ -117,7 +117,7 @@ rule dataset_curves:
         svg=report(
             f"{ROOT}/figures/datasets/{{dataset}}.svg",
             caption="../../report/dataset_curves.rst",
-            category=dataset_title,
+            category=dataset_category,
             subcategory="Learning curves",
             labels={"result": "all budgets"},
         ),
@@ -130,7 +130,6 @@ rule dataset_curves:
     conda:
         ENVIRONMENT
     params:
-        dataset_title=dataset_title,
         code=code_digest("commands.figure"),
     shell:
         "lplgrad figure dataset-curves --study {input.study:q} --measurements {input.measurements:q} "
@@ -146,9 +145,9 @@ rule strategy_figure:
         svg=report(
             f"{ROOT}/figures/strategies/{{budget}}/{{dataset}}/{{strategy}}.svg",
             caption="../../report/strategy.rst",
-            category=dataset_title,
+            category=dataset_category,
             subcategory="Strategies",
-            labels=lambda wildcards: {"result": f"{strategy_title(wildcards)}, {wildcards.budget} budget"},
+            labels=lambda wildcards: {"result": f"{strategy_label(wildcards)}, {wildcards.budget} budget"},
         ),
         png=f"{ROOT}/figures/strategies/{{budget}}/{{dataset}}/{{strategy}}.png",
     log:
@@ -159,8 +158,6 @@ rule strategy_figure:
     conda:
         ENVIRONMENT
     params:
-        title=strategy_title,
-        dataset_title=dataset_title,
         code=code_digest("commands.figure"),
     shell:
         "lplgrad figure strategy --study {input.study:q} --measurements {input.measurements:q} "
@@ -177,10 +174,10 @@ rule chosen_figure:
         report(
             f"{ROOT}/figures/chosen/{{budget}}/{{dataset}}/{{strategy}}/seed{{seed}}.png",
             caption="../../report/chosen.rst",
-            category=dataset_title,
+            category=dataset_category,
             subcategory="Chosen images",
             labels=lambda wildcards: {
-                "result": f"{strategy_title(wildcards)}, {wildcards.budget} budget, seed {wildcards.seed}"
+                "result": f"{strategy_label(wildcards)}, {wildcards.budget} budget, seed {wildcards.seed}"
             },
         ),
     log:
@@ -190,8 +187,6 @@ rule chosen_figure:
     conda:
         ENVIRONMENT
     params:
-        title=strategy_title,
-        dataset_title=dataset_title,
         code=code_digest("commands.figure"),
     shell:
         "lplgrad figure chosen --study {input.study:q} --budget {wildcards.budget} --dataset {wildcards.dataset} "
