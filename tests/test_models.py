@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
 
-from lplgrad.models import LossPrediction, build_auxiliary, build_model, initialize
+from lplgrad.models import BasicBlock, LossPrediction, build_auxiliary, build_model, initialize
 from lplgrad.settings import Model
 
 
@@ -94,3 +98,62 @@ def test_weights_are_distributed_as_pytorchs() -> None:
 def test_a_layer_of_unknown_kind_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="PReLU"):
         initialize(nn.Sequential(nn.PReLU()), torch.Generator())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "small_resnet"])
+@pytest.mark.parametrize("width", [1, 4, 8, 15, 16, 64])
+def test_no_strided_convolution_of_one_pixel_has_too_few_channels(
+    name: Literal["resnet18", "small_resnet"], width: int
+) -> None:
+    """On the CPU its weight gradient would be written outside its memory."""
+    model = build_model(Model(name=name, width=width), 3, 4)
+    strided = [
+        layer.in_channels
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride != (1, 1)
+    ]
+    assert strided == [channels for channels in model.channels[:-1] if channels >= 16], "the others are as they were"
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_a_narrow_shortcut_is_the_strided_convolution(side: int) -> None:
+    torch.manual_seed(0)
+    block = BasicBlock(4, 8, stride=2).double().eval()
+    assert block.downsample is not None
+    x = torch.randn(2, 4, side, side, dtype=torch.float64)
+    shortcut = nn.functional.conv2d(x, block.downsample[0].weight, stride=2)  # type: ignore[index]
+    expected = torch.relu(block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(x))))) + block.downsample[1](shortcut))  # type: ignore[index]
+    torch.testing.assert_close(block(x), expected)
+
+
+# Gradients of narrow models, several times over, and once compared with those in float64.
+NARROW = """
+import copy, sys
+import torch
+from torch.nn import functional as F
+from lplgrad.models import build_model, initialize
+from lplgrad.settings import Model
+
+torch.set_num_threads(int(sys.argv[1]))
+for width, side, batch in ((4, 56, 4), (8, 32, 15), (14, 56, 4)):
+    model = build_model(Model(name="small_resnet", width=width), 3, 4)
+    initialize(model, torch.Generator().manual_seed(width))
+    model = model.to(memory_format=torch.channels_last)
+    images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
+    images, labels = images.contiguous(memory_format=torch.channels_last), torch.arange(batch) % 4
+    double = copy.deepcopy(model).double()
+    torch.autograd.backward(F.cross_entropy(double(images.double()), labels))
+    for repetition in range(4):
+        model.zero_grad()
+        torch.autograd.backward(F.cross_entropy(model(images), labels))
+        for found, exact in zip(model.parameters(), double.parameters(), strict=True):
+            error = (found.grad - exact.grad).norm() / exact.grad.norm()
+            assert error < 0.02, (width, side, batch, float(error))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_training_narrow_models_neither_crashes_nor_errs(threads: int) -> None:
+    done = subprocess.run([sys.executable, "-c", NARROW, str(threads)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -15,12 +15,22 @@ from torch.nn import functional as F
 
 from lplgrad.settings import Model
 
+# With fewer input channels than this, the weight gradient of a strided 1x1 convolution is not safe on the CPU: oneDNN
+# 3.12 writes outside its memory, and the process crashes, hangs or computes nonsense.
+LEAST_CHANNELS = 16
+
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut around them (He et al. 2016)."""
+    """Two 3x3 convolutions with a shortcut around them (He et al. 2016).
+
+    Attributes:
+        step: which rows and columns of the input the shortcut's convolution is given: every ``step``-th. It is 1, and
+            the convolution has the block's stride, unless the input has too few channels for that.
+    """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
+        self.step = stride if channels_in < LEAST_CHANNELS else 1
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
@@ -28,11 +38,13 @@ class BasicBlock(nn.Module):
         self.downsample: nn.Module | None = None
         if stride != 1 or channels_in != channels:
             self.downsample = nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
+                nn.Conv2d(channels_in, channels, 1, stride=stride // self.step, bias=False), nn.BatchNorm2d(channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut = x
+        if self.downsample is not None:
+            shortcut = self.downsample(x if self.step == 1 else x[:, :, :: self.step, :: self.step])
         x = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(x)) + shortcut)
 
