@@ -189,11 +189,11 @@ def shapes(draw: st.DrawFn) -> Shape:
 @given(shapes())
 def test_every_way_to_a_convolution_gives_the_norm(shape: Shape) -> None:
     part, exact = part_and_norms(shape)
-    torch.testing.assert_close(part.squared_norm(), exact)
-    torch.testing.assert_close(part.outer_products().squared_norm(), exact)
+    torch.testing.assert_close(part.squared_norm()[0], exact)
+    torch.testing.assert_close(part.outer_products().squared_norm()[0], exact)
     torch.testing.assert_close(part._one_by_one(None), exact)
     if shape.groups == 1:
-        torch.testing.assert_close(part._by_gram_matrices(), exact)
+        torch.testing.assert_close(part._by_gram_matrices()[0], exact)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +209,7 @@ def test_every_way_to_a_convolution_gives_the_norm(shape: Shape) -> None:
         (Shape((3, 64), (64, 64), (7, 7), (2, 2), (3, 3)), "_one_by_one"),
         (Shape((64, 128), (32, 32), (1, 1), (2, 2)), "outer_products"),
         (Shape((256, 512), (8, 8), (1, 1), (2, 2)), "outer_products"),
+        (Shape((4, 8), (56, 56), (1, 1), (2, 2)), "outer_products"),  # else oneDNN would write outside its memory
     ],
 )
 def test_the_layers_of_a_residual_network_in_float32(shape: Shape, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +219,9 @@ def test_the_layers_of_a_residual_network_in_float32(shape: Shape, way: str, mon
     spies = {name: mock.create_autospec(original, side_effect=original) for name, original in ways.items()}
     for name, spy in spies.items():
         monkeypatch.setattr(Convolution, name, spy)
-    torch.testing.assert_close(part.squared_norm(), exact, rtol=2e-6, atol=0)
+    found, lost = part.squared_norm()
+    torch.testing.assert_close(found, exact, rtol=2e-6, atol=0)
+    assert lost is None or not lost.any(), "nothing is computed twice"
     assert [name for name, spy in spies.items() if spy.called] == [way]
 
 
@@ -366,7 +369,7 @@ def test_batch_norm_far_from_zero_keeps_its_digits() -> None:
     x = torch.randn(6, 4, 8, 8) + norm.running_mean.view(-1, 1, 1)
     g = torch.randn(6, 4, 8, 8)
     exact = (g.double() * (x.double() - norm.running_mean.view(-1, 1, 1))).sum(dim=(2, 3)).square().sum(dim=1)
-    found = PARTS[nn.BatchNorm2d](norm, x, g)["weight"].squared_norm()
+    found = PARTS[nn.BatchNorm2d](norm, x, g)["weight"].squared_norm()[0]
     torch.testing.assert_close(found, exact / (1 + norm.eps), rtol=1e-5, atol=0)
 
 

@@ -111,6 +111,16 @@ def test_a_first_dimension_that_is_not_the_batch_is_refused(model: nn.Module, x:
         norms_of(x, squared)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_output_of_another_size_is_refused(count: int) -> None:
+    """Five steps of a sequence for each sample, the steps first."""
+    for lay_out in (lambda y: y.expand(5, -1, -1), lambda y: y.repeat(2, 1), lambda y: y.sum()):
+        model = Model(lambda one, two, x, lay_out=lay_out: lay_out(two(one(x))))  # type: ignore[misc]
+        words = rf"the model's output: its first dimension must be the batch of {count}, but it has the shape \("
+        with PerSampleGradientNorms(model) as norms_of, pytest.raises(NotImplementedError, match=words):
+            norms_of(inputs(count), lambda output: output.sum().expand(count))
+
+
 @pytest.mark.parametrize(("channels", "side"), [(3, 32), (64, 16), (256, 8)], ids=str)
 def test_padding_and_dilation_that_were_set_later(channels: int, side: int) -> None:
     """As a residual network is dilated; each size takes another way."""
@@ -213,7 +223,7 @@ def test_mistakes_are_told_in_words() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
     wrong: list[tuple[Any, type[Exception], str]] = [
         (lambda one, two, x: (one(x), two(x)), TypeError, "a tensor, not a tuple"),
-        (lambda one, two, x: two(one(x)).detach(), RuntimeError, "hangs on no layer"),
+        (lambda one, two, x: two(one(x)).detach(), RuntimeError, "depends on no trainable layer"),
         (overwritten, RuntimeError, r"input of layer 'two' \(Linear\) was overwritten"),
     ]
     for function, kind, words in wrong:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +27,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lplgrad.gradient_norms.layers import PARTS, check_batch_norms, supported_layers
+from lplgrad.gradient_norms.layers import check_batch_norms, norms, supported_layers
+from lplgrad.gradient_norms.layouts import ClearLayouts, ordinary_functions
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,35 @@ class _Call:
 
 
 class _Pass:
-    """What is known of a batch while it passes: of each layer the calls and gradients so far, and the norms so far."""
+    """What is known of a batch while it passes: of each layer the calls and gradients so far, and the norms so far.
+
+    Attributes:
+        size: of the batch that passes.
+        norms: of each parameter tensor, float64, shape (B,).
+        squared: the sum of their squares, float64, shape (B,).
+    """
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.size = size
         self.calls: dict[nn.Module, list[_Call]] = defaultdict(list)
         self.gradients: dict[nn.Module, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        self.total = torch.zeros(size, dtype=torch.float64, device=device)
-        self.sum = torch.zeros(size, dtype=torch.float64, device=device)
+        self.norms: list[Tensor] = []
+        self.squared = torch.zeros(size, dtype=torch.float64, device=device)
         self.anchor = torch.zeros((), device=device, requires_grad=True)
+
+    def total(self) -> Tensor:
+        """One norm over all parameters together, shape (B,)."""
+        total = self.squared.sqrt()
+        extreme = (self.squared < 1e-280) | ~(self.squared < 1e280)
+        if self.norms and extreme.any():  # float64 does not hold the squares of these norms
+            of_tensors = torch.stack(self.norms)[:, extreme]
+            largest = of_tensors.amax(dim=0)
+            total[extreme] = (of_tensors / largest.where(largest > 0, 1.0)).norm(dim=0) * largest
+        return total
+
+    def sum(self) -> Tensor:
+        """The sum of the norms of all parameter tensors, shape (B,)."""
+        return sum(self.norms, torch.zeros_like(self.squared))
 
 
 def _unit_length(slopes: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,6 +127,16 @@ def _unit_length(slopes: Tensor) -> tuple[Tensor, Tensor]:
     return flat.view_as(slopes), (largest * length).squeeze(1)
 
 
+def _slope(output: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """The slope of each sample's loss in the model's output, float64."""
+    logits = output.double().requires_grad_()
+    losses = loss(logits)
+    if losses.shape != (len(output),):
+        raise ValueError(f"the loss must give one scalar a sample, ({len(output)},), not {tuple(losses.shape)}")
+    (slope,) = torch.autograd.grad(losses.sum(), logits)
+    return slope
+
+
 class PerSampleGradientNorms:
     """Computes gradient norms of a model, batch by batch.
 
@@ -112,25 +144,27 @@ class PerSampleGradientNorms:
     sample's loss depends on its neighbours. Within the context the weights of convolutions lie in channels-last memory,
     which is faster.
 
-    The first dimension of every layer's input and output must be the batch, sample by sample in the order of the
-    inputs. Where its size is another, the layer is refused; that a first dimension of just this size is something else
-    cannot be seen.
+    The first dimension of every layer's input and output, and of the model's output, must be the batch, sample by
+    sample in the order of the inputs. Where its size is another, the layer is refused; that a first dimension of just
+    this size is something else cannot be seen.
 
     Args:
-        model: any module whose parameters belong to supported layers and are used in their calls alone: Linear, Conv1d
-            and Conv2d (strides, dilation, groups, any padding), BatchNorm, GroupNorm, LayerNorm and Embedding. A layer
-            may be called several times.
+        model: any module whose trainable parameters belong to supported layers and are used in their calls alone:
+            Linear, Conv1d and Conv2d (strides, dilation, groups, any padding), BatchNorm, GroupNorm, LayerNorm and
+            Embedding. A layer may be called several times. Layers without trainable parameters may be of any kind.
         contractions: what the factors of the weights' gradients are rounded to where they are multiplied, and the
-            products with them, for instance ``torch.bfloat16``. Both passes of the network and all Gram matrices keep
-            their precision, as do the sums of squares. By default nothing is rounded.
+            products with them: ``torch.bfloat16`` or a wider type. Both passes of the network and all Gram matrices
+            keep their precision, as do the sums of squares. By default nothing is rounded.
 
     Raises:
-        NotImplementedError: a parameter belongs to a layer of another kind, to two layers, or is computed from others
-            (weight normalisation, pruning); it is named.
-        ValueError: the model has no parameters.
+        NotImplementedError: a trainable parameter belongs to a layer of another kind or with another forward pass, to
+            two layers, or is computed from others (weight normalisation, pruning); it is named.
+        ValueError: the model has no trainable parameters, or ``contractions`` is of another type.
     """
 
     def __init__(self, model: nn.Module, contractions: torch.dtype | None = None) -> None:
+        if contractions not in (None, torch.bfloat16, torch.float32, torch.float64):
+            raise ValueError(f"contractions must be torch.bfloat16, torch.float32 or torch.float64, not {contractions}")
         self.model = model
         self.contractions = contractions
         self._layers = supported_layers(model)
@@ -145,9 +179,11 @@ class PerSampleGradientNorms:
         Raises:
             ValueError: a batch norm is in train mode, or has no running statistics; it is named.
             RuntimeError: the context is entered already.
+            NotImplementedError, ValueError: the model was changed, and is not supported any more.
         """
         if self._handles:
             raise RuntimeError("this context is entered already")
+        self._layers = supported_layers(self.model)
         check_batch_norms(self.model)
         self._requires_grad = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
         for layer in self._layers:
@@ -183,47 +219,54 @@ class PerSampleGradientNorms:
             unit of a parameter.
 
         Raises:
-            RuntimeError: the context is not entered; the output hangs on no layer; or a layer's input was overwritten
+            RuntimeError: the context is not entered; the output depends on no layer; or a layer's input was overwritten
                 in place after its call.
             ValueError: an empty batch; or the loss is not one scalar a sample.
             TypeError: the model returns something else than a tensor.
-            NotImplementedError: a layer's first dimension is not the batch, or a parameter is used outside its layer's
-                call; it is named.
+            NotImplementedError: the first dimension of a layer or of the output is not the batch, or a parameter is
+                used outside its layer's call; it is named.
         """
         if not self._handles:
             raise RuntimeError("enter the context first: with PerSampleGradientNorms(model) as norms: ...")
         size = len(inputs)
         if size == 0:
             raise ValueError("an empty batch has no gradient norms")
-        with torch.inference_mode(False), torch.enable_grad():
+        layouts = ClearLayouts() if inputs.device.type == "cpu" else nullcontext()
+        with torch.inference_mode(False), torch.enable_grad(), layouts:
             inputs = inputs.detach()
             if inputs.dim() == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             self._pass = _Pass(size, inputs.device)
             try:
-                output, slope = self._forward(inputs, loss)
-                unit, scale = _unit_length(slope)
+                output = self._forward(inputs)
+                unit, scale = _unit_length(_slope(output.detach(), loss))
                 self._backward((output * unit.to(output.dtype)).sum())
                 for layer in list(self._pass.gradients):  # of which a call had no part in the loss
                     self._add_norms(layer)
-                return GradientNorms(self._pass.total.sqrt() * scale, self._pass.sum * scale, output.detach())
+                return GradientNorms(self._pass.total() * scale, self._pass.sum() * scale, output.detach())
             finally:
                 self._pass = None  # with all feature maps, which would otherwise outlive a lack of memory
                 self._thaw(self._requires_grad)
 
-    def _forward(self, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """The model's output with its graph, and the slope of each sample's loss in float64."""
+    def _forward(self, inputs: Tensor) -> Tensor:
+        """The model's output with its graph."""
         output = self.model(inputs)
         if not isinstance(output, Tensor):
             raise TypeError(f"the model must return a tensor, not a {type(output).__name__}; wrap it in one")
-        logits = output.detach().double().requires_grad_()
-        losses = loss(logits)
-        if losses.shape != (len(inputs),):
-            raise ValueError(f"the loss must give one scalar a sample, ({len(inputs)},), not {tuple(losses.shape)}")
+        self._check_batch(output, "the model's output")
         if not output.requires_grad:
-            raise RuntimeError("the model's output hangs on no layer; is its forward run without gradients?")
-        (slope,) = torch.autograd.grad(losses.sum(), logits)
-        return output, slope
+            raise RuntimeError(
+                "the model's output depends on no trainable layer; is its forward run without gradients?"
+            )
+        return output
+
+    def _check_batch(self, tensor: Tensor, what: str, layer: nn.Module | None = None) -> None:
+        assert self._pass is not None
+        if tensor.dim() == 0 or len(tensor) != self._pass.size:
+            raise NotImplementedError(
+                f"{what}{f' {self._name(layer)}' if layer else ''}: its first dimension must be the batch of "
+                f"{self._pass.size}, but it has the shape {tuple(tensor.shape)}"
+            )
 
     def _backward(self, loss: Tensor) -> None:
         """Hand the gradient at each layer's output to ``_listen``. Where the layers were called no parameter needed a
@@ -237,7 +280,9 @@ class PerSampleGradientNorms:
 
     def _freeze(self, layer: nn.Module, arguments: Any) -> None:
         """Before a layer's call: no gradient of its parameters is to be computed."""
-        if self._pass is not None:
+        if self._pass is None:
+            return
+        with ordinary_functions():
             for parameter in layer.parameters(recurse=False):
                 parameter.requires_grad_(False)
 
@@ -249,18 +294,14 @@ class PerSampleGradientNorms:
         """After a layer's call: note its input, and listen for the gradient at its output."""
         if self._pass is None:
             return output  # the model is called by itself
-        self._thaw(layer.parameters(recurse=False))
-        given: Tensor = (*arguments, *named.values())[0]
-        for what, tensor in (("input", given), ("output", output)):
-            if tensor.dim() == 0 or len(tensor) != self._pass.size:
-                raise NotImplementedError(
-                    f"{what} of layer {self._name(layer)}: its first dimension must be the batch of {self._pass.size}, "
-                    f"but it has the shape {tuple(tensor.shape)}"
-                )
-        calls = self._pass.calls[layer]
-        call = _Call.of(given)
-        calls.append(call)
-        tapped: Tensor = _Tap.apply(output, self._pass.anchor, lambda gradient: self._listen(layer, call, gradient))
+        with ordinary_functions():
+            self._thaw(layer.parameters(recurse=False))
+            given: Tensor = (*arguments, *named.values())[0]
+            self._check_batch(given, "input of layer", layer)
+            self._check_batch(output, "output of layer", layer)
+            call = _Call.of(given)
+            self._pass.calls[layer].append(call)
+            tapped: Tensor = _Tap.apply(output, self._pass.anchor, lambda gradient: self._listen(layer, call, gradient))
         return tapped
 
     def _listen(self, layer: nn.Module, call: _Call, gradient: Tensor) -> None:
@@ -280,14 +321,10 @@ class PerSampleGradientNorms:
         wanted = [name for name, one in layer.named_parameters(recurse=False) if self._requires_grad[one]]
         if not wanted:
             return
-        with torch.no_grad():
-            every = [PARTS[type(layer)](layer, x, g) for x, g in arrived]
-            for name in wanted:
-                parts = [parts[name] for parts in every]
-                part = parts[0] if len(parts) == 1 else type(parts[0]).joined(parts)
-                squared = part.squared_norm(self.contractions)
-                self._pass.total += squared
-                self._pass.sum += squared.sqrt()
+        with torch.no_grad(), ordinary_functions():
+            for norm, squared in norms(layer, arrived, wanted, self.contractions):
+                self._pass.norms.append(norm)
+                self._pass.squared += squared
 
     def _name(self, layer: nn.Module) -> str:
         name = next(name for name, module in self.model.named_modules() if module is layer)

@@ -75,12 +75,10 @@ class Convolution:
         """The sum over several calls of one layer."""
         return OuterProducts.joined([part.outer_products() for part in parts])
 
-    def squared_norm(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Squared Frobenius norm of each sample's gradient, float64, shape (B,).
-
-        Args:
-            dtype: what the factors of a direct gradient are rounded to.
-        """
+    def squared_norm(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        """See ``Part``."""
+        # A kernel of one pixel never takes a convolution's backward pass. Where it strides over few channels, oneDNN
+        # may write outside its memory.
         if self.kernel == (1, 1) and self.padding == (0, 0):
             return self.outer_products().squared_norm(dtype)
         positions = self.gradients[0, 0].numel()
@@ -95,11 +93,12 @@ class Convolution:
         if cheapest == "gram":
             return self._by_gram_matrices()
         if cheapest == "one by one":
-            return self._one_by_one(dtype)
+            return self._one_by_one(dtype), None
         parts = self._split(at_a_time(PATCH_ENTRIES, patches, self.inputs.device))
         if dtype is not None and not gram_is_cheaper(positions, self._fan_in, self.gradients.shape[1] // self.groups):
             parts = [replace(part, inputs=part.inputs.to(dtype)) for part in parts]
-        return torch.cat([part.outer_products().squared_norm(dtype) for part in parts])
+        found, lost = zip(*(part.outer_products().squared_norm(dtype) for part in parts), strict=True)
+        return torch.cat(found), None if lost[0] is None else torch.cat(lost)
 
     def outer_products(self) -> OuterProducts:
         """The patches laid out, as a linear layer's inputs."""
@@ -134,14 +133,11 @@ class Convolution:
         passes = pixels_in**2 * (self.kernel[0] + self.kernel[1]) + pixels**2 * 2
         return pixels_in**2 * channels_in + pixels**2 * channels + COST_OF_PASSING * passes
 
-    def _by_gram_matrices(self) -> Tensor:
+    def _by_gram_matrices(self) -> tuple[Tensor, Tensor]:
         pixels = max(self.inputs[0, 0].numel(), self.gradients[0, 0].numel())
         parts = self._split(at_a_time(GRAM_ENTRIES, pixels**2, self.inputs.device))
-        found, cancelled = (torch.cat(of) for of in zip(*(part._gram_product() for part in parts), strict=True))
-        if self.inputs.dtype != torch.float64 and cancelled.any():
-            exact = replace(self, inputs=self.inputs[cancelled].double(), gradients=self.gradients[cancelled].double())
-            found[cancelled] = exact._by_gram_matrices()
-        return found
+        found, lost = zip(*(part._gram_product() for part in parts), strict=True)
+        return torch.cat(found), torch.cat(lost)
 
     def _gram_product(self) -> tuple[Tensor, Tensor]:
         (height_in, width_in), (height, width) = self.inputs.shape[2:], self.gradients.shape[2:]
@@ -149,7 +145,7 @@ class Convolution:
         of_pixels = (x @ x.mT).view(-1, height_in, width_in, height_in, width_in)
         of_rows = self._slide(of_pixels, 0, height)
         of_patches = self._slide(of_rows, 1, width).view(-1, height * width, height * width)
-        return sum_of_products(of_patches.mul_(g @ g.mT).unsqueeze(1))
+        return sum_of_products(of_patches.unsqueeze(1), (g @ g.mT).unsqueeze(1), self._fan_in, g.shape[2])
 
     def _slide(self, gram: Tensor, axis: int, length: int) -> Tensor:
         """Sum a Gram matrix over the kernel's offsets along one axis of the map: 0 for rows, 1 for columns.
@@ -187,14 +183,14 @@ class Convolution:
         shape = (g.shape[1], x.shape[1] // self.groups, *self.kernel)
         # The backward pass reads the weight's shape and layout alone.
         weight = torch.empty(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        norms = []
+        found = []
         for one_x, one_g in zip(torch.split(x, 1), torch.split(g, 1), strict=True):
             _, gradient, _ = torch.ops.aten.convolution_backward(
                 one_g, one_x, weight, None, self.stride, self.padding, self.dilation, False, (0, 0), self.groups,
                 (False, True, False),
             )  # fmt: skip
-            norms.append(squares(gradient.permute(0, 2, 3, 1).reshape(1, -1, gradient.shape[1])))
-        return torch.cat(norms)
+            found.append(squares(gradient.permute(0, 2, 3, 1).reshape(1, -1, gradient.shape[1])))
+        return torch.cat(found)
 
 
 def zero_padding(layer: nn.Conv1d | nn.Conv2d) -> list[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lplgrad.gradient_norms.convolution import Convolution
-from lplgrad.gradient_norms.parts import Direct, OuterProducts, Part, Rows
+from lplgrad.gradient_norms.layouts import is_clear
+from lplgrad.gradient_norms.parts import Direct, OuterProducts, Part, Rows, out_of_range
 
 # Numbers of a sample's feature map from which two sums in one pass, sample by sample, beat two sums over the batch.
 LARGE_MAP = 2**14
@@ -32,7 +33,8 @@ def _with_bias(layer: Any, weight: Part, g: Tensor, positions: tuple[int, ...]) 
 def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, x: Tensor, g: Tensor) -> dict[str, Part]:
     assert layer.running_mean is not None
     assert layer.running_var is not None  # by check_batch_norms
-    if x.device.type == "cpu" and x[0].numel() >= LARGE_MAP:
+    clear = x.dtype == layer.weight.dtype and all(is_clear(t[:1]) for t in (x, g))
+    if x.device.type == "cpu" and x[0].numel() >= LARGE_MAP and clear:
         sums = [_batch_norm_backward(layer, *pair) for pair in zip(torch.split(x, 1), torch.split(g, 1), strict=True)]
         return {"weight": Direct(torch.stack([w for w, _ in sums])), "bias": Direct(torch.stack([b for _, b in sums]))}
     shape = (-1, *[1] * (x.dim() - 2))
@@ -75,6 +77,9 @@ def _embedding(layer: nn.Embedding, x: Tensor, g: Tensor) -> dict[str, Part]:
     return {"weight": Rows(rows, g.reshape(*rows.shape, -1))}
 
 
+# Layers whose weight's gradient is linear in the input.
+LINEAR_IN_INPUT = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
 PARTS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], dict[str, Part]]] = {
     nn.Linear: _linear,
     nn.Conv1d: _conv,
@@ -86,6 +91,87 @@ PARTS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], dict[str, Part]]] =
     nn.LayerNorm: _layer_norm,
     nn.Embedding: _embedding,
 }
+
+
+def norms(
+    layer: nn.Module,
+    calls: Sequence[tuple[Tensor, Tensor]],
+    names: Sequence[str],
+    contractions: torch.dtype | None = None,
+) -> list[tuple[Tensor, Tensor]]:
+    """The norm of each sample's gradient of some of a layer's parameters, and its square.
+
+    A sample whose squares leave the range of the layer's precision, or cancel, is computed anew in float64, with its
+    inputs and gradients scaled to a largest entry of one. Its square may still overflow.
+
+    Args:
+        layer: of a kind in ``PARTS``.
+        calls: the input of each of its calls, and the gradient at the output; shape (B, ...) each.
+        names: of the parameters.
+        contractions: see ``PerSampleGradientNorms``.
+
+    Returns:
+        For each name float64, shape (B,) each.
+    """
+    calls = [(_wide(x), _wide(g)) for x, g in calls]
+    squared, lost = zip(*_squared_norms(layer, calls, names, contractions), strict=True)
+    found = [(one.sqrt(), one) for one in squared]
+    anew = out_of_range(torch.stack(squared), calls[0][1].dtype).any(dim=0)
+    for one in lost:
+        anew = anew if one is None else anew | one
+    if anew.any():
+        anew &= _largest([g for _, g in calls]) != 0  # without a gradient the norm is zero
+    if anew.any():
+        exact = _exact_norms(layer, [(x[anew], g[anew]) for x, g in calls], names)
+        for (norm, square), one in zip(found, exact, strict=True):
+            norm[anew], square[anew] = one, one.square()
+    return found
+
+
+def _exact_norms(layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]], names: Sequence[str]) -> list[Tensor]:
+    """The same in float64, of numbers of any size."""
+    scale = _scale([g for _, g in calls])
+    scales = dict.fromkeys(names, scale)
+    calls = [(x.double() if x.is_floating_point() else x, _divided(g, scale)) for x, g in calls]
+    if isinstance(layer, LINEAR_IN_INPUT):
+        of_inputs = _scale([x for x, _ in calls])
+        calls = [(_divided(x, of_inputs), g) for x, g in calls]
+        scales["weight"] = scale * of_inputs
+    squared = (found for found, _ in _squared_norms(layer, calls, names, None))
+    return [one.sqrt() * scales[name] for name, one in zip(names, squared, strict=True)]
+
+
+def _squared_norms(
+    layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]], names: Sequence[str], contractions: torch.dtype | None
+) -> list[tuple[Tensor, Tensor | None]]:
+    every = [PARTS[type(layer)](layer, x, g) for x, g in calls]
+    found = []
+    for name in names:
+        parts = [parts[name] for parts in every]
+        part = parts[0] if len(parts) == 1 else type(parts[0]).joined(parts)
+        found.append(part.squared_norm(contractions))
+    return found
+
+
+def _wide(t: Tensor) -> Tensor:
+    """Half precision in float32: it has too small a range and too few digits for sums."""
+    return t.float() if t.is_floating_point() and t.itemsize < 4 else t
+
+
+def _largest(tensors: Sequence[Tensor]) -> Tensor:
+    """Largest absolute entry of each sample, float64, shape (B,)."""
+    flat = [F.pad(t.flatten(1).abs(), (0, 1)) for t in tensors]  # there may be no entry
+    return torch.stack([t.amax(dim=1) for t in flat]).amax(dim=0).double()
+
+
+def _scale(tensors: Sequence[Tensor]) -> Tensor:
+    """What to divide each sample by, so that its largest entry is one, shape (B,)."""
+    largest = _largest(tensors)
+    return largest.where(largest > 0, 1.0)
+
+
+def _divided(t: Tensor, scale: Tensor) -> Tensor:
+    return t.double() / scale.view(-1, *[1] * (t.dim() - 1))
 
 
 def supported_layers(model: nn.Module) -> list[nn.Module]:

@@ -13,8 +13,15 @@ from torch import Tensor
 class Part(Protocol):
     """The gradients of one parameter, for each sample of a batch."""
 
-    def squared_norm(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Squared norm of each sample's gradient, float64, shape (B,)."""
+    def squared_norm(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        """Squared norm of each sample's gradient, float64, and whether it has lost digits, shape (B,) each.
+
+        Digits are lost where terms cancel; None says that nowhere they do. That squares leave the range of the working
+        precision is for the caller to see, by ``out_of_range``.
+
+        Args:
+            dtype: what the factors are rounded to where the gradient itself is computed.
+        """
 
     @staticmethod
     def joined(parts: Sequence[Any]) -> Part:
@@ -25,18 +32,27 @@ class Part(Protocol):
 ENTRIES = {"cpu": 2**20, "cuda": 2**27}
 
 
+# Below it a sum of squares has lost digits, since squares of its larger terms may be too small for the precision.
+LEAST = {torch.float32: 1e-24, torch.float64: 1e-270}
+
+
 def squares(gradients: Tensor) -> Tensor:
     """Sum of the squares over all but the first dimension, float64, shape (B,).
 
-    Rows are added up in the tensors' own precision (bfloat16 in float32), and the rows' sums in float64: about as exact
-    as float64 throughout and several times as fast.
+    Rows are added up in the tensors' own precision (half precision in float32), and the rows' sums in float64: about as
+    exact as float64 throughout and several times as fast.
 
     Args:
         gradients: shape (B, ..., N).
     """
-    dtype = torch.float32 if gradients.dtype == torch.bfloat16 else gradients.dtype
+    dtype = gradients.dtype if gradients.dtype in LEAST else torch.float32
     rows: Tensor = torch.linalg.vector_norm(gradients, dim=-1, dtype=dtype)
     return rows.flatten(1).double().square().sum(dim=1)
+
+
+def out_of_range(squared: Tensor, dtype: torch.dtype) -> Tensor:
+    """Which sums of squares left the range of a precision: they are too small, infinite or not a number."""
+    return ~((squared > LEAST[dtype]) & (squared < torch.inf))
 
 
 def at_a_time(entries: dict[str, int], each: int, device: torch.device) -> int:
@@ -45,25 +61,34 @@ def at_a_time(entries: dict[str, int], each: int, device: torch.device) -> int:
 
 
 # A squared norm from Gram matrices is a sum of products of both signs. Where it is this small a part of what they could
-# add up to, it is computed anew in float64.
+# add up to, it has lost its digits.
 CANCELLED = 1e-3
+# What part of a squared norm may be lost to products that are too small for the precision.
+LOST = 1e-6
 
 
-def sum_of_products(product: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of an elementwise product of Gram matrices, and whether too little is left of its terms.
+def sum_of_products(of_inputs: Tensor, of_gradients: Tensor, fan_in: int, fan_out: int) -> tuple[Tensor, Tensor]:
+    """The sum of the elementwise product of two Gram matrices, which overwrites the first.
 
     A term is at most the root of the product of the two on the diagonal that share its row and column (Cauchy and
-    Schwarz), so that the squared sum of the diagonal's roots bounds the sum of all terms' sizes.
+    Schwarz), so that the squared sum of the diagonal's roots bounds the sum of all terms' sizes. In the same way an
+    error of one matrix's entries, multiplied by the other's squared sum of roots, bounds what it makes of the sum.
 
     Args:
-        product: shape (B, G, T, T), of G independent groups.
+        of_inputs, of_gradients: shape (B, G, T, T) each, of G independent groups.
+        fan_in, fan_out: of how many products an entry of each is the sum.
 
     Returns:
-        The sum, float64, not negative; and of samples whose terms cancel, shape (B,) each.
+        The sum, float64, not negative; and whether it has lost digits, shape (B,) each.
     """
+    inputs, gradients = (gram.diagonal(dim1=2, dim2=3) for gram in (of_inputs, of_gradients))
+    diagonals = torch.stack([inputs * gradients, inputs, gradients]).clamp_min_(0).sqrt_()
+    bound, bound_in, bound_out = diagonals.sum(dim=3, dtype=torch.float64).square_().sum(dim=2)
+    product = of_inputs.mul_(of_gradients)
     found = product.sum(dim=3).sum(dim=(1, 2), dtype=torch.float64).clamp_min(0)
-    roots = product.diagonal(dim1=2, dim2=3).clamp_min(0).sqrt().sum(dim=2, dtype=torch.float64)
-    return found, found < CANCELLED * roots.square().sum(dim=1)
+    tiny = torch.finfo(product.dtype).tiny
+    lost = tiny * (fan_in * bound_out + fan_out * bound_in) > LOST * found
+    return found, lost if product.dtype == torch.float64 else lost | (found < CANCELLED * bound)
 
 
 def gram_is_cheaper(positions: int, fan_in: int, fan_out: int) -> bool:
@@ -90,30 +115,19 @@ class OuterProducts:
             torch.cat([part.inputs for part in parts], dim=2), torch.cat([part.gradients for part in parts], dim=2)
         )
 
-    def squared_norm(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Squared Frobenius norm of each sample's gradient, float64, shape (B,).
-
-        Args:
-            dtype: what the factors are rounded to where the gradient itself is computed.
-        """
+    def squared_norm(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        """See ``Part``."""
         groups, positions, fan_in = self.inputs.shape[1:]
         fan_out = self.gradients.shape[3]
         by_gram = gram_is_cheaper(positions, fan_in, fan_out)
         each = groups * (positions**2 if by_gram else fan_in * fan_out)
         count = at_a_time(ENTRIES, each, self.inputs.device)
         dtype = dtype or self.inputs.dtype
-        found = []
-        for x, g in zip(torch.split(self.inputs, count), torch.split(self.gradients, count), strict=True):
-            found.append(self._by_gram(x, g) if by_gram else squares(g.to(dtype).mT @ x.to(dtype)))
-        return torch.cat(found)
-
-    @staticmethod
-    def _by_gram(x: Tensor, g: Tensor) -> Tensor:
-        found, cancelled = sum_of_products((x @ x.mT) * (g @ g.mT))
-        if x.dtype != torch.float64 and cancelled.any():
-            x, g = x[cancelled].double(), g[cancelled].double()
-            found[cancelled] = sum_of_products((x @ x.mT) * (g @ g.mT))[0]
-        return found
+        pairs = zip(torch.split(self.inputs, count), torch.split(self.gradients, count), strict=True)
+        if by_gram:
+            found, lost = zip(*(sum_of_products(x @ x.mT, g @ g.mT, fan_in, fan_out) for x, g in pairs), strict=True)
+            return torch.cat(found), torch.cat(lost)
+        return torch.cat([squares(g.to(dtype).mT @ x.to(dtype)) for x, g in pairs]), None
 
 
 @dataclass(frozen=True)
@@ -127,9 +141,9 @@ class Direct:
         """Their sum."""
         return Direct(torch.stack([part.gradient for part in parts]).sum(dim=0))
 
-    def squared_norm(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Squared L2 norm of each sample's gradient, float64, shape (B,)."""
-        return squares(self.gradient.flatten(1).unsqueeze(1))
+    def squared_norm(self, dtype: torch.dtype | None = None) -> tuple[Tensor, None]:
+        """See ``Part``."""
+        return squares(self.gradient.flatten(1).unsqueeze(1)), None
 
 
 @dataclass(frozen=True)
@@ -151,12 +165,12 @@ class Rows:
             torch.cat([part.rows for part in parts], dim=1), torch.cat([part.gradients for part in parts], dim=1)
         )
 
-    def squared_norm(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Squared Frobenius norm of each sample's gradient, float64, shape (B,)."""
+    def squared_norm(self, dtype: torch.dtype | None = None) -> tuple[Tensor, None]:
+        """See ``Part``."""
         there = self.rows >= 0
         samples = torch.arange(len(self.rows), device=self.rows.device).unsqueeze(1).expand_as(self.rows)
         pairs, place = torch.unique(torch.stack([samples[there], self.rows[there]]), dim=1, return_inverse=True)
         sums = self.gradients.new_zeros(pairs.shape[1], self.gradients.shape[2], dtype=torch.float64)
         sums.index_add_(0, place, self.gradients[there].double())
         found = sums.new_zeros(len(self.rows))
-        return found.index_add_(0, pairs[0], sums.square().sum(dim=1))
+        return found.index_add_(0, pairs[0], sums.square().sum(dim=1)), None
