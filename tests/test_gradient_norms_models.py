@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
 from lplgrad.gradient_norms import PerSampleGradientNorms
@@ -119,6 +121,121 @@ def test_an_output_of_another_size_is_refused(count: int) -> None:
         words = rf"the model's output: its first dimension must be the batch of {count}, but it has the shape \("
         with PerSampleGradientNorms(model) as norms_of, pytest.raises(NotImplementedError, match=words):
             norms_of(inputs(count), lambda output: output.sum().expand(count))
+
+
+class OtherLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def doubled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A wrapper that says it is what it wraps."""
+    return functools.wraps(function)(lambda *arguments: 2 * function(*arguments))
+
+
+def with_forward(layer: nn.Module, name: str = "forward") -> nn.Module:
+    setattr(layer, name, doubled(getattr(layer, name)))
+    return layer
+
+
+REPLACED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "forward": (lambda: with_forward(nn.Linear(6, 6)), r"layer '0' \(Linear\): its forward is not PyTorch's"),
+    "another's": (lambda: with_forward(nn.LayerNorm(6)), r"layer '0' \(LayerNorm\): its forward is not PyTorch's"),
+    "_conv_forward": (
+        lambda: with_forward(nn.Conv1d(3, 3, 1), "_conv_forward"),
+        r"layer '0' \(Conv1d\): its _conv_forward is not PyTorch's",
+    ),
+    "a subclass": (lambda: OtherLinear(6, 6), "'0' is a OtherLinear"),
+    "a parametrisation": (lambda: parametrizations.weight_norm(nn.Linear(6, 6)), "'0' is a ParametrizedLinear"),
+    "weight norm": (lambda: nn.utils.spectral_norm(nn.Linear(6, 6)), r"0\.weight_orig: weights that are computed"),
+    "pruning": (lambda: prune.l1_unstructured(nn.Linear(6, 6), "weight", 3), r"0\.weight_orig: weights that are"),
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_layers_that_compute_something_else_are_refused_by_name(name: str) -> None:
+    build, words = REPLACED[name]
+    model = nn.Sequential(build(), nn.Linear(6, 2))
+    with pytest.raises(NotImplementedError, match=words):
+        PerSampleGradientNorms(model)
+
+
+def test_a_class_whose_forward_was_replaced_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(lambda one, two, x: two(one(x)))
+    entered = PerSampleGradientNorms(model)
+    monkeypatch.setattr(nn.Linear, "forward", doubled(nn.Linear.forward))
+    with pytest.raises(NotImplementedError, match=r"layer 'one' \(Linear\): its forward is not PyTorch's"), entered:
+        pass
+
+
+def test_a_compiled_layer_is_refused() -> None:
+    model = Model(lambda one, two, x: two(one(x)))
+    model.one.compile(backend="eager")
+    with pytest.raises(NotImplementedError, match=r"layer 'one' \(Linear\): its _compiled_call_impl is not"):
+        PerSampleGradientNorms(model)
+
+
+def test_one_parameter_in_two_places_of_a_layer_is_refused() -> None:
+    norm = nn.LayerNorm(6)
+    norm.bias = norm.weight
+    with pytest.raises(NotImplementedError, match=r"parameter 0\.bias is shared with 0\.weight"):
+        PerSampleGradientNorms(nn.Sequential(norm, nn.Linear(6, 2)))
+
+
+def frozen(layer: nn.Module, *names: str) -> nn.Module:
+    """A layer of which some parameters, or all, are frozen."""
+    for name, parameter in layer.named_parameters():
+        parameter.requires_grad_(bool(names) and name not in names)
+    return layer
+
+
+def tied_and_frozen() -> nn.Module:
+    layers = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
+    layers[2].weight = layers[0].weight
+    return frozen(layers)
+
+
+FROZEN: dict[str, Callable[[], nn.Module]] = {
+    "a kind that is not supported": lambda: frozen(nn.PReLU()),
+    "a transformer": lambda: nn.Sequential(
+        nn.Unflatten(1, (3, 2)), frozen(nn.TransformerEncoderLayer(2, 1, 9, batch_first=True)), nn.Flatten()
+    ),
+    "a recurrent layer": lambda: frozen(nn.RNNCell(6, 6)),
+    "a subclass": lambda: frozen(OtherLinear(6, 6)),
+    "a parametrisation": lambda: frozen(parametrizations.weight_norm(nn.Linear(6, 6))),
+    "another forward": lambda: frozen(with_forward(nn.Linear(6, 6))),
+    "shared": tied_and_frozen,
+    "a layer between": lambda: nn.Sequential(nn.Linear(6, 6), frozen(nn.PReLU()), frozen(nn.LayerNorm(6))),
+    "weights": lambda: frozen(nn.Linear(6, 6), "weight"),
+    "biases": lambda: frozen(nn.Linear(6, 6), "bias"),
+    "a scale": lambda: frozen(nn.LayerNorm(6), "weight"),
+    "weights that are computed": lambda: frozen(nn.utils.spectral_norm(nn.Linear(6, 6)), "weight_orig"),
+    "statistics": lambda: frozen(nn.BatchNorm1d(6), "weight"),
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_what_is_frozen_does_not_count_and_may_be_anything(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), FROZEN[name](), nn.Linear(6, 2)).double().eval()
+    agrees(model, inputs())
+    agrees(nn.Sequential(FROZEN[name](), nn.Linear(6, 2)).double().eval(), inputs())
+
+
+def test_batch_norm_by_the_batch_is_refused_though_it_is_frozen() -> None:
+    model = nn.Sequential(frozen(nn.BatchNorm1d(6)), nn.Linear(6, 2))
+    with pytest.raises(ValueError, match="batch norm '0' is in train mode"), PerSampleGradientNorms(model):
+        pass
+
+
+def test_a_model_that_is_frozen_whole_is_refused_when_it_is() -> None:
+    model = nn.Linear(6, 2)
+    norms_of = PerSampleGradientNorms(model)
+    frozen(model)
+    with pytest.raises(ValueError, match="every parameter of the model is frozen"), norms_of:
+        pass
+    with pytest.raises(ValueError, match="every parameter of the model is frozen"):
+        PerSampleGradientNorms(model)
 
 
 @pytest.mark.parametrize(("channels", "side"), [(3, 32), (64, 16), (256, 8)], ids=str)

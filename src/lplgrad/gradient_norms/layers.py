@@ -175,25 +175,37 @@ def _divided(t: Tensor, scale: Tensor) -> Tensor:
 
 
 def supported_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers that have parameters.
+    """The layers that have trainable parameters.
 
     Raises:
-        NotImplementedError: a layer whose gradient norm is not known here, a parameter that two layers share, or one
-            that is computed from others.
-        ValueError: there is no parameter.
+        NotImplementedError: a layer whose gradient norm is not known here or whose forward pass was replaced; a
+            parameter that two layers share, or one that is computed from others.
+        ValueError: there is no parameter, or all are frozen.
     """
     owners: dict[nn.Parameter, str] = {}
     layers = []
     for name, layer in model.named_modules():
-        parameters = dict(layer.named_parameters(recurse=False))
+        parameters = [
+            (key, one)
+            for key, one in layer.named_parameters(recurse=False, remove_duplicate=False)
+            if one.requires_grad
+        ]
         if not parameters:
             continue
         if type(layer) not in PARTS:
             known = ", ".join(kind.__name__ for kind in PARTS)
-            raise NotImplementedError(f"layer {name!r} is a {type(layer).__name__}; supported: {known}")
+            raise NotImplementedError(
+                f"layer {name!r} is a {type(layer).__name__}; supported: {known}; or freeze its parameters, upon which "
+                "they do not count"
+            )
         if isinstance(layer, nn.Embedding) and (layer.scale_grad_by_freq or layer.max_norm is not None):
             raise NotImplementedError(f"layer {name!r} is an Embedding with scale_grad_by_freq or max_norm")
-        for key, parameter in parameters.items():
+        if replaced := _replaced(layer):
+            raise NotImplementedError(
+                f"layer {name!r} ({type(layer).__name__}): its {replaced} is not PyTorch's, so the gradients of its "
+                "parameters are not known"
+            )
+        for key, parameter in parameters:
             if key not in ("weight", "bias"):
                 raise NotImplementedError(f"parameter {name}.{key}: weights that are computed from others")
             if parameter in owners:
@@ -201,8 +213,30 @@ def supported_layers(model: nn.Module) -> list[nn.Module]:
             owners[parameter] = f"{name}.{key}"
         layers.append(layer)
     if not layers:
-        raise ValueError("the model has no parameters")
+        frozen = any(True for _ in model.parameters())
+        raise ValueError(
+            "every parameter of the model is frozen: set requires_grad of those whose gradients are to count"
+            if frozen
+            else "the model has no parameters"
+        )
     return layers
+
+
+# What a layer's call runs through, and where PyTorch defines it.
+CALLED = ("__call__", "_call_impl", "_wrapped_call_impl", "_compiled_call_impl", "forward", "_conv_forward")
+PYTORCH = nn.__file__.rpartition("__init__")[0] + "modules"
+
+
+def _replaced(layer: nn.Module) -> str | None:
+    """Which part of a layer's forward pass was replaced, in the layer or in its class."""
+    for name in CALLED:
+        if vars(layer).get(name) is not None:
+            return name
+        function = getattr(type(layer), name, None)
+        code = getattr(function, "__code__", None)
+        if function is not None and (code is None or not code.co_filename.startswith(PYTORCH)):
+            return name
+    return None
 
 
 def check_batch_norms(model: nn.Module) -> None:
