@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lplgrad import leases, locks
+from lplgrad.errors import UserError
 from lplgrad.leases import visible_devices
 
 CARDS = ["GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77", "GPU-8f1c0b52-1111-2222-3333-444455556666"]
@@ -170,6 +172,15 @@ def end(process: subprocess.Popen[str]) -> str:
     return told
 
 
+def failing(number: int) -> Callable[[int, int], None]:
+    """A flock that fails."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return flock
+
+
 class TestLeases:
     def test_twelve_jobs_on_four_cards_never_meet(self, tmp_path: Path, jobs: list[subprocess.Popen[str]]) -> None:
         """And two pools that share two cards, as two Snakemakes side by side: cards 0 to 3, and cards 2 to 5."""
@@ -246,6 +257,21 @@ class TestLeases:
         assert leases.lease_gpu(1, tmp_path) == "2", "a process has one card"
         os.close(*leases._leased["2"])
 
+    @pytest.mark.parametrize("number", [524, errno.ENOLCK])
+    def test_without_locks_one_card_is_used_and_several_are_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+    ) -> None:
+        monkeypatch.setattr(leases, "_leased", {})
+        monkeypatch.setattr("fcntl.flock", failing(number))
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+        assert leases.lease_gpu(1, tmp_path) is None
+        assert "its file system has no locks; make sure that no other run uses GPU 3" in capsys.readouterr().err
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+        with pytest.raises(
+            UserError, match="has no locks, so no GPU can be leased; name one GPU in CUDA_VISIBLE_DEVICES"
+        ):
+            leases.lease_gpu(2, tmp_path)
+
     def test_no_card_no_lease(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(leases, "_leased", {})
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -319,15 +345,17 @@ class TestAlone:
         assert time.monotonic() - began < 30
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, 524, errno.ENOLCK, errno.EINVAL])
     def test_a_file_system_without_locks_is_told_and_used(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
     ) -> None:
-        import errno
-
-        def unsupported(descriptor: int, operation: int) -> None:
-            raise OSError(errno.ENOSYS, "Function not implemented")
-
-        monkeypatch.setattr("fcntl.flock", unsupported)
+        monkeypatch.setattr("fcntl.flock", failing(number))
         with locks.alone(tmp_path, "train") as wanted:
             assert not wanted()
         assert "its file system has no locks" in capsys.readouterr().err
+        assert not list(tmp_path.iterdir()), "no lock is left"
+
+    def test_a_file_system_that_fails_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fcntl.flock", failing(errno.EIO))
+        with pytest.raises(OSError, match=r"train\.lock"), locks.alone(tmp_path, "train"):
+            pass

@@ -34,6 +34,9 @@ def lease_gpu(jobs_per_gpu: int = 1, folder: Path | None = None) -> str | None:
 
     Returns:
         The card's UUID (its index, where there is no nvidia-smi to tell it); None if nothing was leased.
+
+    Raises:
+        UserError: there are several cards, and the file system of the locks has none.
     """
     if _leased:
         return next(iter(_leased))
@@ -45,7 +48,18 @@ def lease_gpu(jobs_per_gpu: int = 1, folder: Path | None = None) -> str | None:
     said = False
     while True:
         for slot, (device, path) in product(range(jobs_per_gpu), files.items()):
-            held = _take(path, None if jobs_per_gpu == 1 else slot)
+            try:
+                held = _take(path, None if jobs_per_gpu == 1 else slot)
+            except OSError as error:
+                if error.errno not in locks.UNSUPPORTED:
+                    raise
+                if len(devices) > 1:
+                    raise UserError(
+                        f"{folder}: its file system has no locks, so no GPU can be leased; name one GPU in "
+                        "CUDA_VISIBLE_DEVICES, and give Snakemake --resources gpu=1"
+                    ) from None
+                say(f"{folder}: its file system has no locks; make sure that no other run uses GPU {device}")
+                return None
             if held:
                 _leased[device] = held
                 os.environ["CUDA_VISIBLE_DEVICES"] = device

@@ -19,7 +19,9 @@ from pathlib import Path
 from lplgrad.progress import say
 
 POLL_SECONDS = 0.2
-_UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+# How file systems say that they have no locks. 524 is ENOTSUPP, a number of the kernel's own that NFS and autofs let
+# through. EIO is not among them: where reading and writing fail, the job would fail too.
+UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, 524, errno.ENOLCK, errno.EINVAL}
 
 
 def acquire(path: Path, shared: bool = False) -> int | None:
@@ -104,9 +106,10 @@ def alone(folder: Path, what: str) -> Iterator[Callable[[], bool]]:
     try:
         descriptor = _wait(lock, following, what)
     except OSError as error:
-        if error.errno not in _UNSUPPORTED:
+        if error.errno not in UNSUPPORTED:
             raise
-        say(f"{folder}: its file system has no locks; see that no other run works on this study")
+        lock.unlink(missing_ok=True)
+        say(f"{folder}: its file system has no locks; make sure that no other run works on this study")
         yield lambda: False
         return
     try:
