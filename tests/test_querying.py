@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lplgrad.acquisition.entropy import entropy
+from lplgrad.devices import lacks_memory
 from lplgrad.models import build_model, initialize
 from lplgrad.networks import Networks
 from lplgrad.querying import gradient_batch_size, gradient_norms
@@ -54,6 +55,58 @@ def test_a_lack_of_memory_halves_the_batch_and_loses_nothing() -> None:
         with pytest.raises(RuntimeError, match=str(error)):
             gradient_norms(networks, entropy, [images])
         handle.remove()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.10 GiB",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY",
+        "CUDA error: cudaErrorMemoryAllocation",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        "CUDA error: CUSPARSE_STATUS_ALLOC_FAILED when calling `cusparseCreate(handle)`",
+        "cuFFT error: CUFFT_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+        "HIP out of memory. Tried to allocate 2.00 GiB",
+        "HIP error: hipErrorOutOfMemory",
+        "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
+        "rocblas_status_memory_error",
+        "miopenStatusAllocFailed",
+        "MPS backend out of memory (MPS allocated: 17.00 GB, other allocations: 1.00 GB, max allowed: 18.13 GB)",
+        "XPU out of memory. Tried to allocate 1.00 GiB",
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes. Error code 12",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 4000000000000 bytes.",
+        "std::bad_alloc",
+    ],
+)
+def test_errors_of_a_lack_of_memory(words: str) -> None:
+    assert lacks_memory(RuntimeError(words))
+    assert lacks_memory(torch.OutOfMemoryError("Allocation on device"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input.",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: misaligned address",
+        "CUDA error: unspecified launch failure",
+        "CUDA error: too many resources requested for launch",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+        "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)",
+        "unsupported memory format option",
+        "could not create a primitive",
+    ],
+)
+def test_errors_of_another_kind(words: str) -> None:
+    assert not lacks_memory(RuntimeError(words))
 
 
 def test_the_example_of_the_documentation() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import resource
 import time
 from collections.abc import Iterator
@@ -78,14 +79,27 @@ def tf32(enabled: bool) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
+# What errors of a lack of memory say, in lower case, without spaces and underscores: those of PyTorch's allocators, of
+# the CUDA and HIP runtimes, of cuBLAS, cuSOLVER, cuSPARSE, cuFFT and cuDNN, and of C++. A plain
+# CUDNN_STATUS_INTERNAL_ERROR or CUBLAS_STATUS_NOT_INITIALIZED is not among them, since it may mean anything.
+LACKS_MEMORY = (
+    "outofmemory",
+    "allocfailed",
+    "allocationfailed",
+    "memoryallocation",
+    "statusmemoryerror",
+    "can'tallocatememory",
+    "notenoughmemory",
+    "badalloc",
+)
+
+
 def lacks_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out: torch's own allocator has an error for it, cuBLAS, cuDNN and the processor's say it in
-    words.
-    """
+    """Whether memory ran out. PyTorch has a type of its own for some of these errors; the others say it in words."""
     import torch
 
-    words = ("_ALLOC_FAILED", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    words = re.sub(r"[\s_]", "", str(error)).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(word in words for word in LACKS_MEMORY)
 
 
 class Stopwatch:
