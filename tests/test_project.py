@@ -1,11 +1,14 @@
-"""What lies beside the code: environments, lock, schema, profile."""
+"""What lies beside the code: environments, lock, schema, profile, and the shell that runs jobs."""
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -69,3 +72,39 @@ def test_configurations_fit_the_schema(name: str) -> None:
     import jsonschema
 
     jsonschema.validate(yaml.safe_load((HOME / name).read_text()), schema())
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "words"),
+    [
+        ("exit 0", 0, ""),
+        ("exit 1", 1, ""),
+        ("kill -KILL $$", 137, "lplgrad train: killed, most often because memory ran out"),
+        ("kill -SEGV $$", 139, "lplgrad train: a library crashed (139)"),
+        ("kill -ABRT $$", 134, "lplgrad train: a library aborted (134)"),
+        ("kill -ILL $$", 132, "lplgrad train: illegal instruction (132)"),
+        ("kill -BUS $$", 135, "lplgrad train: a file in memory could not be read or written (135)"),
+        ("kill -FPE $$", 136, "lplgrad train: a library crashed in arithmetic (136)"),
+    ],
+)
+def test_a_job_that_a_signal_ended_is_explained(tmp_path: Path, ending: str, status: int, words: str) -> None:
+    """The shell's function that runs a job, with a program that ends as it is told."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\nulimit -c 0\n{ending}\n")
+    program.chmod(0o755)
+    rules = (HOME / "workflow/rules/common.smk").read_text()
+    prefix: list[str] = []
+    names: dict[str, Any] = {
+        "shell": SimpleNamespace(prefix=prefix.append),
+        "STUDY": SimpleNamespace(compute=SimpleNamespace(jobs_per_gpu=1, progress_seconds=20)),
+        "PYTHON": program,
+        "PYTHONPATH": "src",
+    }
+    exec(rules[rules.index("# What a job's exit status") : rules.index("wildcard_constraints")], names)
+    done = subprocess.run(
+        ["bash", "-c", prefix[0] + "lplgrad train $place; echo after"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == status
+    assert ("after" in done.stdout) == (status == 0)
+    told = [line for line in done.stderr.splitlines() if line.startswith("lplgrad")]
+    assert [line.startswith(words) for line in told] == [True] * bool(words), done.stderr

@@ -90,11 +90,21 @@ PLACES = len(visible_devices()) * STUDY.compute.jobs_per_gpu if LOCAL and STUDY.
 GPU = 1 if PLACES or (not LOCAL and STUDY.compute.device != "cpu") else 0
 if PLACES and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", PLACES)
-KILLED = "killed, most often for want of memory; the same command again goes on where it was (docs/cluster.md)"
+# What a job's exit status says if a signal ended it (docs/cluster.md).
+AGAIN = "the same command again goes on where it was (docs/cluster.md)"
+SIGNALS = {
+    132: f"illegal instruction (132): PyTorch was not built for this processor; install another build, then {AGAIN}",
+    134: f"a library aborted (134); {AGAIN}; if it aborts there too, set compute.threads to 1 or use another PyTorch",
+    135: f"a file in memory could not be read or written (135); see that no disk is full, nor /dev/shm; then {AGAIN}",
+    136: f"a library crashed in arithmetic (136); {AGAIN}; if it crashes there too, use another PyTorch",
+    137: f"killed, most often because memory ran out; {AGAIN}",
+    139: f"a library crashed (139); {AGAIN}; if it crashes there too, set compute.threads to 1 or use another PyTorch",
+}
+EXPLAINED = " ".join(f'{status}) echo "lplgrad $1: {words}" >&2;;' for status, words in SIGNALS.items())
 # Options that change no result are variables of the shell and no parameters: a change of theirs reruns nothing.
 shell.prefix(
     f'set -euo pipefail; lplgrad() ( (PYTHONPATH={PYTHONPATH} exec {PYTHON} -m lplgrad "$@") || '
-    f'(status=$?; [ $status != 137 ] || echo "lplgrad $1: {KILLED}" >&2; exit $status) ); '
+    f"(status=$?; case $status in {EXPLAINED} esac; exit $status) ); "
     f'place="--jobs-per-gpu {STUDY.compute.jobs_per_gpu}"; '
     f'progress="--progress-seconds {STUDY.compute.progress_seconds}"; '
 )
