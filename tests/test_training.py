@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -212,6 +213,36 @@ def test_a_last_batch_of_one_is_trained_on() -> None:
     """21 images in batches of 20: the last has no pair, and its pair loss is 0, not NaN."""
     epochs = run(networks(auxiliary=True), Training(epochs=2, batch_size=20, milestones=[]))
     assert all(math.isfinite(epoch.loss + (epoch.pair_loss or 0)) for epoch in epochs)
+
+
+class Standardised(torch.nn.Module):
+    """Batch norm in train mode, by its formula."""
+
+    def __init__(self, norm: torch.nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0, keepdim=True)
+        x = (x - mean) / (variance + self.eps).sqrt()
+        return x * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_gradients_of_a_batch_of_one(count: int) -> None:
+    """PyTorch's batch norm may mistake the layout of one image on the CPU; that of our models it does not."""
+    model = networks(auxiliary=False).to(torch.device("cpu")).model.double().train()
+    reference = copy.deepcopy(model)
+    for name, layer in list(reference.named_modules()):
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            parent, _, child = name.rpartition(".")
+            setattr(reference.get_submodule(parent), child, Standardised(layer))
+    images = torch.randn(count, 8, 8, 1, dtype=torch.float64).permute(0, 3, 1, 2)
+    gradients = [
+        torch.autograd.grad(network(images).square().sum(), list(network.parameters()))
+        for network in (model, reference)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-10)
 
 
 def test_a_loss_that_is_no_number_says_in_which_epoch() -> None:
