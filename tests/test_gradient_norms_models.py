@@ -175,6 +175,19 @@ def test_a_compiled_layer_is_refused() -> None:
         PerSampleGradientNorms(model)
 
 
+def test_a_hook_of_all_modules_is_refused() -> None:
+    """It comes before the hooks of single modules, and may change what they see."""
+    model = Model(lambda one, two, x: two(one(x)))
+    handle = nn.modules.module.register_module_forward_hook(lambda layer, arguments, output: 2 * output)
+    with (
+        pytest.raises(NotImplementedError, match="a forward hook of all modules is set"),
+        PerSampleGradientNorms(model),
+    ):
+        pass
+    handle.remove()
+    agrees(model, inputs())
+
+
 def test_one_parameter_in_two_places_of_a_layer_is_refused() -> None:
     norm = nn.LayerNorm(6)
     norm.bias = norm.weight

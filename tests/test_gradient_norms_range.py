@@ -118,6 +118,20 @@ def test_one_extreme_sample_leaves_the_others_as_they_are() -> None:
     assert mixed.total[1] / ordinary.total[1] > 1e20
 
 
+@pytest.mark.parametrize("size", [1.0, 1e25])
+def test_a_sample_without_a_gradient_has_the_norm_zero(size: float) -> None:
+    layer = nn.Linear(30, 8)
+    layer.bias.data.fill_(0)
+    layer.weight.data.abs_()
+    model = nn.Sequential(layer, nn.ReLU())
+    x = torch.stack([torch.full((30,), -size), torch.full((30,), size)])
+    with PerSampleGradientNorms(model) as norms_of:
+        norms = norms_of(x, linear_loss)
+    slopes = torch.linspace(0.5, 1.5, 8, dtype=torch.float64)
+    assert norms.total[0] == norms.sum[0] == 0
+    assert norms.total[1].item() == pytest.approx(slopes.norm().item() * (30 * size**2 + 1) ** 0.5, rel=1e-5)
+
+
 def test_tensors_whose_norms_have_no_square() -> None:
     """Norms of two tensors of a float64 model add up where their squares overflow."""
     model = nn.Sequential(nn.Linear(4, 4, bias=False), Scaled(1e180), nn.Linear(4, 2, bias=False)).double()

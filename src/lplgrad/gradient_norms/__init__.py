@@ -179,10 +179,13 @@ class PerSampleGradientNorms:
         Raises:
             ValueError: a batch norm is in train mode, or has no running statistics; it is named.
             RuntimeError: the context is entered already.
-            NotImplementedError, ValueError: the model was changed, and is not supported any more.
+            NotImplementedError, ValueError: the model was changed, and is not supported any more; or there is a forward
+                hook of all modules, which could change a layer's output before it is seen here.
         """
         if self._handles:
             raise RuntimeError("this context is entered already")
+        if nn.modules.module._global_forward_hooks:
+            raise NotImplementedError("a forward hook of all modules is set (register_module_forward_hook); remove it")
         self._layers = supported_layers(self.model)
         check_batch_norms(self.model)
         self._requires_grad = {parameter: parameter.requires_grad for parameter in self.model.parameters()}

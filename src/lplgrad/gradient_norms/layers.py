@@ -119,8 +119,12 @@ def norms(
     anew = out_of_range(torch.stack(squared), calls[0][1].dtype).any(dim=0)
     for one in lost:
         anew = anew if one is None else anew | one
-    if anew.any():
-        anew &= _largest([g for _, g in calls]) != 0  # without a gradient the norm is zero
+    if not anew.any():
+        return found
+    nothing = anew & (_largest([g for _, g in calls]) == 0)  # there is no gradient, which is common and needs no sum
+    for norm, square in found:
+        norm[nothing] = square[nothing] = 0
+    anew &= ~nothing
     if anew.any():
         exact = _exact_norms(layer, [(x[anew], g[anew]) for x, g in calls], names)
         for (norm, square), one in zip(found, exact, strict=True):
