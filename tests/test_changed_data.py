@@ -109,7 +109,10 @@ class TestOriginals:
             (lambda folder: (folder / "cats" / "0.png").unlink(), "(11 files, not 12)"),
             (lambda folder: (folder / "cats" / "0.png").rename(folder / "dogs" / "x.png"), "(other names or sizes)"),
             (lambda folder: Image.new("L", (90, 80)).save(folder / "cats" / "0.png"), "(other names or sizes)"),
-            (lambda folder: os.utime(folder / "cats" / "0.png"), "(other times, but the same names and sizes)"),
+            (
+                lambda folder: os.utime(folder / "cats" / "0.png"),
+                "(other times, but the same names and sizes, as after a copy)",
+            ),
             (
                 lambda folder: shutil.copytree(folder / "cats", folder / "birds"),
                 "(18 files, not 12)",
@@ -123,8 +126,10 @@ class TestOriginals:
         time.sleep(0.01)
         edit(photos)
         said = problem()
-        assert said.startswith(f"datasets.pets: {photos} has changed since data/pets was prepared {what}; delete ")
-        assert "data/pets/dataset.json to prepare it again" in said
+        assert said.startswith(
+            f"datasets.pets: {photos} has changed since data/pets was prepared {what}; to go on with "
+        )
+        assert "delete data/pets/dataset.json and run Snakemake with --forcerun data/pets/dataset.json" in said
         status, error = lplgrad("study", HOME / "config.yaml", "mine.yaml")
         assert status == 1
         assert what in error
@@ -157,9 +162,34 @@ class TestOriginals:
         pack()
         assert "photos.tar has changed since data/pets was prepared" in problem()
 
-    def test_a_broken_listing_is_refused(self, photos: Path, lplgrad: Callable[..., tuple[int, str]]) -> None:
+    def test_a_preparation_that_fails_leaves_no_data_set_that_looks_whole(
+        self, photos: Path, lplgrad: Callable[..., tuple[int, str]]
+    ) -> None:
         prepare(lplgrad, photos)
-        Path("data/pets/originals.json").write_text("{}")
+        (photos / "cats" / "0.png").write_text("not an image")
+        row = "{source: image_folder, path: photos, image_size: 8, test_fraction: 0.34}"
+        assert lplgrad("prepare", "--settings", row, "--output", "data/pets")[0] == 1
+        assert not Path("data/pets/dataset.json").exists()
+
+    def test_a_folder_that_cannot_be_read_is_named(
+        self, photos: Path, lplgrad: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        prepare(lplgrad, photos)
+
+        def unreadable(folder: Path, onerror: Callable[[OSError], None], **_: object) -> list[object]:
+            onerror(PermissionError(13, "Permission denied", str(folder / "cats")))
+            return []
+
+        monkeypatch.setattr("os.walk", unreadable)
+        with pytest.raises(UserError, match=r"datasets\.pets: .*photos/cats: Permission denied"):
+            problem()
+
+    @pytest.mark.parametrize("text", ["{}", '{"files": "a", "names_and_sizes": 1, "times": 2}'])
+    def test_a_broken_listing_is_refused(
+        self, photos: Path, lplgrad: Callable[..., tuple[int, str]], text: str
+    ) -> None:
+        prepare(lplgrad, photos)
+        Path("data/pets/originals.json").write_text(text)
         with pytest.raises(UserError, match=r"originals\.json: not a listing of files; delete it"):
             problem()
 

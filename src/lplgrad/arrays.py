@@ -22,6 +22,7 @@ from lplgrad.datasets import Images
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
 
+AGAIN = "delete dataset.json beside it, and run Snakemake with --forcerun prepare"
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 
@@ -100,7 +101,7 @@ def verify_dataset(folder: Path) -> None:
 
 def _compare(path: Path, array: npt.NDArray[Any], expected: str) -> None:
     if sha256(array) != expected:
-        raise UserError(f"{path}: changed since it was prepared; delete dataset.json beside it and run again")
+        raise UserError(f"{path}: changed since it was prepared; {AGAIN}")
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -160,7 +161,7 @@ def open_array(path: Path, mapped: bool) -> npt.NDArray[Any]:
         UserError: it is missing or cut off.
     """
     if not path.is_file():
-        raise UserError(f"{path}: missing; delete dataset.json beside it and prepare the data set anew")
+        raise UserError(f"{path}: missing; {AGAIN}")
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
         if not isinstance(array, np.ndarray):
@@ -169,7 +170,5 @@ def open_array(path: Path, mapped: bool) -> npt.NDArray[Any]:
         raise
     # All that NumPy's parser of a header that is not one was seen to raise.
     except (ValueError, EOFError, OSError, SyntaxError, TokenError, TypeError, OverflowError, MemoryError) as error:
-        raise UserError(
-            f"{path}: not a whole array ({error}); delete dataset.json beside it and prepare anew"
-        ) from None
+        raise UserError(f"{path}: not a whole array ({error}); {AGAIN}") from None
     return array

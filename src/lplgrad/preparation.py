@@ -41,7 +41,7 @@ def write_dataset(
         UserError: there is something in it that no data set may have.
         UnreadableImagesError: images could not be decoded; those of both splits were tried.
     """
-    remove(folder / ORIGINALS)
+    remove(folder / "dataset.json")  # until the rest is whole again
     parts: dict[str, Images | ImageFiles] = {split: getattr(prepared, split) for split in SPLITS}
     splits: dict[str, Any] = {}
     shape = first_shape([part for part in parts.values() if isinstance(part, ImageFiles)])
@@ -76,7 +76,9 @@ def write_dataset(
     mean, std = _statistics(histograms)
     stamps = {path.name: stamp(path) for path in (folder / f"{split}_images.npy" for split in SPLITS)}
     write_json(folder / "provenance.json", {**prepared.provenance, "pillow": PIL.__version__, "stamps": stamps})
-    if originals is not None:
+    if originals is None:
+        remove(folder / ORIGINALS)
+    else:
         write_json(folder / ORIGINALS, originals)
     described = {"classes": prepared.classes, "mean": mean, "std": std, "splits": splits}
     write_json(folder / "dataset.json", {"settings": settings or {}, **described})

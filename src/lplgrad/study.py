@@ -235,13 +235,8 @@ def absent_datasets(study: Study) -> list[str]:
     """The study's data sets that are not prepared and of which it has no results: of those alone none are lost when a
     data set is left out.
     """
-    root = Path(Layout(study).root)
-    return [
-        name
-        for name in study.run.datasets
-        if not (Path(study.data_dir) / name / "dataset.json").exists()
-        and not any((root / budget / name).exists() for budget in study.run.budgets)
-    ]
+    prepared, lost = Path(study.data_dir), lost_datasets(study)
+    return [name for name in study.run.datasets if not (prepared / name / "dataset.json").exists() and name not in lost]
 
 
 def check_prepared_datasets(study: Study) -> None:
@@ -286,13 +281,38 @@ def changed_originals(study: Study) -> dict[str, str]:
         originals = source.originals(source.options.model_validate(row.options), downloads)
         if originals is None or not (folder / "dataset.json").exists() or not (folder / ORIGINALS).exists():
             continue
-        if problem := change(read_listing(folder / ORIGINALS), originals):
+        try:
+            problem = change(read_listing(folder / ORIGINALS), originals)
+        except OSError as error:
+            raise UserError(f"datasets.{name}: {error.filename}: {error.strerror}") from None
+        if problem:
             found[name] = (
-                f"datasets.{name}: {originals} has changed since {folder} was prepared ({problem}); delete "
-                f"{folder / 'dataset.json'} to prepare it again and rerun its rounds, or {folder / ORIGINALS} to go on "
-                "with the images that were prepared"
+                f"datasets.{name}: {originals} has changed since {folder} was prepared ({problem}); to go on with the "
+                f"images that were prepared, delete {folder / ORIGINALS}; to use the images as they are now, delete "
+                f"{folder / 'dataset.json'} and run Snakemake with --forcerun {folder / 'dataset.json'}, which runs "
+                "all rounds of the data set again"
             )
     return found
+
+
+def lost_datasets(study: Study) -> list[str]:
+    """The study's data sets that are no longer prepared, although there are results of them."""
+    root, prepared = Path(Layout(study).root), Path(study.data_dir)
+    return [
+        name
+        for name in study.run.datasets
+        if not (prepared / name / "dataset.json").exists()
+        and any((root / budget / name).exists() for budget in study.run.budgets)
+    ]
+
+
+def lost_message(study: Study, name: str) -> str:
+    """What a lost data set means."""
+    manifest = Path(study.data_dir) / name / "dataset.json"
+    return (
+        f"data set {name}: {manifest} is missing; its finished rounds stay as they are, unless Snakemake is given "
+        f"--forcerun {manifest}, which prepares it and runs all of its rounds again"
+    )
 
 
 def unavailable_datasets(study: Study) -> dict[str, str]:

@@ -25,6 +25,8 @@ from lplgrad.study import (
     Layout,
     changed_originals,
     check_prepared_datasets,
+    lost_datasets,
+    lost_message,
     one_of,
     unavailable_datasets,
 )
@@ -49,6 +51,8 @@ try:
         raise UserError("; ".join(changed.values()))
 except UserError as error:
     raise WorkflowError(str(error)) from None
+for name in lost_datasets(STUDY) if workflow.is_main_process else []:
+    logger.warning(lost_message(STUDY, name))
 
 UNAVAILABLE = unavailable_datasets(STUDY)
 

@@ -19,10 +19,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Look and print."""
     from lplgrad.configuration import left_out, read_study
     from lplgrad.status import report
-    from lplgrad.study import Layout, changed_originals
+    from lplgrad.study import Layout, changed_originals, lost_datasets, lost_message
 
     study = read_study(arguments.files)
     for problem in changed_originals(study).values():
         print(f"changed: {problem}")
+    for name in lost_datasets(study):
+        print(f"not prepared: {lost_message(study, name)}")
     for line in report(Layout(study, left_out(study))):
         print(line)

@@ -33,7 +33,11 @@ class Listing(TypedDict):
 
 
 def listing(path: Path) -> Listing:
-    """List an archive, or the images below a folder; hidden files are left out and links are followed."""
+    """List an archive, or the images below a folder; hidden files are left out and links are followed.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
     names, times, count = hashlib.sha256(), hashlib.sha256(), 0
     for name, place in [(path.name, path)] if path.is_file() else _images_below(path):
         try:
@@ -47,10 +51,14 @@ def listing(path: Path) -> Listing:
     return {"files": count, "names_and_sizes": names.hexdigest(), "times": times.hexdigest()}
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def _images_below(folder: Path) -> Iterator[tuple[str, Path]]:
     """The images below a folder with their names relative to it, in an order that follows from the names alone."""
     entered: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(place)
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in entered else []
         for file in (Path(place, name) for name in sorted(files) if real not in entered):
@@ -66,7 +74,8 @@ def read_listing(path: Path) -> Listing:
         UserError: the file is not one.
     """
     found = read_json(path)
-    if found.keys() != Listing.__required_keys__:
+    sound = found.keys() == Listing.__required_keys__ and type(found["files"]) is int
+    if not (sound and isinstance(found["names_and_sizes"], str) and isinstance(found["times"], str)):
         raise UserError(f"{path}: not a listing of files; delete it to go on with the images that were prepared")
     return cast(Listing, found)
 
@@ -81,5 +90,5 @@ def change(known: Listing, path: Path) -> str | None:
     if found["names_and_sizes"] != known["names_and_sizes"]:
         return "other names or sizes"
     if found["times"] != known["times"]:
-        return "other times, but the same names and sizes"
+        return "other times, but the same names and sizes, as after a copy"
     return None
