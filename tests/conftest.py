@@ -13,6 +13,7 @@ import pytest
 from lplgrad.arrays import DatasetArrays, checksums, open_dataset
 from lplgrad.cli import main
 from lplgrad.datasets import Images, Prepared
+from lplgrad.files import file_digest
 from lplgrad.preparation import write_dataset
 from lplgrad.study import Layout
 
@@ -37,10 +38,12 @@ def record_settings(layout: Layout, torch: str = "2") -> None:
         recipe = layout.study.strategies[chain.strategy].recipe
         training = layout.training_settings(chain.dataset, recipe)
         query = layout.query_settings(chain.budget, chain.dataset, chain.strategy)
+        size = layout.budget(chain.budget, chain.dataset).query_size
         for number in range(1, layout.rounds(chain.budget, chain.dataset) + 1):
-            about = {"round": number, "seed": chain.seed, "versions": {"torch": torch}}
-            if Path(layout.data(chain.dataset), "dataset.json").exists():
-                about["dataset"] = checksums(Path(layout.data(chain.dataset)))
+            about = {"round": number, "seed": chain.seed, "labels": number * size, "versions": {"torch": torch}}
+            prepared, labeled = Path(layout.data(chain.dataset)), Path(layout.labels(chain, number))
+            about["dataset"] = checksums(prepared) if (prepared / "dataset.json").exists() else {"train_images": "?"}
+            about["labeled"] = file_digest(labeled) if labeled.exists() else None
             target = layout.target(chain.budget, chain.dataset)
             for folder, name, settings, stops_at in (
                 (layout.trained(chain, number), "settings.json", training, target if number > 1 else None),

@@ -35,6 +35,8 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
             trained.mkdir(parents=True, exist_ok=True)
             metrics = {"labels": 10 * number, "accuracy": 0.1 * number, "train_loss": 1.0, "stopped": False}
             (trained / "metrics.json").write_text(json.dumps(metrics))
+            if number == 1:
+                Path(layout.labels(chain, 1)).write_text("index,round\n0,1\n")
             if number < 3:
                 queried.mkdir(parents=True, exist_ok=True)
                 (queried / "next_labeled.csv").write_text("index,round\n1,1\n")
@@ -46,6 +48,10 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     values = json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values))
+
+
+def put(path: Path, new: dict[str, Any]) -> None:
+    edit(path, lambda values: values.update(new))
 
 
 def test_a_study_of_one_kind_is_whole(layout: Layout) -> None:
@@ -92,7 +98,7 @@ def test_other_settings_are_named_and_never_collected(
     assert list(found) == [LPLGRAD_1]
     assert (found[LPLGRAD_1].round_number, found[LPLGRAD_1].file) == (first, path)
     assert problem in found[LPLGRAD_1].problem
-    with pytest.raises(UserError, match=f"{path}: .*run Snakemake"):
+    with pytest.raises(UserError, match=f"{path}: .*give this file to Snakemake as the target"):
         collect.measurements(STUDY)
     kept = collect.measurements(STUDY, partial=True)
     assert len(kept) == 3 * 2 * 3 - (4 - first)
@@ -138,16 +144,78 @@ def test_another_data_set_of_the_same_name_is_noticed(layout: Layout) -> None:
     manifest.parent.mkdir(parents=True)
     manifest.write_text(json.dumps({"splits": splits}))
     assert differences(layout) == {}
+    manifest.unlink()
+    assert differences(layout) == {}, "all rounds are of one data set"
     splits["train"]["labels_sha256"] = "other"
     manifest.write_text(json.dumps({"splits": splits}))
-    assert {found.problem for found in differences(layout).values()} == {
-        "the train labels of the data set have changed since"
-    }
+    assert {found.problem for found in differences(layout).values()} == {"the data set has changed since"}
 
 
 def test_a_round_without_settings_is_of_an_earlier_version(layout: Layout) -> None:
     Path(layout.round(LPLGRAD_1, 3), "settings.json").unlink()
-    assert "settings.json is missing" in differences(layout)[LPLGRAD_1].problem
+    assert "missing, so nothing says how this round was run" in differences(layout)[LPLGRAD_1].problem
+
+
+def test_rounds_of_two_data_sets_are_not_mixed_although_neither_is_here(layout: Layout) -> None:
+    edit(Path(layout.round(LPLGRAD_1, 3), "settings.json"), lambda v: v.update(dataset={"train_images": "other"}))
+    assert differences(layout)[LPLGRAD_1].problem == "the data set has changed since"
+
+
+def test_a_round_that_trained_on_labels_of_another_query_does_not_count(layout: Layout) -> None:
+    """The query was asked again, and the round after it was not trained again yet."""
+    labels = Path(layout.labels(LPLGRAD_1, 3))
+    labels.write_text("index,round\n2,1\n")
+    found = differences(layout)[LPLGRAD_1]
+    assert (found.round_number, found.problem) == (3, f"{labels} has changed since")
+
+
+@pytest.mark.parametrize(("name", "first"), [("settings.json", 3), ("query_settings.json", 3)])
+def test_what_follows_a_round_that_was_trained_again_does_not_count(layout: Layout, name: str, first: int) -> None:
+    """Of the same labels and settings, as after a change of the code."""
+    for number in (1, 2, 3):
+        before = {"checkpoint": None if number == 1 else f"model {number - 1}", "trained": f"model {number}"}
+        put(Path(layout.trained(LPLGRAD_1, number), "settings.json"), before)
+        if number < 3:
+            put(Path(layout.round(LPLGRAD_1, number), "query_settings.json"), {"checkpoint": f"model {number}"})
+    assert LPLGRAD_1 not in differences(layout)
+    put(Path(layout.trained(LPLGRAD_1, 2), "settings.json"), {"trained": "another model"})
+    if name == "settings.json":
+        put(Path(layout.round(LPLGRAD_1, 2), "query_settings.json"), {"checkpoint": "another model"})
+    found = differences(layout)[LPLGRAD_1]
+    assert (found.round_number, found.file.name) == (first, name)
+    assert found.problem == f"{layout.round(LPLGRAD_1, 2)} has been trained again since"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("metrics.json", {"accuracy_per_class": [1]}, "accuracy_per_class must be an accuracy or null for each class"),
+        ("metrics.json", {"accuracy": 1.5}, "accuracy must be a number from 0 to 1"),
+        ("metrics.json", {"accuracy": None}, "accuracy must be a number from 0 to 1"),
+        ("metrics.json", {"stopped": ""}, "stopped must be true or false"),
+        ("settings.json", {"versions": 1}, "no version of PyTorch in it"),
+        ("settings.json", {"versions": {"torch": "a, b"}}, "no version of PyTorch in it"),
+    ],
+)
+def test_a_damaged_result_is_named_where_it_is(layout: Layout, name: str, change: dict[str, Any], problem: str) -> None:
+    for path in Path("results").rglob("metrics.json"):
+        edit(path, lambda values: values.update(accuracy_per_class={"0": 0.5}))
+    path = Path(layout.round(LPLGRAD_1, 2), name)
+    edit(path, lambda values: values.update(change))
+    read = collect.class_accuracies if "accuracy_per_class" in change else collect.measurements
+    with pytest.raises(UserError, match=f"{path}: {problem}"):
+        read(STUDY)
+
+
+def test_a_partial_report_of_other_settings_alone_says_so(
+    layout: Layout, lplgrad: Callable[..., tuple[int, str]]
+) -> None:
+    for path in Path("results").rglob("settings.json"):
+        edit(path, lambda values: values["settings"]["training"].update(epochs=30))
+    configuration = [HOME / "config.yaml", HOME / "tests" / "tiny.yaml"]
+    status, said = lplgrad("report", *configuration, "--partial", "--output", "so_far")
+    assert status == 1
+    assert "all rounds were run with other settings, for example" in said
 
 
 def test_broken_settings_are_refused(layout: Layout) -> None:

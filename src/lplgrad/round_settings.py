@@ -1,7 +1,8 @@
 """The settings that a round was run with: written as JSON beside its results, and compared with those of a study.
 
-``train`` writes ``settings.json`` and ``query`` writes ``query_settings.json``. Whatever collects rounds compares these
-files with the study, key by key, so that rounds that were run with different settings never appear as one study.
+``train`` writes ``settings.json`` and ``query`` writes ``query_settings.json``, each with digests of the data, the
+labels and the checkpoint that the job was given. Whatever collects rounds compares these files with the study, key by
+key, so that rounds of different settings, data or labels never appear as one study.
 
 Imports neither torch nor Snakemake.
 """
@@ -9,6 +10,7 @@ Imports neither torch nor Snakemake.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,12 +20,14 @@ from typing import Any
 from lplgrad import __version__, acquisition
 from lplgrad.arrays import checksums
 from lplgrad.errors import UserError
-from lplgrad.files import read_json, write_json
+from lplgrad.files import file_digest, read_json, write_json
 from lplgrad.settings import QueryJob, TrainingJob
 from lplgrad.study import Chain, Layout
 from lplgrad.validation import Settings, parse
 
 TRAINING, QUERY = "settings.json", "query_settings.json"
+RERUN = "delete it and give it to Snakemake as the target, which runs the round again"
+VERSION = "[0-9][0-9A-Za-z.+_-]*"
 
 
 @dataclass(frozen=True)
@@ -44,32 +48,45 @@ class Difference:
 
 
 def write_round_settings(
-    path: Path, settings: Settings, data: Path, *, round_number: int, seed: int, labels: int | None,
+    path: Path,
+    settings: Settings,
+    *,
+    round_number: int,
+    seed: int,
+    labels: int | None,
     target_accuracy: float | None,
-) -> None:  # fmt: skip
-    """Write the settings of a training or a query.
+    data: Path,
+    labeled: Path,
+    trained_from: Path | None,
+    trained: Path | None = None,
+) -> None:
+    """Write what a training or a query was given.
 
     Args:
         path: the file.
         settings: of the job.
-        data: folder of the prepared data set; its checksums are written too.
         round_number: the round, from 1.
         seed: of the trial.
         labels: size of the labelled set; None if the trial had stopped.
         target_accuracy: at which the trial stops, as a fraction; None if it does not.
+        data: folder of the prepared data set, of which the checksums are written.
+        labeled: file of the labelled set.
+        trained_from: checkpoint that was trained on, or that was asked; None if there was none.
+        trained: checkpoint that the training wrote; None for a query.
     """
-    write_json(
-        path,
-        {
-            "round": round_number,
-            "seed": seed,
-            "labels": labels,
-            "target_accuracy": target_accuracy,
-            "settings": settings.model_dump(by_alias=True),
-            "dataset": checksums(data),
-            "versions": {"lplgrad": __version__, "torch": version("torch")},
-        },
-    )
+    values = {
+        "round": round_number,
+        "seed": seed,
+        "labels": labels,
+        "target_accuracy": target_accuracy,
+        "settings": with_defaults(type(settings), settings.model_dump(by_alias=True)),
+        "dataset": checksums(data),
+        "labeled": file_digest(labeled),
+        "checkpoint": None if trained_from is None else file_digest(trained_from),
+    }
+    if trained is not None:
+        values["trained"] = file_digest(trained)
+    write_json(path, {**values, "versions": {"lplgrad": __version__, "torch": version("torch")}})
 
 
 def torch_version(folder: Path) -> str:
@@ -80,73 +97,116 @@ def torch_version(folder: Path) -> str:
     """
     path = folder / TRAINING
     try:
-        return str(read_json(path)["versions"]["torch"])
+        found = read_json(path)["versions"]["torch"]
+        if isinstance(found, str) and re.fullmatch(VERSION, found):
+            return found
     except (KeyError, TypeError):
-        raise UserError(f"{path}: 'versions' is missing; delete the file and run again") from None
+        pass
+    raise UserError(f"{path}: no version of PyTorch in it; {RERUN}")
 
 
 def differences(layout: Layout) -> dict[Chain, Difference]:
-    """The trials of which some finished rounds were run with other settings than the study's.
+    """The trials of which some finished rounds were run with other settings, data or labels than the study's.
 
-    Only the settings of rounds that are finished are read. A key that a file lacks has its default.
+    Only the files of rounds that are finished are read. A key that a file of settings lacks has its default. If a data
+    set is not prepared here, its rounds must agree with each other.
 
     Raises:
         UserError: a file of settings is broken.
     """
     known: dict[Path, str] = {}
-    data: dict[str, dict[str, str] | None] = {}
+    sets: dict[str, dict[str, str]] = {}
     found = {}
     for chain in layout.chains():
-        if chain.dataset not in data:
-            folder = Path(layout.data(chain.dataset))
-            data[chain.dataset] = checksums(folder) if (folder / "dataset.json").exists() else None
-        for round_number, path, kind, expected in _jobs(layout, chain):
-            if path not in known:
-                known[path] = _compare(path, kind, {**expected, "dataset": data[chain.dataset]})
-            if known[path]:
-                found[chain] = Difference(chain, round_number, path, known[path])
+        manifest = Path(layout.data(chain.dataset)) / "dataset.json"
+        if chain.dataset not in sets and manifest.exists():
+            sets[chain.dataset] = checksums(manifest.parent)
+        for job in _jobs(layout, chain):
+            if job.file not in known:
+                known[job.file] = _compare(job, sets.setdefault(chain.dataset, {}))
+            if known[job.file]:
+                found[chain] = Difference(chain, job.counts_from, job.file, known[job.file])
                 break
     return found
 
 
-def _jobs(layout: Layout, chain: Chain) -> Iterator[tuple[int, Path, type[Settings], dict[str, Any]]]:
-    """The finished jobs of a trial: the first round that each affects, its file, and what the study expects there."""
-    size = layout.budget(chain.budget, chain.dataset).query_size
-    target = layout.target(chain.budget, chain.dataset)
-    training = json.loads(layout.training_settings(chain.dataset, layout.study.strategies[chain.strategy].recipe))
-    query = json.loads(layout.query_settings(chain.budget, chain.dataset, chain.strategy))
-    last = layout.rounds(chain.budget, chain.dataset)
-    for number in range(1, last + 1):
-        job = {"round": number, "seed": chain.seed, "labels": number * size}
+@dataclass(frozen=True)
+class _Job:
+    """A training or a query that is finished.
+
+    Attributes:
+        counts_from: the first round that its result belongs to.
+        file: its settings.
+        kind: of its settings.
+        expected: what the study expects there, every default written out.
+        labeled: the labelled set that it should have read.
+        before: settings of the training whose checkpoint it should have read; None if it reads none.
+    """
+
+    counts_from: int
+    file: Path
+    kind: type[Settings]
+    expected: dict[str, Any]
+    labeled: Path
+    before: Path | None
+
+
+def _jobs(layout: Layout, chain: Chain) -> Iterator[_Job]:
+    """The finished jobs of a trial, in the order in which they ran."""
+    strategy, budget = layout.study.strategies[chain.strategy], layout.budget(chain.budget, chain.dataset)
+    target, warm = budget.target_accuracy, layout.study.recipes[strategy.recipe].init == "warm"
+    asks = bool(acquisition.load(strategy.acquisition).needs)
+    training = with_defaults(TrainingJob, json.loads(layout.training_settings(chain.dataset, strategy.recipe)))
+    query = with_defaults(QueryJob, json.loads(layout.query_settings(chain.budget, chain.dataset, chain.strategy)))
+    before: Path | None = None
+    for number in range(1, budget.rounds + 1):
+        about = {"round": number, "seed": chain.seed, "labels": number * budget.query_size}
+        labeled = Path(layout.labels(chain, number))
         trained, queried = Path(layout.trained(chain, number)), Path(layout.round(chain, number))
         if (trained / "metrics.json").exists():
-            expected = {**job, "target_accuracy": target if number > 1 else None, "settings": training}
-            yield number, trained / TRAINING, TrainingJob, expected
-        if number < last and (queried / "next_labeled.csv").exists():
-            yield number + 1, queried / QUERY, QueryJob, {**job, "target_accuracy": target, "settings": query}
+            expected = {**about, "target_accuracy": target if number > 1 else None, "settings": training}
+            yield _Job(number, trained / TRAINING, TrainingJob, expected, labeled, before if warm else None)
+        before = trained / TRAINING
+        if number < budget.rounds and (queried / "next_labeled.csv").exists():
+            expected = {**about, "target_accuracy": target, "settings": query}
+            yield _Job(number + 1, queried / QUERY, QueryJob, expected, labeled, before if asks else None)
 
 
-def _compare(path: Path, kind: type[Settings], expected: Mapping[str, Any]) -> str:
-    """The first key whose value in a file is not what the study expects; empty if all agree."""
+def _compare(job: _Job, data: dict[str, str]) -> str:
+    """What a job was given that the study does not give it; empty if all agrees.
+
+    Args:
+        job: the job.
+        data: checksums of its data set; empty if they are not known, and then they are taken from this job.
+    """
+    path = job.file
     if not path.exists():
-        return f"{path.name} is missing, so an earlier version of this program ran the round"
+        return "missing, so nothing says how this round was run"
     values = read_json(path)
+    settings = values.get("settings", {})
     try:
-        settings = with_defaults(kind, values.get("settings", {}))
+        if settings != job.expected["settings"]:
+            settings = with_defaults(job.kind, settings)
     except UserError as error:
         return f"{error}, so another version of this program ran the round"
-    found = {"target_accuracy": None, **values, "settings": settings}
-    wanted = {**expected, "settings": with_defaults(kind, expected["settings"])}
-    for key, value in _flat(wanted):
-        ours = dict(_flat(found)).get(key, value if key == "labels" else None)
-        if value is None and key == "dataset":
-            continue  # it is not prepared here
-        if key == "labels" and ours is None:
-            continue  # the trial had stopped
+    found = dict(_flat({"target_accuracy": None, **values, "settings": settings}))
+    if "labels" in found and found["labels"] is None and job.expected["target_accuracy"] is not None:
+        found["labels"] = job.expected["labels"]  # the trial had stopped with fewer
+    for key, value in _flat(job.expected):
+        ours = found.get(key)
         if ours != value:
-            if key.startswith("dataset."):
-                return f"the {key.removeprefix('dataset.').replace('_', ' ')} of the data set have changed since"
             return f"{key.removeprefix('settings.')} is {json.dumps(ours)} there, but {json.dumps(value)} in the study"
+    recorded = values.get("dataset")
+    if not data and isinstance(recorded, dict):
+        data.update(recorded)
+    if recorded != data:
+        return "the data set has changed since"
+    if job.labeled.exists() and values.get("labeled") != file_digest(job.labeled):
+        return f"{job.labeled} has changed since"
+    if job.before is not None and job.before.exists():
+        trained = read_json(job.before).get("trained")
+        if values.get("checkpoint") != trained:
+            return f"{job.before.parent} has been trained again since"
     return ""
 
 

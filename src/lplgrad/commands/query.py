@@ -134,9 +134,16 @@ def _write_settings(arguments: argparse.Namespace, settings: QueryJob, labels: i
     from lplgrad.round_settings import QUERY, write_round_settings
 
     write_round_settings(
-        arguments.output / QUERY, settings, arguments.data, round_number=arguments.round, seed=arguments.seed,
-        labels=labels, target_accuracy=arguments.target_accuracy,
-    )  # fmt: skip
+        arguments.output / QUERY,
+        settings,
+        round_number=arguments.round,
+        seed=arguments.seed,
+        labels=labels,
+        target_accuracy=arguments.target_accuracy,
+        data=arguments.data,
+        labeled=arguments.labeled,
+        trained_from=arguments.checkpoint,
+    )
 
 
 def _score_test_images(path: Path, model: Scorer | None, data: DatasetArrays, about: dict[str, Any]) -> None:

@@ -40,6 +40,10 @@ def run(arguments: argparse.Namespace) -> None:
     if folder.resolve() == Path(layout.root).resolve():
         raise UserError(f"--output: {folder}: the study writes there itself; name another folder")
     measurements = collect.measurements(file, arguments.partial)
+    others = differences(layout)
+    first = next(iter(others.values()), None)
+    if measurements.empty and first:
+        raise UserError(f"all rounds were run with other settings, for example {first.file}: {first.problem}")
     if measurements.empty:
         raise UserError(f"{layout.root}: no round is finished yet; was this the folder that Snakemake runs in?")
     write_text(folder / "study.yaml", yaml.safe_dump(file.model_dump(by_alias=True), sort_keys=False))
@@ -70,9 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     rounds = sum(layout.rounds(chain.budget, chain.dataset) for chain in layout.chains())
     gaps = "".join(f" {name} is missing: {reason}." for name, reason in missing.items())
     said = f"{len(measurements)} of {rounds} rounds of {study.title}."
-    others = differences(layout)
-    if others:
-        first = next(iter(others.values()))
+    if first:
         gaps += (
             f" Left out: rounds of {len(others)} trial(s) that were run with other settings, for example {first.file}: "
             f"{first.problem}."

@@ -174,9 +174,17 @@ def _write_settings(arguments: argparse.Namespace, settings: TrainingJob, labels
     from lplgrad.round_settings import TRAINING, write_round_settings
 
     write_round_settings(
-        arguments.output / TRAINING, settings, arguments.data, round_number=arguments.round, seed=arguments.seed,
-        labels=labels, target_accuracy=arguments.target_accuracy,
-    )  # fmt: skip
+        arguments.output / TRAINING,
+        settings,
+        round_number=arguments.round,
+        seed=arguments.seed,
+        labels=labels,
+        target_accuracy=arguments.target_accuracy,
+        data=arguments.data,
+        labeled=arguments.labeled,
+        trained_from=arguments.checkpoint,
+        trained=arguments.output / "checkpoint.safetensors",
+    )
 
 
 def _networks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pandas as pd
 
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
-from lplgrad.round_settings import QUERY, differences, torch_version
+from lplgrad.round_settings import QUERY, RERUN, differences, torch_version
 from lplgrad.settings import StudyFile
 from lplgrad.study import Chain, Layout
 
@@ -67,7 +68,7 @@ def timings(file: StudyFile, partial: bool = False) -> pd.DataFrame:
     departed = {difference.file for difference in differences(layout).values()}
 
     def row(chain: Chain, number: int, folder: str) -> Row | None:
-        wanted = ["train_seconds", "test_seconds", "peak_memory_mb", "device", "host", "threads", "versions"]
+        wanted = ["train_seconds", "test_seconds", "peak_memory_mb", "device", "host", "threads"]
         train = _read(Path(folder) / "timing.json", wanted, partial)
         if train is None:
             return None
@@ -84,7 +85,7 @@ def timings(file: StudyFile, partial: bool = False) -> pd.DataFrame:
             "query_seconds": (query or {}).get("query_seconds"),
             "query_peak_memory_mb": (query or {}).get("peak_memory_mb"),
             **{key: train[key] for key in ("device", "host", "threads")},
-            "torch": train["versions"]["torch"],
+            "torch": torch_version(Path(folder)),
         }
 
     return _collect(file, row, partial)
@@ -100,8 +101,8 @@ def _rows(file: StudyFile, row: Callable[[Chain, int, str], Row | None], partial
     if departed and not partial:
         first = next(iter(departed.values()))
         raise UserError(
-            f"{first.file}: {first.problem}; run Snakemake, which runs the round again, or name the configuration that "
-            "it was run with"
+            f"{first.file}: {first.problem}; give this file to Snakemake as the target, which runs the round again, or "
+            "name the configuration that ran it"
         )
     for chain in layout.chains():
         strategy = file.study.strategies[chain.strategy]
@@ -122,12 +123,44 @@ def _rows(file: StudyFile, row: Callable[[Chain, int, str], Row | None], partial
                 yield {**about, **found}
 
 
+# What the values of a round's files must be, and the same in words.
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "labels": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
+    "accuracy": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "train_loss": (lambda value: _is_number(value), "a finite number"),
+    "stopped": (lambda value: isinstance(value, bool), "true or false"),
+    "accuracy_per_class": (
+        lambda value: isinstance(value, dict) and all(one is None or _is_number(one) for one in value.values()),
+        "an accuracy or null for each class",
+    ),
+    "device": (lambda value: isinstance(value, str), "a name"),
+    "host": (lambda value: isinstance(value, str), "a name"),
+    "threads": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
+    **dict.fromkeys(
+        ("train_seconds", "test_seconds", "query_seconds", "peak_memory_mb"),
+        (lambda value: _is_number(value) and value >= 0, "a finite number of 0 or more"),
+    ),
+}
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
 def _read(path: Path, keys: list[str], partial: bool) -> Row | None:
     """Some keys of a JSON file."""
-    if partial and not path.exists():
-        return None
+    if not path.exists():
+        if partial:
+            return None
+        raise UserError(
+            f"{path}: missing, so the study is not finished; run Snakemake, or see what is there so far by "
+            "`lplgrad report --partial`"
+        )
     values = read_json(path)
-    try:
-        return {key: values[key] for key in keys}
-    except KeyError as error:
-        raise UserError(f"{path}: {error} is missing; delete the file and run again") from None
+    for key in keys:
+        is_sound, expected = _CHECKS[key]
+        if key not in values:
+            raise UserError(f"{path}: {key!r} is missing; {RERUN}")
+        if not is_sound(values[key]):
+            raise UserError(f"{path}: {key} must be {expected}; {RERUN}")
+    return {key: values[key] for key in keys}

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from lplgrad import round_settings
 from lplgrad.artifacts import read_text
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
@@ -56,7 +57,7 @@ WHOLE = Kind("[0-9]{1,18}", "a whole number", "whole")
 FLAG = Kind("True|False", "True or False", "flag")
 NUMBER = Kind(f"-?{AMOUNT_PATTERN}", "a finite number")
 AMOUNT = Kind(rf"{AMOUNT_PATTERN}|-0", "a finite number of 0 or more")  # a loss of 0 may be written with a sign
-VERSION = Kind("[0-9][0-9A-Za-z.+_-]*", "a version", "text")
+VERSION = Kind(round_settings.VERSION, "a version", "text")
 FRACTION = Kind(FRACTION_PATTERN, "a number from 0 to 1")
 CORRELATION = Kind(f"-?{FRACTION_PATTERN}", "a number from -1 to 1")
 
