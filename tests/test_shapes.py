@@ -74,7 +74,7 @@ SHAPES: dict[str, tuple[dict[str, Any], *tuple[Any, ...]]] = {
 }
 SAID = {
     "one strategy": "LPLgrad is the only strategy, so this page compares and tests nothing.",
-    "one round": "Nothing is tested here: no strategy shares an area on any seed with it.",
+    "one round": "Nothing is tested here: no seed has an area of LPLgrad and of another strategy.",
     "all at their target in round 1": "There are no ranks: in no budget and data set could strategies be compared.",
     "one at its target in round 1": "Ranks of the mean area",
     "one of each": "No accuracy to ask for: there are no labels but those of round 1.",

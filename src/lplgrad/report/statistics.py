@@ -125,7 +125,9 @@ def _introduction(found: Statistics, title: str) -> Part:
     if len(found.strategies) == 1:
         return Part(text=(endpoint, f"{title} is the only strategy, so this page compares and tests nothing."))
     if most < 2:
-        why = "no strategy shares an area on any seed with it" if most == 0 else "a test needs two seeds or more"
+        why = (
+            f"no seed has an area of {title} and of another strategy" if most == 0 else "a test needs two seeds or more"
+        )
         return Part(text=(endpoint + paired, f"Nothing is tested here: {why}. The numbers on this page describe."))
     paragraphs = (
         endpoint + paired,
