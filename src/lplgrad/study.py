@@ -310,8 +310,8 @@ def lost_message(study: Study, name: str) -> str:
     """What a lost data set means."""
     manifest = Path(study.data_dir) / name / "dataset.json"
     return (
-        f"data set {name}: {manifest} is missing; its finished rounds stay as they are, unless Snakemake is given "
-        f"--forcerun {manifest}, which prepares it and runs all of its rounds again"
+        f"data set {name}: {manifest} is missing; if all of its rounds are finished, they stay as they are; to prepare "
+        f"it and run them again, give Snakemake --forcerun {manifest}"
     )
 
 
