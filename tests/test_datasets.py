@@ -205,32 +205,74 @@ def write_tiff(
     photometric: int | None = 1,
     order: str = "<",
     compressed: bool = False,
-    more: Sequence[tuple[int, int, int]] = (),
+    planar: bool = False,
+    more: Sequence[tuple[int, int, int | tuple[int, ...]]] = (),
 ) -> Path:
-    """Write a TIFF of grey or colour pixels of any type, which Pillow cannot.
+    """Write a TIFF of pixels of any type, which Pillow cannot.
 
     Args:
         path: of the file.
-        pixels: shape (H, W) or (H, W, 3).
+        pixels: shape (H, W) or (H, W, channels).
         kind: of numbers: 1 unsigned, 2 signed, 3 floating-point.
-        photometric: 0 where zero is white, 1 where it is black, 2 for colours; None leaves the tag out.
+        photometric: 0 where zero is white, 1 where it is black, 2 for RGB, 3 for a palette, 5 for CMYK; None leaves the
+            tag out.
         order: of bytes, ``<`` or ``>``.
         compressed: by deflate.
-        more: further tags: number, type, value.
+        planar: whether each channel is a plane of its own.
+        more: further tags: number, type, value or values.
     """
-    content = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()  # type: ignore[arg-type]
-    content = zlib.compress(content) if compressed else content
-    bits, bands = pixels.dtype.itemsize * 8, pixels.shape[2] if pixels.ndim == 3 else 1
-    tags = [(256, 3, pixels.shape[1]), (257, 3, pixels.shape[0]), (259, 3, 8 if compressed else 1), (277, 3, bands)]
-    tags += [(278, 3, pixels.shape[0]), (279, 4, len(content)), (339, 3, kind), *more]
-    tags += [] if photometric is None else [(262, 3, photometric)]
-    start = 8 + 2 + 12 * (len(tags) + 2) + 4  # of three numbers of bits, and then of the pixels
-    tags += [(258, 3, bits) if bands == 1 else (258, 0, start), (273, 4, start + 6)]
-    file = bytearray((b"II" if order == "<" else b"MM") + struct.pack(f"{order}HLH", 42, 8, len(tags)))
-    for number, form, value in sorted(tags):
-        code = {2: "B3x", 3: "H2x", 9: "l"}.get(form, "L")
-        file += struct.pack(f"{order}HHL{code}", number, form or 3, 1 if form else bands, value)
-    path.write_bytes(file + bytes(4) + struct.pack(f"{order}3H", bits, bits, bits) + content)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    height, width, channels = pixels.shape
+    planes = np.moveaxis(pixels, 2, 0) if planar else [pixels]
+    strips = [plane.astype(pixels.dtype.newbyteorder(order)).tobytes() for plane in planes]  # type: ignore[arg-type]
+    strips = [zlib.compress(strip) for strip in strips] if compressed else strips
+    tags = [(number, form, value if isinstance(value, tuple) else (value,)) for number, form, value in more]
+    tags += [(256, 3, (width,)), (257, 3, (height,)), (258, 3, (pixels.dtype.itemsize * 8,) * channels)]
+    tags += [(259, 3, (8 if compressed else 1,)), (277, 3, (channels,)), (278, 3, (height,)), (339, 3, (kind,))]
+    tags += [(279, 4, tuple(map(len, strips))), (284, 3, (2 if planar else 1,))]
+    tags += [] if photometric is None else [(262, 3, (photometric,))]
+    codes = {2: "B", 3: "H", 4: "L", 9: "l"}
+    place = 8 + 2 + 12 * (len(tags) + 1) + 4  # of values that do not fit into their tag's entry
+    sizes = [struct.calcsize(f"={len(values)}{codes[form]}") for _, form, values in [*tags, (273, 4, strips)]]
+    starts = np.cumsum([place + sum(size for size in sizes if size > 4), *map(len, strips)])[:-1]
+    tags += [(273, 4, tuple(starts.tolist()))]
+    file, after = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HLH", 42, 8, len(tags)), b""
+    for number, form, values in sorted(tags):
+        content = struct.pack(f"{order}{len(values)}{codes[form]}", *values)
+        if len(content) > 4:
+            content, after = struct.pack(f"{order}L", place + len(after)), after + content
+        file += struct.pack(f"{order}HHL", number, form, len(values)) + content.ljust(4, b"\0")
+    path.write_bytes(file + bytes(4) + after + b"".join(strips))
+    return path
+
+
+def write_png(path: Path, rows: Array, bits: int, *, coloured: bool = False, key: tuple[int, ...] = ()) -> Path:
+    """Write a PNG of numbers of any bits with a transparent colour, which Pillow cannot.
+
+    Args:
+        path: of the file.
+        rows: shape (H, W) or (H, W, 3).
+        bits: of a number.
+        coloured: whether the pixels are RGB.
+        key: the transparent colour; nothing leaves it out.
+    """
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">L", len(content)) + name + content + struct.pack(">L", zlib.crc32(name + content))
+
+    header = struct.pack(">LLBBBBB", rows.shape[1], rows.shape[0], bits, 2 if coloured else 0, 0, 0, 0)
+    content = b""
+    for row in rows:
+        digits = "".join(f"{number:0{bits}b}" for number in row.ravel())
+        content += b"\0" + int(digits + "0" * (-len(digits) % 8), 2).to_bytes(-(-len(digits) // 8), "big")
+    transparent = chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)) if key else b""
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + transparent
+        + chunk(b"IDAT", zlib.compress(content))
+        + chunk(b"IEND", b"")
+    )
     return path
 
 
@@ -388,8 +430,109 @@ class TestDecode:
         colours = np.arange(60, dtype=np.uint16).reshape(4, 5, 3)
         for path in (save(tmp_path / "a.png"), write_tiff(tmp_path / "a.tif", colours, photometric=2)):
             decode(path, None, "crop")
-            with pytest.raises(ValueError, match="value_range applies only to grey"):
+            with pytest.raises(ValueError, match=r"value_range applies only to grey .*; these are colours; remove"):
                 decode(path, None, "crop", (0, 255))
+
+    def test_a_range_does_not_apply_to_grey_with_alpha(self, tmp_path: Path) -> None:
+        """Pillow keeps the upper 8 bits of such a PNG of 16 bits."""
+        for path in (save(tmp_path / "a.png", "LA"), save(tmp_path / "b.png", "L")):
+            kind = "grey with alpha" if path.name == "a.png" else "8-bit grey"
+            with pytest.raises(ValueError, match=f"grey pixels without alpha .*; these are {kind}; remove"):
+                decode(path, None, "crop", (0, 4095))
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("number", [np.uint8, np.uint16])
+    @pytest.mark.parametrize(
+        ("channels", "photometric", "alpha"), [(3, 2, ()), (4, 2, (2,)), (4, 2, ()), (2, 1, (2,)), (4, 5, ())]
+    )
+    def test_planes_of_channels_are_put_together_or_refused(
+        self,
+        tmp_path: Path,
+        order: str,
+        number: type[np.generic],
+        channels: int,
+        photometric: int,
+        alpha: tuple[int, ...],
+    ) -> None:
+        pixels = (noise(20, 30, channels).astype(np.uint32) * (257 if number == np.uint16 else 1)).astype(number)
+        channel = noise(20, 30, channels) / 255
+        if photometric == 5:
+            want = (1 - channel[..., :3]) * (1 - channel[..., 3:])
+        else:
+            opacity = channel[..., -1:] if channels in (2, 4) else np.ones((20, 30, 1))
+            want = channel[..., : 3 if channels > 2 else 1] * opacity + 1 - opacity
+        for compressed in (False, True):
+            path = tmp_path / "a.tif"
+            more = [(338, 3, alpha)] if alpha else []
+            write_tiff(
+                path, pixels, photometric=photometric, order=order, compressed=compressed, planar=True, more=more
+            )
+            if (channels == 3 or photometric == 5 or (channels == 4 and alpha)) and (number == np.uint8 or compressed):
+                assert np.abs(decode(path, None, "crop") / 255 - want).max() < 3 / 255
+            else:
+                with pytest.raises(ValueError, match=r"PlanarConfiguration 2.* side by side|a kind of pixels that"):
+                    decode(path, None, "crop")
+
+    @pytest.mark.parametrize("number", [np.uint8, np.uint16, np.float32])
+    @pytest.mark.parametrize("photometric", [0, 1])
+    def test_one_plane_is_the_image(self, tmp_path: Path, number: type[np.generic], photometric: int) -> None:
+        pixels = (RAMP * {np.uint8: 1.0, np.uint16: 257.0, np.float32: 1 / 255}[number]).astype(number)
+        kind = 3 if number == np.float32 else 1
+        path = write_tiff(tmp_path / "a.tif", pixels, kind=kind, photometric=photometric, planar=True)
+        want = RAMP if photometric == 1 else 255 - RAMP
+        assert decode(path, None, "crop")[..., 0].tolist() == want.tolist()
+
+    def test_planes_whose_bits_are_reversed_are_refused(self, tmp_path: Path) -> None:
+        path = write_tiff(tmp_path / "a.tif", noise(5, 5, 3), photometric=2, planar=True, more=[(266, 3, 2)])
+        with pytest.raises(ValueError, match="PlanarConfiguration 2"):
+            decode(path, None, "crop")
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    @pytest.mark.parametrize("scale", [1, 256, 257])
+    def test_a_palette_of_8_or_of_16_bits(self, tmp_path: Path, compressed: bool, scale: int) -> None:
+        palette = noise(3, 256)
+        more = [(320, 3, tuple((palette.astype(int) * scale).ravel().tolist()))]
+        path = write_tiff(tmp_path / "a.tif", noise(9, 9, seed=1), photometric=3, compressed=compressed, more=more)
+        want = np.moveaxis(palette[:, noise(9, 9, seed=1)], 0, -1)
+        assert np.array_equal(decode(path, None, "crop"), want)
+
+    def test_grey_that_is_multiplied_by_its_alpha(self, tmp_path: Path) -> None:
+        opacity = noise(9, 9, seed=1).astype(int)
+        grey = noise(9, 9).astype(int) * opacity // 255
+        pixels = np.stack([grey, opacity], axis=-1).astype(np.uint8)
+        image = decode(write_tiff(tmp_path / "a.tif", pixels, more=[(338, 3, 1)]), None, "crop")
+        assert np.abs(image[..., 0].astype(int) - (grey + 255 - opacity)).max() <= 1
+
+    def test_pixels_that_pillow_cannot_read_are_told(self, tmp_path: Path) -> None:
+        path = write_tiff(tmp_path / "a.tif", RAMP, photometric=0, more=[(266, 3, 2)])
+        with pytest.raises(ValueError, match=r"cannot read \(unknown raw mode.*\); convert the image to 8-bit RGB"):
+            decode(path, None, "crop")
+
+    @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+    def test_a_transparent_grey_level_is_white_whatever_the_bits(self, tmp_path: Path, bits: int) -> None:
+        numbers = np.linspace(0, 2**bits - 1, min(2**bits, 16)).astype(int)
+        levels = np.rint(numbers / (2**bits - 1) * 255)
+        for key in [None, *numbers.tolist()]:
+            path = write_png(tmp_path / "a.png", numbers[None], bits, key=() if key is None else (key,))
+            want = np.where(numbers == key, 255, levels)
+            assert decode(path, None, "crop")[0, :, 1].tolist() == want.tolist()
+
+    def test_a_transparent_colour_of_8_bits_is_white(self, tmp_path: Path) -> None:
+        pixels = noise(1, 5, 3)
+        path = write_png(tmp_path / "a.png", pixels, 8, coloured=True, key=tuple(pixels[0, 3].tolist()))
+        want = pixels.copy()
+        want[0, 3] = 255
+        assert np.array_equal(decode(path, None, "crop"), want)
+
+    def test_a_transparent_colour_of_16_bits_is_refused(self, tmp_path: Path) -> None:
+        """Pillow would make white what has the upper bits 0x05, and leave the transparent colour as it is."""
+        pixels = np.array([[[0x0505] * 3, [0x1205] * 3, [0x8000] * 3]])
+        assert decode(write_png(tmp_path / "a.png", pixels, 16, coloured=True), None, "crop")[0, :, 0].tolist() == [
+            5, 18, 128
+        ]  # fmt: skip
+        write_png(tmp_path / "a.png", pixels, 16, coloured=True, key=(0x1205,) * 3)
+        with pytest.raises(ValueError, match=r"transparent colour \(tRNS\).*save it with an alpha channel or as 8-bit"):
+            decode(tmp_path / "a.png", None, "crop")
 
     def test_a_transparent_level_of_16_bits_is_white(self, tmp_path: Path) -> None:
         Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / "a.png", transparency=257 * 50)

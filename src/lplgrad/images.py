@@ -14,9 +14,19 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, ImagePalette, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    COLORMAP,
+    EXTRASAMPLES,
+    FILLORDER,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+    SAMPLEFORMAT,
+    SAMPLESPERPIXEL,
+    TiffImageFile,
+)
 
 from lplgrad.datasets import Fit, ImageFiles
 from lplgrad.errors import UserError
@@ -35,6 +45,9 @@ TURNS: dict[object, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Pillow scales the grey pixels of a PNG file to 8 bits, but not its transparent colour. By Pillow's name of the pixels:
+# how many numbers there are, and what a difference of one becomes.
+KEY_SCALES = {"L;2": (4, 85), "L;4": (16, 17), "L": (256, 1), "RGB": (256, 1)}
 
 
 class UnreadableImagesError(UserError):
@@ -85,14 +98,17 @@ def decode(
         with path.open("rb") as file, _open(file) as opened:
             if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # of which Pillow only warns
                 raise ValueError(f"{opened.width}x{opened.height} pixels are more than {Image.MAX_IMAGE_PIXELS}")
+            if isinstance(opened, TiffImageFile):
+                _mend_tiff(opened)
             values = _values(opened)
             image = _upright(opened)
             if values is not None:
                 image = Image.fromarray(values.levels(image, value_range)).convert("RGB")
             elif value_range is not None:
+                kinds = {"1": "8-bit grey", "L": "8-bit grey", "LA": "grey with alpha", "La": "grey with alpha"}
                 raise ValueError(
-                    "value_range applies only to grey pixels of more than 8 bits, signed or floating-point; remove it "
-                    "or convert the image"
+                    "value_range applies only to grey pixels without alpha that have more than 8 bits, are signed or "
+                    f"are floating-point; these are {kinds.get(image.mode, 'colours')}; remove it or convert the image"
                 )
             else:
                 image = _rgb(image)
@@ -101,7 +117,9 @@ def decode(
             image = ImageOps.fit(image, (side, side), how) if fit == "crop" else image.resize((side, side), how)
         return np.asarray(image)
     except UnidentifiedImageError:
-        raise ValueError("no image, or of a format or a kind of pixels that cannot be read") from None
+        raise ValueError(
+            "no image, or of a format or a kind of pixels that cannot be read; convert an image to 8-bit RGB or grey"
+        ) from None
     except (OSError, ValueError):
         raise
     except Exception as error:  # Pillow promises no types: what it raises depends on how the file is broken
@@ -121,6 +139,54 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
     return _JpegFile(file) if start == b"\xff\xd8\xff" else Image.open(file, formats=FORMATS)
 
 
+def _mend_tiff(opened: TiffImageFile) -> None:
+    """Correct what Pillow would read wrongly in a TIFF file that is not loaded yet.
+
+    Raises:
+        ValueError: the channels are in separate planes, and Pillow would mix them up.
+    """
+    tags = opened.tag_v2
+    if tags.get(PLANAR_CONFIGURATION) == 2 and tags.get(SAMPLESPERPIXEL, 1) == 1:
+        # The specification says to ignore this tag here, but Pillow then ignores the kind of the numbers.
+        tags[PLANAR_CONFIGURATION] = 1
+        opened._setup()
+    elif tags.get(PLANAR_CONFIGURATION) == 2:
+        known = opened.mode in ("RGB", "CMYK") or (opened.mode == "RGBA" and EXTRASAMPLES in tags)
+        plain = set(tags.get(BITSPERSAMPLE, (1,))) == {8} and tags.get(FILLORDER, 1) == 1
+        if not known or not (plain or opened.tile[0][0] == "libtiff"):
+            raise ValueError(
+                "a TIFF with a plane for each channel (PlanarConfiguration 2), which Pillow reads only for RGB and "
+                "CMYK, and without compression only for 8 bits; save it with the channels of a pixel side by side"
+            )
+    if opened.mode in ("P", "PA") and max(tags[COLORMAP]) < 256:
+        # The numbers should have 16 bits. As libtiff does, take small ones for 8 bits: else all would be black.
+        opened.palette = ImagePalette.raw("RGB;L", bytes(tags[COLORMAP]))
+
+
+def _load(opened: ImageFile.ImageFile) -> None:
+    """Load the pixels, and scale the transparent colour of a PNG file as Pillow scales the pixels.
+
+    Raises:
+        ValueError: Pillow cannot read such pixels, or cannot compare them with the transparent colour.
+    """
+    pixels = opened.tile[0][3] if opened.format == "PNG" and opened.tile else None
+    try:
+        opened.load()
+    except ValueError as error:
+        raise ValueError(f"pixels that Pillow cannot read ({error}); convert the image to 8-bit RGB or grey") from None
+    key = opened.info.get("transparency")
+    if key is not None and pixels == "RGB;16B":
+        raise ValueError(
+            "a PNG of 16-bit colours with a transparent colour (tRNS), of which Pillow keeps too few bits to compare; "
+            "save it with an alpha channel or as 8-bit RGB"
+        )
+    if key is not None and pixels in KEY_SCALES:
+        numbers, step = KEY_SCALES[pixels]
+        opened.info["transparency"] = (
+            tuple(one % numbers * step for one in key) if isinstance(key, tuple) else key % numbers * step
+        )
+
+
 def _upright(opened: ImageFile.ImageFile) -> Image.Image:
     """Load an image and turn it as its orientation says. No other metadata is read.
 
@@ -134,9 +200,9 @@ def _upright(opened: ImageFile.ImageFile) -> Image.Image:
         for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop):
             if tag in exif:
                 del exif[tag]
-        opened.load()
+        _load(opened)
         return opened
-    opened.load()
+    _load(opened)
     try:
         turn = TURNS.get(opened.getexif().get(ExifTags.Base.Orientation))
     except Exception:
@@ -222,6 +288,8 @@ def _values(opened: ImageFile.ImageFile) -> _Values | None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # Pillow converts grey pixels that are multiplied by their alpha to nothing else
+        image = image.convert("LA")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
