@@ -742,7 +742,8 @@ class TestFolder:
         [
             ("train", "test"), ("Train", "Test"), ("TRAINING", "testing"), ("train", "val"), ("train", "Valid"),
             ("Train", "validation"), ("training", "evaluation"), ("training_set", "test_set"),
-            ("train-images", "test images"), ("seg_train/seg_train", "seg_test/seg_test"),
+            ("train-images", "test images"), ("seg_train/seg_train", "seg_test/seg_test"), ("train2017", "val_2017"),
+            ("train_1", "test-v2"), ("2017 train", "2017 eval"), ("train2017/train2017", "test2017/test2017"),
         ],
     )  # fmt: skip
     def test_splits_have_many_names(self, tmp_path: Path, folder: Path, train: str, test: str) -> None:
@@ -805,7 +806,9 @@ class TestFolder:
             (("train", "val", "validation"), {}, "'val', 'validation' are both names of the validation set"),
             (("train",), {}, "'train' looks like a split, but there must be train and test, or train and val; place"),
             (("test", "horse"), {}, "'test' looks like a split"),
-            (("fold1", "fold2", "fold3"), {}, "'fold1', 'fold2', 'fold3' all hold the same folders, as if they were"),
+            (("fold1", "fold2", "fold3"), {}, "'fold1', 'fold2', 'fold3' all hold the same folders, or some of them"),
+            (("pool/pool", "holdout"), {}, "'holdout', 'pool' all hold the same folders, or some of them, as if they"),
+            (("train2014", "train2017", "val2017"), {}, "'train2014', 'train2017' are both names of the train set"),
         ],
     )
     def test_splits_that_cannot_be_told_apart_are_refused(
@@ -820,12 +823,68 @@ class TestFolder:
         save(folder / "train" / "2.png")
         assert prepare("image_folder", tmp_path, path=str(folder)).classes == ["cat", "dog", "train"]
         cameras = self.splits(folder, "camel", "horse")
-        save(cameras / "horse" / "1.png")
-        assert prepare("image_folder", tmp_path, path=str(cameras)).classes == ["camel", "horse"]
-        (cameras / "horse" / "1.png").unlink()
         with pytest.raises(UserError, match="set top_folders to classes if they are classes"):
             prepare("image_folder", tmp_path, path=str(cameras))
         assert prepare("image_folder", tmp_path, path=str(cameras), top_folders="classes").classes == ["camel", "horse"]
+
+    def test_classes_may_hold_folders_of_their_own_which_is_told(
+        self, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        cameras = self.splits(folder, "camel", "horse")
+        (cameras / "horse" / "cat").rename(cameras / "horse" / "bird")
+        assert prepare("image_folder", tmp_path, path=str(cameras)).classes == ["camel", "horse"]
+        assert "the top folders are the classes, although there are folders in 'camel', 'horse'" in (
+            capsys.readouterr().err
+        )
+        assert prepare("image_folder", tmp_path, path=str(folder)).classes == ["cat", "dog"]
+        assert capsys.readouterr().err.count("the top folders are the classes") == 0
+
+    @pytest.mark.parametrize(
+        ("train", "beside", "told"),
+        [
+            ("seg_train/seg_train", ["seg_pred/1.png", "seg_pred/2.png"], "'seg_train' looks like a split"),
+            ("train/train", ["unlabeled/1.png", "unlabeled/2.png"], "'train' looks like a split"),
+            ("train/images", ["unlabeled/1.png", "unlabeled/2.png"], "'train' looks like a split"),
+            ("train", ["holdout/cat/1.png", "holdout/dog/1.png"], "'train' looks like a split"),
+            ("train2017", ["unlabeled2017/1.png", "unlabeled2017/2.png"], "'train2017' looks like a split"),
+            (
+                "pool",
+                ["holdout/cat/1.png", "holdout/dog/1.png"],
+                "'holdout', 'pool' all hold the same folders, or some of them",
+            ),
+        ],
+    )
+    def test_a_split_is_not_taken_for_a_class(
+        self, tmp_path: Path, folder: Path, train: str, beside: list[str], told: str
+    ) -> None:
+        both = self.splits(folder, train)
+        save(both / Path(train).parts[0] / "cover.png")
+        save(both / train / "cow" / "1.png")
+        for name in beside:
+            save(both / name)
+        with pytest.raises(UserError, match=told):
+            prepare("image_folder", tmp_path, path=str(both))
+
+    def test_images_beside_the_folders_that_are_used_are_told(
+        self, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        both = self.splits(folder, "train/train", "test")
+        for place in (both, both / "train", both / "test"):
+            save(place / "loose.png")
+        assert prepare("image_folder", tmp_path, path=str(both)).classes == ["cat", "dog"]
+        told = capsys.readouterr().err
+        for place in (both, both / "train", both / "test"):
+            assert f"{place}: passed over 1 image(s) outside of the class folders, as loose.png" in told
+
+    def test_a_part_of_the_pool_may_hold_one_class(self, tmp_path: Path, folder: Path) -> None:
+        both = self.splits(folder, "train", "test", "val")
+        shutil.rmtree(both / "val" / "cat")
+        train = prepare("image_folder", tmp_path, path=str(both), validation="train").train
+        assert np.bincount(train.labels).tolist() == [2, 2 + 4]
+        for place in ("test", "train"):
+            shutil.rmtree(both / place / "cat")
+            with pytest.raises(UserError, match=rf"both/{place}: 1 class, 'dog'; .* directly in the folder of the s"):
+                prepare("image_folder", tmp_path, path=str(both), validation="train")
 
     def test_a_split_without_class_folders_is_told_what_to_do(self, tmp_path: Path, folder: Path) -> None:
         both = self.splits(folder, "train", "val")
@@ -1032,6 +1091,14 @@ class TestFolder:
         shutil.copytree(folder / "dog", folder / "Dog")
         assert prepare("image_folder", tmp_path, path=str(folder)).classes == ["Dog", "cat", "dog"]
         assert "the classes 'Dog' and 'dog' differ in case only, and are kept apart" in capsys.readouterr().err
+
+    def test_classes_that_look_alike_are_not_said_to_differ_in_case(
+        self, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (folder / "cat").rename(folder / "fi")
+        (folder / "dog").rename(folder / "\ufb01")
+        assert prepare("image_folder", tmp_path, path=str(folder)).classes == ["fi", "\ufb01"]
+        assert r"the classes 'fi' and '\ufb01' differ only in characters that Unicode takes" in capsys.readouterr().err
 
     def test_names_of_files_may_be_anything(self, tmp_path: Path, folder: Path, lplgrad: Call) -> None:
         names = [b"caf\xe9.png", b"a\tb\nc.png", b"x" * 251 + b".png", "caf\xe9.png".encode()]

@@ -96,6 +96,12 @@ def prepare(options: Options, downloads: Path) -> Prepared:
     if used:
         parts = {split: [(place, _listed(place)) for place in places] for split, places in used.items()}
         classes = list(parts["train"][0][1])
+        for place, images in (parts["train"][0], *parts["test"]):
+            if len(images) < 2:
+                raise UserError(
+                    f"{place}: 1 class, {next(iter(images))!r}; a folder for each of two classes or more is needed, "
+                    "directly in the folder of the split"
+                )
         for place, images in (*parts["train"], *parts["test"]):
             if unknown := sorted(images.keys() - set(classes)):
                 raise UserError(f"{place}: class {unknown[0]!r} is not among those of {used['train'][0]}")
@@ -112,6 +118,11 @@ def prepare(options: Options, downloads: Path) -> Prepared:
     else:
         images = _listed(folder)
         classes = list(images)
+        if len(classes) < 2:
+            hint = "".join(f"; if {folder / name} is the data set, set path to it" for name in classes)
+            raise UserError(
+                f"{folder}: {len(classes)} class(es); a folder for each of two classes or more is needed{hint}"
+            )
         _check_listed_once([images])
         everything = _files(options, [images], classes)
         held_out = options.test_images or round((options.test_fraction or 0.2) * len(everything.paths))
@@ -148,26 +159,33 @@ def _split_folders(folder: Path) -> dict[str, Path]:
         others = [place for place in folders if _split_of(place.name) is None]
         if others:
             say(f"{folder}: passed over {_quoted(others)}, beside the folders of the splits")
+        _tell_loose_images(folder)
         return {split: _entered(several[0]) for split, several in places.items()}
     for several in places.values():
-        if any(map(_holds_folders_only, several)):
+        if any(len(_class_names(place)) > 1 for place in several):
             raise UserError(
                 f"{folder}: {_quoted(several)} looks like a split, but there must be train and test, or train and val; "
                 "place the other one there, or set path to the folder that holds the classes to have a test set drawn, "
                 "or set top_folders to classes if this is a class"
             )
-    below = [{unicodedata.normalize("NFC", place.name) for place in _folders(top)} for top in folders]
-    if len(below) > 1 and all(one == below[0] for one in below) and all(map(_holds_folders_only, folders)):
+    names = {place: below for place in folders if len(below := _class_names(place)) > 1}
+    if len(names) == len(folders) > 1 and all(below <= max(names.values(), key=len) for below in names.values()):
         raise UserError(
-            f"{folder}: {_quoted(folders)} all hold the same folders, as if they were splits with a folder for each "
-            "class; name them train and test if they are splits, or set top_folders to classes if they are classes"
+            f"{folder}: {_quoted(folders)} all hold the same folders, or some of them, as if they were splits with a "
+            "folder for each class; name them train and test if they are splits, or set top_folders to classes if they "
+            "are classes"
+        )
+    if names and len(folders) > 1:
+        say(
+            f"{folder}: the top folders are the classes, although there are folders in {_quoted(list(names))} too; if "
+            "those are the classes, set path to the folder that holds them"
         )
     return {}
 
 
 def _split_of(name: str) -> str | None:
     """What a folder of this name is for: ``train``, ``validation`` or ``test``; None if the name is of no split."""
-    plain = re.sub(r"[\W_]", "", name.casefold())
+    plain = re.sub(r"v\d+|[\W\d_]", "", name.casefold())
     for split, words in SPLIT_NAMES.items():
         if re.fullmatch(rf"(seg|images?|data)?({words})(set|images?|data)?", plain):
             return split
@@ -175,14 +193,26 @@ def _split_of(name: str) -> str | None:
 
 
 def _entered(place: Path) -> Path:
-    """A split's folder, or the one of the same name that is all that lies in it."""
+    """A split's folder, or the one of the same name that is the only folder in it."""
     below = _folders(place)
-    return below[0] if len(below) == 1 and _split_of(below[0].name) == _split_of(place.name) else place
+    if len(below) != 1 or _split_of(below[0].name) != _split_of(place.name):
+        return place
+    _tell_loose_images(place)
+    return below[0]
 
 
-def _holds_folders_only(folder: Path) -> bool:
-    """Whether a folder holds two folders or more and no image beside them, as a split does."""
-    return len(_folders(folder)) > 1 and not any(_is_image(entry.name) for entry in _entries(folder))
+def _class_names(folder: Path) -> set[str]:
+    """The names of the folders in a folder, as class names; if there is only one, of the folders in that one."""
+    below = _folders(folder)
+    below = _folders(below[0]) if len(below) == 1 else below
+    return {unicodedata.normalize("NFC", place.name) for place in below}
+
+
+def _tell_loose_images(folder: Path) -> None:
+    """Say in the log which images lie beside the folders that are used."""
+    loose = [entry.name for entry in _entries(folder) if _is_image(entry.name) and entry.is_file()]
+    if loose:
+        say(f"{folder}: passed over {len(loose)} image(s) outside of the class folders, as {printable(loose[0])}")
 
 
 def _quoted(folders: list[Path]) -> str:
@@ -263,14 +293,12 @@ def _listed(folder: Path) -> dict[str, dict[Path, str]]:
     """The classes below a folder, in the order of their names, with the images of each as ``_files_below`` tells them.
 
     Raises:
-        UserError: a class has no image or a name that is not accepted, or there are fewer than two classes.
+        UserError: a class has no image or a name that is not accepted.
         OSError: a folder cannot be read.
     """
     classes = _class_folders(folder)
     images: dict[str, dict[Path, str]] = {}
-    loose = [entry.name for entry in _entries(folder) if _is_image(entry.name) and entry.is_file()]
-    if loose:
-        say(f"{folder}: passed over {len(loose)} image(s) outside of the class folders, as {printable(loose[0])}")
+    _tell_loose_images(folder)
     others: list[Path] = []
     for name, place in classes.items():
         files = _files_below(place)
@@ -278,9 +306,6 @@ def _listed(folder: Path) -> dict[str, dict[Path, str]]:
         others += [path for path in files if not _is_image(path.name)]
         if not images[name]:
             raise UserError(f"{place}: a class without images; place some there or remove the folder")
-    if len(classes) < 2:
-        hint = "".join(f"; if {place} is the data set, set path to it" for place in classes.values())
-        raise UserError(f"{folder}: {len(classes)} class(es); a folder for each of two classes or more is needed{hint}")
     if others:
         say(
             f"{folder}: passed over {len(others)} file(s) that are no images by their names, as "
@@ -315,7 +340,10 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     for name in names:
         other = alike.setdefault(name.casefold(), name)
         if other != name:
-            say(f"warning: {folder}: the classes {other!r} and {name!r} differ in case only, and are kept apart")
+            both, differ = f"{other!r} and {name!r}", "in case only"
+            if other.lower() != name.lower():  # as a ligature and its letters, which print alike
+                both, differ = f"{other!a} and {name!a}", "only in characters that Unicode takes for equal without case"
+            say(f"warning: {folder}: the classes {both} differ {differ}, and are kept apart")
     return {name: found[name] for name in names}
 
 
