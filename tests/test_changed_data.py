@@ -6,8 +6,9 @@ import os
 import shutil
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,22 +45,40 @@ class TestArrays:
         with pytest.raises(UserError, match=rf"{split}_images\.npy: changed since it was prepared"):
             open_dataset(data.folder)
 
-    def test_a_copy_with_other_times_is_still_the_same_data_set(self, data: DatasetArrays, tmp_path: Path) -> None:
+    def test_a_copy_with_other_times_is_still_the_same_data_set(
+        self, data: DatasetArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         shutil.copytree(data.folder, tmp_path / "copy", copy_function=shutil.copyfile)
+        read = self.images_read(monkeypatch)
         assert open_dataset(tmp_path / "copy").classes == data.classes
+        assert read == ["images", "images"]
+        open_dataset(tmp_path / "copy")
+        assert read == ["images", "images"], "they were compared once"
+
+    @staticmethod
+    def images_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The images whose checksum is computed from now on."""
+        read: list[str] = []
+
+        def counted(array: npt.NDArray[Any]) -> str:
+            read.extend(["images"] * (array.ndim == 4))
+            return sha256(array)
+
+        monkeypatch.setattr("lplgrad.arrays.sha256", counted)
+        return read
 
     def test_images_are_not_read_while_size_and_time_are_the_same(
         self, data: DatasetArrays, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        read: list[int] = []
-
-        def counted(array: npt.NDArray[np.int64]) -> str:
-            read.append(array.ndim)
-            return sha256(array)
-
-        monkeypatch.setattr("lplgrad.arrays.sha256", counted)
+        read = self.images_read(monkeypatch)
         open_dataset(data.folder)
-        assert read == [1, 1], "only the labels of both splits are read"
+        assert read == []
+
+    def test_a_broken_stamp_leads_to_a_comparison(self, data: DatasetArrays, monkeypatch: pytest.MonkeyPatch) -> None:
+        (data.folder / "stamps.json").write_text("[1")
+        read = self.images_read(monkeypatch)
+        open_dataset(data.folder)
+        assert read == ["images", "images"]
 
 
 @pytest.fixture
@@ -192,6 +211,22 @@ class TestOriginals:
         Path("data/pets/originals.json").write_text(text)
         with pytest.raises(UserError, match=r"originals\.json: not a listing of files; delete it"):
             problem()
+
+    def test_a_listing_does_not_depend_on_the_order_of_the_file_system(
+        self, photos: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (photos / "dogs" / "more").mkdir()
+        Image.new("L", (8, 8)).save(photos / "dogs" / "more" / "x.png")
+        known, walk = listing(photos), os.walk
+
+        def backwards(folder: Path, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+            for place, folders, files in walk(folder, **options):
+                folders.sort(reverse=True)
+                files.sort(reverse=True)
+                yield place, folders, files
+
+        monkeypatch.setattr("os.walk", backwards)
+        assert listing(photos) == known
 
     def test_a_listing_does_not_follow_links_in_circles(self, photos: Path) -> None:
         (photos / "cats" / "again").symlink_to(photos)

@@ -244,6 +244,10 @@ class TestRound:
         assert lplgrad(*asked, "--target-accuracy", accuracy)[0] == 0
         assert (round1 / "next_labeled.csv").read_bytes() == (started / "labeled.csv").read_bytes()
         assert len(pd.read_csv(round1 / "scores.csv")) == 0
+        assert json.loads((round1 / "query_settings.json").read_text())["labels"] is None
+        settings = json.loads((round1 / "settings.json").read_text())
+        settings["versions"]["torch"] = "1.2.3"
+        (round1 / "settings.json").write_text(json.dumps(settings))
         status, _ = lplgrad(
             "train", *common, "--labeled", round1 / "next_labeled.csv", "--settings", JOINT, "--checkpoint",
             round1 / "checkpoint.safetensors", "--previous", round1, "--target-accuracy", accuracy, "--output", round2,
@@ -252,6 +256,8 @@ class TestRound:
         metrics = json.loads((round2 / "metrics.json").read_text())
         assert (metrics["stopped"], metrics["round"], metrics["labels"]) == (True, 2, 6)
         assert json.loads((round2 / "timing.json").read_text())["train_seconds"] == 0
+        repeated = json.loads((round2 / "settings.json").read_text())
+        assert (repeated["labels"], repeated["versions"]["torch"]) == (None, "1.2.3"), "that trained what is repeated"
         for name in ("checkpoint.safetensors", "test_logits.npy"):
             assert (round2 / name).read_bytes() == (round1 / name).read_bytes()
 
@@ -453,7 +459,7 @@ class TestRefusals:
             ),
             (["table", "accuracy", "--measurements", "wrong.csv", "--output", "t.doc"], ("must end in .csv or .html",)),
             (["table", "accuracy", "--measurements", "none.csv", "--output", "t.csv"], ("none.csv", "No such file")),
-            (["measurements", "--output", "."], ("metrics.json: No such file or directory",)),
+            (["measurements", "--output", "."], ("metrics.json: missing, so the study is not finished",)),
         ]:
             placed = [tmp_path / word if "." in word else word for word in arguments]
             status, told = lplgrad(placed[0], *placed[1:], "--study", study)

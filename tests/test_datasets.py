@@ -701,7 +701,7 @@ class TestFolder:
         data = self.data(tmp_path, tmp_path / "photos", **options)
         assert sorted(data.train.images[:, 0, 0, 0].tolist()) == [levels[0]] * 4 + [levels[1]] * 4
         told = capsys.readouterr().err
-        assert ("only the levels 10 to 16 of 0 to 255" in told) == (not options)
+        assert ("levels from 10 to 16 of 255" in told) == (not options)
         assert ("set value_range" in told) == (not options)
 
     def test_a_pool_without_contrast_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -709,6 +709,16 @@ class TestFolder:
         part = datasets.Images(pixels, np.arange(6) % 2)
         write_dataset(tmp_path / "data", Prepared(part, part, ["a", "b"], {}))
         assert "every pixel of the training images has the same level, 7 of 255" in capsys.readouterr().err
+
+    def test_defective_pixels_do_not_hide_that_a_pool_has_few_levels(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Two of 2,400 pixels are black and white, and all others have 17 levels."""
+        pixels = np.random.default_rng(1).integers(0, 17, size=(6, 20, 20, 1), dtype=np.uint8)
+        pixels[0, 0, :2, 0] = 0, 255
+        part = datasets.Images(pixels, np.arange(6) % 2)
+        write_dataset(tmp_path / "data", Prepared(part, part, ["a", "b"], {}))
+        assert "levels from 0 to 16 of 255" in capsys.readouterr().err
 
     @pytest.mark.parametrize("value_range", [[1, 0], [0, 0], [0], [0, 1, 2], [0, float("nan")]])
     def test_a_range_rises(self, value_range: list[float]) -> None:

@@ -20,7 +20,8 @@ from lplgrad.files import write_json, write_text
 from lplgrad.report import diagnostics, measured, score_loss
 from lplgrad.settings import StudyFile
 from lplgrad.statistics import calibration, choices
-from tests.conftest import TRAIN
+from lplgrad.study import Layout
+from tests.conftest import TRAIN, record_settings
 
 HOME = Path(__file__).parents[1]
 
@@ -216,6 +217,7 @@ class TestArtifacts:
         self, ran: StudyFile, tmp_path: Path, lplgrad: Callable[..., tuple[int, str]]
     ) -> None:
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(ran.model_dump(by_alias=True, mode="json")))
+        record_settings(Layout(ran.study))
         assert lplgrad("diagnostics", "--study", tmp_path / "study.yaml", "--output", tmp_path / "out") == (0, "")
         assert {path.name for path in (tmp_path / "out").iterdir()} == {
             "calibration.csv", "choices.csv", "overlap.csv", "score_loss.csv", "score_loss_summary.csv",

@@ -16,8 +16,18 @@ from packaging.markers import Marker, default_environment
 from packaging.requirements import Requirement
 
 from lplgrad.commands.schema import schema
+from lplgrad.configuration import read_study
+from lplgrad.report.measured import read_measurements, read_timings
+from lplgrad.settings import StudyFile
 
 HOME = Path(__file__).parents[1]
+
+
+def test_the_published_measurements_can_be_read_with_their_study() -> None:
+    study = read_study([HOME / name for name in ("config.yaml", "studies/reduced.yaml", "studies/cifar10_jpeg.yaml")])
+    folder = HOME / "docs" / "results" / "reduced_jpeg"
+    assert len(read_measurements(folder / "measurements.csv", StudyFile(study=study))) == 140
+    assert len(read_timings(folder / "timings.csv", StudyFile(study=study))) == 140
 
 
 def locked(python: str) -> dict[str, str]:

@@ -84,6 +84,10 @@ def test_a_study_of_one_kind_is_whole(layout: Layout) -> None:
             'options.norm is "sum" there, but "global" in the study',
         ),
         (
+            "settings.json", 2, 2, lambda v: v["settings"].update(normalization={"mean": [0.5], "std": [0.1]}),
+            'normalization is {"mean": [0.5], "std": [0.1]} there, but null in the study',
+        ),
+        (
             "settings.json", 2, 2, lambda v: v["settings"]["training"].update(warmup=3),
             "unknown key 'warmup'",
         ),
@@ -242,6 +246,31 @@ def test_tables_of_several_versions_say_so(layout: Layout, lplgrad: Callable[...
                 "different versions of PyTorch trained these rounds (6 with 1.9, 12 with 2)" in Path(page).read_text()
             )
             assert said == (name == "mixed"), page
+
+
+def test_diagnostics_and_figures_of_a_trial_refuse_other_settings(
+    layout: Layout, lplgrad: Callable[..., tuple[int, str]]
+) -> None:
+    Path("study.yaml").write_text(yaml.safe_dump(STUDY.model_dump(by_alias=True)))
+    path = Path(layout.round(LPLGRAD_1, 2), "settings.json")
+    edit(path, lambda values: values["settings"]["training"].update(epochs=30))
+    trial = ["--budget", "small", "--dataset", "digits", "--strategy", "lplgrad", "--seed", "1"]
+    for command in (["diagnostics"], ["figure", "chosen", *trial]):
+        status, said = lplgrad(*command, "--study", "study.yaml", "--output", "out.png")
+        assert status == 1
+        assert f"{path}: training.epochs is 30 there, but 2 in the study" in said
+
+
+def test_the_seconds_of_a_query_with_other_settings_are_left_out(layout: Layout) -> None:
+    timing = {"test_seconds": 1, "peak_memory_mb": 1, "device": "d", "host": "h", "threads": 1, "train_seconds": 1}
+    for path in Path("results").rglob("metrics.json"):
+        path.with_name("timing.json").write_text(json.dumps(timing))
+    for path in Path("results").rglob("next_labeled.csv"):
+        path.with_name("query_timing.json").write_text('{"query_seconds": 1, "peak_memory_mb": 1}')
+    asked = Path(layout.round(LPLGRAD_1, 2), "query_settings.json")
+    edit(asked, lambda values: values["settings"].update(candidates=50))
+    trial = collect.timings(STUDY, partial=True).query("strategy == 'lplgrad' and seed == 1")
+    assert trial["query_seconds"].isna().tolist() == [False, True]
 
 
 def test_the_report_says_what_it_leaves_out(layout: Layout, lplgrad: Callable[..., tuple[int, str]]) -> None:

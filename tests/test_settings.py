@@ -12,6 +12,7 @@ import yaml
 
 from lplgrad import acquisition, datasets
 from lplgrad.cli import main
+from lplgrad.commands.common import parse_settings
 from lplgrad.configuration import read_study, read_study_file
 from lplgrad.errors import UserError
 from lplgrad.settings import Study, StudyFile
@@ -308,6 +309,12 @@ class TestLayout:
         assert layout.trained(chain, 2) == "results/base/low/digits/lplgrad/seed2/round2"
         assert layout.labels(chain, 1) == "results/base/low/digits/start/seed2/labeled.csv"
         assert layout.labels(chain, 3) == "results/base/low/digits/lplgrad/seed2/round2/next_labeled.csv"
+
+    def test_settings_of_jobs_keep_every_letter(self, base: Path, tmp_path: Path) -> None:
+        """JSON's own escapes for these letters are two halves of a letter to YAML."""
+        title = "a 🐱, 𠮷 and 猫"
+        study = read_study([base, write(tmp_path, "emoji.yaml", {"title": title})])
+        assert parse_settings(Study, Layout(study).study_settings()).title == title
 
     def test_a_study_without_what_it_does_not_run(self, base: Path, tmp_path: Path) -> None:
         import json

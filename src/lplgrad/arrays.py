@@ -1,8 +1,9 @@
 """A prepared data set on disk: one uint8 array per split, opened without being read.
 
 ``data/<dataset>/`` holds ``{train,test}_images.npy`` (uint8, N x H x W x C), ``{train,test}_labels.npy`` (int64),
-``dataset.json`` (classes, shapes, counts, checksums, channel statistics) and ``provenance.json`` (where the images
-came from, and the size and time of the image arrays). ``dataset.json`` is written last: if it exists, all is whole.
+``dataset.json`` (classes, shapes, counts, checksums, channel statistics), ``provenance.json`` (where the images came
+from, for people) and ``stamps.json`` (size and time of the image arrays when they were last compared with their
+checksums). ``dataset.json`` is written last: if it exists, the rest is whole.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -20,8 +22,9 @@ import numpy.typing as npt
 
 from lplgrad.datasets import Images
 from lplgrad.errors import UserError
-from lplgrad.files import read_json
+from lplgrad.files import read_json, write_json
 
+STAMPS = "stamps.json"
 AGAIN = "delete dataset.json beside it, and run Snakemake with --forcerun prepare"
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
@@ -81,10 +84,12 @@ def open_dataset(folder: Path) -> DatasetArrays:
     train, test = (_open_split(folder, split, shapes[split], len(classes)) for split in SPLITS)
     expected, known = checksums(folder), _known_stamps(folder)
     for split, part in (("train", train), ("test", test)):
-        images = folder / f"{split}_images.npy"
-        _compare(images.with_name(f"{split}_labels.npy"), part.labels, expected[f"{split}_labels"])
-        if known.get(images.name) != stamp(images):
-            _compare(images, part.images, expected[f"{split}_images"])
+        _compare(folder / f"{split}_labels.npy", part.labels, expected[f"{split}_labels"])
+        if known.get(split) != _stamp(folder, split):
+            _compare(folder / f"{split}_images.npy", part.images, expected[f"{split}_images"])
+    if known != {split: _stamp(folder, split) for split in SPLITS}:
+        with suppress(OSError):  # where nothing can be written, the next job compares again
+            write_stamps(folder)
     return DatasetArrays(folder, train, test, classes, mean, std)
 
 
@@ -120,17 +125,23 @@ def checksums(folder: Path) -> dict[str, str]:
         raise UserError(f"{manifest}: not the description of a data set; prepare it anew") from None
 
 
-def stamp(path: Path) -> list[int]:
+def write_stamps(folder: Path) -> None:
+    """Write the size and the time of the image arrays, which were just compared with their checksums or written."""
+    write_json(folder / STAMPS, {split: _stamp(folder, split) for split in SPLITS})
+
+
+def _stamp(folder: Path, split: str) -> list[int]:
     """Size in bytes and time of last change in nanoseconds: if a file has kept both, it is taken to be unchanged."""
-    found = path.stat()
+    found = (folder / f"{split}_images.npy").stat()
     return [found.st_size, found.st_mtime_ns]
 
 
-def _known_stamps(folder: Path) -> dict[str, list[int]]:
-    """The stamps of the image arrays when they were prepared, by file name; empty if they were not recorded."""
-    path = folder / "provenance.json"
-    known = read_json(path).get("stamps") if path.exists() else None
-    return known if isinstance(known, dict) else {}
+def _known_stamps(folder: Path) -> dict[str, Any]:
+    """The stamps that were written last; none if there is no such file or it is broken."""
+    try:
+        return read_json(folder / STAMPS)
+    except (OSError, UserError):
+        return {}
 
 
 def sha256(array: npt.NDArray[Any]) -> str:

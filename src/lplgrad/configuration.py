@@ -69,7 +69,7 @@ def read_study_file(path: Path) -> StudyFile:
     """
     values = _read_yaml_file(path)
     if isinstance(values, dict) and "study" in values and "unavailable" not in values:
-        # Of a file that lost its last lines the rest may still be a study, with defaults for what is gone.
+        # A file that lost its last lines may still parse as a study, with defaults for what is gone.
         raise UserError(f"{path}: cut off, since its last key, unavailable, is missing; delete it and run again")
     return parse(StudyFile, values, str(path))
 

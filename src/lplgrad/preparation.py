@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
-from lplgrad.arrays import SPLITS, DatasetArrays, open_array, open_dataset, sha256, stamp
+from lplgrad.arrays import SPLITS, DatasetArrays, open_array, open_dataset, sha256, write_stamps
 from lplgrad.datasets import ImageFiles, Images, Prepared
 from lplgrad.datasets._originals import ORIGINALS, Listing
 from lplgrad.errors import UserError
@@ -74,8 +74,8 @@ def write_dataset(
     histograms = _histograms(open_array(folder / "train_images.npy", mapped=True))
     _warn_of_little_contrast(folder, histograms)
     mean, std = _statistics(histograms)
-    stamps = {path.name: stamp(path) for path in (folder / f"{split}_images.npy" for split in SPLITS)}
-    write_json(folder / "provenance.json", {**prepared.provenance, "pillow": PIL.__version__, "stamps": stamps})
+    write_json(folder / "provenance.json", {**prepared.provenance, "pillow": PIL.__version__})
+    write_stamps(folder)
     if originals is None:
         remove(folder / ORIGINALS)
     else:
@@ -140,16 +140,18 @@ def _statistics(histograms: npt.NDArray[np.int64]) -> tuple[list[float], list[fl
 
 
 def _warn_of_little_contrast(folder: Path, histograms: npt.NDArray[np.int64]) -> None:
-    """Say when the pool uses a quarter of the levels or less.
+    """Say when all but 0.1 % of the pool's darkest and brightest pixels use a quarter of the levels or less.
 
-    Numbers of 12 bits that are stored in 16 and scaled as such keep 17 levels of 256. Dark or binary images may be like
-    this for good reasons.
+    Numbers of 12 bits that are stored in 16 and scaled as such keep 17 levels of 256; a few defective pixels do not
+    change that. Dark images may be like this for good reasons.
     """
+    shares = np.cumsum(histograms.sum(axis=0)) / histograms.sum()
+    low, high = (int(np.searchsorted(shares, share)) for share in (0.001, 0.999))
     used = np.flatnonzero(histograms.any(axis=0))
     if used[-1] == used[0]:
         say(f"warning: {folder}: every pixel of the training images has the same level, {used[0]} of 255")
-    elif used[-1] - used[0] <= 64:
+    elif high - low <= 64:
         say(
-            f"warning: {folder}: the training images use only the levels {used[0]} to {used[-1]} of 0 to 255; if their "
-            "files hold more than 8 bits a pixel, set value_range to the range of numbers that they use"
+            f"warning: {folder}: almost all pixels of the training images have levels from {low} to {high} of 255; if "
+            "their files hold more than 8 bits a pixel, set value_range to the range of numbers that they use"
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -59,6 +59,7 @@ def write_round_settings(
     labeled: Path,
     trained_from: Path | None,
     trained: Path | None = None,
+    torch: str | None = None,
 ) -> None:
     """Write what a training or a query was given.
 
@@ -73,6 +74,7 @@ def write_round_settings(
         labeled: file of the labelled set.
         trained_from: checkpoint that was trained on, or that was asked; None if there was none.
         trained: checkpoint that the training wrote; None for a query.
+        torch: the version of PyTorch; None for the one that is installed.
     """
     values = {
         "round": round_number,
@@ -86,7 +88,7 @@ def write_round_settings(
     }
     if trained is not None:
         values["trained"] = file_digest(trained)
-    write_json(path, {**values, "versions": {"lplgrad": __version__, "torch": version("torch")}})
+    write_json(path, {**values, "versions": {"lplgrad": __version__, "torch": torch or version("torch")}})
 
 
 def torch_version(folder: Path) -> str:
@@ -105,29 +107,52 @@ def torch_version(folder: Path) -> str:
     raise UserError(f"{path}: no version of PyTorch in it; {RERUN}")
 
 
-def differences(layout: Layout) -> dict[Chain, Difference]:
+def differences(layout: Layout, trials: Iterable[Chain] | None = None) -> dict[Chain, Difference]:
     """The trials of which some finished rounds were run with other settings, data or labels than the study's.
 
     Only the files of rounds that are finished are read. A key that a file of settings lacks has its default. If a data
     set is not prepared here, its rounds must agree with each other.
+
+    Args:
+        layout: of the study.
+        trials: those that are compared; None for all.
 
     Raises:
         UserError: a file of settings is broken.
     """
     known: dict[Path, str] = {}
     sets: dict[str, dict[str, str]] = {}
+    settings: dict[tuple[str, str, str], tuple[dict[str, Any], dict[str, Any]]] = {}
     found = {}
-    for chain in layout.chains():
+    for chain in layout.chains() if trials is None else trials:
+        row = (chain.budget, chain.dataset, chain.strategy)
+        if row not in settings:
+            recipe = layout.study.strategies[chain.strategy].recipe
+            training = with_defaults(TrainingJob, json.loads(layout.training_settings(chain.dataset, recipe)))
+            settings[row] = training, with_defaults(QueryJob, json.loads(layout.query_settings(*row)))
         manifest = Path(layout.data(chain.dataset)) / "dataset.json"
         if chain.dataset not in sets and manifest.exists():
             sets[chain.dataset] = checksums(manifest.parent)
-        for job in _jobs(layout, chain):
+        for job in _jobs(layout, chain, *settings[row]):
             if job.file not in known:
                 known[job.file] = _compare(job, sets.setdefault(chain.dataset, {}))
             if known[job.file]:
                 found[chain] = Difference(chain, job.counts_from, job.file, known[job.file])
                 break
     return found
+
+
+def check_settings(layout: Layout, chain: Chain | None = None) -> None:
+    """Refuse a study, or one trial, of which some rounds do not belong together.
+
+    Raises:
+        UserError: a round was run with other settings, data or labels than the study's.
+    """
+    for first in differences(layout, None if chain is None else [chain]).values():
+        raise UserError(
+            f"{first.file}: {first.problem}; give this file to Snakemake as the target, which runs the round again, or "
+            "name the configuration that ran it"
+        )
 
 
 @dataclass(frozen=True)
@@ -151,13 +176,16 @@ class _Job:
     before: Path | None
 
 
-def _jobs(layout: Layout, chain: Chain) -> Iterator[_Job]:
-    """The finished jobs of a trial, in the order in which they ran."""
+def _jobs(layout: Layout, chain: Chain, training: dict[str, Any], query: dict[str, Any]) -> Iterator[_Job]:
+    """The finished jobs of a trial, in the order in which they ran.
+
+    Args:
+        layout, chain: of the trial.
+        training, query: what the study says of its trainings and its queries.
+    """
     strategy, budget = layout.study.strategies[chain.strategy], layout.budget(chain.budget, chain.dataset)
     target, warm = budget.target_accuracy, layout.study.recipes[strategy.recipe].init == "warm"
     asks = bool(acquisition.load(strategy.acquisition).needs)
-    training = with_defaults(TrainingJob, json.loads(layout.training_settings(chain.dataset, strategy.recipe)))
-    query = with_defaults(QueryJob, json.loads(layout.query_settings(chain.budget, chain.dataset, chain.strategy)))
     before: Path | None = None
     for number in range(1, budget.rounds + 1):
         about = {"round": number, "seed": chain.seed, "labels": number * budget.query_size}
@@ -189,13 +217,12 @@ def _compare(job: _Job, data: dict[str, str]) -> str:
             settings = with_defaults(job.kind, settings)
     except UserError as error:
         return f"{error}, so another version of this program ran the round"
-    found = dict(_flat({"target_accuracy": None, **values, "settings": settings}))
+    found = {"target_accuracy": None, **values, "settings": settings}
     if "labels" in found and found["labels"] is None and job.expected["target_accuracy"] is not None:
         found["labels"] = job.expected["labels"]  # the trial had stopped with fewer
-    for key, value in _flat(job.expected):
-        ours = found.get(key)
-        if ours != value:
-            return f"{key.removeprefix('settings.')} is {json.dumps(ours)} there, but {json.dumps(value)} in the study"
+    for key, expected in job.expected.items():
+        if problem := _difference(found.get(key), expected, key):
+            return problem.removeprefix("settings.")
     recorded = values.get("dataset")
     if not data and isinstance(recorded, dict):
         data.update(recorded)
@@ -224,10 +251,11 @@ def with_defaults(kind: type[Settings], values: object) -> dict[str, Any]:
     return full
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested mappings by dotted key."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _difference(found: object, expected: object, key: str) -> str:
+    """The first key, dotted, whose value is another than expected, with both values; empty if there is none."""
+    if found == expected:
+        return ""
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        below = (_difference(found.get(name), expected.get(name), f"{key}.{name}") for name in {**expected, **found})
+        return next(filter(None, below), "")
+    return f"{key} is {json.dumps(found)} there, but {json.dumps(expected)} in the study"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import permutations
@@ -186,7 +186,7 @@ class Layout:
         figures = values["model_figures"]
         for kind in ("budgets", "datasets", "strategies"):
             figures[kind] = [name for name in figures[kind] if name in values["run"][kind]]
-        return json.dumps({**values, "recipes": recipes, "strategies": strategies, "datasets": datasets})
+        return _json({**values, "recipes": recipes, "strategies": strategies, "datasets": datasets}, sort_keys=False)
 
     def source_settings(self, dataset: str) -> str:
         """``--settings`` of ``lplgrad prepare``, as JSON."""
@@ -340,5 +340,6 @@ def one_of(names: list[str]) -> str:
     return "|".join(re.escape(name) for name in names) or "(?!)"
 
 
-def _json(value: dict[str, object]) -> str:
-    return json.dumps(value, sort_keys=True)
+def _json(value: Mapping[str, object], sort_keys: bool = True) -> str:
+    # YAML reads the escapes that JSON has for an emoji as two halves of a letter.
+    return json.dumps(value, sort_keys=sort_keys, ensure_ascii=False)

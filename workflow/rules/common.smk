@@ -39,6 +39,9 @@ PYTHON = "python" if workflow.deployment_settings.deployment_method else quote(s
 PYTHONPATH = quote(os.pathsep.join(filter(None, [str(HOME / "src"), os.environ.get("PYTHONPATH")])))
 
 
+# Snakemake tells a workflow too late whether it will run jobs.
+NO_JOBS = any(word.partition("=")[0] in ("--report", "--unlock") for word in sys.argv)
+
 # The study of config.yaml and of what the command line puts over it. Snakemake merges the same files into `config`; here
 # each is checked on its own first.
 FILES = [] if workflow.config_settings.replace_workflow_config else [CONFIG]
@@ -47,10 +50,12 @@ try:
     check_prepared_datasets(STUDY)
     # On a cluster's node the files are not listed again.
     changed = changed_originals(STUDY) if workflow.is_main_process else {}
-    if changed:
+    if changed and not NO_JOBS:
         raise UserError("; ".join(changed.values()))
 except UserError as error:
     raise WorkflowError(str(error)) from None
+for problem in changed.values():
+    logger.warning(problem)
 for name in lost_datasets(STUDY) if workflow.is_main_process else []:
     logger.warning(lost_message(STUDY, name))
 

@@ -23,7 +23,7 @@ rule study:
         ENVIRONMENT
     params:
         settings=lambda wildcards: harmless(LAYOUT.study_settings()),  # braces in it are no wildcards
-        unavailable=lambda wildcards: harmless(json.dumps(UNAVAILABLE)),
+        unavailable=lambda wildcards: harmless(json.dumps(UNAVAILABLE, ensure_ascii=False)),
         code=code_digest("commands.study"),
     shell:
         "lplgrad study --settings {params.settings:q} --unavailable {params.unavailable:q} --prepared "

@@ -20,8 +20,11 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.files import write_text
     from lplgrad.report import diagnostics, score_loss
     from lplgrad.report.document import document
+    from lplgrad.round_settings import check_settings
+    from lplgrad.study import Layout
 
     file = read_study_file(arguments.study)
+    check_settings(Layout(file.study, file.unavailable))
     correlations = score_loss.score_loss(file)
     summarised = score_loss.over_seeds(correlations)
     tables = {

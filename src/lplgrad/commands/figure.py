@@ -99,6 +99,7 @@ def _of_trial(arguments: argparse.Namespace, file: StudyFile) -> Any:
     from lplgrad.arrays import open_dataset
     from lplgrad.errors import UserError, nearest
     from lplgrad.report import chosen, models
+    from lplgrad.round_settings import check_settings
     from lplgrad.study import Chain, Layout
 
     layout = Layout(file.study, file.unavailable)
@@ -107,6 +108,7 @@ def _of_trial(arguments: argparse.Namespace, file: StudyFile) -> Any:
         known = {str(getattr(other, name)) for other in layout.chains()}
         if str(value) not in known:
             raise UserError(f"--{name}: the study has no {value!r} ({nearest(str(value), known)})")
+    check_settings(layout, trial)
     if arguments.kind == "chosen":
         data = open_dataset(Path(layout.data(trial.dataset)))
         return chosen.contact_sheet(_queries(layout, trial, data), data)

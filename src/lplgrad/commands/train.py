@@ -171,7 +171,7 @@ def _train_and_test(
 
 
 def _write_settings(arguments: argparse.Namespace, settings: TrainingJob, labels: int | None) -> None:
-    from lplgrad.round_settings import TRAINING, write_round_settings
+    from lplgrad.round_settings import TRAINING, torch_version, write_round_settings
 
     write_round_settings(
         arguments.output / TRAINING,
@@ -184,6 +184,7 @@ def _write_settings(arguments: argparse.Namespace, settings: TrainingJob, labels
         labeled=arguments.labeled,
         trained_from=arguments.checkpoint,
         trained=arguments.output / "checkpoint.safetensors",
+        torch=torch_version(arguments.previous) if labels is None else None,
     )
 
 

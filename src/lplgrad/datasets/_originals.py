@@ -16,7 +16,13 @@ from lplgrad.files import read_json
 
 ORIGINALS = "originals.json"  # a listing, in the folder of the prepared data set
 # Files with these endings are images. Other files in a folder of images do not matter.
+HIDDEN = (".", "__MACOSX")  # how the names of files and folders begin that are left out
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return not name.startswith(".") and Path(name).suffix.lower() in ENDINGS
 
 
 class Listing(TypedDict):
@@ -60,9 +66,9 @@ def _images_below(folder: Path) -> Iterator[tuple[str, Path]]:
     entered: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(place)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in entered else []
+        folders[:] = sorted(name for name in folders if not name.startswith(HIDDEN)) if real not in entered else []
         for file in (Path(place, name) for name in sorted(files) if real not in entered):
-            if not file.name.startswith(".") and file.suffix.lower() in ENDINGS:
+            if is_image(file.name):
                 yield str(file.relative_to(folder)), file
         entered.add(real)
 

@@ -21,7 +21,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from lplgrad.datasets import Fit, ImageFiles, Prepared, Source
 from lplgrad.datasets._archives import unpack
-from lplgrad.datasets._originals import ENDINGS
+from lplgrad.datasets._originals import HIDDEN, is_image
 from lplgrad.datasets._split import stratified_split
 from lplgrad.errors import UserError
 from lplgrad.files import printable
@@ -29,7 +29,6 @@ from lplgrad.progress import say
 from lplgrad.validation import Count, Number, Settings, problem_below
 
 SPLIT_NAMES = {"train": "train|training", "validation": "val|valid|validation", "test": "test|testing|eval|evaluation"}
-HIDDEN = (".", "__MACOSX")
 
 
 class Options(Settings):
@@ -210,7 +209,7 @@ def _class_names(folder: Path) -> set[str]:
 
 def _tell_loose_images(folder: Path) -> None:
     """Say in the log which images lie beside the folders that are used."""
-    loose = [entry.name for entry in _entries(folder) if _is_image(entry.name) and entry.is_file()]
+    loose = [entry.name for entry in _entries(folder) if is_image(entry.name) and entry.is_file()]
     if loose:
         say(f"{folder}: passed over {len(loose)} image(s) outside of the class folders, as {printable(loose[0])}")
 
@@ -302,8 +301,8 @@ def _listed(folder: Path) -> dict[str, dict[Path, str]]:
     others: list[Path] = []
     for name, place in classes.items():
         files = _files_below(place)
-        images[name] = {path: real for path, real in files.items() if _is_image(path.name)}
-        others += [path for path in files if not _is_image(path.name)]
+        images[name] = {path: real for path, real in files.items() if is_image(path.name)}
+        others += [path for path in files if not is_image(path.name)]
         if not images[name]:
             raise UserError(f"{place}: a class without images; place some there or remove the folder")
     if others:
@@ -347,10 +346,6 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     return {name: found[name] for name in names}
 
 
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in ENDINGS
-
-
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(os.scandir(folder), key=lambda entry: entry.name)
 
@@ -368,7 +363,7 @@ def _folders(folder: Path) -> list[Path]:
 def _files_below(folder: Path) -> dict[Path, str]:
     """All files below a folder, links followed, hidden ones left out, in the order of their names.
 
-    What can be reached on several ways is listed once, by a way without links if there is one.
+    What can be reached in several ways is listed once, by a way without links if there is one.
 
     Returns:
         The files, with the real path of each.
@@ -421,7 +416,7 @@ def _unpacked(path: Path, downloads: Path) -> Path:
             beside.replace(target)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    entries = [entry for entry in target.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
+    entries = [entry for entry in target.iterdir() if not entry.name.startswith(HIDDEN)]
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else target
 
 

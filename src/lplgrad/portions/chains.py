@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 FOLDER = Path(".portion")
 MIB = 2**20
-# These files differ between machines: they hold seconds and versions.
-TIMES = ("timing.json", "query_timing.json", "settings.json", "query_settings.json")
+# What a training and a query write. The first two of each differ between machines: they hold seconds and versions.
+TRAINED = ("timing.json", "settings.json", "metrics.json", "test_logits.npy")
+QUERIED = ("query_timing.json", "query_settings.json", "scores.csv", "next_labeled.csv", "test_scores.csv")
+TIMES = (*TRAINED[:2], *QUERIED[:2])
 
 
 def read(files: Sequence[str]) -> Layout:
@@ -48,8 +50,7 @@ def files_of(layout: Layout, chain: Chain) -> list[str]:
             for name in ("metrics.json", "test_logits.npy", TIMES[0], TIMES[2])
         ]
         if number < last:
-            queried = ("scores.csv", "next_labeled.csv", "test_scores.csv", TIMES[1], TIMES[3])
-            found += [f"{layout.round(chain, number)}/{name}" for name in queried]
+            found += [f"{layout.round(chain, number)}/{name}" for name in QUERIED]
         if number in layout.shown_models().get(chain, []):
             observed = ("features.npy", "observed.csv", "confidence.csv")
             found += [f"{layout.round(chain, number)}/{name}" for name in observed]

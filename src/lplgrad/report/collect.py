@@ -11,7 +11,7 @@ import pandas as pd
 
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
-from lplgrad.round_settings import QUERY, RERUN, differences, torch_version
+from lplgrad.round_settings import QUERY, RERUN, check_settings, differences, torch_version
 from lplgrad.settings import StudyFile
 from lplgrad.study import Chain, Layout
 
@@ -65,7 +65,7 @@ def timings(file: StudyFile, partial: bool = False) -> pd.DataFrame:
         device, host, threads, torch.
     """
     layout = Layout(file.study, file.unavailable)
-    departed = {difference.file for difference in differences(layout).values()}
+    departed = {difference.file for difference in differences(layout).values()} if partial else set()
 
     def row(chain: Chain, number: int, folder: str) -> Row | None:
         wanted = ["train_seconds", "test_seconds", "peak_memory_mb", "device", "host", "threads"]
@@ -97,13 +97,9 @@ def _collect(file: StudyFile, row: Callable[[Chain, int, str], Row | None], part
 
 def _rows(file: StudyFile, row: Callable[[Chain, int, str], Row | None], partial: bool) -> Iterator[Row]:
     layout = Layout(file.study, file.unavailable)
-    departed = differences(layout)
-    if departed and not partial:
-        first = next(iter(departed.values()))
-        raise UserError(
-            f"{first.file}: {first.problem}; give this file to Snakemake as the target, which runs the round again, or "
-            "name the configuration that ran it"
-        )
+    departed = differences(layout) if partial else {}
+    if not partial:
+        check_settings(layout)
     for chain in layout.chains():
         strategy = file.study.strategies[chain.strategy]
         about = {

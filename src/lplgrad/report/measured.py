@@ -157,14 +157,26 @@ def read_classes(path: Path, file: StudyFile, partial: bool = False) -> pd.DataF
     for dataset, part in frame.groupby("dataset", sort=False):
         manifest = Path(layout.data(str(dataset))) / "dataset.json"
         known = read_json(manifest).get("classes") if manifest.exists() else None
-        first: list[tuple[str, bool]] = []
-        for _, block in part.groupby(list(ROUND), sort=False):
-            names = block["class"].tolist()
-            found = list(zip(names, block["accuracy"].isna(), strict=True))
-            first = first or found
-            if found != first or len(set(names)) < len(names) or names != (known or names):
-                _refuse(block, path, f"its classes are not those of {dataset}")
+        _check_classes(part, path, f"its classes are not those of {dataset}", known)
     return frame
+
+
+def _check_classes(part: pd.DataFrame, path: Path, problem: str, known: list[str] | None) -> None:
+    """The rows of each round are next to each other, and name the same classes in the same order, as ``known`` does.
+
+    A class has an accuracy in every round or in none.
+    """
+    first = (part[list(ROUND)] == part[list(ROUND)].iloc[0]).all(axis=1)
+    names, empty = part["class"][first].tolist(), part["accuracy"][first].isna().tolist()
+    if len(set(names)) < len(names) or names != (known or names):
+        _refuse(part, path, problem)
+    rounds = part[list(ROUND)].iloc[:: len(names)]
+    expected = rounds.loc[rounds.index.repeat(len(names))].set_axis(range(len(rounds) * len(names)))
+    expected["class"], expected["accuracy"] = names * len(rounds), empty * len(rounds)
+    found = part[[*ROUND, "class"]].assign(accuracy=part["accuracy"].isna()).set_axis(range(len(part)))
+    if len(found) != len(expected):
+        _refuse(part.tail(1), path, problem)
+    _refuse(part[(found != expected).any(axis=1).to_numpy()], path, problem)
 
 
 def read_calibration(folder: Path, file: StudyFile) -> pd.DataFrame:
@@ -237,14 +249,13 @@ def _query_size(file: StudyFile, budget: str, dataset: str) -> int:
 def _read(path: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
     """A table with just these columns, each of whose cells is of its column's kind."""
     reader = csv.reader(io.StringIO(read_text(path, list(kinds)), newline=""), strict=True)
-    rows: list[list[str]] = []
     try:
-        for row in reader:
-            if len(row) != len(kinds):
-                raise UserError(f"{path}: row {len(rows) + 1} has {len(row)} cells, not {len(kinds)}; {AGAIN}")
-            rows.append(row)
+        rows = list(reader)
     except csv.Error as error:
-        raise UserError(f"{path}: row {len(rows) + 1}: {error}; {AGAIN}") from None
+        raise UserError(f"{path}: line {reader.line_num + 1}: {error}; {AGAIN}") from None
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(kinds):
+            raise UserError(f"{path}: row {number} has {len(row)} cells, not {len(kinds)}; {AGAIN}")
     columns: dict[str, Any] = dict(zip(kinds, zip(*rows, strict=True) if rows else [()] * len(kinds), strict=True))
     for name, kind in kinds.items():
         wrong = {cell for cell in set(columns[name]) if not re.fullmatch(kind.pattern, cell)}

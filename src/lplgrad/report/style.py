@@ -76,7 +76,7 @@ class Look:
 def looks(strategies: list[str]) -> dict[str, Look]:
     """The look of each strategy: the paper's have their own, others take the spare ones in the order given.
 
-    Of up to 36 others no two share both colour and marker, nor both colour and dashes; of up to 216 no two share all.
+    No two of up to 36 others share both colour and marker, or both colour and dashes. No two of up to 216 share all.
     """
     others = [name for name in strategies if name not in LOOKS]
     spare = {name: _spare(number) for number, name in enumerate(others)}
