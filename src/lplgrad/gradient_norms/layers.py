@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lplgrad.gradient_norms.convolution import Convolution
-from lplgrad.gradient_norms.layouts import is_clear
+from lplgrad.gradient_norms.layouts import contiguous, is_clear
 from lplgrad.gradient_norms.parts import Direct, OuterProducts, Part, Rows, out_of_range
 
 # Numbers of a sample's feature map from which two sums in one pass, sample by sample, beat two sums over the batch.
@@ -59,7 +59,7 @@ def _over_positions(t: Tensor) -> Tensor:
 
 
 def _group_norm(layer: nn.GroupNorm, x: Tensor, g: Tensor) -> dict[str, Part]:
-    scaled = g * F.group_norm(x, layer.num_groups, eps=layer.eps)
+    scaled = g * F.group_norm(contiguous(x), layer.num_groups, eps=layer.eps)
     return {"weight": Direct(_over_positions(scaled)), "bias": Direct(_over_positions(g))}
 
 
