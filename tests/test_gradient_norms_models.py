@@ -365,3 +365,97 @@ def test_mistakes_are_told_in_words() -> None:
         PerSampleGradientNorms(nn.Sequential(nn.utils.spectral_norm(nn.Linear(2, 2))))
     with pytest.raises(NotImplementedError, match="'0' is an Embedding with"):
         PerSampleGradientNorms(nn.Sequential(nn.Embedding(3, 2, max_norm=1.0)))
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_hook_that_could_change_a_parameters_gradient_is_refused(name: str) -> None:
+    """Autograd's gradient would be three times as large."""
+    model = Model(lambda one, two, x: two(one(x)))
+    norms_of = PerSampleGradientNorms(model)
+    parameter = getattr(model.two, name)
+    handle = parameter.register_hook(lambda gradient: 3 * gradient)
+    words = rf"parameter two\.{name} has a hook \(register_hook\).*remove it"
+    with pytest.raises(NotImplementedError, match=words), norms_of:
+        pass
+    with pytest.raises(NotImplementedError, match=words):
+        PerSampleGradientNorms(model)
+    parameter.requires_grad_(False)
+    agrees(model, inputs())
+    parameter.requires_grad_(True)
+    handle.remove()
+    parameter.register_post_accumulate_grad_hook(lambda parameter: parameter.grad.mul_(3))
+    agrees(model, inputs())
+
+
+UNBATCHED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
+    "a map": (nn.Conv2d(3, 3, 3, padding=1), (3, 6, 5), r"layer '0' \(Conv2d\): it must have 4 axes,.*\(3, 6, 5\)"),
+    "a sequence": (nn.Conv1d(3, 3, 3, padding=1), (3, 6), r"layer '0' \(Conv1d\): it must have 3 axes"),
+    "features": (nn.Linear(3, 3), (3,), r"layer '0' \(Linear\): it must have at least 2 axes"),
+    "one axis": (nn.LayerNorm(3), (3,), r"layer '0' \(LayerNorm\): it must have at least 2 axes"),
+    # Without the check the norms would be wrong: a mean over samples passes for one over features.
+    "a norm of all axes": (nn.LayerNorm((3, 6)), (3, 6), r"layer '0' \(LayerNorm\): it must have at least 3 axes"),
+}
+
+
+@pytest.mark.parametrize("name", UNBATCHED)
+def test_an_input_without_a_batch_is_refused_though_its_first_dimension_fits(name: str) -> None:
+    layer, shape, words = UNBATCHED[name]
+    with (
+        PerSampleGradientNorms(nn.Sequential(layer)) as norms_of,
+        pytest.raises(NotImplementedError, match=f"input of {words}"),
+    ):
+        norms_of(torch.randn(shape), lambda output: output.reshape(3, -1).sum(dim=1))
+
+
+class WithToken(Model):
+    """A model with a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda one, two, x: two(one(x)))
+        self.token = nn.Parameter(torch.zeros(6))
+
+
+def complex_model() -> nn.Module:
+    layer = nn.Linear(6, 6)
+    layer.weight = nn.Parameter(torch.zeros(6, 6, dtype=torch.complex64))
+    return layer
+
+
+def test_the_model_itself_is_named_in_words() -> None:
+    with pytest.raises(
+        NotImplementedError, match=r"^the model itself is a WithToken with trainable parameters of its own \(token\)"
+    ):
+        PerSampleGradientNorms(WithToken())
+    with pytest.raises(NotImplementedError, match=r"^the model itself \(Linear\): its forward is not PyTorch's"):
+        PerSampleGradientNorms(with_forward(nn.Linear(6, 6)))
+    with pytest.raises(NotImplementedError, match=r"^parameter weight_orig: weights that are computed"):
+        PerSampleGradientNorms(nn.utils.spectral_norm(nn.Linear(6, 6)))
+    with (
+        pytest.raises(ValueError, match=r"^the model itself is in train mode"),
+        PerSampleGradientNorms(nn.BatchNorm1d(6)),
+    ):
+        pass
+    with (
+        PerSampleGradientNorms(nn.Linear(6, 6).double()) as norms_of,
+        pytest.raises(
+            NotImplementedError, match=r"^input of the model itself \(Linear\): it must have at least 2 axes"
+        ),
+    ):
+        norms_of(inputs(1)[0], squared)
+
+
+def test_complex_numbers_are_refused() -> None:
+    with pytest.raises(NotImplementedError, match=r"^parameter weight is complex"):
+        PerSampleGradientNorms(complex_model())
+    model = Model(lambda one, two, x: torch.fft.fft(two(one(x))))
+    with PerSampleGradientNorms(model) as norms_of, pytest.raises(TypeError, match="output must be real, not complex"):
+        norms_of(inputs(), squared)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
+def test_reentrant_checkpoints_are_refused_with_the_remedy() -> None:
+    model = Model(lambda one, two, x: checkpoint(nn.Sequential(one, two), x, use_reentrant=True))
+    after = Model(lambda one, two, x: checkpoint(two, one(x), use_reentrant=True))
+    for one in (model, after):
+        with PerSampleGradientNorms(one) as norms_of, pytest.raises(RuntimeError, match="use_reentrant=False"):
+            norms_of(inputs(), squared)

@@ -27,7 +27,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lplgrad.gradient_norms.layers import check_batch_norms, norms, supported_layers
+from lplgrad.gradient_norms.layers import check_batch_norms, least_axes, norms, place, supported_layers
 from lplgrad.gradient_norms.layouts import ClearLayouts, ordinary_functions
 
 
@@ -158,7 +158,8 @@ class PerSampleGradientNorms:
 
     Raises:
         NotImplementedError: a trainable parameter belongs to a layer of another kind or with another forward pass, to
-            two layers, or is computed from others (weight normalisation, pruning); it is named.
+            two layers, is computed from others (weight normalisation, pruning), is complex, or has a hook
+            (``register_hook``); it is named.
         ValueError: the model has no trainable parameters, or ``contractions`` is of another type.
     """
 
@@ -225,9 +226,9 @@ class PerSampleGradientNorms:
             RuntimeError: the context is not entered; the output depends on no layer; or a layer's input was overwritten
                 in place after its call.
             ValueError: an empty batch; or the loss is not one scalar a sample.
-            TypeError: the model returns something else than a tensor.
-            NotImplementedError: the first dimension of a layer or of the output is not the batch, or a parameter is
-                used outside its layer's call; it is named.
+            TypeError: the model returns something else than a real tensor.
+            NotImplementedError: the first dimension of a layer or of the output is not the batch, a layer's input has
+                too few axes to be a batch, or a parameter is used outside its layer's call; it is named.
         """
         if not self._handles:
             raise RuntimeError("enter the context first: with PerSampleGradientNorms(model) as norms: ...")
@@ -256,10 +257,13 @@ class PerSampleGradientNorms:
         output = self.model(inputs)
         if not isinstance(output, Tensor):
             raise TypeError(f"the model must return a tensor, not a {type(output).__name__}; wrap it in one")
+        if output.is_complex():
+            raise TypeError("the model's output must be real, not complex")
         self._check_batch(output, "the model's output")
         if not output.requires_grad:
             raise RuntimeError(
-                "the model's output depends on no trainable layer; is its forward run without gradients?"
+                "the model's output depends on no trainable layer: its forward runs without gradients (torch.no_grad, "
+                "or torch.utils.checkpoint, which needs use_reentrant=False)"
             )
         return output
 
@@ -267,7 +271,7 @@ class PerSampleGradientNorms:
         assert self._pass is not None
         if tensor.dim() == 0 or len(tensor) != self._pass.size:
             raise NotImplementedError(
-                f"{what}{f' {self._name(layer)}' if layer else ''}: its first dimension must be the batch of "
+                f"{what}{self._name(layer) if layer else ''}: its first dimension must be the batch of "
                 f"{self._pass.size}, but it has the shape {tuple(tensor.shape)}"
             )
 
@@ -300,8 +304,14 @@ class PerSampleGradientNorms:
         with ordinary_functions():
             self._thaw(layer.parameters(recurse=False))
             given: Tensor = (*arguments, *named.values())[0]
-            self._check_batch(given, "input of layer", layer)
-            self._check_batch(output, "output of layer", layer)
+            self._check_batch(given, "input of ", layer)
+            if given.dim() < (axes := least_axes(layer)):
+                few = "" if isinstance(layer, nn.Conv1d | nn.Conv2d) else "at least "
+                raise NotImplementedError(
+                    f"input of {self._name(layer)}: it must have {few}{axes} axes, the batch first, but it has the "
+                    f"shape {tuple(given.shape)}"
+                )
+            self._check_batch(output, "output of ", layer)
             call = _Call.of(given)
             self._pass.calls[layer].append(call)
             tapped: Tensor = _Tap.apply(output, self._pass.anchor, lambda gradient: self._listen(layer, call, gradient))
@@ -311,7 +321,7 @@ class PerSampleGradientNorms:
         """Collect the gradient at a layer's output; once it has come for every call of the layer, add its norms."""
         assert self._pass is not None
         if not call.unchanged:
-            raise RuntimeError(f"the input of layer {self._name(layer)} was overwritten in place after its call")
+            raise RuntimeError(f"the input of {self._name(layer)} was overwritten in place after its call")
         arrived = self._pass.gradients[layer]
         arrived.append((call.input, gradient.detach()))
         if len(arrived) == len(self._pass.calls[layer]):
@@ -331,4 +341,4 @@ class PerSampleGradientNorms:
 
     def _name(self, layer: nn.Module) -> str:
         name = next(name for name, module in self.model.named_modules() if module is layer)
-        return f"{name!r} ({type(layer).__name__})"
+        return f"{place(name)} ({type(layer).__name__})"

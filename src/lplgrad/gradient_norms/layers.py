@@ -178,12 +178,24 @@ def _divided(t: Tensor, scale: Tensor) -> Tensor:
     return t.double() / scale.view(-1, *[1] * (t.dim() - 1))
 
 
+def place(name: str, kind: str = "layer") -> str:
+    """What messages call a module, by its name within the model."""
+    return f"{kind} {name!r}" if name else "the model itself"
+
+
+def least_axes(layer: nn.Module) -> int:
+    """How many axes an input of a layer has at least, the batch included."""
+    if isinstance(layer, nn.LayerNorm):
+        return 1 + len(layer.normalized_shape)
+    return {nn.Conv2d: 4, nn.Conv1d: 3, nn.Embedding: 1}.get(type(layer), 2)
+
+
 def supported_layers(model: nn.Module) -> list[nn.Module]:
     """The layers that have trainable parameters.
 
     Raises:
         NotImplementedError: a layer whose gradient norm is not known here or whose forward pass was replaced; a
-            parameter that two layers share, or one that is computed from others.
+            parameter that two layers share, that is computed from others, that is complex, or that has a hook.
         ValueError: there is no parameter, or all are frozen.
     """
     owners: dict[nn.Parameter, str] = {}
@@ -199,22 +211,29 @@ def supported_layers(model: nn.Module) -> list[nn.Module]:
         if type(layer) not in PARTS:
             known = ", ".join(kind.__name__ for kind in PARTS)
             raise NotImplementedError(
-                f"layer {name!r} is a {type(layer).__name__}; supported: {known}; or freeze its parameters, upon which "
-                "they do not count"
+                f"{place(name)} is a {type(layer).__name__} with trainable parameters of its own ({parameters[0][0]}); "
+                f"supported: {known}; or freeze its parameters; frozen parameters do not count"
             )
         if isinstance(layer, nn.Embedding) and (layer.scale_grad_by_freq or layer.max_norm is not None):
-            raise NotImplementedError(f"layer {name!r} is an Embedding with scale_grad_by_freq or max_norm")
+            raise NotImplementedError(f"{place(name)} is an Embedding with scale_grad_by_freq or max_norm")
         if replaced := _replaced(layer):
             raise NotImplementedError(
-                f"layer {name!r} ({type(layer).__name__}): its {replaced} is not PyTorch's, so the gradients of its "
+                f"{place(name)} ({type(layer).__name__}): its {replaced} is not PyTorch's, so the gradients of its "
                 "parameters are not known"
             )
         for key, parameter in parameters:
+            path = f"{name}.{key}" if name else key
             if key not in ("weight", "bias"):
-                raise NotImplementedError(f"parameter {name}.{key}: weights that are computed from others")
+                raise NotImplementedError(f"parameter {path}: weights that are computed from others")
             if parameter in owners:
-                raise NotImplementedError(f"parameter {name}.{key} is shared with {owners[parameter]}")
-            owners[parameter] = f"{name}.{key}"
+                raise NotImplementedError(f"parameter {path} is shared with {owners[parameter]}")
+            if parameter.is_complex():
+                raise NotImplementedError(f"parameter {path} is complex; only real parameters are supported")
+            if parameter._backward_hooks:
+                raise NotImplementedError(
+                    f"parameter {path} has a hook (register_hook), which could change its gradient; remove it"
+                )
+            owners[parameter] = path
         layers.append(layer)
     if not layers:
         frozen = any(True for _ in model.parameters())
@@ -254,9 +273,10 @@ def check_batch_norms(model: nn.Module) -> None:
             continue
         if layer.running_mean is None or layer.running_var is None:
             raise ValueError(
-                f"batch norm {name!r} has no running statistics: a sample's loss depends on its neighbours"
+                f"{place(name, 'batch norm')} has no running statistics: a sample's loss depends on its neighbours"
             )
         if layer.training:
             raise ValueError(
-                f"batch norm {name!r} is in train mode: a sample's loss depends on its neighbours; call model.eval()"
+                f"{place(name, 'batch norm')} is in train mode: a sample's loss depends on its neighbours; "
+                "call model.eval()"
             )
