@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -467,17 +468,38 @@ class TestRefusals:
             single_line(told, *words)
 
 
-@pytest.mark.parametrize("words", ["CUDA out of memory. Tried", "CUBLAS_STATUS_ALLOC_FAILED"])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "CUDA"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED\nwhen calling"), "(CUBLAS_STATUS_ALLOC_FAILED)"),
+        (RuntimeError("unable to mmap 400 bytes from file <x>: Cannot allocate memory (12)"), "unable to mmap"),
+        (MemoryError(), "out of memory; lower"),
+        (MemoryError("Unable to allocate 1.00 TiB for an array"), "(Unable to allocate 1.00 TiB for an array)"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "(Cannot allocate memory)"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory", "a.npy"), "(a.npy: Cannot allocate memory)"),
+    ],
+    ids=repr,
+)
 def test_a_lack_of_memory_anywhere_is_one_line(
-    started: Path, lplgrad: Call, monkeypatch: pytest.MonkeyPatch, words: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, words: str
 ) -> None:
-    def full(*arguments: object, **options: object) -> None:
-        raise torch.OutOfMemoryError(words) if "Tried" in words else RuntimeError(f"{words}\nwhen calling")
+    def full(arguments: object) -> None:
+        raise error
 
-    monkeypatch.setattr("lplgrad.evaluation.predict", full)
-    status, told = train(lplgrad, started, JOINT, output="full")
-    assert status == 1
-    single_line(told.splitlines()[-1], "out of memory", words.split()[0], "compute.jobs_per_gpu")
+    monkeypatch.setattr("lplgrad.commands.schema.run", full)
+    assert main(["schema"]) == 1
+    single_line(capsys.readouterr().err, "lplgrad schema: error: out of memory", words, "compute.jobs_per_gpu")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(errno.EIO, "Input/output error")], ids=repr)
+def test_another_error_is_raised(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails(arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("lplgrad.commands.schema.run", fails)
+    with pytest.raises(type(error), match=str(error.args[-1])):
+        main(["schema"])
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")

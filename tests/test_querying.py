@@ -80,6 +80,7 @@ def test_a_lack_of_memory_halves_the_batch_and_loses_nothing() -> None:
         "XPU out of memory. Tried to allocate 1.00 GiB",
         "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes. Error code 12",
         "DefaultCPUAllocator: not enough memory: you tried to allocate 4000000000000 bytes.",
+        "unable to mmap 400 bytes from file </torch_12_34_0>: Cannot allocate memory (12)",
         "std::bad_alloc",
     ],
 )

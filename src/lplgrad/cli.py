@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import importlib
 import os
@@ -58,17 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(parsed.prog, str(error))
     except BrokenPipeError:
         return 0  # whoever read the output has gone
+    except MemoryError as error:
+        return _fail_for_memory(parsed.prog, str(error))
     except OSError as error:
+        told = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error.strerror)
+        if error.errno == errno.ENOMEM:
+            return _fail_for_memory(parsed.prog, told)
         if error.filename is None:
             raise
-        return _fail(parsed.prog, f"{error.filename}: {error.strerror}")
+        return _fail(parsed.prog, told)
     except RuntimeError as error:
         from lplgrad.devices import lacks_memory
 
         if "torch" not in sys.modules or not lacks_memory(error):
             raise
-        hint = "lower compute.jobs_per_gpu if other jobs share the card, or Snakemake's --cores on a processor"
-        return _fail(parsed.prog, f"out of memory ({str(error).splitlines()[0]}); {hint}")
+        return _fail_for_memory(parsed.prog, str(error))
     except Interrupted as error:
         return _fail(parsed.prog, str(error), status=128 + error.number)
     except KeyboardInterrupt:
@@ -86,6 +91,12 @@ def run() -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)
+
+
+def _fail_for_memory(prog: str, told: str) -> int:
+    cause = f" ({told.splitlines()[0]})" if told else ""  # Python's own MemoryError says nothing
+    hint = "lower compute.jobs_per_gpu if other jobs share the card, or Snakemake's --cores on a processor"
+    return _fail(prog, f"out of memory{cause}; {hint}")
 
 
 def _fail(prog: str, message: str, status: int = 1) -> int:

@@ -80,7 +80,7 @@ def tf32(enabled: bool) -> Iterator[None]:
 
 
 # What errors of a lack of memory say, in lower case, without spaces and underscores: those of PyTorch's allocators, of
-# the CUDA and HIP runtimes, of cuBLAS, cuSOLVER, cuSPARSE, cuFFT and cuDNN, and of C++. A plain
+# the CUDA and HIP runtimes, of cuBLAS, cuSOLVER, cuSPARSE, cuFFT and cuDNN, of C++ and of the operating system. A plain
 # CUDNN_STATUS_INTERNAL_ERROR or CUBLAS_STATUS_NOT_INITIALIZED is not among them, since it may mean anything.
 LACKS_MEMORY = (
     "outofmemory",
@@ -89,6 +89,7 @@ LACKS_MEMORY = (
     "memoryallocation",
     "statusmemoryerror",
     "can'tallocatememory",
+    "cannotallocatememory",
     "notenoughmemory",
     "badalloc",
 )
