@@ -73,7 +73,7 @@ def test_squares_beyond_the_range_of_the_precision(
     x = torch.rand(3, *shape).to(dtype)
     x[0] = 0  # has no gradient at all
     expected, _ = oracle(layer.double(), x.double(), linear_loss)
-    # Of a half the nearest number that the type has, in input and gradient.
+    # The factors as the type rounds them.
     exact = [float(torch.tensor(factor, dtype=dtype)) for factor in (of_input, of_gradient)]
     model = nn.Sequential(layer.to(dtype), Scaled(exact[1]))
     with PerSampleGradientNorms(model) as norms_of:

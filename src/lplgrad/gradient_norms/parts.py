@@ -16,8 +16,8 @@ class Part(Protocol):
     def squared_norm(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
         """Squared norm of each sample's gradient, float64, and whether it has lost digits, shape (B,) each.
 
-        Digits are lost where terms cancel; None says that nowhere they do. That squares leave the range of the working
-        precision is for the caller to see, by ``out_of_range``.
+        Digits are lost where terms cancel. None means that no terms cancel. The caller must check by ``out_of_range``
+        whether squares left the range of the working precision.
 
         Args:
             dtype: what the factors are rounded to where the gradient itself is computed.
