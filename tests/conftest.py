@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from lplgrad.arrays import DatasetArrays, checksums, open_dataset
+from lplgrad.arrays import DatasetArrays, checksums, open_dataset, sha256
 from lplgrad.cli import main
 from lplgrad.datasets import Images, Prepared
 from lplgrad.files import file_digest
@@ -52,6 +54,15 @@ def record_settings(layout: Layout, torch: str = "2") -> None:
                 if Path(folder).exists():
                     values = {**about, "target_accuracy": stops_at, "settings": json.loads(settings)}
                     Path(folder, name).write_text(json.dumps(values))
+
+
+def replace_array(folder: Path, name: str, array: npt.NDArray[Any]) -> None:
+    """Put another array into a prepared data set as if it had been prepared with it: ``train_labels`` and the like."""
+    np.save(folder / f"{name}.npy", array)
+    described = json.loads((folder / "dataset.json").read_text())
+    split, kind = name.split("_")
+    described["splits"][split][f"{kind}_sha256"] = sha256(array)
+    (folder / "dataset.json").write_text(json.dumps(described))
 
 
 @pytest.fixture

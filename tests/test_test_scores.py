@@ -16,7 +16,7 @@ from lplgrad import acquisition, networks, pool, querying
 from lplgrad.arrays import DatasetArrays
 from lplgrad.artifacts import read_test_scores, write_test_scores
 from lplgrad.errors import UserError
-from tests.conftest import JOINT
+from tests.conftest import JOINT, replace_array
 
 Call = Callable[..., tuple[int, str]]
 Ask = Callable[..., str]
@@ -112,8 +112,8 @@ def test_a_trial_that_has_stopped_scores_nothing(ask: Ask, tmp_path: Path) -> No
 def test_test_images_change_nothing_of_the_query(ask: Ask, data: DatasetArrays, tmp_path: Path, name: str) -> None:
     augmented = ", query_transform: train, augmentation: {crop_padding: 2}"
     one = ask(name, 1, augmented, output="one")
-    np.save(data.folder / "test_images.npy", 255 - np.load(data.folder / "test_images.npy"))
-    np.save(data.folder / "test_labels.npy", (np.load(data.folder / "test_labels.npy") + 1) % 4)
+    replace_array(data.folder, "test_images", 255 - np.load(data.folder / "test_images.npy"))
+    replace_array(data.folder, "test_labels", (np.load(data.folder / "test_labels.npy") + 1) % 4)
     assert ask(name, 1, augmented, output="other") != one
     for file in ("scores.csv", "next_labeled.csv"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
