@@ -30,10 +30,12 @@ include: "workflow/rules/statistics.smk"
 onsuccess:
     delete_leftovers()
     warn_of_gaps()
+    warn_of_data()
 
 
 onerror:
     warn_of_gaps()
+    warn_of_data()
 
 
 rule all:

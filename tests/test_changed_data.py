@@ -148,7 +148,7 @@ class TestOriginals:
         assert said.startswith(
             f"datasets.pets: {photos} has changed since data/pets was prepared {what}; to go on with "
         )
-        assert "delete data/pets/dataset.json and run Snakemake with --forcerun data/pets/dataset.json" in said
+        assert "to use the images as they are now, run Snakemake with --forcerun data/pets/dataset.json" in said
         status, error = lplgrad("study", HOME / "config.yaml", "mine.yaml")
         assert status == 1
         assert what in error
@@ -181,14 +181,19 @@ class TestOriginals:
         pack()
         assert "photos.tar has changed since data/pets was prepared" in problem()
 
-    def test_a_preparation_that_fails_leaves_no_data_set_that_looks_whole(
+    def test_a_preparation_that_fails_leaves_what_was_prepared(
         self, photos: Path, lplgrad: Callable[..., tuple[int, str]]
     ) -> None:
         prepare(lplgrad, photos)
+        before = {path.name: path.read_bytes() for path in Path("data/pets").iterdir() if path.is_file()}
         (photos / "cats" / "0.png").write_text("not an image")
         row = "{source: image_folder, path: photos, image_size: 8, test_fraction: 0.34}"
         assert lplgrad("prepare", "--settings", row, "--output", "data/pets")[0] == 1
-        assert not Path("data/pets/dataset.json").exists()
+        after = {path.name: path.read_bytes() for path in Path("data/pets").iterdir() if path.is_file()}
+        assert after.keys() - before.keys() == {"unreadable.tsv"}
+        assert {name: after[name] for name in before} == before
+        assert not (Path("data/pets") / ".new").exists()
+        assert "(other names or sizes)" in problem(), "the change is still noticed"
 
     def test_a_folder_that_cannot_be_read_is_named(
         self, photos: Path, lplgrad: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from shlex import quote
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,8 +110,10 @@ def test_a_job_that_a_signal_ended_is_explained(tmp_path: Path, ending: str, sta
         "STUDY": SimpleNamespace(compute=SimpleNamespace(jobs_per_gpu=1, progress_seconds=20)),
         "PYTHON": program,
         "PYTHONPATH": "src",
+        "HOME": HOME,
+        "quote": quote,
     }
-    exec(rules[rules.index("# What a job's exit status") : rules.index("wildcard_constraints")], names)
+    exec(rules[rules.index("EXPLAIN =") : rules.index("wildcard_constraints")], names)
     done = subprocess.run(
         ["bash", "-c", prefix[0] + "lplgrad train $place; echo after"], capture_output=True, text=True, timeout=60
     )

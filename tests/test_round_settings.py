@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lplgrad.configuration import read_study
+from lplgrad.configuration import check_reported, read_study
 from lplgrad.errors import UserError
 from lplgrad.report import collect
 from lplgrad.round_settings import differences
@@ -52,6 +52,18 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def put(path: Path, new: dict[str, Any]) -> None:
     edit(path, lambda values: values.update(new))
+
+
+def test_a_report_of_another_configuration_than_the_one_that_ran_is_refused(layout: Layout) -> None:
+    written = Path(layout.root) / "study.yaml"
+    written.write_text(yaml.safe_dump(STUDY.model_dump(by_alias=True)))
+    check_reported(STUDY.study)
+    changed = {"datasets": {"digits": {"training": {"epochs": 3}}}}
+    other = read_study([HOME / "config.yaml", HOME / "tests" / "tiny.yaml"], changed)
+    with pytest.raises(
+        UserError, match=rf"{written}: datasets\.digits\.training\.epochs is 2 there, but 3 in the study"
+    ):
+        check_reported(other)
 
 
 def test_a_study_of_one_kind_is_whole(layout: Layout) -> None:
@@ -102,7 +114,7 @@ def test_other_settings_are_named_and_never_collected(
     assert list(found) == [LPLGRAD_1]
     assert (found[LPLGRAD_1].round_number, found[LPLGRAD_1].file) == (first, path)
     assert problem in found[LPLGRAD_1].problem
-    with pytest.raises(UserError, match=f"{path}: .*give this file to Snakemake as the target"):
+    with pytest.raises(UserError, match=f"{path}: .*run Snakemake with this configuration"):
         collect.measurements(STUDY)
     kept = collect.measurements(STUDY, partial=True)
     assert len(kept) == 3 * 2 * 3 - (4 - first)

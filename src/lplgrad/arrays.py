@@ -25,7 +25,7 @@ from lplgrad.errors import UserError
 from lplgrad.files import read_json, write_json
 
 STAMPS = "stamps.json"
-AGAIN = "delete dataset.json beside it, and run Snakemake with --forcerun prepare"
+AGAIN = "run Snakemake with --forcerun prepare, which prepares the data set again and runs its rounds again"
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 

@@ -5,13 +5,15 @@ Imports neither torch nor Snakemake.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lplgrad.errors import UserError
 from lplgrad.settings import Study, StudyFile
-from lplgrad.validation import parse, read_yaml
+from lplgrad.study import Layout
+from lplgrad.validation import first_difference, parse, read_yaml
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,3 +87,16 @@ def _read_yaml_file(path: Path) -> Any:
         return read_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file in UTF-8") from None
+
+
+def check_reported(study: Study) -> None:
+    """Refuse to report a study under a configuration that is not the one that ran.
+
+    Raises:
+        UserError: ``study.yaml`` of the results differs from the configuration.
+    """
+    written = Path(Layout(study).root) / "study.yaml"
+    if written.exists():
+        ran, asked = (json.loads(Layout(one).study_settings()) for one in (read_study_file(written).study, study))
+        if problem := first_difference(ran, asked):
+            raise UserError(f"{written}: {problem}; run Snakemake before --report, or name the configuration that ran")

@@ -110,7 +110,9 @@ def images_of(study: Study, dataset: str) -> Images:
     test = getattr(options, "test_images", None) or test
     pool = source.pool_size(options) or max(budget.labels for budget in row.budgets.values())
     if side is None or test is None:
-        raise UserError(f"datasets.{dataset}: its size is known once it is prepared (snakemake --until prepare)")
+        raise UserError(
+            f"datasets.{dataset}: its size is known once it is prepared (add --until prepare to your snakemake command)"
+        )
     return Images(side, channels, classes, pool, test)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,46 @@ def write_dataset(
         UserError: there is something in it that no data set may have.
         UnreadableImagesError: images could not be decoded; those of both splits were tried.
     """
-    remove(folder / "dataset.json")  # until the rest is whole again
+    staging = folder / ".new"  # a data set that is prepared already stays until this one is whole
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        splits = _write_arrays(folder, staging, prepared, threads)
+        histograms = _histograms(open_array(staging / "train_images.npy", mapped=True))
+        _warn_of_little_contrast(folder, histograms)
+        mean, std = _statistics(histograms)
+        remove(folder / "dataset.json")
+        for array in staging.iterdir():
+            array.replace(folder / array.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    write_json(folder / "provenance.json", {**prepared.provenance, "pillow": PIL.__version__})
+    write_stamps(folder)
+    if originals is None:
+        remove(folder / ORIGINALS)
+    else:
+        write_json(folder / ORIGINALS, originals)
+    described = {"classes": prepared.classes, "mean": mean, "std": std, "splits": splits}
+    write_json(folder / "dataset.json", {"settings": settings or {}, **described})
+    return open_dataset(folder)
+
+
+def _write_arrays(folder: Path, staging: Path, prepared: Prepared, threads: int) -> dict[str, Any]:
+    """Check and write the arrays of both splits; what ``dataset.json`` says of each split.
+
+    Args:
+        folder: of the data set, for messages.
+        staging: where the arrays are written.
+        prepared: what the source delivered.
+        threads: that decode.
+    """
     parts: dict[str, Images | ImageFiles] = {split: getattr(prepared, split) for split in SPLITS}
     splits: dict[str, Any] = {}
     shape = first_shape([part for part in parts.values() if isinstance(part, ImageFiles)])
     unreadable: dict[Path, str] = {}
     for split, part in parts.items():
         _check_labels(folder, split, part.labels, prepared.classes)
-        target = folder / f"{split}_images.npy"
+        target = staging / f"{split}_images.npy"
         if isinstance(part, Images):
             with replacing(target) as file:
                 np.save(file, part.images, allow_pickle=False)
@@ -58,7 +91,7 @@ def write_dataset(
             except UnreadableImagesError as error:
                 unreadable |= error.reasons
                 continue
-        with replacing(folder / f"{split}_labels.npy") as file:
+        with replacing(staging / f"{split}_labels.npy") as file:
             np.save(file, part.labels, allow_pickle=False)
         counts = np.bincount(part.labels, minlength=len(prepared.classes))
         images = open_array(target, mapped=True)
@@ -71,18 +104,7 @@ def write_dataset(
         }
     if unreadable:
         raise UnreadableImagesError(unreadable, sum(len(part.labels) for part in parts.values()))
-    histograms = _histograms(open_array(folder / "train_images.npy", mapped=True))
-    _warn_of_little_contrast(folder, histograms)
-    mean, std = _statistics(histograms)
-    write_json(folder / "provenance.json", {**prepared.provenance, "pillow": PIL.__version__})
-    write_stamps(folder)
-    if originals is None:
-        remove(folder / ORIGINALS)
-    else:
-        write_json(folder / ORIGINALS, originals)
-    described = {"classes": prepared.classes, "mean": mean, "std": std, "splits": splits}
-    write_json(folder / "dataset.json", {"settings": settings or {}, **described})
-    return open_dataset(folder)
+    return splits
 
 
 def _decode(target: Path, files: ImageFiles, shape: tuple[int, ...], threads: int, what: str) -> None:

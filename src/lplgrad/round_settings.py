@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from lplgrad.errors import UserError
 from lplgrad.files import file_digest, read_json, write_json
 from lplgrad.settings import QueryJob, TrainingJob
 from lplgrad.study import Chain, Layout
-from lplgrad.validation import Settings, parse
+from lplgrad.validation import Settings, first_difference, parse
 
 TRAINING, QUERY = "settings.json", "query_settings.json"
 RERUN = "delete it and give it to Snakemake as the target, which runs the round again"
@@ -150,7 +150,7 @@ def check_settings(layout: Layout, chain: Chain | None = None) -> None:
     """
     for first in differences(layout, None if chain is None else [chain]).values():
         raise UserError(
-            f"{first.file}: {first.problem}; give this file to Snakemake as the target, which runs the round again, or "
+            f"{first.file}: {first.problem}; run Snakemake with this configuration, which runs the round again, or "
             "name the configuration that ran it"
         )
 
@@ -209,7 +209,7 @@ def _compare(job: _Job, data: dict[str, str]) -> str:
     """
     path = job.file
     if not path.exists():
-        return "missing, so nothing says how this round was run"
+        return "missing, so nothing says how this round was run (Snakemake writes it if it is the target)"
     values = read_json(path)
     settings = values.get("settings", {})
     try:
@@ -221,7 +221,7 @@ def _compare(job: _Job, data: dict[str, str]) -> str:
     if "labels" in found and found["labels"] is None and job.expected["target_accuracy"] is not None:
         found["labels"] = job.expected["labels"]  # the trial had stopped with fewer
     for key, expected in job.expected.items():
-        if problem := _difference(found.get(key), expected, key):
+        if problem := first_difference(found.get(key), expected, key):
             return problem.removeprefix("settings.")
     recorded = values.get("dataset")
     if not data and isinstance(recorded, dict):
@@ -249,13 +249,3 @@ def with_defaults(kind: type[Settings], values: object) -> dict[str, Any]:
         options = acquisition.load(settings.acquisition).options
         full["options"] = parse(options, settings.options, "settings: options").model_dump(by_alias=True)
     return full
-
-
-def _difference(found: object, expected: object, key: str) -> str:
-    """The first key, dotted, whose value is another than expected, with both values; empty if there is none."""
-    if found == expected:
-        return ""
-    if isinstance(found, Mapping) and isinstance(expected, Mapping):
-        below = (_difference(found.get(name), expected.get(name), f"{key}.{name}") for name in {**expected, **found})
-        return next(filter(None, below), "")
-    return f"{key} is {json.dumps(found)} there, but {json.dumps(expected)} in the study"

@@ -271,9 +271,10 @@ def report(layout: Layout) -> Iterator[str]:
         yield f"broken: {line}"
     if steps:
         seconds, unknown = seconds_left(layout, chains)
-        more = f", and {unknown} jobs of which nothing is measured yet" if unknown else ""
+        about = [f"about {_duration(seconds)} of trainings and queries, one after the other"] if seconds else []
+        about += [f"{unknown} trainings and queries whose time is not known yet"] if unknown else []
         yield ""
-        yield f"left: about {_duration(seconds)} of trainings and queries, one after the other{more}"
+        yield f"left: {', and '.join(about) or 'less than a second'}"
 
 
 def _shown(values: list[float | None], digits: int) -> str:

@@ -288,9 +288,8 @@ def changed_originals(study: Study) -> dict[str, str]:
         if problem:
             found[name] = (
                 f"datasets.{name}: {originals} has changed since {folder} was prepared ({problem}); to go on with the "
-                f"images that were prepared, delete {folder / ORIGINALS}; to use the images as they are now, delete "
-                f"{folder / 'dataset.json'} and run Snakemake with --forcerun {folder / 'dataset.json'}, which runs "
-                "all rounds of the data set again"
+                f"images that were prepared, delete {folder / ORIGINALS}; to use the images as they are now, run "
+                f"Snakemake with --forcerun {folder / 'dataset.json'}, which runs all rounds of the data set again"
             )
     return found
 
@@ -304,6 +303,16 @@ def lost_datasets(study: Study) -> list[str]:
         if not (prepared / name / "dataset.json").exists()
         and any((root / budget / name).exists() for budget in study.run.budgets)
     ]
+
+
+def preparation_warnings(study: Study, name: str) -> list[str]:
+    """What ``prepare`` warned of when it prepared a data set, from its log."""
+    log = Path("logs", study.study, name, "prepare.log")
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [f"data set {name}: {line}" for line in lines if line.startswith("warning: ")]
 
 
 def lost_message(study: Study, name: str) -> str:

@@ -5,6 +5,7 @@ Pydantic does the checking; this module gives it the project's manners. Imports 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -166,6 +167,17 @@ def parse(kind: type[SettingsT], values: object, where: str) -> SettingsT:
     except ValidationError as error:
         place, message = first_problem(error)
         raise UserError(f"{where}: {place}: {message}" if place else f"{where}: {message}") from None
+
+
+def first_difference(found: object, expected: object, key: str = "") -> str:
+    """The first dotted key whose value differs from what is expected, with both values; empty if there is none."""
+    if found == expected:
+        return ""
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        names = {**expected, **found}
+        below = (first_difference(found.get(name), expected.get(name), f"{key}.{name}".lstrip(".")) for name in names)
+        return next(filter(None, below), "")
+    return f"{key} is {json.dumps(found)} there, but {json.dumps(expected)} in the study"
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

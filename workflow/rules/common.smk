@@ -17,7 +17,7 @@ from lplgrad import acquisition
 from lplgrad.code_digest import code_digest
 from lplgrad.errors import UserError
 from lplgrad.leases import visible_devices
-from lplgrad.configuration import read_study
+from lplgrad.configuration import check_reported, read_study
 from lplgrad.report import captions
 from lplgrad.settings import shown_title
 from lplgrad.study import (
@@ -28,6 +28,7 @@ from lplgrad.study import (
     lost_datasets,
     lost_message,
     one_of,
+    preparation_warnings,
     unavailable_datasets,
 )
 
@@ -39,8 +40,10 @@ PYTHON = "python" if workflow.deployment_settings.deployment_method else quote(s
 PYTHONPATH = quote(os.pathsep.join(filter(None, [str(HOME / "src"), os.environ.get("PYTHONPATH")])))
 
 
-# Snakemake tells a workflow too late whether it will run jobs.
-NO_JOBS = any(word.partition("=")[0] in ("--report", "--unlock") for word in sys.argv)
+# Snakemake tells a workflow too late what it is about to do.
+REPORTS = any(word.partition("=")[0] == "--report" for word in sys.argv)
+NO_JOBS = REPORTS or "--unlock" in sys.argv
+FORCED = sys.argv if {"--forcerun", "-R"} & set(sys.argv) else []
 
 # The study of config.yaml and of what the command line puts over it. Snakemake merges the same files into `config`; here
 # each is checked on its own first.
@@ -50,8 +53,11 @@ try:
     check_prepared_datasets(STUDY)
     # On a cluster's node the files are not listed again.
     changed = changed_originals(STUDY) if workflow.is_main_process else {}
-    if changed and not NO_JOBS:
-        raise UserError("; ".join(changed.values()))
+    refused = [why for name, why in changed.items() if f"{STUDY.data_dir}/{name}/dataset.json" not in FORCED]
+    if refused and not NO_JOBS:
+        raise UserError("; ".join(refused))
+    if REPORTS:
+        check_reported(STUDY)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 for problem in changed.values():
@@ -99,21 +105,11 @@ PLACES = len(visible_devices()) * STUDY.compute.jobs_per_gpu if LOCAL and STUDY.
 GPU = 1 if PLACES or (not LOCAL and STUDY.compute.device != "cpu") else 0
 if PLACES and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", PLACES)
-# What a job's exit status says if a signal ended it (docs/cluster.md).
-AGAIN = "the same command again goes on where it was (docs/cluster.md)"
-SIGNALS = {
-    132: f"illegal instruction (132): PyTorch was not built for this processor; install another build, then {AGAIN}",
-    134: f"a library aborted (134); {AGAIN}; if it aborts there too, set compute.threads to 1 or use another PyTorch",
-    135: f"a file in memory could not be read or written (135); see that no disk is full, nor /dev/shm; then {AGAIN}",
-    136: f"a library crashed in arithmetic (136); {AGAIN}; if it crashes there too, use another PyTorch",
-    137: f"killed, most often because memory ran out; {AGAIN}",
-    139: f"a library crashed (139); {AGAIN}; if it crashes there too, set compute.threads to 1 or use another PyTorch",
-}
-EXPLAINED = " ".join(f'{status}) echo "lplgrad $1: {words}" >&2;;' for status, words in SIGNALS.items())
-# Options that change no result are variables of the shell and no parameters: a change of theirs reruns nothing.
+EXPLAIN = quote(str(HOME / "workflow" / "explain.sh"))  # what it means if a signal ended a job
+# These options cannot change a result, so they are variables of the shell and not params: changing them reruns nothing.
 shell.prefix(
-    f'set -euo pipefail; lplgrad() ( (PYTHONPATH={PYTHONPATH} exec {PYTHON} -m lplgrad "$@") || '
-    f"(status=$?; case $status in {EXPLAINED} esac; exit $status) ); "
+    f"set -euo pipefail; . {EXPLAIN}; "
+    f'lplgrad() ( (PYTHONPATH={PYTHONPATH} exec {PYTHON} -m lplgrad "$@") || explain "lplgrad $1" $? ); '
     f'place="--jobs-per-gpu {STUDY.compute.jobs_per_gpu}"; '
     f'progress="--progress-seconds {STUDY.compute.progress_seconds}"; '
 )
@@ -126,6 +122,13 @@ wildcard_constraints:
     recipe=one_of(LAYOUT.recipes()),
     seed=one_of([str(seed) for seed in STUDY.run.seeds]),
     round="[1-9][0-9]*",
+
+
+def warn_of_data():
+    """Repeat what preparing the data sets warned of, which would otherwise stay in a log that nobody reads."""
+    for dataset in LAYOUT.datasets:
+        for line in preparation_warnings(STUDY, dataset):
+            logger.warning(line)
 
 
 def delete_leftovers():

@@ -26,10 +26,12 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.commands.common import check_positive
     from lplgrad.configuration import read_study
     from lplgrad.estimation import data_bytes, estimate, peak_bytes, read_rates
-    from lplgrad.study import Layout
+    from lplgrad.study import Layout, check_prepared_datasets
 
     check_positive("--jobs", arguments.jobs)
-    layout = Layout(read_study(arguments.files))
+    study = read_study(arguments.files)
+    check_prepared_datasets(study)
+    layout = Layout(study)
     if arguments.measure:
         from lplgrad.rates import measure_rates
 

@@ -18,13 +18,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Look and print."""
     from lplgrad.configuration import left_out, read_study
+    from lplgrad.errors import UserError
     from lplgrad.status import report
-    from lplgrad.study import Layout, changed_originals, lost_datasets, lost_message
+    from lplgrad.study import (
+        Layout,
+        changed_originals,
+        check_prepared_datasets,
+        lost_datasets,
+        lost_message,
+        preparation_warnings,
+    )
 
     study = read_study(arguments.files)
-    for problem in changed_originals(study).values():
-        print(f"changed: {problem}")
-    for name in lost_datasets(study):
-        print(f"not prepared: {lost_message(study, name)}")
+    try:
+        check_prepared_datasets(study)
+        problems = [f"changed: {problem}" for problem in changed_originals(study).values()]
+    except UserError as error:
+        problems = [f"wrong data: {error}"]
+    problems += [f"not prepared: {lost_message(study, name)}" for name in lost_datasets(study)]
+    for name in study.run.datasets:
+        problems += preparation_warnings(study, name)
+    for line in problems:
+        print(line)
     for line in report(Layout(study, left_out(study))):
         print(line)
