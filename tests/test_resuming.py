@@ -277,7 +277,8 @@ def test_killed_processes_and_an_undisturbed_one_write_the_same_bytes(
     for name in ("checkpoint.safetensors", "test_logits.npy", "metrics.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
     left = {path.name for path in (tmp_path / "killed").iterdir()}
-    assert left == {"checkpoint.safetensors", "test_logits.npy", "metrics.json", "timing.json", PROGRESS}
+    results = {"checkpoint.safetensors", "test_logits.npy", "metrics.json", "timing.json", "settings.json"}
+    assert left == {*results, PROGRESS}
 
 
 @pytest.mark.slow

@@ -45,10 +45,7 @@ def files_of(layout: Layout, chain: Chain) -> list[str]:
     last = layout.rounds(chain.budget, chain.dataset)
     found = [layout.labels(chain, 1)]
     for number in range(1, last + 1):
-        found += [
-            f"{layout.trained(chain, number)}/{name}"
-            for name in ("metrics.json", "test_logits.npy", TIMES[0], TIMES[2])
-        ]
+        found += [f"{layout.trained(chain, number)}/{name}" for name in TRAINED]
         if number < last:
             found += [f"{layout.round(chain, number)}/{name}" for name in QUERIED]
         if number in layout.shown_models().get(chain, []):
