@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +20,7 @@ import yaml
 from PIL import Image
 
 from lplgrad.arrays import DatasetArrays, open_dataset, sha256
+from lplgrad.cli import main
 from lplgrad.configuration import read_study
 from lplgrad.datasets._originals import change, listing
 from lplgrad.errors import UserError
@@ -164,10 +168,46 @@ class TestOriginals:
         prepare(lplgrad, photos)
         (photos / "cats" / "0.png").unlink()
         capsys.readouterr()
-        from lplgrad.cli import main
-
         assert main(["status", str(HOME / "config.yaml"), "mine.yaml"]) == 0
         assert capsys.readouterr().out.startswith(f"changed: datasets.pets: {photos} has changed since")
+
+    def test_status_names_a_source_that_is_not_the_prepared_one_and_warnings_of_prepare(
+        self, photos: Path, lplgrad: Callable[..., tuple[int, str]], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        prepare(lplgrad, photos)
+        log = Path("logs/mine/pets/prepare.log")
+        log.parent.mkdir(parents=True)
+        log.write_text("train images 8/8\nwarning: data/pets: levels\n")
+        Path("mine.yaml").write_text(Path("mine.yaml").read_text().replace(str(photos), str(photos / "cats")))
+        capsys.readouterr()
+        assert main(["status", str(HOME / "config.yaml"), "mine.yaml"]) == 0
+        first, second, *_ = capsys.readouterr().out.splitlines()
+        assert first.startswith("wrong data: datasets.pets: data/pets was prepared with another path")
+        assert second == "data set pets: warning: data/pets: levels"
+
+    @pytest.mark.slow
+    def test_snakemake_refuses_a_changed_folder_unless_it_is_told_what_to_do(
+        self, photos: Path, lplgrad: Callable[..., tuple[int, str]]
+    ) -> None:
+        prepare(lplgrad, photos)
+        (photos / "cats" / "0.png").unlink()
+
+        def snakemake(*arguments: str) -> tuple[int, str]:
+            command = [sys.executable, "-m", "snakemake", "--snakefile", str(HOME / "Snakefile"), "--cores", "1"]
+            done = subprocess.run(
+                [*command, *arguments, "--configfile", "mine.yaml"], capture_output=True, text=True, timeout=120
+            )
+            return done.returncode, done.stdout + done.stderr
+
+        status, said = snakemake("-n")
+        assert status == 1
+        assert "photos has changed since data/pets was prepared (11 files, not 12)" in said
+        status, said = snakemake("--unlock")
+        assert status == 0
+        assert "photos has changed since" in said
+        status, said = snakemake("-n", "--forcerun", "data/pets/dataset.json")
+        assert status == 0
+        assert re.search(r"^prepare +1$", said, re.MULTILINE)
 
     def test_a_replaced_archive_is_noticed(self, photos: Path, lplgrad: Callable[..., tuple[int, str]]) -> None:
         def pack() -> None:
