@@ -66,11 +66,13 @@ def _query(arguments: argparse.Namespace) -> None:
         check_seed,
         parse_settings,
         say_settings,
+        write_settings,
     )
     from lplgrad.errors import UserError
     from lplgrad.files import write_json
     from lplgrad.pool import draw_candidates
     from lplgrad.progress import say
+    from lplgrad.round_settings import QUERY
     from lplgrad.settings import QueryJob
     from lplgrad.stopping import has_stopped
     from lplgrad.validation import parse
@@ -91,7 +93,7 @@ def _query(arguments: argparse.Namespace) -> None:
         if arguments.metrics is None:
             raise UserError("--metrics: missing: whether the target accuracy was reached stands there")
         if has_stopped(arguments.metrics, arguments.target_accuracy):
-            _write_settings(arguments, settings, labels=None)
+            write_settings(arguments, QUERY, settings, labels=None)
             _ask_nothing(arguments.output, labeled)
             return
     check_round(arguments.labeled, labeled, arguments.round)
@@ -125,25 +127,9 @@ def _query(arguments: argparse.Namespace) -> None:
     write_scores(arguments.output / "scores.csv", indices, scores, selected, **_said(candidates))
     write_json(arguments.output / "query_timing.json", timing)
     _score_test_images(arguments.output / "test_scores.csv", model, data, about)
-    _write_settings(arguments, settings, len(labeled))
+    write_settings(arguments, QUERY, settings, len(labeled))
     write_labeled(arguments.output / "next_labeled.csv", labeled.extended(indices[chosen], arguments.round + 1))
     say(f"round {arguments.round}: chose {len(chosen)} of {len(indices)} candidates in {timing['query_seconds']:.2f} s")
-
-
-def _write_settings(arguments: argparse.Namespace, settings: QueryJob, labels: int | None) -> None:
-    from lplgrad.round_settings import QUERY, write_round_settings
-
-    write_round_settings(
-        arguments.output / QUERY,
-        settings,
-        round_number=arguments.round,
-        seed=arguments.seed,
-        labels=labels,
-        target_accuracy=arguments.target_accuracy,
-        data=arguments.data,
-        labeled=arguments.labeled,
-        trained_from=arguments.checkpoint,
-    )
 
 
 def _score_test_images(path: Path, model: Scorer | None, data: DatasetArrays, about: dict[str, Any]) -> None:

@@ -171,21 +171,12 @@ def _train_and_test(
 
 
 def _write_settings(arguments: argparse.Namespace, settings: TrainingJob, labels: int | None) -> None:
-    from lplgrad.round_settings import TRAINING, torch_version, write_round_settings
+    from lplgrad.commands.common import write_settings
+    from lplgrad.round_settings import TRAINING, torch_version
 
-    write_round_settings(
-        arguments.output / TRAINING,
-        settings,
-        round_number=arguments.round,
-        seed=arguments.seed,
-        labels=labels,
-        target_accuracy=arguments.target_accuracy,
-        data=arguments.data,
-        labeled=arguments.labeled,
-        trained_from=arguments.checkpoint,
-        trained=arguments.output / "checkpoint.safetensors",
-        torch=torch_version(arguments.previous) if labels is None else None,
-    )
+    trained = arguments.output / "checkpoint.safetensors"
+    torch = torch_version(arguments.previous) if labels is None else None
+    write_settings(arguments, TRAINING, settings, labels, trained, torch)
 
 
 def _networks(
