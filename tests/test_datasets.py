@@ -704,6 +704,21 @@ class TestFolder:
         assert ("levels from 10 to 16 of 255" in told) == (not options)
         assert ("set value_range" in told) == (not options)
 
+    @pytest.mark.parametrize("both", [True, False])
+    def test_grey_of_8_and_of_16_bits_in_one_data_set_is_told(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], both: bool
+    ) -> None:
+        """Numbers of 12 bits in files of 16 look dark beside 8-bit images, and so would give a class away."""
+        for name, deep in (("a", True), ("b", not both)):
+            (tmp_path / "photos" / name).mkdir(parents=True)
+            for k in range(5):
+                levels = np.arange(16).reshape(4, 4) * (4369 if deep else 17)
+                image = Image.fromarray(levels.astype(np.uint16 if deep else np.uint8))
+                image.save(tmp_path / "photos" / name / f"{k}.png")
+        self.data(tmp_path, tmp_path / "photos")
+        told = "train images: 4 of 8-bit numbers and 4 of unsigned 16-bit numbers; each kind is scaled by its own range"
+        assert (told in capsys.readouterr().err) == both
+
     def test_a_pool_without_contrast_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         pixels = np.full((6, 4, 4, 1), 7, dtype=np.uint8)
         part = datasets.Images(pixels, np.arange(6) % 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from PIL.TiffImagePlugin import (
 from lplgrad.datasets import Fit, ImageFiles
 from lplgrad.errors import UserError
 from lplgrad.files import printable
-from lplgrad.progress import track
+from lplgrad.progress import say, track
 
 # Of what Pillow reads: some of its other formats hand the file to a program, as PostScript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -64,7 +65,11 @@ class UnreadableImagesError(UserError):
 
 
 def decode(
-    path: Path, side: int | None, fit: Fit, value_range: tuple[float, float] | None = None
+    path: Path,
+    side: int | None,
+    fit: Fit,
+    value_range: tuple[float, float] | None = None,
+    seen: list[str] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Decode an image file.
 
@@ -81,6 +86,7 @@ def decode(
         side: height and width of the result; None for the image's own.
         fit: see ``ImageFiles``.
         value_range: see ``ImageFiles``.
+        seen: the kind of the image's numbers is added to this list.
 
     Returns:
         uint8, shape (H, W, 3).
@@ -112,6 +118,8 @@ def decode(
                 )
             else:
                 image = _rgb(image)
+        if seen is not None:
+            seen.append("8-bit" if values is None else values.kind)
         if side is not None and image.size != (side, side):
             how = Image.Resampling.BILINEAR
             image = ImageOps.fit(image, (side, side), how) if fit == "crop" else image.resize((side, side), how)
@@ -311,11 +319,12 @@ def decode_all(files: ImageFiles, into: npt.NDArray[np.uint8], threads: int, wha
         UserError: images are of different sizes and no size is given.
     """
     unreadable: dict[Path, str] = {}
+    kinds: list[str] = []
 
     def work(position: int) -> None:
         path = files.paths[position]
         try:
-            image = decode(path, files.side, files.fit, files.value_range)
+            image = decode(path, files.side, files.fit, files.value_range, kinds)
         except (OSError, ValueError) as error:
             unreadable[path] = " ".join(str(error).split())
             return
@@ -331,6 +340,13 @@ def decode_all(files: ImageFiles, into: npt.NDArray[np.uint8], threads: int, wha
             pass
     if unreadable:
         raise UnreadableImagesError(dict(sorted(unreadable.items())), len(files.paths))
+    counts = Counter(kinds)
+    if len(counts) > 1:
+        listed = " and ".join(f"{count} of {kind} numbers" for kind, count in sorted(counts.items()))
+        say(
+            f"warning: {what}: {listed}; each kind is scaled by its own range, so check that brightness means the same "
+            "in all of them"
+        )
 
 
 @contextmanager
