@@ -15,8 +15,8 @@ from lplgrad.errors import UserError
 from lplgrad.files import read_json
 
 ORIGINALS = "originals.json"  # a listing, in the folder of the prepared data set
+HIDDEN = (".", "__MACOSX")  # names of files and folders that begin like this are left out
 # Files with these endings are images. Other files in a folder of images do not matter.
-HIDDEN = (".", "__MACOSX")  # how the names of files and folders begin that are left out
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
 
