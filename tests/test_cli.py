@@ -456,7 +456,7 @@ class TestRefusals:
             ),
             (["table", "accuracy", "--measurements", "wrong.csv", "--output", "t.doc"], ("must end in .csv or .html",)),
             (["table", "accuracy", "--measurements", "none.csv", "--output", "t.csv"], ("none.csv", "No such file")),
-            (["measurements", "--output", "."], ("metrics.json: missing, so the study is not finished",)),
+            (["measurements", "--output", "."], ("metrics.json: missing: the study is not finished",)),
         ]:
             placed = [tmp_path / word if "." in word else word for word in arguments]
             status, told = lplgrad(placed[0], *placed[1:], "--study", study)

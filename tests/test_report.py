@@ -336,7 +336,7 @@ class TestCollect:
         with pytest.raises(UserError, match=rf"{victim}: 'labels' is missing"):
             collect.measurements(STUDY)
         victim.unlink()
-        with pytest.raises(UserError, match=rf"{victim}: missing, so the study is not finished"):
+        with pytest.raises(UserError, match=rf"{victim}: missing: the study is not finished"):
             collect.measurements(STUDY)
         assert len(collect.measurements(STUDY, partial=True)) == 3 * 2 * 3 - 1
 

@@ -9,6 +9,7 @@ Imports neither torch nor Snakemake.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -47,48 +48,33 @@ class Difference:
     problem: str
 
 
-def write_round_settings(
-    path: Path,
-    settings: Settings,
-    *,
-    round_number: int,
-    seed: int,
-    labels: int | None,
-    target_accuracy: float | None,
-    data: Path,
-    labeled: Path,
-    trained_from: Path | None,
-    trained: Path | None = None,
-    torch: str | None = None,
+def write_settings(
+    arguments: argparse.Namespace, name: str, settings: Settings, labels: int | None, torch: str | None = None
 ) -> None:
-    """Write what a training or a query was given.
+    """Write what a training or a query was given, into the folder of its round.
 
     Args:
-        path: the file.
+        arguments: of the command: ``output``, ``round``, ``seed``, ``target_accuracy``, ``data``, ``labeled`` and
+            ``checkpoint``.
+        name: of the file, ``TRAINING`` or ``QUERY``. Of a training, the digest of its own checkpoint is written too.
         settings: of the job.
-        round_number: the round, from 1.
-        seed: of the trial.
         labels: size of the labelled set; None if the trial had stopped.
-        target_accuracy: at which the trial stops, as a fraction; None if it does not.
-        data: folder of the prepared data set, of which the checksums are written.
-        labeled: file of the labelled set.
-        trained_from: checkpoint that was trained on, or that was asked; None if there was none.
-        trained: checkpoint that the training wrote; None for a query.
         torch: the version of PyTorch; None for the one that is installed.
     """
     values = {
-        "round": round_number,
-        "seed": seed,
+        "round": arguments.round,
+        "seed": arguments.seed,
         "labels": labels,
-        "target_accuracy": target_accuracy,
+        "target_accuracy": arguments.target_accuracy,
         "settings": with_defaults(type(settings), settings.model_dump(by_alias=True)),
-        "dataset": checksums(data),
-        "labeled": file_digest(labeled),
-        "checkpoint": None if trained_from is None else file_digest(trained_from),
+        "dataset": checksums(arguments.data),
+        "labeled": file_digest(arguments.labeled),
+        "checkpoint": None if arguments.checkpoint is None else file_digest(arguments.checkpoint),
     }
-    if trained is not None:
-        values["trained"] = file_digest(trained)
-    write_json(path, {**values, "versions": {"lplgrad": __version__, "torch": torch or version("torch")}})
+    if name == TRAINING:
+        values["trained"] = file_digest(arguments.output / "checkpoint.safetensors")
+    versions = {"lplgrad": __version__, "torch": torch or version("torch")}
+    write_json(arguments.output / name, {**values, "versions": versions})
 
 
 def torch_version(folder: Path) -> str:

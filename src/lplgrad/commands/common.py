@@ -58,32 +58,6 @@ def say_settings(settings: Settings) -> None:
     )
 
 
-def write_settings(
-    arguments: argparse.Namespace,
-    name: str,
-    settings: Settings,
-    labels: int | None,
-    trained: Path | None = None,
-    torch: str | None = None,
-) -> None:
-    """Write what a training or a query was given, as its arguments say; see ``write_round_settings``."""
-    from lplgrad.round_settings import write_round_settings
-
-    write_round_settings(
-        arguments.output / name,
-        settings,
-        round_number=arguments.round,
-        seed=arguments.seed,
-        labels=labels,
-        target_accuracy=arguments.target_accuracy,
-        data=arguments.data,
-        labeled=arguments.labeled,
-        trained_from=arguments.checkpoint,
-        trained=trained,
-        torch=torch,
-    )
-
-
 def check_seed(seed: int) -> None:
     """A seed of the command line is held to what the configuration allows."""
     if not 0 <= seed < 2**32:

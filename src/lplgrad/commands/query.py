@@ -66,13 +66,12 @@ def _query(arguments: argparse.Namespace) -> None:
         check_seed,
         parse_settings,
         say_settings,
-        write_settings,
     )
     from lplgrad.errors import UserError
     from lplgrad.files import write_json
     from lplgrad.pool import draw_candidates
     from lplgrad.progress import say
-    from lplgrad.round_settings import QUERY
+    from lplgrad.round_settings import QUERY, write_settings
     from lplgrad.settings import QueryJob
     from lplgrad.stopping import has_stopped
     from lplgrad.validation import parse

@@ -57,13 +57,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _check_pools(layout: Layout) -> None:
     """The arrays are what was prepared, and budgets fit pools whose size was not known before."""
-    from lplgrad.arrays import open_dataset, verify_dataset
+    from lplgrad.arrays import open_dataset
     from lplgrad.errors import UserError
     from lplgrad.settings import pool_problem
 
     for dataset in layout.datasets:
-        verify_dataset(Path(layout.data(dataset)))
-        pool = len(open_dataset(Path(layout.data(dataset))).train.images)
+        pool = len(open_dataset(Path(layout.data(dataset)), read_all=True).train.images)
         for budget in layout.study.run.budgets:
             problem = pool_problem(layout.study.datasets[dataset].budgets[budget], pool)
             if problem is not None:

@@ -71,6 +71,7 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
     )
     from lplgrad.errors import UserError
     from lplgrad.progress import say
+    from lplgrad.round_settings import TRAINING, torch_version, write_settings
     from lplgrad.settings import Normalization, TrainingJob
     from lplgrad.stopping import has_stopped, repeat_round
 
@@ -88,7 +89,7 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
             raise UserError("--previous: missing: whether the target accuracy was reached stands there")
         if has_stopped(arguments.previous / "metrics.json", arguments.target_accuracy):
             repeat_round(arguments.previous, arguments.output, arguments.round)
-            _write_settings(arguments, settings, labels=None)
+            write_settings(arguments, TRAINING, settings, labels=None, torch=torch_version(arguments.previous))
             say(f"round {arguments.round}, seed {arguments.seed}: the target accuracy was reached before; not trained")
             return
     data = open_dataset(arguments.data)
@@ -127,6 +128,7 @@ def _train_and_test(
     from lplgrad.files import write_json
     from lplgrad.progress import say
     from lplgrad.resuming import Progress, digest_of
+    from lplgrad.round_settings import TRAINING, write_settings
     from lplgrad.transforms import Normalize, to_tensor
 
     device = devices.set_up(settings.compute)
@@ -163,20 +165,11 @@ def _train_and_test(
     networks.save(arguments.output / "checkpoint.safetensors", trained, settings.model, normalization, data.classes)
     write_logits(arguments.output / "test_logits.npy", logits)
     write_json(arguments.output / "timing.json", timing)
-    _write_settings(arguments, settings, len(labeled))
+    write_settings(arguments, TRAINING, settings, len(labeled))
     write_json(arguments.output / "metrics.json", metrics)
     if arguments.checkpoint is not None:
         forget_progress(arguments.checkpoint.parent)
     say(f"test accuracy {metrics['accuracy']:.4f}; trained in {seconds:.1f} s")
-
-
-def _write_settings(arguments: argparse.Namespace, settings: TrainingJob, labels: int | None) -> None:
-    from lplgrad.commands.common import write_settings
-    from lplgrad.round_settings import TRAINING, torch_version
-
-    trained = arguments.output / "checkpoint.safetensors"
-    torch = torch_version(arguments.previous) if labels is None else None
-    write_settings(arguments, TRAINING, settings, labels, trained, torch)
 
 
 def _networks(

@@ -149,8 +149,7 @@ def _read(path: Path, keys: list[str], partial: bool) -> Row | None:
         if partial:
             return None
         raise UserError(
-            f"{path}: missing, so the study is not finished; run Snakemake, or see what is there so far by "
-            "`lplgrad report --partial`"
+            f"{path}: missing: the study is not finished; run Snakemake, or add --partial to report what is finished"
         )
     values = read_json(path)
     for key in keys:
