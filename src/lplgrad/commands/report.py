@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     if folder.resolve() == Path(layout.root).resolve():
         raise UserError(f"--output: {folder}: the study writes there itself; name another folder")
     measurements = collect.measurements(file, arguments.partial)
-    others = differences(layout)
+    others = differences(layout) if arguments.partial else {}  # else they were refused
     first = next(iter(others.values()), None)
     if measurements.empty and first:
         raise UserError(f"all rounds were run with other settings, for example {first.file}: {first.problem}")
