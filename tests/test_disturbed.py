@@ -60,12 +60,17 @@ def test_a_second_snakemake_is_refused_and_disturbs_nothing(tmp_path: Path) -> N
     config = long_training(folder)
     first = start_snakemake(folder, TARGET, config=config)
     wait_for_training(folder)
-    assert "Directory cannot be locked" in snakemake(folder, TARGET, status=1, config=config)
-    assert first.poll() is None
-    told = subprocess.run(
-        [sys.executable, "-m", "lplgrad", "status", "config.yaml", config],
-        cwd=folder, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "src"},
-    ).stdout  # fmt: skip
-    assert f"running: train in {ROOT}/start/seed1/plain, epoch " in told
-    said, _ = first.communicate(timeout=300)
-    assert first.returncode == 0, said
+    # The first one is halted meanwhile. Otherwise it may finish before a slow machine has started the second one.
+    os.killpg(first.pid, signal.SIGSTOP)
+    try:
+        refusal = snakemake(folder, TARGET, status=1, config=config)
+        status = subprocess.run(
+            [sys.executable, "-m", "lplgrad", "status", "config.yaml", config],
+            cwd=folder, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "src"},
+        ).stdout  # fmt: skip
+    finally:
+        os.killpg(first.pid, signal.SIGCONT)
+        output, _ = first.communicate(timeout=300)
+    assert "Directory cannot be locked" in refusal
+    assert f"running: train in {ROOT}/start/seed1/plain, epoch " in status
+    assert first.returncode == 0, output

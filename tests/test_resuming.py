@@ -289,11 +289,17 @@ def test_the_successor_of_an_orphan_goes_on_from_where_it_was(
     assert orphan.stderr is not None
     while not orphan.stderr.readline().startswith("epoch 5/"):
         assert orphan.poll() is None
-    successor = subprocess.run(command("round", "3600"), check=True, capture_output=True, text=True)
-    assert "another process has come for this round" in orphan.communicate(timeout=60)[1].splitlines()[-1]
-    assert orphan.returncode == 1
-    assert f"waiting for process {orphan.pid}" in successor.stderr
-    assert "going on after epoch" in successor.stderr
+    # The orphan is halted meanwhile. Otherwise it may finish before a slow machine has started its successor.
+    orphan.send_signal(signal.SIGSTOP)
+    successor = subprocess.Popen(command("round", "3600"), stderr=subprocess.PIPE, text=True)
+    assert successor.stderr is not None
+    first_line = successor.stderr.readline()
+    orphan.send_signal(signal.SIGCONT)
+    orphan_log, successor_log = (process.communicate(timeout=120)[1] for process in (orphan, successor))
+    assert f"waiting for process {orphan.pid}" in first_line
+    assert "another process has come for this round" in orphan_log.splitlines()[-1]
+    assert (orphan.returncode, successor.returncode) == (1, 0)
+    assert "going on after epoch" in successor_log
     assert (tmp_path / "round" / "metrics.json").exists()
 
 
