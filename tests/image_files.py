@@ -1,4 +1,4 @@
-"""Image files for tests, of kinds that Pillow cannot write itself."""
+"""Image files for tests, also of kinds that Pillow cannot write, and folders of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from lplgrad import datasets
+from lplgrad.arrays import DatasetArrays
+from lplgrad.datasets import Prepared
+from lplgrad.preparation import write_dataset
 
 Array = npt.NDArray[Any]
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
@@ -131,3 +136,25 @@ def xmp_text() -> PngInfo:
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", XMP.decode())
     return info
+
+
+def photos(folder: Path) -> Path:
+    """A folder of two classes, with images at several depths."""
+    for number in range(6):
+        save(folder / "cat" / ("deep/er" if number % 2 else "") / f"{number}.png", seed=number)
+        save(folder / "dog" / f"{number}.jpg", seed=10 + number)
+    (folder / "cat" / "notes.txt").write_text("no image")
+    (folder / ".hidden").mkdir()
+    (folder / "cat" / ".DS_Store").write_text("")
+    return folder
+
+
+def prepare(name: str, downloads: Path, **options: Any) -> Prepared:
+    """What a source of images returns, before anything is decoded."""
+    source = datasets.load(name)
+    return source.prepare(source.options(**options), downloads)
+
+
+def prepare_folder(place: Path, folder: Path, **options: Any) -> DatasetArrays:
+    """Prepare a folder of images as the data set ``place/data``."""
+    return write_dataset(place / "data", prepare("image_folder", place, path=str(folder), **options), threads=3)

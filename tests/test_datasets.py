@@ -18,19 +18,14 @@ import pytest
 from lplgrad import datasets
 from lplgrad.arrays import open_dataset
 from lplgrad.configuration import read_study
-from lplgrad.datasets import ImageFiles, Prepared, _torchvision
+from lplgrad.datasets import ImageFiles, _torchvision
 from lplgrad.datasets._split import stratified_split
 from lplgrad.errors import UserError
 from lplgrad.preparation import write_dataset
 from lplgrad.study import unavailable_datasets
-from tests.image_files import noise, save
+from tests.image_files import noise, prepare, save
 
 Call = Callable[..., tuple[int, str]]
-
-
-def prepare(name: str, downloads: Path, **options: Any) -> Prepared:
-    source = datasets.load(name)
-    return source.prepare(source.options(**options), downloads)
 
 
 def unavailable(name: str, downloads: Path, **options: Any) -> str | None:

@@ -1,10 +1,8 @@
-"""Folders of images: splits, classes, links, names and archives, and all that can be wrong with them."""
+"""A folder of images as a data set: its splits, classes and archives, and what can be wrong with them."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
 import tarfile
 import zipfile
@@ -14,44 +12,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from lplgrad import datasets
-from lplgrad.arrays import DatasetArrays, open_dataset
-from lplgrad.datasets import ImageFiles, Prepared, image_folder
-from lplgrad.datasets._folders import files_below
+from lplgrad.datasets import ImageFiles, image_folder
 from lplgrad.errors import UserError
 from lplgrad.preparation import write_dataset
-from tests.image_files import save, write_tiff
+from tests.image_files import photos, prepare, prepare_folder, save
 
 Call = Callable[..., tuple[int, str]]
 
 
-def prepare(name: str, downloads: Path, **options: Any) -> Prepared:
-    source = datasets.load(name)
-    return source.prepare(source.options(**options), downloads)
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return photos(tmp_path / "photos")
 
 
 class TestFolder:
-    @pytest.fixture
-    def folder(self, tmp_path: Path) -> Path:
-        """Two classes, images at several depths."""
-        folder = tmp_path / "photos"
-        for number in range(6):
-            save(folder / "cat" / ("deep/er" if number % 2 else "") / f"{number}.png", seed=number)
-            save(folder / "dog" / f"{number}.jpg", seed=10 + number)
-        (folder / "cat" / "notes.txt").write_text("no image")
-        (folder / ".hidden").mkdir()
-        (folder / "cat" / ".DS_Store").write_text("")
-        return folder
-
-    def data(self, tmp_path: Path, folder: Path, **options: Any) -> DatasetArrays:
-        return write_dataset(
-            tmp_path / "data", prepare("image_folder", tmp_path, path=str(folder), **options), threads=3
-        )
-
     def test_classes_are_top_folders_and_the_split_is_stratified(self, tmp_path: Path, folder: Path) -> None:
-        data = self.data(tmp_path, folder, image_size=8, test_images=4)
+        data = prepare_folder(tmp_path, folder, image_size=8, test_images=4)
         assert data.classes == ["cat", "dog"]
         assert data.train.images.shape == (8, 8, 8, 3)
         assert np.bincount(data.test.labels).tolist() == [2, 2]
@@ -67,65 +44,6 @@ class TestFolder:
             manifests.append((tmp_path / "data" / "dataset.json").read_bytes())
         assert manifests[0] == manifests[1] != manifests[2]
 
-    @pytest.mark.parametrize(
-        ("number", "kind", "options", "levels"),
-        [
-            (np.uint16, 1, {}, (10, 16)),
-            (np.uint16, 1, {"value_range": [0, 4095]}, (153, 255)),
-            (np.int16, 2, {"value_range": [0, 4095]}, (153, 255)),
-        ],
-    )
-    def test_brightness_alone_tells_classes_apart_and_a_pool_of_few_levels_is_told(
-        self,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
-        number: type[np.generic],
-        kind: int,
-        options: dict[str, Any],
-        levels: tuple[int, int],
-    ) -> None:
-        for name, value in (("dark", 2457), ("light", 4095)):
-            (tmp_path / "photos" / name).mkdir(parents=True)
-            for k in range(5):
-                path = tmp_path / "photos" / name / f"{k}.tif"
-                write_tiff(path, np.full((4, 4), value).astype(number), kind=kind)
-        data = self.data(tmp_path, tmp_path / "photos", **options)
-        assert sorted(data.train.images[:, 0, 0, 0].tolist()) == [levels[0]] * 4 + [levels[1]] * 4
-        told = capsys.readouterr().err
-        assert ("levels from 10 to 16 of 255" in told) == (not options)
-        assert ("set value_range" in told) == (not options)
-
-    @pytest.mark.parametrize("both", [True, False])
-    def test_grey_of_8_and_of_16_bits_in_one_data_set_is_told(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], both: bool
-    ) -> None:
-        """Numbers of 12 bits in files of 16 look dark beside 8-bit images, and so would give a class away."""
-        for name, deep in (("a", True), ("b", not both)):
-            (tmp_path / "photos" / name).mkdir(parents=True)
-            for k in range(5):
-                levels = np.arange(16).reshape(4, 4) * (4369 if deep else 17)
-                image = Image.fromarray(levels.astype(np.uint16 if deep else np.uint8))
-                image.save(tmp_path / "photos" / name / f"{k}.png")
-        self.data(tmp_path, tmp_path / "photos")
-        told = "train images: 4 of 8-bit numbers and 4 of unsigned 16-bit numbers; each kind is scaled by its own range"
-        assert (told in capsys.readouterr().err) == both
-
-    def test_a_pool_without_contrast_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        pixels = np.full((6, 4, 4, 1), 7, dtype=np.uint8)
-        part = datasets.Images(pixels, np.arange(6) % 2)
-        write_dataset(tmp_path / "data", Prepared(part, part, ["a", "b"], {}))
-        assert "every pixel of the training images has the same level, 7 of 255" in capsys.readouterr().err
-
-    def test_defective_pixels_do_not_hide_that_a_pool_has_few_levels(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """Two of 2,400 pixels are black and white, and all others have 17 levels."""
-        pixels = np.random.default_rng(1).integers(0, 17, size=(6, 20, 20, 1), dtype=np.uint8)
-        pixels[0, 0, :2, 0] = 0, 255
-        part = datasets.Images(pixels, np.arange(6) % 2)
-        write_dataset(tmp_path / "data", Prepared(part, part, ["a", "b"], {}))
-        assert "levels from 0 to 16 of 255" in capsys.readouterr().err
-
     @pytest.mark.parametrize("value_range", [[1, 0], [0, 0], [0], [0, 1, 2], [0, float("nan")]])
     def test_a_range_rises(self, value_range: list[float]) -> None:
         with pytest.raises(ValueError, match="value_range"):
@@ -137,7 +55,7 @@ class TestFolder:
         folder.rename(both / "train")
         for name in ("dog", "cat"):
             save(both / "test" / name / "x.png", seed=99)
-        data = self.data(tmp_path, both)
+        data = prepare_folder(tmp_path, both)
         assert len(data.train.images) == 12
         assert data.test.labels.tolist() == [0, 1]
         save(both / "test" / "horse" / "x.png")
@@ -314,7 +232,7 @@ class TestFolder:
     ) -> None:
         both = self.splits(folder, "train", "test")
         save(both / "train" / "horse" / "1.png")
-        data = self.data(tmp_path, both)
+        data = prepare_folder(tmp_path, both)
         assert np.bincount(data.test.labels, minlength=3).tolist() == [3, 3, 0]
         assert "test: no images of 1 class(es), as 'horse'" in capsys.readouterr().err
 
@@ -351,51 +269,7 @@ class TestFolder:
     ) -> None:
         damage(folder)
         with pytest.raises(UserError, match=problem):
-            self.data(tmp_path, folder, **options)
-
-    def test_hundreds_of_unreadable_images_are_listed_in_a_file(
-        self, tmp_path: Path, folder: Path, lplgrad: Call
-    ) -> None:
-        for number in range(300):
-            (folder / "dog" / f"broken{number}.jpg").write_bytes(b"\xff\xd8 no more")
-        settings = f"{{source: image_folder, path: '{folder}', image_size: 8}}"
-        arguments = ["prepare", "--settings", settings, "--downloads", tmp_path, "--output", tmp_path / "data"]
-        status, told = lplgrad(*arguments)
-        assert status == 1
-        listed = tmp_path / "data" / "unreadable.tsv"
-        assert len(listed.read_text().splitlines()) >= 200
-        assert told.count("broken") == 1
-        assert str(listed) in told.splitlines()[-1]
-        assert not (tmp_path / "data" / "dataset.json").exists()
-
-    def test_unreadable_images_of_both_splits_are_listed_until_they_are_mended(
-        self, tmp_path: Path, folder: Path, lplgrad: Call
-    ) -> None:
-        whole = (folder / "dog" / "0.jpg").read_bytes()
-        for split in ("train", "test"):
-            shutil.copytree(folder, tmp_path / "both" / split)
-            for number in range(6):
-                (tmp_path / "both" / split / "dog" / f"{number}.jpg").write_bytes(b"")
-        (tmp_path / "both/train/cat").rename(tmp_path / "cats")  # nothing of this split can be read
-        (tmp_path / "both/train/cat").mkdir()
-        (tmp_path / "both/train/cat/0.png").write_bytes(b"")
-        settings = f"{{source: image_folder, path: '{tmp_path / 'both'}'}}"
-        arguments = ["prepare", "--settings", settings, "--output", tmp_path / "data"]
-        status, told = lplgrad(*arguments)
-        assert status == 1
-        assert "error: 13 of 19 images cannot be read" in told
-        listed = tmp_path / "data" / "unreadable.tsv"
-        assert len(listed.read_text().splitlines()) == 13
-        for path in [Path(line.split("\t")[0]) for line in listed.read_text().splitlines()]:
-            path.write_bytes(whole)
-        assert lplgrad(*arguments)[0] == 0
-        assert not listed.exists()
-
-    def test_a_system_that_cannot_claim_space_beforehand(
-        self, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.delattr("os.posix_fallocate")
-        assert len(self.data(tmp_path, folder).train.images) == 10
+            prepare_folder(tmp_path, folder, **options)
 
     def test_settings_that_came_later_are_described_only_if_given(self) -> None:
         before = {"path": "x", "image_size": None, "fit": "crop", "test_images": None, "test_fraction": None}
@@ -409,132 +283,6 @@ class TestFolder:
         assert status == 1
         assert "test_fraction: test_images is given too; give one of them" in told
 
-    def test_links_are_followed_and_never_round(self, tmp_path: Path, folder: Path) -> None:
-        (folder / "dog").rename(tmp_path / "elsewhere")
-        (folder / "dog").symlink_to(tmp_path / "elsewhere")
-        (folder / "cat" / "round").symlink_to(folder / "cat")
-        (folder / "cat" / "itself").symlink_to("itself")
-        (folder / "cat" / "6.png").symlink_to(save(tmp_path / "outside.png", seed=77))
-        data = self.data(tmp_path, folder, image_size=8)
-        assert np.bincount(np.concatenate([data.train.labels, data.test.labels])).tolist() == [7, 6]
-
-    @pytest.mark.parametrize("link", ["a", "z"])
-    @pytest.mark.parametrize("backwards", [False, True])
-    def test_an_image_is_listed_once_by_its_real_path_whatever_the_order_of_the_disk(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, link: str, backwards: bool
-    ) -> None:
-        (folder / "cat" / link).symlink_to(folder / "cat" / "deep")
-        (folder / "cat" / f"{link}.png").symlink_to(folder / "cat" / "2.png")
-        scandir = os.scandir
-        monkeypatch.setattr(
-            "os.scandir", lambda place: sorted(scandir(place), key=lambda entry: entry.name, reverse=backwards)
-        )
-        files = files_below(folder / "cat")
-        names = [path.relative_to(folder / "cat").as_posix() for path in files]
-        assert names == ["0.png", "2.png", "4.png", "deep/er/1.png", "deep/er/3.png", "deep/er/5.png", "notes.txt"]
-
-    @pytest.mark.parametrize(
-        ("link", "target"),
-        [("dog/7.png", "cat/0.png"), ("bird", "dog"), ("dog/cats", "cat/deep"), ("dog/up", "")],
-    )
-    def test_an_image_in_two_classes_is_refused(self, tmp_path: Path, folder: Path, link: str, target: str) -> None:
-        (folder / link).symlink_to(folder / target)
-        with pytest.raises(UserError, match=r"photos/.*g: is the same file as .*photos/.*g through a link"):
-            prepare("image_folder", tmp_path, path=str(folder))
-
-    def test_an_image_in_both_splits_is_refused(self, tmp_path: Path, folder: Path) -> None:
-        shutil.copytree(folder, tmp_path / "both/test")
-        folder.rename(tmp_path / "both/train")
-        (tmp_path / "both/test/cat/x.png").symlink_to(tmp_path / "both/train/cat/0.png")
-        with pytest.raises(UserError, match=r"both/test/cat/x.png: is the same file as .*both/train/cat/0.png"):
-            prepare("image_folder", tmp_path, path=str(tmp_path / "both"))
-
-    def test_a_folder_that_cannot_be_read_is_not_passed_over(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        scandir = os.scandir
-
-        def refuse(place: Path) -> Any:
-            if Path(place).name == "deep":
-                raise PermissionError(errno.EACCES, "Permission denied", str(place))
-            return scandir(place)
-
-        monkeypatch.setattr("os.scandir", refuse)
-        with pytest.raises(PermissionError, match="deep"):
-            files_below(folder / "cat")
-
-    def test_what_lies_outside_of_the_classes_is_told(
-        self, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        save(folder / "loose.png")
-        save(folder / "__MACOSX" / "cat" / "1.png")
-        assert prepare("image_folder", tmp_path, path=str(folder)).classes == ["cat", "dog"]
-        assert "passed over 1 image(s) outside of the class folders, as loose.png" in capsys.readouterr().err
-
-    def test_the_two_ways_to_write_an_accent_are_one_name(self, tmp_path: Path, folder: Path) -> None:
-        composed, decomposed = "caf\xe9", "cafe\u0301"
-        shutil.copytree(folder, tmp_path / "both/train")
-        shutil.copytree(folder, tmp_path / "both/test")
-        (tmp_path / "both/train/cat").rename(tmp_path / "both/train" / decomposed)
-        (tmp_path / "both/test/cat").rename(tmp_path / "both/test" / composed)
-        assert prepare("image_folder", tmp_path, path=str(tmp_path / "both")).classes == [composed, "dog"]
-        (tmp_path / "both/train/dog").rename(tmp_path / "both/train" / composed)
-        with pytest.raises(UserError, match=r"the folders 'cafe\\u0301' and 'caf\\xe9' have the same name in Unicode"):
-            prepare("image_folder", tmp_path, path=str(tmp_path / "both"))
-
-    @pytest.mark.parametrize(
-        ("name", "told"),
-        [
-            (b"caf\xe9", r"photos/caf\\xe9: the name of this class is not UTF-8; rename the folder"),
-            (b"a\tb\nc", r"the name 'a\\tb\\nc' of a class cannot be printed"),
-            (b"  ", r"the name '  ' of a class cannot be printed"),
-            ("\u200b\xa0".encode(), r"the name '\\u200b\\xa0' of a class cannot be printed"),
-            (b"\x1b[31mred", r"the name '\\x1b\[31mred' of a class cannot be printed"),
-        ],
-    )
-    def test_a_class_whose_name_cannot_be_printed_is_refused_at_once(
-        self, tmp_path: Path, folder: Path, name: bytes, told: str
-    ) -> None:
-        (folder / "dog").rename(folder / os.fsdecode(name))
-        with pytest.raises(UserError, match=told):
-            prepare("image_folder", tmp_path, path=str(folder))
-
-    def test_classes_that_differ_in_case_only_are_two_and_told(
-        self, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        if (folder / "DOG").exists():
-            pytest.skip("a file system that ignores case")
-        shutil.copytree(folder / "dog", folder / "Dog")
-        assert prepare("image_folder", tmp_path, path=str(folder)).classes == ["Dog", "cat", "dog"]
-        assert "the classes 'Dog' and 'dog' differ in case only, and are kept apart" in capsys.readouterr().err
-
-    def test_classes_that_look_alike_are_not_said_to_differ_in_case(
-        self, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        (folder / "cat").rename(folder / "fi")
-        (folder / "dog").rename(folder / "\ufb01")
-        assert prepare("image_folder", tmp_path, path=str(folder)).classes == ["fi", "\ufb01"]
-        assert r"the classes 'fi' and '\ufb01' differ only in characters that Unicode takes" in capsys.readouterr().err
-
-    def test_names_of_files_may_be_anything(self, tmp_path: Path, folder: Path, lplgrad: Call) -> None:
-        names = [b"caf\xe9.png", b"a\tb\nc.png", b"x" * 251 + b".png", "caf\xe9.png".encode()]
-        for name in names:
-            shutil.copy(folder / "cat/0.png", folder / "cat" / os.fsdecode(name))
-        output = tmp_path / "data"
-        arguments = ["prepare", "--settings", f"{{source: image_folder, path: '{folder}'}}", "--output", output]
-        assert lplgrad(*arguments)[0] == 0
-        assert len(open_dataset(output).train.images) + len(open_dataset(output).test.images) == 16
-        for name in names:
-            (folder / "cat" / os.fsdecode(name)).write_bytes(b"")
-        status, told = lplgrad(*arguments)
-        assert status == 1
-        assert r"4 of 16 images cannot be read, the first is " in told
-        listed = [line.split("\t") for line in (output / "unreadable.tsv").read_text(encoding="utf-8").splitlines()]
-        assert all(len(line) == 2 for line in listed)
-        assert {Path(line[0]).name for line in listed} == {
-            r"caf\xe9.png", r"a\tb\nc.png", "x" * 251 + ".png", "caf\xe9.png"
-        }  # fmt: skip
-
     @pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
     def test_an_archive_of_a_folder(self, tmp_path: Path, folder: Path, ending: str) -> None:
         archive = tmp_path / f"photos{ending}"
@@ -545,6 +293,6 @@ class TestFolder:
         else:
             with tarfile.open(archive, "w:gz") as packed:
                 packed.add(folder, "photos")
-        from_archive = self.data(tmp_path, archive, image_size=8)
+        from_archive = prepare_folder(tmp_path, archive, image_size=8)
         labels = from_archive.train.labels.copy()
-        assert np.array_equal(labels, self.data(tmp_path, folder, image_size=8).train.labels)
+        assert np.array_equal(labels, prepare_folder(tmp_path, folder, image_size=8).train.labels)

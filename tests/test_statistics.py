@@ -1,24 +1,24 @@
-"""The statistics against scipy, published worked examples and simulated studies."""
+"""The statistics against scipy and published worked examples."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from lplgrad.statistics import calibration, choices, claimed, comparison, inference, ranks
-from lplgrad.statistics.claimed import Measured
-from lplgrad.statistics.curves import normalized_area
-from tests.test_comparison import stopping, study
+from lplgrad.statistics import calibration, choices, inference, ranks
 
 # Student (1908): hours of sleep gained by ten patients with two drugs; R's data set `sleep` and its documented t test.
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+
+
 DRUG_2 = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+
+
 # Demšar (2006), Table 6: area under the ROC curve of C4.5 and three variants on 14 data sets. One value that is a tie
 # as printed (voting, .975) was not when it was ranked.
 DEMSAR = np.array(
@@ -201,67 +201,6 @@ class TestRanks:
         assert "finds no difference" in tied.refused
 
 
-def stopped_study(rounds: int = 10, last: int = 4, everywhere: bool = False) -> pd.DataFrame:
-    """lplgrad one point ahead everywhere, with seeds that differ; its first seed (or all of them) stopped early."""
-    frame = study(rounds=rounds)
-    frame = frame.assign(accuracy=0.5 + 0.03 * frame["round"] + 0.01 * (frame["strategy"] == "lplgrad"))
-    for seed in (1, 2, 3, 4, 5) if everywhere else (1,):
-        frame = stopping(frame, "lplgrad", seed, last)
-    return frame
-
-
-class TestClaimed:
-    """What a claim is about lies at the same labels for both strategies, wherever either was stopped."""
-
-    @pytest.mark.parametrize("everywhere", [False, True])
-    def test_stopped_chains_are_compared_at_the_labels_of_the_budget(self, everywhere: bool) -> None:
-        measured = Measured(stopped_study(everywhere=everywhere))
-        one, other = (
-            {at: claimed.values(measured, "small", "digits", name, "accuracy", at) for at in POINTS}
-            for name in ("lplgrad", "random")
-        )
-        for at in POINTS:
-            assert list(one[at]) == list(other[at]), at
-            for point in one[at]:
-                assert (one[at][point] - other[at][point]).tolist() == pytest.approx([1.0] * 5), (at, point)
-        assert list(one["fractions"]) == ["1/3 of the labels"], "half of the 100 labels is beyond 40"
-        assert one["first_half"] == one["second_half"] == one["last"] == {}
-        assert list(one["queried"]) == ["20 labels", "30 labels", "40 labels"]
-
-    def test_halves_are_those_of_the_budget(self) -> None:
-        measured = Measured(stopped_study(last=6))
-        found = claimed.values(measured, "small", "digits", "random", "accuracy", "first_half")
-        assert found["first half"].tolist() == pytest.approx([100 * (0.5 + 0.03 * 3.5)] * 5)
-        assert claimed.values(measured, "small", "digits", "random", "accuracy", "second_half") == {}
-
-    def test_a_seed_without_a_number_is_no_pair(self) -> None:
-        """Seed 5 of random is labelled in other steps than all others."""
-        frame = study(rounds=4)
-        odd = (frame["strategy"] == "random") & (frame["seed"] == 5) & (frame["round"] == 3)
-        frame.loc[odd, "labels"] = 35
-        found = claimed.values(Measured(frame), "small", "digits", "random", "accuracy", "second_half")
-        assert list(found["second half"].index) == [1, 2, 3, 4]
-
-    def test_seconds_are_those_of_whole_trials(self) -> None:
-        frame = study(rounds=4)
-        timings = frame.assign(train_seconds=10.0, query_seconds=np.where(frame["round"] < 4, 2.0, np.nan))
-        of = {name: (timings["strategy"] == name) & (timings["round"] == 3) for name in ("lplgrad", "random")}
-        timings.loc[of["lplgrad"] & (timings["seed"] == 1), "train_seconds"] = math.nan
-        timings.loc[of["lplgrad"] & (timings["seed"] == 2), "query_seconds"] = math.nan
-        timings.loc[of["lplgrad"] & (timings["seed"] == 3), "train_seconds"] = 0.0  # it was stopped
-        timings = timings[~(of["random"] & (timings["seed"] == 4))]
-        measured = Measured(frame, timings)
-        for name, seeds in (("lplgrad", [4, 5]), ("random", [1, 2, 3, 5])):
-            for measure, seconds in (("train_seconds", 40), ("query_seconds", 6)):
-                found = claimed.values(measured, "small", "digits", name, measure, "queried")[""]
-                assert found.to_dict() == dict.fromkeys(seeds, seconds)
-
-
-POINTS: list[str | int] = [
-    "queried", "first", "last", "first_half", "second_half", "fractions", "area", 30, 90,
-]  # fmt: skip
-
-
 class TestDiagnostics:
     def test_calibration_by_hand(self) -> None:
         """Two images at .9 of which one is right, two at .6 that are right: (2 |.5 - .9| + 2 |1 - .6|) / 4."""
@@ -320,101 +259,3 @@ class TestDiagnostics:
     def test_rank_correlation(self) -> None:
         assert choices.rank_correlation(np.array([1.0, 2, 3]), np.array([1.0, 4, 9])) == pytest.approx(1)
         assert math.isnan(choices.rank_correlation(np.ones(5), draw(5)))
-
-
-STUDIES, SEEDS, ROUNDS, STRATEGIES = 2000, 5, 9, 4
-
-
-def simulated_areas(effect: float, seed: int, seeds: int = SEEDS, strategies: int = STRATEGIES) -> inference.Array:
-    """Areas of simulated studies, shape (studies, strategies, seeds): rising curves, luck that the strategies of a seed
-    share, luck of a chain, luck of a round; the first strategy is better by ``effect`` points."""
-    generator = np.random.default_rng(seed)
-    labels = np.arange(2, ROUNDS + 2) * 100.0
-    curve = 90 * (1 - np.exp(-labels / 400))
-    shared = generator.normal(scale=2, size=(STUDIES, 1, seeds, 1))
-    chain = generator.normal(scale=0.7, size=(STUDIES, strategies, seeds, 1))
-    noise = generator.normal(scale=1, size=(STUDIES, strategies, seeds, ROUNDS))
-    better = np.array([effect] + [0.0] * (strategies - 1))[None, :, None, None]
-    return normalized_area(labels, curve + better + shared + chain + noise)
-
-
-def compared(one: inference.Array, other: inference.Array) -> dict[str, Any]:
-    """One simulated comparison, as the report makes it."""
-    found = comparison.compare(pd.Series(one), pd.Series(other), power=False)
-    assert found is not None
-    return found
-
-
-def error_of(share: float) -> float:
-    """Three standard errors of a share of the simulated studies."""
-    return 3 * math.sqrt(share * (1 - share) / STUDIES)
-
-
-class TestSimulatedStudies:
-    def test_without_a_difference(self) -> None:
-        """A single test is wrong in 5 % of the studies, and after Holm's correction a whole study in at most 5 %."""
-        p = np.array(
-            [[compared(areas[0], other)["p"] for other in areas[1:]] for areas in simulated_areas(0.0, seed=1)]
-        )
-        for single in (p < 0.05).mean(axis=0):
-            assert single == pytest.approx(0.05, abs=error_of(0.05))
-        family = (inference.holm(p) < 0.05).any(axis=1).mean()
-        assert family <= 0.05 + error_of(0.05)
-        assert (p < 0.05).any(axis=1).mean() > 0.08, "uncorrected, a study would be wrong much more often"
-
-    @pytest.mark.parametrize(("seeds", "level"), [(6, 2 / 2**6), (8, 10 / 2**8)])
-    def test_wilcoxon_keeps_the_level(self, seeds: int, level: float) -> None:
-        """Of the 64 flips of 6 signs 2 give p < .05, of the 256 of 8 signs 10."""
-        areas = simulated_areas(0.0, seed=2, seeds=seeds, strategies=2)
-        rejected = np.mean([inference.wilcoxon(study[0] - study[1])[0] < 0.05 for study in areas])
-        assert rejected == pytest.approx(level, abs=error_of(level))
-
-    def test_friedman_keeps_the_level(self) -> None:
-        areas = simulated_areas(0.0, seed=2, seeds=6, strategies=3)  # the seeds stand for data sets here
-        in_blocks = stats.rankdata(areas, axis=1).transpose(0, 2, 1)
-        rejected = np.mean([ranks.friedman(blocks)[1] < 0.05 for blocks in in_blocks])
-        assert rejected <= 0.05 + error_of(0.05)
-        assert rejected > 0.02, "discrete, but no constant"
-
-    def test_coverage(self) -> None:
-        areas = simulated_areas(1.5, seed=3, strategies=2)
-        labels = np.arange(2, ROUNDS + 2) * 100.0
-        truth = float(normalized_area(labels, 90 * (1 - np.exp(-labels / 400)))) + 1.5
-        long = pd.DataFrame({"study": np.repeat(np.arange(STUDIES), SEEDS), "area": areas[:, 0].ravel()})
-        means = comparison.summary(long, ["study"], "area")
-        differences = pd.DataFrame([compared(one, other) for one, other in areas])
-        for found, expected in ((means, truth), (differences, 1.5)):
-            covered = ((found["low"] < expected) & (expected < found["high"])).mean()
-            assert covered == pytest.approx(0.95, abs=error_of(0.95))
-
-    @pytest.mark.parametrize(("seeds", "share"), [(3, 0.74), (5, 0.83)])
-    def test_why_not_the_percentile_bootstrap(self, seeds: int, share: float) -> None:
-        """The t interval covers 95 % with any number of seeds; resampling so few values covers far less."""
-        generator = np.random.default_rng(5)
-        values = generator.normal(size=(STUDIES, seeds))
-        picks = generator.integers(seeds, size=(STUDIES, 1000, seeds))
-        means = np.take_along_axis(values[:, None, :], picks, axis=2).mean(axis=2)
-        low, high = np.percentile(means, [2.5, 97.5], axis=1)
-        assert ((low < 0) & (high > 0)).mean() == pytest.approx(share, abs=error_of(share))
-        low, high = np.array([inference.estimate(of_study).interval() for of_study in values]).T
-        assert ((low < 0) & (high > 0)).mean() == pytest.approx(0.95, abs=error_of(0.95))
-
-    def test_a_known_effect_is_found_with_the_stated_power(self) -> None:
-        labels = np.arange(2, ROUNDS + 2) * 100.0
-        weights = normalized_area(labels, np.eye(ROUNDS))
-        spread = math.sqrt(2 * (0.7**2 + (weights**2).sum()))
-        areas = simulated_areas(inference.detectable(spread, SEEDS), seed=4, strategies=2)
-        p = np.array([compared(one, other)["p"] for one, other in areas])
-        assert (p < 0.05).mean() == pytest.approx(0.8, abs=error_of(0.8))
-
-    @pytest.mark.parametrize(
-        ("seeds", "correlation", "share"), [(5, 0.0, 0.92), (5, 1.0, 1.0), (3, 0.0, 0.75), (10, 0.0, 0.97)]
-    )
-    def test_the_bias_of_g(self, seeds: int, correlation: float, share: float) -> None:
-        """Of a true effect of one deviation: exact where strategies vary as one, too small where they do not."""
-        generator = np.random.default_rng(6)
-        shared, one, other = generator.normal(size=(3, 5000, seeds))
-        ways = math.sqrt(correlation), math.sqrt(1 - correlation)
-        pairs = zip(ways[0] * shared + ways[1] * one + 1, ways[0] * shared + ways[1] * other, strict=True)
-        found = np.array([inference.hedges_g(*pair) for pair in pairs])
-        assert found.mean() == pytest.approx(share, abs=0.005 + 3 * found.std() / math.sqrt(5000))
