@@ -18,6 +18,7 @@ from lplgrad.configuration import read_study
 from lplgrad.errors import UserError
 from lplgrad.files import write_json, write_text
 from lplgrad.report import diagnostics, measured, score_loss
+from lplgrad.report.diagnostics import trained_rounds
 from lplgrad.settings import StudyFile
 from lplgrad.statistics import calibration, choices
 from lplgrad.study import Layout
@@ -93,6 +94,20 @@ def test_the_page_of_true_losses(data: DatasetArrays, tmp_path: Path, monkeypatc
         ("Entropy\nentropy", "0.600 ± 0.141\n[−0.671, 1.871]", "0.250 (of 1)"),
         ("Random\nrandom", "0.300 ± 0.000", "–"),
     )
+
+
+def test_rounds_up_to_one_that_is_shown_need_nothing_of_later_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    layout = Layout(small_study(tmp_path, target=0.9).study)
+    chain = next(iter(layout.chains()))
+    assert trained_rounds(layout, chain, until=1) == 1
+    with pytest.raises(FileNotFoundError):
+        trained_rounds(layout, chain)
+    for accuracy, rounds in ((0.8, 2), (0.9, 1)):
+        write_json(Path(layout.trained(chain, 1)) / "metrics.json", {"accuracy": accuracy, "stopped": False})
+        assert trained_rounds(layout, chain, until=2) == rounds
 
 
 class TestArtifacts:

@@ -13,7 +13,7 @@ import yaml
 from lplgrad.configuration import check_reported, read_study
 from lplgrad.errors import UserError
 from lplgrad.report import collect
-from lplgrad.round_settings import differences
+from lplgrad.round_settings import behind, differences
 from lplgrad.settings import StudyFile
 from lplgrad.status import report
 from lplgrad.study import Chain, Layout
@@ -271,6 +271,33 @@ def test_diagnostics_and_figures_of_a_trial_refuse_other_settings(
         status, said = lplgrad(*command, "--study", "study.yaml", "--output", "out.png")
         assert status == 1
         assert f"{path}: training.epochs is 30 there, but 2 in the study" in said
+
+
+@pytest.mark.parametrize(
+    ("strategy", "models", "behind_it"),
+    [
+        # The query of round 2 bought the last labels. Entropy asks the models of rounds 1 and 2, random asks none.
+        ("entropy", [], {("settings", 1), ("settings", 2), ("query_settings", 1), ("query_settings", 2)}),
+        ("random", [], {("query_settings", 1), ("query_settings", 2)}),
+        ("random", [1, 2], {("settings", 1), ("settings", 2), ("query_settings", 1)}),
+        ("lplgrad", [2], {("settings", 1), ("settings", 2), ("query_settings", 1)}),
+    ],
+)
+def test_a_figure_refuses_other_settings_only_of_what_it_comes_from(
+    layout: Layout, strategy: str, models: list[int], behind_it: set[tuple[str, int]]
+) -> None:
+    """Under Snakemake other rounds may still wait for their jobs, and their old results lie there until then."""
+    trial = Chain("small", "digits", strategy, 1)
+    files = behind(layout, trial, max(models, default=3), models)
+    for name, of, last in (("settings", layout.trained, 3), ("query_settings", layout.round, 2)):
+        for number in range(1, last + 1):
+            path = Path(of(trial, number), f"{name}.json")
+            before = path.read_text()
+            edit(path, lambda values: values.update(seed=7))
+            assert differences(layout, [trial]).keys() == {trial}
+            assert (differences(layout, [trial], files) != {}) == ((name, number) in behind_it), (name, number)
+            path.write_text(before)
+    assert differences(layout, [trial], files) == {}
 
 
 def test_the_seconds_of_a_query_with_other_settings_are_left_out(layout: Layout) -> None:

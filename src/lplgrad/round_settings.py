@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -93,7 +93,38 @@ def torch_version(folder: Path) -> str:
     raise UserError(f"{path}: no version of PyTorch in it; {RERUN}")
 
 
-def differences(layout: Layout, trials: Iterable[Chain] | None = None) -> dict[Chain, Difference]:
+def behind(layout: Layout, trial: Chain, labels_of: int, models: Iterable[int] = ()) -> list[str]:
+    """List the settings of all jobs that some results of a trial come from.
+
+    Args:
+        layout: of the study.
+        trial: the trial.
+        labels_of: the round whose labels are among these results. The query before it bought them.
+        models: the rounds whose models are among these results.
+
+    Returns:
+        Paths of settings of trainings, then of queries.
+    """
+    warm, asks = _reads(layout, trial)
+    trained = {*models, *(range(1, labels_of) if asks else ())}
+    if warm:
+        trained = set(range(1, max(trained, default=0) + 1))
+    return [
+        *(f"{layout.trained(trial, number)}/{TRAINING}" for number in sorted(trained)),
+        *(f"{layout.round(trial, number)}/{QUERY}" for number in range(1, labels_of)),
+    ]
+
+
+def _reads(layout: Layout, trial: Chain) -> tuple[bool, bool]:
+    """Whether a training reads the checkpoint of the round before, and whether a query reads that of its round."""
+    strategy = layout.study.strategies[trial.strategy]
+    warm = layout.study.recipes[strategy.recipe].init == "warm"
+    return warm, bool(acquisition.load(strategy.acquisition).needs)
+
+
+def differences(
+    layout: Layout, trials: Iterable[Chain] | None = None, files: Collection[str] | None = None
+) -> dict[Chain, Difference]:
     """The trials of which some finished rounds were run with other settings, data or labels than the study's.
 
     Only the files of rounds that are finished are read. A key that a file of settings lacks has its default. If a data
@@ -102,6 +133,7 @@ def differences(layout: Layout, trials: Iterable[Chain] | None = None) -> dict[C
     Args:
         layout: of the study.
         trials: those that are compared; None for all.
+        files: the settings that are compared; None for all of these trials.
 
     Raises:
         UserError: a file of settings is broken.
@@ -120,6 +152,8 @@ def differences(layout: Layout, trials: Iterable[Chain] | None = None) -> dict[C
         if chain.dataset not in sets and manifest.exists():
             sets[chain.dataset] = checksums(manifest.parent)
         for job in _jobs(layout, chain, *settings[row]):
+            if files is not None and str(job.file) not in files:
+                continue
             if job.file not in known:
                 known[job.file] = _compare(job, sets.setdefault(chain.dataset, {}))
             if known[job.file]:
@@ -128,13 +162,18 @@ def differences(layout: Layout, trials: Iterable[Chain] | None = None) -> dict[C
     return found
 
 
-def check_settings(layout: Layout, chain: Chain | None = None) -> None:
-    """Refuse a study, or one trial, of which some rounds do not belong together.
+def check_settings(layout: Layout, trial: Chain | None = None, files: Collection[str] | None = None) -> None:
+    """Refuse a study of which some rounds do not belong together.
+
+    Args:
+        layout: of the study.
+        trial: the only one that is compared; None for all.
+        files: the only settings of it that are compared, see ``behind``; None for all.
 
     Raises:
         UserError: a round was run with other settings, data or labels than the study's.
     """
-    for first in differences(layout, None if chain is None else [chain]).values():
+    for first in differences(layout, None if trial is None else [trial], files).values():
         raise UserError(
             f"{first.file}: {first.problem}; run Snakemake with this configuration, which runs the round again, or "
             "name the configuration that ran it"
@@ -169,9 +208,9 @@ def _jobs(layout: Layout, chain: Chain, training: dict[str, Any], query: dict[st
         layout, chain: of the trial.
         training, query: what the study says of its trainings and its queries.
     """
-    strategy, budget = layout.study.strategies[chain.strategy], layout.budget(chain.budget, chain.dataset)
-    target, warm = budget.target_accuracy, layout.study.recipes[strategy.recipe].init == "warm"
-    asks = bool(acquisition.load(strategy.acquisition).needs)
+    budget = layout.budget(chain.budget, chain.dataset)
+    target = budget.target_accuracy
+    warm, asks = _reads(layout, chain)
     before: Path | None = None
     for number in range(1, budget.rounds + 1):
         about = {"round": number, "seed": chain.seed, "labels": number * budget.query_size}

@@ -99,7 +99,7 @@ def _of_trial(arguments: argparse.Namespace, file: StudyFile) -> Any:
     from lplgrad.arrays import open_dataset
     from lplgrad.errors import UserError, nearest
     from lplgrad.report import chosen, models
-    from lplgrad.round_settings import check_settings
+    from lplgrad.round_settings import behind, check_settings
     from lplgrad.study import Chain, Layout
 
     layout = Layout(file.study, file.unavailable)
@@ -108,13 +108,14 @@ def _of_trial(arguments: argparse.Namespace, file: StudyFile) -> Any:
         known = {str(getattr(other, name)) for other in layout.chains()}
         if str(value) not in known:
             raise UserError(f"--{name}: the study has no {value!r} ({nearest(str(value), known)})")
-    check_settings(layout, trial)
+    rounds = layout.shown_models().get(trial)
     if arguments.kind == "chosen":
+        check_settings(layout, trial, behind(layout, trial, layout.rounds(trial.budget, trial.dataset)))
         data = open_dataset(Path(layout.data(trial.dataset)))
         return chosen.contact_sheet(_queries(layout, trial, data), data)
-    rounds = layout.shown_models().get(trial)
     if rounds is None:
         raise UserError(f"{arguments.study}: model_figures does not name this trial, so that its models were not kept")
+    check_settings(layout, trial, behind(layout, trial, max(rounds), rounds))
     if arguments.kind == "class-accuracy":
         return models.class_accuracies(_classes(arguments, file, trial), rounds)
     data = open_dataset(Path(layout.data(trial.dataset)))
@@ -149,7 +150,7 @@ def _observation(layout: Layout, trial: Chain, number: int, data: DatasetArrays)
     from lplgrad.report.models import Observation
 
     folder, wanted = Path(layout.round(trial, number)), layout.study.model_figures
-    labeled = labeled_set(layout, trial, min(number, trained_rounds(layout, trial)), data)
+    labeled = labeled_set(layout, trial, trained_rounds(layout, trial, number), data)
     tested = min(wanted.embedded_images, len(data.test.labels))
     unlabeled = min(wanted.unlabeled_images, len(data.train.labels) - len(labeled))
     return Observation(

@@ -141,9 +141,14 @@ def open_datasets(layout: Layout) -> dict[str, DatasetArrays]:
     return {name: open_dataset(Path(layout.data(name))) for name in layout.datasets}
 
 
-def trained_rounds(layout: Layout, chain: Chain) -> int:
-    """How many rounds a chain trained: all, unless it reached its target accuracy before."""
-    target, last = layout.target(chain.budget, chain.dataset), layout.rounds(chain.budget, chain.dataset)
+def trained_rounds(layout: Layout, chain: Chain, until: int | None = None) -> int:
+    """How many rounds a chain trained: all, unless it reached its target accuracy before.
+
+    Args:
+        layout, chain: of the trial.
+        until: count only the rounds up to this one, and read nothing of later ones; None for all.
+    """
+    target, last = layout.target(chain.budget, chain.dataset), until or layout.rounds(chain.budget, chain.dataset)
     if target is None:
         return last
     reached = (
