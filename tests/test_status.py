@@ -92,6 +92,21 @@ def test_what_runs_failed_or_was_killed(layout: Layout) -> None:
     ]
 
 
+def test_a_failed_training_is_told_although_an_old_query_of_its_round_has_other_settings(layout: Layout) -> None:
+    trained(ROOT / "start/seed1/plain", 1, 0.5, 20.0)
+    queried(ROOT / "entropy/seed1/round1", 3.0)
+    queried(ROOT / "entropy/seed1/round2", 3.0)
+    log(ROOT / "entropy/seed1/round2", "train", "lplgrad train: error: out of memory\n")
+    record_settings(layout)
+    path = ROOT / "entropy/seed1/round2/query_settings.json"
+    values = json.loads(path.read_text())
+    values["settings"]["candidates"] = 50
+    path.write_text(json.dumps(values))
+    lines = list(report(layout))
+    assert f"failed: logs/{path.parent.relative_to('results')}/train.log: lplgrad train: error: out of memory" in lines
+    assert not [line for line in lines if line.startswith("other settings: ")]
+
+
 def test_seeds_are_averaged_at_a_round_that_each_has_reached(layout: Layout) -> None:
     trained(ROOT / "start/seed1/plain", 1, 0.5, 20.0)
     queried(ROOT / "entropy/seed1/round1", 3.0)

@@ -83,18 +83,18 @@ def progress_of(layout: Layout, chain: Chain, departed: Difference | None = None
         UserError: a measurement is broken.
     """
     found = Progress(chain, layout.rounds(chain.budget, chain.dataset))
-    other = departed.file if departed is not None else None
+    other, problem = (departed.file, departed.problem) if departed is not None else (None, "")
     for number in range(1, found.rounds + 1):
         trained, queried = Path(layout.trained(chain, number)), Path(layout.round(chain, number))
         if other == trained / TRAINING or not (trained / "metrics.json").exists():
-            found.next = _step("train", trained, departed)
+            found.next = _step("train", trained, problem if other == trained / TRAINING else "")
             break
         found.trained = number
         found.accuracies.append(_number(read_json(trained / "metrics.json").get("accuracy")))
         if number == found.rounds:
             break
         if other == queried / QUERY or not (queried / "next_labeled.csv").exists():
-            found.next = _step("query", queried, departed)
+            found.next = _step("query", queried, problem if other == queried / QUERY else "")
             break
         found.queried = number
     if found.trained:
@@ -111,9 +111,8 @@ def progress_of(layout: Layout, chain: Chain, departed: Difference | None = None
     return found
 
 
-def _step(kind: str, folder: Path, departed: Difference | None) -> Step:
+def _step(kind: str, folder: Path, superseded: str) -> Step:
     log = _log(folder, kind)
-    superseded = departed.problem if departed is not None and departed.file.parent == folder else ""
     return Step(kind, folder, log, locks.is_held(folder / f".{kind}.lock"), _last_line(log), superseded)
 
 
