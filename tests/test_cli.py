@@ -6,7 +6,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ import torch
 from lplgrad import networks
 from lplgrad.arrays import DatasetArrays, open_dataset
 from lplgrad.cli import COMMANDS, main, parser
+from lplgrad.files import file_digest, write_json
 from tests.by_hand import QUERY, Call, first_round, of_round, query, train
 from tests.conftest import JOINT, replace_array
 
@@ -80,6 +83,25 @@ class TestRound:
         assert timing["train_seconds"] > 0
         assert timing["peak_memory_mb"] > 0
         assert timing["versions"]["torch"] == torch.__version__
+
+    @pytest.mark.parametrize(
+        ("call", "settings", "name"),
+        [(train, JOINT, "settings.json"), (query, QUERY.replace("NAME", "entropy"), "query_settings.json")],
+    )
+    def test_a_file_that_changes_while_a_job_runs_is_recorded_as_it_was_read(
+        self, started: Path, lplgrad: Call, monkeypatch: pytest.MonkeyPatch, call: Call, settings: str, name: str
+    ) -> None:
+        labeled = started / "labeled.csv"
+        read = file_digest(labeled)
+
+        def write(path: Path, values: Mapping[str, Any]) -> None:
+            labeled.write_text("index,round\n1,1\n")
+            write_json(path, values)
+
+        monkeypatch.setattr("lplgrad.files.write_json", write)  # how a job writes its seconds
+        assert call(lplgrad, started, settings)[0] == 0
+        assert file_digest(labeled) != read
+        assert json.loads((started / "round1" / name).read_text())["labeled"] == read
 
     @pytest.mark.parametrize("name", ["random", "entropy", "gradient_norm", "predicted_loss", "coreset"])
     def test_every_query_adds_the_best_candidates(self, started: Path, lplgrad: Call, name: str) -> None:
@@ -202,19 +224,24 @@ class TestRound:
         assert (round1 / "next_labeled.csv").read_bytes() == (started / "labeled.csv").read_bytes()
         assert len(pd.read_csv(round1 / "scores.csv")) == 0
         assert json.loads((round1 / "query_settings.json").read_text())["labels"] is None
-        settings = json.loads((round1 / "settings.json").read_text())
-        settings["versions"]["torch"] = "1.2.3"
-        (round1 / "settings.json").write_text(json.dumps(settings))
-        status, _ = lplgrad(
+        repeated = [
             "train", *common, "--labeled", round1 / "next_labeled.csv", "--settings", JOINT, "--checkpoint",
             round1 / "checkpoint.safetensors", "--previous", round1, "--target-accuracy", accuracy, "--output", round2,
-        )  # fmt: skip
-        assert status == 0
+        ]  # fmt: skip
+        settings = json.loads((round1 / "settings.json").read_text())
+        (round1 / "settings.json").write_text(json.dumps({**settings, "versions": {}}))
+        status, told = lplgrad(*repeated)
+        assert status == 1
+        assert f"{round1 / 'settings.json'}: no version of PyTorch in it" in told
+        assert not (round2 / "metrics.json").exists(), "a round with metrics counts as finished"
+        settings["versions"]["torch"] = "1.2.3"
+        (round1 / "settings.json").write_text(json.dumps(settings))
+        assert lplgrad(*repeated)[0] == 0
         metrics = json.loads((round2 / "metrics.json").read_text())
         assert (metrics["stopped"], metrics["round"], metrics["labels"]) == (True, 2, 6)
         assert json.loads((round2 / "timing.json").read_text())["train_seconds"] == 0
-        repeated = json.loads((round2 / "settings.json").read_text())
-        assert (repeated["labels"], repeated["versions"]["torch"]) == (None, "1.2.3"), "that trained what is repeated"
+        settings = json.loads((round2 / "settings.json").read_text())
+        assert (settings["labels"], settings["versions"]["torch"]) == (None, "1.2.3"), "that trained what is repeated"
         for name in ("checkpoint.safetensors", "test_logits.npy"):
             assert (round2 / name).read_bytes() == (round1 / name).read_bytes()
 

@@ -48,17 +48,35 @@ class Difference:
     problem: str
 
 
+def digests(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The digests of what a training or a query is given. It takes them when it begins, since a file may change later.
+
+    Args:
+        arguments: of the command: ``data``, ``labeled`` and ``checkpoint``.
+    """
+    return {
+        "dataset": checksums(arguments.data),
+        "labeled": file_digest(arguments.labeled),
+        "checkpoint": None if arguments.checkpoint is None else file_digest(arguments.checkpoint),
+    }
+
+
 def write_settings(
-    arguments: argparse.Namespace, name: str, settings: Settings, labels: int | None, torch: str | None = None
+    arguments: argparse.Namespace,
+    name: str,
+    settings: Settings,
+    labels: int | None,
+    given: dict[str, Any],
+    torch: str | None = None,
 ) -> None:
     """Write what a training or a query was given, into the folder of its round.
 
     Args:
-        arguments: of the command: ``output``, ``round``, ``seed``, ``target_accuracy``, ``data``, ``labeled`` and
-            ``checkpoint``.
+        arguments: of the command: ``output``, ``round``, ``seed`` and ``target_accuracy``.
         name: of the file, ``TRAINING`` or ``QUERY``. Of a training, the digest of its own checkpoint is written too.
         settings: of the job.
         labels: size of the labelled set; None if the trial had stopped.
+        given: its ``digests``.
         torch: the version of PyTorch; None for the one that is installed.
     """
     values = {
@@ -67,9 +85,7 @@ def write_settings(
         "labels": labels,
         "target_accuracy": arguments.target_accuracy,
         "settings": with_defaults(type(settings), settings.model_dump(by_alias=True)),
-        "dataset": checksums(arguments.data),
-        "labeled": file_digest(arguments.labeled),
-        "checkpoint": None if arguments.checkpoint is None else file_digest(arguments.checkpoint),
+        **given,
     }
     if name == TRAINING:
         values["trained"] = file_digest(arguments.output / "checkpoint.safetensors")

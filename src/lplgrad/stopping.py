@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from lplgrad.errors import UserError
 from lplgrad.files import beside, read_json, write_json
@@ -33,13 +34,16 @@ def has_stopped(metrics: Path, target_accuracy: float) -> bool:
         raise UserError(f"{metrics}: not the metrics of a round; delete the file and run again") from None
 
 
-def repeat_round(previous: Path, folder: Path, round_number: int) -> None:
+def repeat_round(previous: Path, folder: Path, round_number: int) -> dict[str, Any]:
     """Let a round of a stopped trial be as the one before.
 
     Args:
         previous: folder of the round before: its checkpoint, test logits, metrics and timing.
         folder: of the round.
         round_number: of the round.
+
+    Returns:
+        The metrics of the round. They are not written yet, since they mark a finished round and so must come last.
     """
     timing = read_json(previous / "timing.json")
     metrics = read_json(previous / "metrics.json")
@@ -47,4 +51,4 @@ def repeat_round(previous: Path, folder: Path, round_number: int) -> None:
         with beside(folder / name) as temporary:
             shutil.copyfile(previous / name, temporary)
     write_json(folder / "timing.json", {**timing, **dict.fromkeys(SPENT, 0.0)})
-    write_json(folder / "metrics.json", {**metrics, "round": round_number, "stopped": True})
+    return {**metrics, "round": round_number, "stopped": True}

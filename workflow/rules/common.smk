@@ -182,7 +182,7 @@ def queried_gpu(wildcards):
 
 def results_of_round(chain, number):
     """What a round leaves behind of its training."""
-    names = ("checkpoint.safetensors", "test_logits.npy", "metrics.json", "timing.json")
+    names = ("checkpoint.safetensors", "test_logits.npy", "metrics.json", "timing.json", "settings.json")
     return [f"{LAYOUT.trained(chain, number)}/{name}" for name in names]
 
 

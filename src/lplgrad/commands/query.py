@@ -71,7 +71,7 @@ def _query(arguments: argparse.Namespace) -> None:
     from lplgrad.files import write_json
     from lplgrad.pool import draw_candidates
     from lplgrad.progress import say
-    from lplgrad.round_settings import QUERY, write_settings
+    from lplgrad.round_settings import QUERY, digests, write_settings
     from lplgrad.settings import QueryJob
     from lplgrad.stopping import has_stopped
     from lplgrad.validation import parse
@@ -87,12 +87,12 @@ def _query(arguments: argparse.Namespace) -> None:
         raise UserError(f"--checkpoint: missing: {settings.acquisition} asks a model")
     data = open_dataset(arguments.data)
     pool = len(data.train.images)
-    labeled = read_labeled(arguments.labeled, pool)
+    labeled, given = read_labeled(arguments.labeled, pool), digests(arguments)
     if arguments.target_accuracy is not None:
         if arguments.metrics is None:
             raise UserError("--metrics: missing: whether the target accuracy was reached stands there")
         if has_stopped(arguments.metrics, arguments.target_accuracy):
-            write_settings(arguments, QUERY, settings, labels=None)
+            write_settings(arguments, QUERY, settings, None, given)
             _ask_nothing(arguments.output, labeled)
             return
     check_round(arguments.labeled, labeled, arguments.round)
@@ -126,7 +126,7 @@ def _query(arguments: argparse.Namespace) -> None:
     write_scores(arguments.output / "scores.csv", indices, scores, selected, **_said(candidates))
     write_json(arguments.output / "query_timing.json", timing)
     _score_test_images(arguments.output / "test_scores.csv", model, data, about)
-    write_settings(arguments, QUERY, settings, len(labeled))
+    write_settings(arguments, QUERY, settings, len(labeled), given)
     write_labeled(arguments.output / "next_labeled.csv", labeled.extended(indices[chosen], arguments.round + 1))
     say(f"round {arguments.round}: chose {len(chosen)} of {len(indices)} candidates in {timing['query_seconds']:.2f} s")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lplgrad.commands.common import add_target
 
@@ -70,8 +70,9 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
         say_settings,
     )
     from lplgrad.errors import UserError
+    from lplgrad.files import write_json
     from lplgrad.progress import say
-    from lplgrad.round_settings import TRAINING, torch_version, write_settings
+    from lplgrad.round_settings import TRAINING, digests, torch_version, write_settings
     from lplgrad.settings import Normalization, TrainingJob
     from lplgrad.stopping import has_stopped, repeat_round
 
@@ -88,8 +89,10 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
         if arguments.previous is None:
             raise UserError("--previous: missing: whether the target accuracy was reached stands there")
         if has_stopped(arguments.previous / "metrics.json", arguments.target_accuracy):
-            repeat_round(arguments.previous, arguments.output, arguments.round)
-            write_settings(arguments, TRAINING, settings, labels=None, torch=torch_version(arguments.previous))
+            trained_with = torch_version(arguments.previous)
+            metrics = repeat_round(arguments.previous, arguments.output, arguments.round)
+            write_settings(arguments, TRAINING, settings, None, digests(arguments), trained_with)
+            write_json(arguments.output / "metrics.json", metrics)
             say(f"round {arguments.round}, seed {arguments.seed}: the target accuracy was reached before; not trained")
             return
     data = open_dataset(arguments.data)
@@ -102,7 +105,7 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
             f"normalization: has {len(normalization.mean)} channels, the images of {arguments.data} {data.channels}"
         )
 
-    _train_and_test(arguments, settings, data, labeled, normalization, wanted)
+    _train_and_test(arguments, settings, data, labeled, normalization, wanted, digests(arguments))
 
 
 def _train_and_test(
@@ -112,6 +115,7 @@ def _train_and_test(
     labeled: LabeledSet,
     normalization: Normalization,
     wanted: Callable[[], bool],
+    given: dict[str, Any],
 ) -> None:
     """All is found to be in order: from here on torch is there."""
     from lplgrad.leases import lease_gpu
@@ -165,7 +169,7 @@ def _train_and_test(
     networks.save(arguments.output / "checkpoint.safetensors", trained, settings.model, normalization, data.classes)
     write_logits(arguments.output / "test_logits.npy", logits)
     write_json(arguments.output / "timing.json", timing)
-    write_settings(arguments, TRAINING, settings, len(labeled))
+    write_settings(arguments, TRAINING, settings, len(labeled), given)
     write_json(arguments.output / "metrics.json", metrics)
     if arguments.checkpoint is not None:
         forget_progress(arguments.checkpoint.parent)
