@@ -23,5 +23,8 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.report import collect
 
     file = read_study_file(arguments.study)
-    for name, frame in (("measurements", collect.measurements(file)), ("classes", collect.class_accuracies(file))):
+    departed = collect.departures(file, partial=False)
+    measurements = collect.measurements(file, departed=departed)
+    classes = collect.class_accuracies(file, departed=departed)
+    for name, frame in (("measurements", measurements), ("classes", classes)):
         write_text(arguments.output / f"{name}.csv", frame.to_csv(index=False))

@@ -27,7 +27,6 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.progress import say
     from lplgrad.report import collect
     from lplgrad.report.document import Part, document
-    from lplgrad.round_settings import differences
     from lplgrad.settings import StudyFile
     from lplgrad.study import Layout, absent_datasets
 
@@ -39,8 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     layout, folder = Layout(study, missing), arguments.output
     if folder.resolve() == Path(layout.root).resolve():
         raise UserError(f"--output: {folder}: the study writes there itself; name another folder")
-    measurements = collect.measurements(file, arguments.partial)
-    others = differences(layout) if arguments.partial else {}  # else they were refused
+    others = collect.departures(file, arguments.partial)
+    measurements = collect.measurements(file, arguments.partial, others)
     first = next(iter(others.values()), None)
     if measurements.empty and first:
         raise UserError(f"all rounds were run with other settings, for example {first.file}: {first.problem}")
@@ -49,8 +48,8 @@ def run(arguments: argparse.Namespace) -> None:
     write_text(folder / "study.yaml", yaml.safe_dump(file.model_dump(by_alias=True), sort_keys=False))
     for name, frame in (
         ("measurements", measurements),
-        ("classes", collect.class_accuracies(file, arguments.partial)),
-        ("timings", collect.timings(file, arguments.partial)),
+        ("classes", collect.class_accuracies(file, arguments.partial, others)),
+        ("timings", collect.timings(file, arguments.partial, others)),
     ):
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
 

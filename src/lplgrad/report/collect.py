@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,40 @@ import pandas as pd
 
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
-from lplgrad.round_settings import QUERY, RERUN, check_settings, differences, torch_version
+from lplgrad.round_settings import QUERY, RERUN, Difference, check_settings, differences, torch_version
 from lplgrad.settings import StudyFile
 from lplgrad.study import Chain, Layout
 
 Row = dict[str, Any]
 
 
-def measurements(file: StudyFile, partial: bool = False) -> pd.DataFrame:
+Departed = Mapping[Chain, Difference]
+
+
+def departures(file: StudyFile, partial: bool) -> Departed:
+    """Where trials were run with other settings than the study's.
+
+    Args:
+        file: the study.
+        partial: leave out rounds of other settings; otherwise they are an error.
+
+    Raises:
+        UserError: there is such a round, and ``partial`` is False.
+    """
+    layout = Layout(file.study, file.unavailable)
+    if partial:
+        return differences(layout)
+    check_settings(layout)
+    return {}
+
+
+def measurements(file: StudyFile, partial: bool = False, departed: Departed | None = None) -> pd.DataFrame:
     """Accuracy after every round: the same bytes on every run of the study on the same machine.
 
     Args:
         file: the study.
         partial: leave out rounds that are missing or were run with other settings; otherwise they are an error.
+        departed: the ``departures``, which take long to find in a large study; None to find them now.
 
     Returns:
         Columns budget, dataset, strategy, recipe, acquisition, seed, round, labels, accuracy (fraction), train_loss,
@@ -38,17 +59,17 @@ def measurements(file: StudyFile, partial: bool = False) -> pd.DataFrame:
         metrics = _read(Path(folder) / "metrics.json", ["labels", "accuracy", "train_loss", "stopped"], partial)
         return metrics and {"round": number, **metrics, "torch": torch_version(Path(folder))}
 
-    return _collect(file, row, partial)
+    return _collect(file, row, partial, departed)
 
 
-def class_accuracies(file: StudyFile, partial: bool = False) -> pd.DataFrame:
+def class_accuracies(file: StudyFile, partial: bool = False, departed: Departed | None = None) -> pd.DataFrame:
     """Accuracy of every class after every round: columns as above up to labels, then class and accuracy."""
 
     def rows(chain: Chain, number: int, folder: str) -> Row | None:
         metrics = _read(Path(folder) / "metrics.json", ["labels", "accuracy_per_class"], partial)
         return metrics and {"round": number, **metrics}
 
-    wide = _collect(file, rows, partial)
+    wide = _collect(file, rows, partial, departed)
     if wide.empty:
         return wide
     wide["class"] = wide["accuracy_per_class"].map(list)
@@ -56,7 +77,7 @@ def class_accuracies(file: StudyFile, partial: bool = False) -> pd.DataFrame:
     return wide.explode(["class", "accuracy"], ignore_index=True)
 
 
-def timings(file: StudyFile, partial: bool = False) -> pd.DataFrame:
+def timings(file: StudyFile, partial: bool = False, departed: Departed | None = None) -> pd.DataFrame:
     """Seconds and memory of every round, and the machine: what is not the same on every run.
 
     Returns:
@@ -65,7 +86,8 @@ def timings(file: StudyFile, partial: bool = False) -> pd.DataFrame:
         device, host, threads, torch.
     """
     layout = Layout(file.study, file.unavailable)
-    departed = {difference.file for difference in differences(layout).values()} if partial else set()
+    departed = departures(file, partial) if departed is None else departed
+    others = {difference.file for difference in departed.values()}
 
     def row(chain: Chain, number: int, folder: str) -> Row | None:
         wanted = ["train_seconds", "test_seconds", "peak_memory_mb", "device", "host", "threads"]
@@ -75,7 +97,7 @@ def timings(file: StudyFile, partial: bool = False) -> pd.DataFrame:
         query: Row | None = {}
         if number < layout.rounds(chain.budget, chain.dataset):
             path = Path(layout.round(chain, number)) / "query_timing.json"
-            if path.with_name(QUERY) not in departed:
+            if path.with_name(QUERY) not in others:
                 query = _read(path, ["query_seconds", "peak_memory_mb"], partial)
         return {
             "round": number,
@@ -88,18 +110,17 @@ def timings(file: StudyFile, partial: bool = False) -> pd.DataFrame:
             "torch": torch_version(Path(folder)),
         }
 
-    return _collect(file, row, partial)
+    return _collect(file, row, partial, departed)
 
 
-def _collect(file: StudyFile, row: Callable[[Chain, int, str], Row | None], partial: bool) -> pd.DataFrame:
-    return pd.DataFrame(_rows(file, row, partial))
+def _collect(
+    file: StudyFile, row: Callable[[Chain, int, str], Row | None], partial: bool, departed: Departed | None
+) -> pd.DataFrame:
+    return pd.DataFrame(_rows(file, row, departures(file, partial) if departed is None else departed))
 
 
-def _rows(file: StudyFile, row: Callable[[Chain, int, str], Row | None], partial: bool) -> Iterator[Row]:
+def _rows(file: StudyFile, row: Callable[[Chain, int, str], Row | None], departed: Departed) -> Iterator[Row]:
     layout = Layout(file.study, file.unavailable)
-    departed = differences(layout) if partial else {}
-    if not partial:
-        check_settings(layout)
     for chain in layout.chains():
         strategy = file.study.strategies[chain.strategy]
         about = {
