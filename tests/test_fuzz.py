@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 
 from lplgrad import networks
 from lplgrad.arrays import open_array, open_dataset
-from lplgrad.artifacts import read_labeled, read_test_scores
+from lplgrad.artifacts import read_labeled
 from lplgrad.cli import main
 from lplgrad.configuration import merge, read_study, read_study_file
 from lplgrad.datasets import Images, Prepared
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
 from lplgrad.preparation import write_dataset
+from lplgrad.report.round_files import read_test_scores
 from lplgrad.resuming import restore, save
 from lplgrad.settings import Model, Normalization, Study, StudyFile, Training
 from lplgrad.training import Optimizer, State

@@ -20,16 +20,7 @@ import yaml
 from lplgrad import networks
 from lplgrad.acquisition import select
 from lplgrad.arrays import DatasetArrays, open_dataset
-from lplgrad.artifacts import (
-    read_array,
-    read_confidence,
-    read_observed,
-    read_test_scores,
-    write_labeled,
-    write_logits,
-    write_scores,
-    write_test_scores,
-)
+from lplgrad.artifacts import write_labeled, write_logits, write_scores, write_test_scores
 from lplgrad.cli import main
 from lplgrad.configuration import read_study, read_study_file
 from lplgrad.datasets import Prepared
@@ -38,6 +29,7 @@ from lplgrad.files import write_json
 from lplgrad.pool import draw_candidates, draw_test_images, initial_labels
 from lplgrad.preparation import write_dataset
 from lplgrad.report import diagnostics, measured
+from lplgrad.report.round_files import read_array, read_confidence, read_observed, read_test_scores
 from lplgrad.settings import Model, Normalization, StudyFile
 from lplgrad.study import Chain, Layout
 from tests.conftest import CLASSES, POOL, record_settings, small_images

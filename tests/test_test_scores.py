@@ -14,8 +14,9 @@ from scipy import special, stats
 
 from lplgrad import acquisition, networks, pool, querying
 from lplgrad.arrays import DatasetArrays
-from lplgrad.artifacts import read_test_scores, write_test_scores
+from lplgrad.artifacts import write_test_scores
 from lplgrad.errors import UserError
+from lplgrad.report.round_files import read_test_scores
 from tests.conftest import JOINT, replace_array
 
 Call = Callable[..., tuple[int, str]]

@@ -1,6 +1,7 @@
-"""The files of a round: how each is written, and how it is read back and found whole.
+"""The files of a round: how each is written, and how a later job reads it back and finds it whole.
 
-Every reader refuses what is truncated or foreign in one line that names the file.
+What only tables and figures read is in ``report.round_files``. Every reader refuses what is truncated or foreign in
+one line that names the file.
 """
 
 from __future__ import annotations
@@ -14,29 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lplgrad.arrays import open_array
 from lplgrad.errors import UserError
 from lplgrad.files import remove, replacing, write_text
 from lplgrad.pool import LabeledSet
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import Tensor
 
 LABELED_COLUMNS = ["index", "round"]
 SCORE_COLUMNS = ["index", "score", "entropy", "confidence", "predicted_class", "selected"]
 TEST_SCORE_COLUMNS = ["index", "score", "loss"]
-OBSERVED_COLUMNS = ["index", "class", "loss", "entropy", "gradient_norm", "predicted_loss"]
-CONFIDENCE_COLUMNS = ["index", "labeled", "confidence"]
 CHECKPOINT_FORMAT = "lplgrad checkpoint 1"
-# Of a row. int() and float() take more (1_000, full-width digits, signs, blanks); a file written here never has that.
-NUMBER = r"-?(?:[0-9]+(?:\.[0-9]+)?(?:e[+-][0-9]+)?|inf|nan)"
-LABEL = re.compile(r"[0-9]{1,18},[0-9]{1,18}")
-FINITE = r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-][0-9]+)?"
-SCORE = re.compile(rf"[0-9]{{1,18}},{FINITE},(?:{NUMBER},{NUMBER},[0-9]{{1,18}}|,,),[01]")
-TEST_SCORE = re.compile(rf"[0-9]{{1,18}},{NUMBER},{NUMBER}")
-OBSERVED = re.compile(rf"[0-9]{{1,18}},[0-9]{{1,18}},{NUMBER},{NUMBER},{NUMBER},(?:{NUMBER})?")
-CONFIDENCE = re.compile(rf"[0-9]{{1,18}},[01],{NUMBER}")
+LABEL = re.compile(r"[0-9]{1,18},[0-9]{1,18}")  # int() takes more (1_000, full-width digits, signs, blanks)
 
 
 PROGRESS = "progress.safetensors"  # of a training, in its round's folder: see ``resuming``
@@ -63,7 +53,7 @@ def read_labeled(path: Path, images: int) -> LabeledSet:
     Raises:
         UserError: the file is not such a list, or an index is out of range or stands twice.
     """
-    rows = _read_rows(path, LABELED_COLUMNS, LABEL, "2 whole numbers")
+    rows = read_rows(path, LABELED_COLUMNS, LABEL, "2 whole numbers")
     values = np.array([[int(cell) for cell in row] for row in rows], dtype=np.int64).reshape(-1, 2)
     indices, rounds = values[:, 0].copy(), values[:, 1].copy()
     if not len(indices):
@@ -79,8 +69,12 @@ def read_labeled(path: Path, images: int) -> LabeledSet:
     return LabeledSet(indices, rounds)
 
 
-def _read_rows(path: Path, columns: Sequence[str], row: re.Pattern[str], expected: str) -> list[list[str]]:
-    """The cells of a table each of whose lines matches ``row``, which ``expected`` describes in words."""
+def read_rows(path: Path, columns: Sequence[str], row: re.Pattern[str], expected: str) -> list[list[str]]:
+    """Read the cells of a table each of whose lines matches ``row``, which ``expected`` describes in words.
+
+    Raises:
+        UserError: a line does not match, the first line does not name just these columns, or the last has no end.
+    """
     # Split by hand: str.splitlines and csv.reader take more for a line or a cell than is ever written here.
     lines = read_text(path, columns).split("\n")[:-1]
     for number, line in enumerate(lines, start=2):
@@ -134,47 +128,6 @@ def write_scores(
     write_text(path, ",".join(SCORE_COLUMNS) + "\n" + "".join(rows))
 
 
-def read_scores(path: Path, candidates: npt.NDArray[np.int64], query_size: int) -> pd.DataFrame:
-    """Read the scores of a round's candidates.
-
-    Args:
-        path: what ``write_scores`` wrote.
-        candidates: those that the round drew, in their order; none, if the trial had stopped.
-        query_size: how many of them were chosen.
-
-    Returns:
-        A row for each candidate, the columns ``SCORE_COLUMNS``. What the table leaves empty is NaN.
-
-    Raises:
-        UserError: the file is not such a table, or not of these candidates, or the chosen are not those of highest
-            score.
-    """
-    rows = _read_rows(path, SCORE_COLUMNS, SCORE, "index, score, entropy, confidence, class and 0 or 1")
-    frame = _frame(rows, SCORE_COLUMNS)
-    if frame["index"].tolist() != candidates.tolist():
-        raise UserError(f"{path}: not the {len(candidates)} candidates of this round; delete it and run again")
-    if frame["predicted_class"].notna().nunique() > 1:
-        raise UserError(f"{path}: not all candidates have a predicted class; delete it and run again")
-    best = np.argsort(-frame["score"].to_numpy(np.float32), kind="stable")[:query_size]
-    if not np.array_equal(np.sort(best), np.flatnonzero(frame["selected"])):
-        raise UserError(f"{path}: not the {len(best)} highest scores are selected; delete it and run again")
-    return frame
-
-
-def _frame(rows: list[list[str]], columns: list[str]) -> pd.DataFrame:
-    """Numbers by column, whole ones wherever all of a column are; an empty cell is NaN."""
-    import pandas as pd
-
-    cells = zip(*rows, strict=True) if rows else [()] * len(columns)
-    whole = {"index", "class", "labeled", "selected"}
-    return pd.DataFrame(
-        {
-            name: [int(cell) for cell in column] if name in whole else [float(cell or "nan") for cell in column]
-            for name, column in zip(columns, cells, strict=True)
-        }
-    )
-
-
 def write_test_scores(
     path: Path,
     indices: npt.NDArray[np.int64] | tuple[()] = (),
@@ -189,107 +142,10 @@ def write_test_scores(
     write_text(path, ",".join(TEST_SCORE_COLUMNS) + "\n" + "".join(rows))
 
 
-def read_test_scores(path: Path, count: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Read scores and true losses of test images.
-
-    Args:
-        path: what ``write_test_scores`` wrote.
-        count: how many images were drawn.
-
-    Returns:
-        Scores and losses, each of shape (``count``,), in the order of the file.
-
-    Raises:
-        UserError: the file is not such a table, or not of so many images.
-    """
-    rows = _read_rows(path, TEST_SCORE_COLUMNS, TEST_SCORE, "an index and two numbers")
-    if len(rows) != count:
-        raise UserError(f"{path}: scores of {len(rows)} test images, not of {count}; delete it and run again")
-    values = np.array([[float(cell) for cell in row[1:]] for row in rows]).reshape(-1, 2)
-    return values[:, 0], values[:, 1]
-
-
 def write_logits(path: Path, logits: npt.NDArray[np.float32]) -> None:
     """Write the logits of the test images, float32, shape (N, C)."""
     with replacing(path) as file:
         np.save(file, logits, allow_pickle=False)
-
-
-def read_array(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
-    """Read an array of finite numbers: logits of test images, or their features.
-
-    Args:
-        path: what ``numpy.save`` wrote.
-        shape: what its shape must be; None for a side of any length.
-
-    Raises:
-        UserError: the file is cut off or foreign, of another shape, or a number is not finite.
-    """
-    path.open("rb").close()  # a file that is missing is told as such
-    try:
-        array = open_array(path, mapped=False)
-    except UserError:
-        raise UserError(f"{path}: not a whole array; delete it and run again") from None
-    fits = len(array.shape) == len(shape) and all(
-        wanted in (None, side) for side, wanted in zip(array.shape, shape, strict=True)
-    )
-    if array.dtype != np.float32 or not fits:
-        told = " x ".join("any" if side is None else str(side) for side in shape)
-        raise UserError(
-            f"{path}: holds {array.dtype} of shape {array.shape}, not float32 of {told}; delete it and run again"
-        )
-    if not np.isfinite(array).all():
-        raise UserError(f"{path}: a number in it is not finite; delete it and run again")
-    return array
-
-
-def read_observed(path: Path, count: int, labels: npt.NDArray[np.int64]) -> pd.DataFrame:
-    """Read what ``lplgrad observe`` wrote of test images.
-
-    Args:
-        path: ``observed.csv``.
-        count: how many images were drawn.
-        labels: classes of all test images, shape (N,).
-
-    Returns:
-        A row for each image, the columns ``OBSERVED_COLUMNS``; predicted_loss is NaN without a module.
-
-    Raises:
-        UserError: the file is not such a table, not of so many images, or not of these.
-    """
-    rows = _read_rows(path, OBSERVED_COLUMNS, OBSERVED, "index, class, loss, entropy, gradient norm, predicted loss")
-    frame = _frame(rows, OBSERVED_COLUMNS)
-    indices = frame["index"].to_numpy(np.int64)
-    if len(frame) != count or len(np.unique(indices)) < count:
-        raise UserError(f"{path}: {len(np.unique(indices))} test images, not {count}; delete it and run again")
-    if indices.max(initial=-1) >= len(labels) or not np.array_equal(labels[indices], frame["class"]):
-        raise UserError(f"{path}: the classes are not those of the test images; delete it and run again")
-    if len({row[-1] == "" for row in rows}) > 1:
-        raise UserError(f"{path}: not all images have a predicted loss; delete it and run again")
-    return frame
-
-
-def read_confidence(path: Path, labeled: npt.NDArray[np.int64], unlabeled: int) -> pd.DataFrame:
-    """Read the confidence of a round's model in training images.
-
-    Args:
-        path: what ``lplgrad observe`` wrote.
-        labeled: the labelled images, in their order; they come first.
-        unlabeled: how many unlabelled images were drawn.
-
-    Returns:
-        A row for each image, the columns ``CONFIDENCE_COLUMNS``.
-
-    Raises:
-        UserError: the file is not such a table, or not of these images.
-    """
-    frame = _frame(_read_rows(path, CONFIDENCE_COLUMNS, CONFIDENCE, "index, 0 or 1, confidence"), CONFIDENCE_COLUMNS)
-    flags = [1] * len(labeled) + [0] * unlabeled
-    first = frame["index"].tolist()[: len(labeled)]
-    if frame["labeled"].tolist() != flags or first != labeled.tolist() or frame["index"].duplicated().any():
-        told = f"{len(labeled)} labelled and {unlabeled} unlabelled images of this round"
-        raise UserError(f"{path}: not the {told}; delete it and run again")
-    return frame
 
 
 def check_rounds(path: Path, labeled: LabeledSet, rounds: int, query_size: int | None = None) -> None:

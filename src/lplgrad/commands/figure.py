@@ -145,9 +145,9 @@ def _classes(arguments: argparse.Namespace, file: StudyFile, trial: Chain) -> pd
 
 
 def _observation(layout: Layout, trial: Chain, number: int, data: DatasetArrays) -> Any:
-    from lplgrad.artifacts import read_array, read_confidence, read_observed
     from lplgrad.report.diagnostics import labeled_set, trained_rounds
     from lplgrad.report.models import Observation
+    from lplgrad.report.round_files import read_array, read_confidence, read_observed
 
     folder, wanted = Path(layout.round(trial, number)), layout.study.model_figures
     labeled = labeled_set(layout, trial, trained_rounds(layout, trial, number), data)

@@ -12,9 +12,10 @@ import pandas as pd
 
 from lplgrad.acquisition import Candidates, NoOptions, random
 from lplgrad.arrays import DatasetArrays, open_dataset
-from lplgrad.artifacts import check_rounds, read_array, read_labeled, read_scores
+from lplgrad.artifacts import check_rounds, read_labeled
 from lplgrad.errors import UserError
 from lplgrad.pool import LabeledSet, draw_candidates
+from lplgrad.report.round_files import read_array, read_scores
 from lplgrad.settings import StudyFile
 from lplgrad.statistics import calibration as calibrated
 from lplgrad.statistics import choices as chosen

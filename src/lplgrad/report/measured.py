@@ -24,6 +24,7 @@ from lplgrad import round_settings
 from lplgrad.artifacts import read_text
 from lplgrad.errors import UserError
 from lplgrad.files import read_json
+from lplgrad.report.round_files import FINITE
 from lplgrad.settings import StudyFile
 from lplgrad.statistics.curves import CHAIN
 from lplgrad.study import Layout
@@ -55,16 +56,15 @@ FRACTION_PATTERN = r"(?:0(?:\.[0-9]+)?|1(?:\.0)?|[0-9](?:\.[0-9]+)?e-[0-9]+)"
 TEXT = Kind("(?s:.*)", "text", "text")
 WHOLE = Kind("[0-9]{1,18}", "a whole number", "whole")
 FLAG = Kind("True|False", "True or False", "flag")
-NUMBER = Kind(f"-?{AMOUNT_PATTERN}", "a finite number")
+NUMBER = Kind(FINITE, "a finite number")
 AMOUNT = Kind(rf"{AMOUNT_PATTERN}|-0", "a finite number of 0 or more")  # a loss of 0 may be written with a sign
 VERSION = Kind(round_settings.VERSION, "a version", "text")
 FRACTION = Kind(FRACTION_PATTERN, "a number from 0 to 1")
 CORRELATION = Kind(f"-?{FRACTION_PATTERN}", "a number from -1 to 1")
 
-ROUND = {
-    **dict.fromkeys(("budget", "dataset", "strategy", "recipe", "acquisition"), TEXT),
-    **dict.fromkeys(("seed", "round"), WHOLE),
-}
+STRATEGY = dict.fromkeys(("budget", "dataset", "strategy"), TEXT)
+POINT = dict.fromkeys(("seed", "round", "labels"), WHOLE)
+ROUND = {**STRATEGY, "recipe": TEXT, "acquisition": TEXT, "seed": WHOLE, "round": WHOLE}
 MEASUREMENTS = {**ROUND, "labels": WHOLE, "accuracy": FRACTION, "train_loss": NUMBER, "stopped": FLAG, "torch": VERSION}
 CLASSES = {**ROUND, "labels": WHOLE, "class": TEXT, "accuracy": FRACTION.or_empty()}
 TIMINGS = {
@@ -72,10 +72,7 @@ TIMINGS = {
     **dict.fromkeys(("query_seconds", "query_peak_memory_mb"), AMOUNT.or_empty()),
     "device": TEXT, "host": TEXT, "threads": WHOLE, "torch": VERSION,
 }  # fmt: skip
-PLACE = {
-    **dict.fromkeys(("budget", "dataset", "strategy"), TEXT),
-    **dict.fromkeys(("seed", "round", "labels"), WHOLE),
-}
+PLACE = {**STRATEGY, **POINT}
 CALIBRATION = {
     **PLACE, "calibration_error": FRACTION, "negative_log_likelihood": AMOUNT, "confidence": FRACTION,
     "entropy_loss_correlation": CORRELATION.or_empty(),
@@ -84,10 +81,7 @@ CHOICES = {
     **PLACE, **dict.fromkeys(("balance", "balance_labeled"), FRACTION), "spread": AMOUNT.or_empty(),
     "error_ranking": FRACTION.or_empty(), "score_entropy_correlation": CORRELATION.or_empty(),
 }  # fmt: skip
-PAIR = {
-    **dict.fromkeys(("budget", "dataset", "strategy", "baseline"), TEXT),
-    **dict.fromkeys(("seed", "round", "labels"), WHOLE),
-}
+PAIR = {**STRATEGY, "baseline": TEXT, **POINT}
 OVERLAP = {**PAIR, "jaccard": FRACTION}
 
 
@@ -205,10 +199,11 @@ def read_choices(folder: Path, file: StudyFile) -> tuple[pd.DataFrame, pd.DataFr
         The columns of ``diagnostics.choices`` and of ``diagnostics.overlap``.
     """
     _, choices, trained = _read_diagnostics(folder, file)
+    layout = Layout(file.study, file.unavailable)
     overlap = _read(folder / "overlap.csv", OVERLAP)
     trials = dict.fromkeys((budget, dataset, seed) for budget, dataset, _, seed in trained)
     wanted = [
-        (budget, dataset, one, other, seed, number, (number + 1) * _query_size(file, budget, dataset))
+        (budget, dataset, one, other, seed, number, (number + 1) * layout.budget(budget, dataset).query_size)
         for budget, dataset, seed in trials
         for one, other in combinations(file.study.run.strategies, 2)
         for number in range(1, min(trained[budget, dataset, name, seed] for name in (one, other)))
@@ -231,7 +226,7 @@ def _read_diagnostics(
         trained[key] = min(int(last.get(key, 1)), rounds) if stops else rounds
     wanted: tuple[list[Any], list[Any]] = ([], [])
     for key, rounds in trained.items():
-        labels = _query_size(file, *key[:2])
+        labels = layout.budget(*key[:2]).query_size
         wanted[0].extend((*key, number, number * labels) for number in range(1, rounds + 1))
         wanted[1].extend((*key, number, (number + 1) * labels) for number in range(1, rounds))
     _check_rows(calibration, list(PLACE), wanted[0], folder / "calibration.csv")
@@ -240,10 +235,6 @@ def _read_diagnostics(
 
 
 TOGETHER = "delete it and calibration.csv, with which it must agree, and run again"
-
-
-def _query_size(file: StudyFile, budget: str, dataset: str) -> int:
-    return file.study.datasets[dataset].budgets[budget].query_size
 
 
 def _read(path: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:

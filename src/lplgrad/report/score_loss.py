@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from lplgrad import acquisition
-from lplgrad.artifacts import read_test_scores
 from lplgrad.pool import TEST_IMAGES
 from lplgrad.report.diagnostics import open_datasets, queries
 from lplgrad.report.document import Part
+from lplgrad.report.round_files import read_test_scores
 from lplgrad.report.tables import dataset_title, strategy_title
 from lplgrad.report.wording import DASH, count, interval, plus_minus
 from lplgrad.settings import StudyFile
