@@ -38,8 +38,7 @@ def parser() -> argparse.ArgumentParser:
     running.set_defaults(verb=lambda given: run.run(given.output, given.chains, given.at_most, given.minutes))
     merging = verbs.add_parser("merge", help=merge.merge.__doc__)
     merging.add_argument("archives", type=Path, nargs="+", metavar="ARCHIVE")
-    merging.add_argument("--keep-ours", action="store_true", help="where files differ from what is here already")
-    merging.set_defaults(verb=lambda given: merge.merge(given.archives, given.keep_ours))
+    merging.set_defaults(verb=lambda given: merge.merge(given.archives))
     return top
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lplgrad.study import Chain, Layout
 
 
-def merge(archives: list[Path], keep_ours: bool = False) -> None:
+def merge(archives: list[Path]) -> None:
     """Bring archives into the results of the study that was packed, and let Snakemake take them for its own."""
     files = plan()["files"]
     layout = read(files)
@@ -28,10 +28,10 @@ def merge(archives: list[Path], keep_ours: bool = False) -> None:
         for name, content in contents.items():
             ours = Path(name).read_bytes() if Path(name).exists() else new.setdefault(name, content)
             if ours != content and Path(name).name not in TIMES:
-                problem = f"{path}: {name} differs from what is here already"
-                if not keep_ours:
-                    raise UserError(f"{problem}; nothing is merged (--keep-ours would merge all else)")
-                print(f"{problem}, which stays", flush=True)
+                raise UserError(
+                    f"{path}: {name} differs from what is here already; nothing is merged, since strategies that start "
+                    "from different models are not comparable"
+                )
     for name, content in new.items():  # only now, all being sound
         with replacing(Path(name)) as file:
             file.write(content)
@@ -45,7 +45,7 @@ def checked(layout: Layout, chains: dict[str, Chain], path: Path) -> tuple[str, 
 
     Raises:
         UserError: it is broken, its files are not just those of a chain of this study, or other code or other settings
-            than are here made them.
+            than are here made them, or from other pixels.
     """
     try:
         contents = contents_of(path)
@@ -63,7 +63,7 @@ def checked(layout: Layout, chains: dict[str, Chain], path: Path) -> tuple[str, 
     if made_by != identity(layout, chains[name]):
         raise UserError(f"{path}: {name} was made with other settings or other code than are here")
     if images(layout, chains[name]) not in (None, seen):
-        print(f"{path}: images of {chains[name].dataset} were decoded to other pixels there than here", flush=True)
+        raise UserError(f"{path}: the images of {chains[name].dataset} were decoded to other pixels there than here")
     return name, {other: contents[other] for other in wanted}
 
 
