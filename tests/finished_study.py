@@ -86,11 +86,12 @@ def _images(count: int, classes: list[str]) -> Images:
 
 
 def _train(folder: Path, labels: int, accuracy: float, stopped: bool, classes: list[str]) -> None:
-    per_class = dict.fromkeys(classes, accuracy)
+    odd: tuple[float | None, ...] = (0.0, 1e-5, None)  # values that tables write in other ways
+    per_class = dict(zip(classes, (accuracy, *odd, *[accuracy] * len(classes)), strict=False))
     values = {"labels": labels, "accuracy": accuracy, "train_loss": 1.0, "stopped": stopped}
     write_json(folder / "metrics.json", {**values, "accuracy_per_class": per_class})
     seconds = {"train_seconds": 0.0 if stopped else 1.5, "test_seconds": 0.5, "peak_memory_mb": 9.0}
-    about = {"device": "cpu", "host": "here", "threads": 1, "versions": {"torch": "2"}}
+    about = {"device": "a, b", "host": "here", "threads": 1, "versions": {"torch": "2"}}
     write_json(folder / "timing.json", {**seconds, **about})
     logits = np.random.default_rng(labels).normal(size=(TEST, len(classes)))
     write_logits(folder / "test_logits.npy", logits.astype(np.float32))

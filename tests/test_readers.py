@@ -18,21 +18,16 @@ import pytest
 import yaml
 
 from lplgrad import networks
-from lplgrad.acquisition import select
 from lplgrad.arrays import DatasetArrays, open_dataset
-from lplgrad.artifacts import write_labeled, write_logits, write_scores, write_test_scores
 from lplgrad.cli import main
-from lplgrad.configuration import read_study, read_study_file
-from lplgrad.datasets import Prepared
+from lplgrad.configuration import read_study_file
 from lplgrad.errors import UserError
-from lplgrad.files import write_json
-from lplgrad.pool import draw_candidates, draw_test_images, initial_labels
-from lplgrad.preparation import write_dataset
 from lplgrad.report import diagnostics, measured
 from lplgrad.report.round_files import read_array, read_confidence, read_observed, read_test_scores
 from lplgrad.settings import Model, Normalization, StudyFile
 from lplgrad.study import Chain, Layout
-from tests.conftest import CLASSES, POOL, record_settings, small_images
+from tests.conftest import CLASSES
+from tests.finished_study import TEST, finish, study_of
 
 HOME = Path(__file__).parents[1]
 ROOT = Path("results/tiny")
@@ -45,25 +40,16 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFile]:
     """A study of two strategies and seeds, with one budget that is spent and one at whose target accuracy trials stop;
     its folder is the working directory."""
     folder = tmp_path_factory.mktemp("study")
-    values = yaml.safe_load((HOME / "tests" / "tiny.yaml").read_text())
-    values["data_dir"] = str(folder)
-    values["run"] |= {"budgets": ["small", "stops"], "strategies": ["entropy", "random"], "datasets": ["data"]}
-    values["model_figures"] |= {"datasets": ["data"], "unlabeled_images": 9, "embedded_images": 6}
-    values["datasets"] = {"data": values["datasets"]["digits"]}
+    values = study_of(budgets=["small", "stops"], strategies=["entropy", "random"])
     spent = {"query_size": 3, "candidates": 7, "labels": 9}
     values["datasets"]["data"]["budgets"] = {"small": spent, "stops": {**spent, "target_accuracy": 0.6}}
-    file = StudyFile(study=read_study([HOME / "config.yaml"], values))
+    figures = {"budgets": ["small"], "strategies": ["entropy"], "unlabeled_images": 9, "embedded_images": 6}
+    values["model_figures"] |= figures
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        images = small_images(POOL, 1), small_images(20, 2)
-        write_dataset(folder / "data", Prepared(*images, ['a, "b"', "None", "c", "d"], {}))
+        file = finish(values, ['a, "b"', "None", "c", "d"], accuracy)
         Path("study.yaml").write_text(yaml.safe_dump(file.model_dump(by_alias=True, mode="json")))
-        data = open_dataset(folder / "data")
-        layout = Layout(file.study)
-        for chain in layout.chains():
-            make_up(layout, chain, data)
-        record_settings(layout)
-        look_into(layout, data)
+        look_into(Layout(file.study), open_dataset(Path("data/data")))
         for command in (
             ["measurements", "--output", str(ROOT)],
             ["timings", "--output", str(ROOT / "timings.csv")],
@@ -73,43 +59,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFile]:
         yield file
 
 
-def make_up(layout: Layout, chain: Chain, data: DatasetArrays) -> None:
-    """The rounds of a trial as its jobs would write them. With seed 2 it reaches 0.65 in round 2."""
-    labeled, accuracy, machine = initial_labels(POOL, 3, chain.seed), 0.0, {"device": "a, b", "host": "c", "threads": 1}
-    write_labeled(Path(layout.labels(chain, 1)), labeled)
-    target = layout.target(chain.budget, chain.dataset) or 2
-    for number in range(1, 4):
-        stopped = accuracy >= target
-        accuracy = accuracy if stopped else 0.05 * (number + 4 * chain.seed * (number > 1) + 3)
-        per_class = dict(zip(data.classes, (accuracy, 0.0, 1e-5, None), strict=True))
-        metrics = {"labels": len(labeled), "accuracy": accuracy, "accuracy_per_class": per_class}
-        trained = Path(layout.trained(chain, number))
-        write_json(trained / "metrics.json", {**metrics, "train_loss": 1.25, "stopped": stopped})
-        seconds = {"train_seconds": 12.5, "test_seconds": 0.25, "peak_memory_mb": 100.5, "versions": {"torch": "2"}}
-        write_json(trained / "timing.json", {**seconds, **machine})
-        logits = np.random.default_rng(number).normal(size=(20, CLASSES)).astype(np.float32)
-        write_logits(trained / "test_logits.npy", logits)
-        if number < 3:
-            labeled = ask(Path(layout.round(chain, number)), chain, number, labeled, data, accuracy >= target)
-
-
-def ask(folder: Path, chain: Chain, number: int, labeled: Any, data: DatasetArrays, stopped: bool) -> Any:
-    """A query, and the labels after it."""
-    indices = np.empty(0, np.int64) if stopped else draw_candidates(POOL, labeled, 7, chain.seed, number)
-    scores = SCORES.normal(size=len(indices)).astype(np.float32)
-    selected = np.zeros(len(indices), dtype=bool)
-    selected[select(scores, 3)] = True
-    said = {"entropy": np.abs(scores), "confidence": np.abs(scores), "predicted": indices % CLASSES}
-    write_scores(folder / "scores.csv", indices, scores, selected, **(said if chain.strategy == "entropy" else {}))
-    write_json(folder / "query_timing.json", {"query_seconds": 1.5, "peak_memory_mb": 50.5})
-    if chain.strategy == "entropy" and not stopped:
-        drawn = draw_test_images(20, chain.seed)
-        write_test_scores(folder / "test_scores.csv", drawn, SCORES.random(20).astype(np.float32), SCORES.random(20))
-    else:
-        write_test_scores(folder / "test_scores.csv")
-    after = labeled if stopped else labeled.extended(indices[selected], number + 1)
-    write_labeled(folder / "next_labeled.csv", after)
-    return after
+def accuracy(chain: Chain, number: int) -> float:
+    """With seed 2 a trial reaches 0.65 in round 2."""
+    return 0.05 * (number + 4 * chain.seed * (number > 1) + 3)
 
 
 def look_into(layout: Layout, data: DatasetArrays) -> None:
@@ -135,7 +87,7 @@ def labels_of(file: StudyFile, chain: Chain, number: int) -> pd.DataFrame:
 
 
 def test_scores_of(path: Path) -> pd.DataFrame:
-    return pd.DataFrame(dict(zip(("score", "loss"), read_test_scores(path, 20), strict=True)))
+    return pd.DataFrame(dict(zip(("score", "loss"), read_test_scores(path, TEST), strict=True)))
 
 
 test_scores_of.__test__ = False  # type: ignore[attr-defined]
@@ -173,7 +125,7 @@ TABLES: dict[Path, tuple[Callable[[StudyFile], Any], set[str], set[str]]] = {
         lambda _: test_scores_of(ENTROPY / "round1/test_scores.csv"), {"index", "score", "loss"}, set(),
     ),
     ENTROPY / "round1/observed.csv": (
-        lambda file: read_observed(ENTROPY / "round1/observed.csv", 6, small_images(20, 2).labels),
+        lambda file: read_observed(ENTROPY / "round1/observed.csv", 6, np.arange(TEST) % CLASSES),
         {"index", "loss", "entropy", "gradient_norm", "predicted_loss"}, set(),
     ),
     ENTROPY / "round1/confidence.csv": (
@@ -254,7 +206,7 @@ def told(read: Callable[[], Any], path: Path, whole: Any = None) -> str:
 
 @pytest.mark.parametrize("path", [ENTROPY / "round2/test_logits.npy", ENTROPY / "round1/features.npy"], ids=str)
 def test_an_array_that_is_cut_off_or_of_another_shape_is_refused(path: Path, file: StudyFile) -> None:
-    shape = (20, CLASSES) if path.name == "test_logits.npy" else (6, None)
+    shape = (TEST, CLASSES) if path.name == "test_logits.npy" else (6, None)
 
     def read() -> Any:
         return diagnostics.calibration(file) if path.name == "test_logits.npy" else read_array(path, shape)
