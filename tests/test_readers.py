@@ -32,7 +32,6 @@ from tests.finished_study import TEST, finish, study_of
 HOME = Path(__file__).parents[1]
 ROOT = Path("results/tiny")
 TRIAL = Chain("small", "data", "entropy", 1)
-SCORES = np.random.default_rng(3)
 
 
 @pytest.fixture(scope="module")

@@ -191,8 +191,9 @@ def check_settings(layout: Layout, trial: Chain | None = None, files: Collection
     """
     for first in differences(layout, None if trial is None else [trial], files).values():
         raise UserError(
-            f"{first.file}: {first.problem}; run Snakemake with this configuration, which runs the round again, or "
-            "name the configuration that ran it"
+            f"{first.file}: {first.problem}; run Snakemake with this configuration, which runs the round again (if it "
+            "has nothing to do, delete this file and give it to Snakemake as the target), or name the configuration "
+            "that ran it"
         )
 
 
