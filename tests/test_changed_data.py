@@ -190,24 +190,27 @@ class TestOriginals:
         self, photos: Path, lplgrad: Callable[..., tuple[int, str]]
     ) -> None:
         prepare(lplgrad, photos)
+        Path("mine.yaml").write_text(f"{Path('mine.yaml').read_text()}data_dir: ./data/\n")
         (photos / "cats" / "0.png").unlink()
 
         def snakemake(*arguments: str) -> tuple[int, str]:
             command = [sys.executable, "-m", "snakemake", "--snakefile", str(HOME / "Snakefile"), "--cores", "1"]
             done = subprocess.run(
-                [*command, *arguments, "--configfile", "mine.yaml"], capture_output=True, text=True, timeout=120
+                [*command, "--configfile", "mine.yaml", *arguments], capture_output=True, text=True, timeout=120
             )
             return done.returncode, done.stdout + done.stderr
 
-        status, said = snakemake("-n")
+        # Neither what is forced nor the target prepares the data set again.
+        status, said = snakemake("-n", "-R", "start", "--", "data/pets/dataset.json")
         assert status == 1
         assert "photos has changed since data/pets was prepared (11 files, not 12)" in said
         status, said = snakemake("--unlock")
         assert status == 0
         assert "photos has changed since" in said
-        status, said = snakemake("-n", "--forcerun", "data/pets/dataset.json")
-        assert status == 0
-        assert re.search(r"^prepare +1$", said, re.MULTILINE)
+        for forced in (["-n", "--forcerun=data/pets/dataset.json"], ["-n", "-R", "prepare"], ["-nF"]):
+            status, said = snakemake(*forced)
+            assert status == 0
+            assert re.search(r"^prepare +1$", said, re.MULTILINE)
 
     def test_a_replaced_archive_is_noticed(self, photos: Path, lplgrad: Callable[..., tuple[int, str]]) -> None:
         def pack() -> None:

@@ -230,6 +230,20 @@ def test_merging_is_snakemakes(base: Path) -> None:
     assert merge(BASE, over) == theirs
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("data", "data"), ("data/", "data"), ("./data", "data"), ("a//b/.//", "a/b"), ("../data", "../data"),
+        ("/", "/"), ("/some/where/", "/some/where"), ("/some/where", "/some/where"), ("~/data/", "/home/me/data"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_data_is_written_in_one_way(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, kept: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert read_study([base, write(tmp_path, "mine.yaml", {"data_dir": given})]).data_dir == kept
+
+
 def test_a_study_file_comes_back(base: Path, tmp_path: Path) -> None:
     study = read_study([base])
     file = StudyFile(study=study, unavailable={"cdd": "not placed"})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -381,7 +382,11 @@ class Study(Settings):
     study: Name
     title: Title
     data_dir: Annotated[
-        str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$"), AfterValidator(os.path.expanduser)
+        str,
+        Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$"),
+        AfterValidator(os.path.expanduser),
+        # Snakemake compares names as text, and messages name files as pathlib writes them.
+        AfterValidator(lambda path: str(PurePosixPath(path))),
     ] = "data"
     run: Run
     recipes: Annotated[dict[Name, Recipe], Field(min_length=1)]

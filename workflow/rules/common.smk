@@ -6,6 +6,7 @@ import os
 import sys
 from shlex import quote
 
+from snakemake.cli import get_argument_parser
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -43,7 +44,16 @@ PYTHONPATH = quote(os.pathsep.join(filter(None, [str(HOME / "src"), os.environ.g
 # Snakemake tells a workflow too late what it is about to do.
 REPORTS = any(word.partition("=")[0] == "--report" for word in sys.argv)
 NO_JOBS = REPORTS or "--unlock" in sys.argv
-FORCED = sys.argv if {"--forcerun", "-R"} & set(sys.argv) else []
+
+
+def is_forced(manifest):
+    """Whether the command line makes Snakemake prepare a data set again."""
+    told, _ = get_argument_parser().parse_known_args(sys.argv[1:])
+    named = {*told.forcerun, *(told.targets if told.force else [])}
+    # Snakemake compares file names in this form.
+    files = {name if os.path.isabs(name) else os.path.relpath(name) for name in named}
+    return told.forceall or "prepare" in named or manifest in files
+
 
 # The study of config.yaml and of what the command line puts over it. Snakemake merges the same files into `config`; here
 # each is checked on its own first.
@@ -53,7 +63,7 @@ try:
     check_prepared_datasets(STUDY)
     # On a cluster's node the files are not listed again.
     changed = changed_originals(STUDY) if workflow.is_main_process else {}
-    refused = [why for name, why in changed.items() if f"{STUDY.data_dir}/{name}/dataset.json" not in FORCED]
+    refused = [why for name, why in changed.items() if not is_forced(f"{STUDY.data_dir}/{name}/dataset.json")]
     if refused and not NO_JOBS:
         raise UserError("; ".join(refused))
     if REPORTS:
