@@ -42,7 +42,9 @@ def write_dataset(
         UserError: there is something in it that no data set may have.
         UnreadableImagesError: images could not be decoded; those of both splits were tried.
     """
-    staging = folder / ".new"  # a data set that is prepared already stays until this one is whole
+    # When a preparation by hand fails, the data set that was there before stays. Under Snakemake it is already gone:
+    # Snakemake deletes the outputs of a rule before it runs the rule's command.
+    staging = folder / ".new"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
