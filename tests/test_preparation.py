@@ -53,20 +53,30 @@ class TestFolder:
         assert ("levels from 10 to 16 of 255" in told) == (not options)
         assert ("set value_range" in told) == (not options)
 
-    @pytest.mark.parametrize("both", [True, False])
-    def test_grey_of_8_and_of_16_bits_in_one_data_set_is_told(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], both: bool
+    @pytest.mark.parametrize(
+        ("deep", "shallow", "told"),
+        [
+            (["a"], ["b"], True),
+            (["a", "b"], [], False),
+            (["train/a", "train/b"], ["test/a", "test/b"], True),
+            (["train/a", "test/a"], ["train/b", "test/b"], True),
+        ],
+    )
+    def test_grey_of_8_and_of_16_bits_in_one_data_set_is_told_once(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], deep: list[str], shallow: list[str], told: bool
     ) -> None:
-        """Numbers of 12 bits in files of 16 look dark beside 8-bit images, and so would give a class away."""
-        for name, deep in (("a", True), ("b", not both)):
-            (tmp_path / "photos" / name).mkdir(parents=True)
-            for k in range(5):
-                levels = np.arange(16).reshape(4, 4) * (4369 if deep else 17)
-                image = Image.fromarray(levels.astype(np.uint16 if deep else np.uint8))
-                image.save(tmp_path / "photos" / name / f"{k}.png")
+        """Numbers of 12 bits in files of 16 look dark beside 8-bit images, and so give a class or a split away."""
+        for number, factor, folders in ((np.uint16, 4369, deep), (np.uint8, 17, shallow)):
+            for name in folders:
+                (tmp_path / "photos" / name).mkdir(parents=True)
+                for k in range(5):
+                    image = Image.fromarray((np.arange(16).reshape(4, 4) * factor).astype(number))
+                    image.save(tmp_path / "photos" / name / f"{k}.png")
         prepare_folder(tmp_path, tmp_path / "photos")
-        told = "train images: 4 of 8-bit numbers and 4 of unsigned 16-bit numbers; each kind is scaled by its own range"
-        assert (told in capsys.readouterr().err) == both
+        warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+        counts = f"{5 * len(shallow)} of 8-bit numbers and {5 * len(deep)} of unsigned 16-bit numbers"
+        expected = f"warning: {tmp_path / 'data'}: images of different kinds of numbers: {counts}; each kind is scaled"
+        assert [line.startswith(expected) for line in warnings] == [True] * told
 
     def test_a_pool_without_contrast_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         pixels = np.full((6, 4, 4, 1), 7, dtype=np.uint8)

@@ -32,7 +32,7 @@ from PIL.TiffImagePlugin import (
 from lplgrad.datasets import Fit, ImageFiles
 from lplgrad.errors import UserError
 from lplgrad.files import printable
-from lplgrad.progress import say, track
+from lplgrad.progress import track
 
 # Of what Pillow reads: some of its other formats hand the file to a program, as PostScript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -305,7 +305,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode_all(files: ImageFiles, into: npt.NDArray[np.uint8], threads: int, what: str) -> None:
+def decode_all(files: ImageFiles, into: npt.NDArray[np.uint8], threads: int, what: str) -> Counter[str]:
     """Decode the images of a split into an array, by several threads (Pillow decodes outside of Python's lock).
 
     Args:
@@ -313,6 +313,9 @@ def decode_all(files: ImageFiles, into: npt.NDArray[np.uint8], threads: int, wha
         into: uint8, shape (N, H, W, 3).
         threads: how many.
         what: a word for the progress bar.
+
+    Returns:
+        How many images have each kind of numbers.
 
     Raises:
         UnreadableImagesError: some could not be decoded; all were tried.
@@ -340,13 +343,7 @@ def decode_all(files: ImageFiles, into: npt.NDArray[np.uint8], threads: int, wha
             pass
     if unreadable:
         raise UnreadableImagesError(dict(sorted(unreadable.items())), len(files.paths))
-    counts = Counter(kinds)
-    if len(counts) > 1:
-        listed = " and ".join(f"{count} of {kind} numbers" for kind, count in sorted(counts.items()))
-        say(
-            f"warning: {what}: {listed}; each kind is scaled by its own range, so check that brightness means the same "
-            "in all of them"
-        )
+    return Counter(kinds)
 
 
 @contextmanager

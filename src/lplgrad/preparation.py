@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def _write_arrays(folder: Path, staging: Path, prepared: Prepared, threads: int)
     splits: dict[str, Any] = {}
     shape = first_shape([part for part in parts.values() if isinstance(part, ImageFiles)])
     unreadable: dict[Path, str] = {}
+    kinds: Counter[str] = Counter()
     for split, part in parts.items():
         _check_labels(folder, split, part.labels, prepared.classes)
         target = staging / f"{split}_images.npy"
@@ -89,7 +91,7 @@ def _write_arrays(folder: Path, staging: Path, prepared: Prepared, threads: int)
                 np.save(file, part.images, allow_pickle=False)
         else:
             try:
-                _decode(target, part, shape, threads, f"{split} images")
+                kinds += _decode(target, part, shape, threads, f"{split} images")
             except UnreadableImagesError as error:
                 unreadable |= error.reasons
                 continue
@@ -106,19 +108,30 @@ def _write_arrays(folder: Path, staging: Path, prepared: Prepared, threads: int)
         }
     if unreadable:
         raise UnreadableImagesError(unreadable, sum(len(part.labels) for part in parts.values()))
+    if len(kinds) > 1:
+        listed = " and ".join(f"{count} of {kind} numbers" for kind, count in sorted(kinds.items()))
+        say(
+            f"warning: {folder}: images of different kinds of numbers: {listed}; each kind is scaled by its own range, "
+            "so check that brightness means the same in all of them"
+        )
     return splits
 
 
-def _decode(target: Path, files: ImageFiles, shape: tuple[int, ...], threads: int, what: str) -> None:
-    """Decode a split straight into its file: the images together may be larger than the memory."""
+def _decode(target: Path, files: ImageFiles, shape: tuple[int, ...], threads: int, what: str) -> Counter[str]:
+    """Decode a split straight into its file: the images together may be larger than the memory.
+
+    Returns:
+        How many images have each kind of numbers.
+    """
     with beside(target) as temporary:
         # The space is claimed first: a full disk would end a write into mapped memory with a signal. macOS cannot.
         with temporary.open("wb") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, len(files.paths) * math.prod(shape) + 4096)
         array = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(files.paths), *shape))
-        decode_all(files, array, threads, what)
+        kinds = decode_all(files, array, threads, what)
         array.flush()
+    return kinds
 
 
 def _check_labels(folder: Path, split: str, labels: npt.NDArray[np.int64], classes: list[str]) -> None:
