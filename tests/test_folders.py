@@ -14,6 +14,7 @@ import pytest
 
 from lplgrad.arrays import open_dataset
 from lplgrad.datasets._folders import files_below
+from lplgrad.datasets._originals import listing
 from lplgrad.errors import UserError
 from tests.image_files import photos, prepare, prepare_folder, save
 
@@ -85,8 +86,17 @@ class TestFolder:
     ) -> None:
         save(folder / "loose.png")
         save(folder / "__MACOSX" / "cat" / "1.png")
+        (folder / "itself.png").symlink_to("itself.png")
         assert prepare("image_folder", tmp_path, path=str(folder)).classes == ["cat", "dog"]
         assert "passed over 1 image(s) outside of the class folders, as loose.png" in capsys.readouterr().err
+
+    def test_hidden_files_and_folders_are_left_out_at_any_depth(self, folder: Path) -> None:
+        known, files = listing(folder), list(files_below(folder))
+        for name in (".hidden", "__MACOSX"):
+            save(folder / "cat" / "deep" / name / "1.png")
+            save(folder / "cat" / f"{name}.png")
+        assert list(files_below(folder)) == files
+        assert listing(folder) == known
 
     def test_the_two_ways_to_write_an_accent_are_one_name(self, tmp_path: Path, folder: Path) -> None:
         composed, decomposed = "caf\xe9", "cafe\u0301"

@@ -119,7 +119,7 @@ def files_below(folder: Path) -> dict[Path, str]:
             continue
         seen.add(real)
         for entry in _entries(place):
-            if entry.name.startswith("."):
+            if entry.name.startswith(HIDDEN):
                 continue
             if _is_folder(entry):
                 (linked_folders if entry.is_symlink() else folders).append(Path(entry))
@@ -135,7 +135,7 @@ def files_below(folder: Path) -> dict[Path, str]:
 
 def tell_loose_images(folder: Path) -> None:
     """Say in the log which images lie beside the folders that are used."""
-    loose = [entry.name for entry in _entries(folder) if is_image(entry.name) and entry.is_file()]
+    loose = [entry.name for entry in _entries(folder) if is_image(entry.name) and Path(entry).is_file()]
     if loose:
         say(f"{folder}: passed over {len(loose)} image(s) outside of the class folders, as {printable(loose[0])}")
 

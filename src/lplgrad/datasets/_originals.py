@@ -22,7 +22,7 @@ ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".ti
 
 def is_image(name: str) -> bool:
     """Whether a file is an image by its name."""
-    return not name.startswith(".") and Path(name).suffix.lower() in ENDINGS
+    return not name.startswith(HIDDEN) and Path(name).suffix.lower() in ENDINGS
 
 
 class Listing(TypedDict):
