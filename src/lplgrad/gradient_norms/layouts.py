@@ -33,12 +33,7 @@ def is_clear(t: Tensor) -> bool:
     layout = CHANNELS_LAST.get(t.dim())
     if layout is None or t.is_contiguous() or not t.is_contiguous(memory_format=layout):
         return True
-    step = 1
-    for axis in (1, *range(t.dim() - 1, 1, -1), 0):
-        if t.stride(axis) != step:
-            return False
-        step *= t.shape[axis]
-    return True
+    return t.stride() == torch.empty(t.shape, device="meta", memory_format=layout).stride()
 
 
 def clear(t: Tensor) -> Tensor:
@@ -48,12 +43,8 @@ def clear(t: Tensor) -> Tensor:
 
 def contiguous(t: Tensor) -> Tensor:
     """The same numbers, contiguous also by the strides of axes of size one, which PyTorch picks its kernel by."""
-    step = 1
-    for size, stride in zip(reversed(t.shape), reversed(t.stride()), strict=True):
-        if stride != step:
-            return t.clone(memory_format=torch.contiguous_format)
-        step *= size
-    return t
+    expected = torch.empty(t.shape, device="meta").stride()
+    return t if t.stride() == expected else t.clone(memory_format=torch.contiguous_format)
 
 
 class _GradientLaidOut(torch.autograd.Function):
