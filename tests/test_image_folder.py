@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lplgrad.datasets import ImageFiles, image_folder
+from lplgrad.datasets import ImageFiles
 from lplgrad.errors import UserError
 from lplgrad.preparation import write_dataset
 from tests.image_files import photos, prepare, prepare_folder, save
@@ -270,12 +270,6 @@ class TestFolder:
         damage(folder)
         with pytest.raises(UserError, match=problem):
             prepare_folder(tmp_path, folder, **options)
-
-    def test_settings_that_came_later_are_described_only_if_given(self) -> None:
-        before = {"path": "x", "image_size": None, "fit": "crop", "test_images": None, "test_fraction": None}
-        assert image_folder.Options(path="x").model_dump() == {**before, "split_seed": 0}
-        given: dict[str, Any] = {"top_folders": "classes", "validation": "test", "value_range": [0, 4095]}
-        assert image_folder.Options(path="x", **given).model_dump() == {**before, "split_seed": 0, **given}
 
     def test_one_of_two_ways_to_say_how_many_are_held_out(self, tmp_path: Path, lplgrad: Call) -> None:
         settings = "{source: image_folder, path: x, test_images: 3, test_fraction: 0.5}"

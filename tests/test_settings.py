@@ -269,6 +269,8 @@ def test_what_is_prepared_is_what_the_study_means_and_holds_its_budgets(
         return capsys.readouterr().err
 
     assert told({"source": "image_folder", **settings}, 50) == ""
+    earlier = {key: value for key, value in settings.items() if value is not None}
+    assert told({"source": "image_folder", **earlier}, 50) == "", "a key that an earlier version did not write"
     assert told({"source": "image_folder", **settings}, 49) == (
         "lplgrad study: error: datasets.mine.budgets.small.labels: 50 is more than the 49 images of the training pool "
         "(data/mine)\n"

@@ -14,10 +14,10 @@ import shutil
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from lplgrad.datasets import Fit, ImageFiles, Prepared, Source
 from lplgrad.datasets._archives import unpack
@@ -72,12 +72,6 @@ class Options(Settings):
         if self.value_range is not None and not 1e-30 < self.value_range[1] - self.value_range[0] < 1e30:
             raise problem_below("value_range", f"must be [low, high] with low below high, not {self.value_range}")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out settings of a later version that are not given: what was prepared before keeps its description."""
-        later = ("top_folders", "validation", "value_range")
-        return {key: value for key, value in write(self).items() if value is not None or key not in later}
 
 
 def prepare(options: Options, downloads: Path) -> Prepared:
