@@ -7,7 +7,6 @@ Otherwise a test set is drawn, the classes in proportion. The path may also be a
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -25,6 +24,7 @@ from lplgrad.datasets._folders import check_listed_once, folders_in, listed, quo
 from lplgrad.datasets._originals import HIDDEN
 from lplgrad.datasets._split import stratified_split
 from lplgrad.errors import UserError
+from lplgrad.files import file_digest
 from lplgrad.progress import say
 from lplgrad.validation import Count, Number, Settings, problem_below
 
@@ -263,9 +263,7 @@ def _unpacked(path: Path, downloads: Path) -> Path:
     """
     if not path.is_file():
         return path
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    target = downloads / f"{path.name}.{digest}"
+    target = downloads / f"{path.name}.{file_digest(path)[:12]}"
     if not target.exists():
         beside = downloads / f".{path.name}.tmp"  # of an earlier process, or of nobody: this one has the folder's lock
         shutil.rmtree(beside, ignore_errors=True)
