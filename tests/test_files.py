@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ from lplgrad.datasets import Images, Prepared
 from lplgrad.errors import UserError
 from lplgrad.files import _host, read_json, replacing, write_json, write_text
 from lplgrad.pool import LabeledSet
-from lplgrad.preparation import channel_statistics, write_dataset
+from lplgrad.preparation import write_dataset
 from lplgrad.settings import Model, Normalization
 
 
@@ -223,12 +224,17 @@ class TestDataset:
         described = json.loads((data.folder / "dataset.json").read_text())
         assert described["splits"]["test"]["per_class"] == {f"class{k}": 5 for k in range(4)}
 
-    def test_channel_statistics(self) -> None:
+    def test_channel_statistics(self, tmp_path: Path) -> None:
+        def prepared(images: npt.NDArray[np.uint8]) -> DatasetArrays:
+            part = Images(images, np.arange(len(images)) % 2)
+            return write_dataset(tmp_path / "data", Prepared(part, part, ["a", "b"], {}))
+
         images = np.random.default_rng(0).integers(0, 256, size=(3000, 4, 5, 3)).astype(np.uint8)
-        mean, std = channel_statistics(images)
-        np.testing.assert_allclose(mean, (images / 255).mean(axis=(0, 1, 2)), rtol=1e-12)
-        np.testing.assert_allclose(std, (images / 255).std(axis=(0, 1, 2)), rtol=1e-12)
-        assert channel_statistics(np.zeros((5, 2, 2, 1), dtype=np.uint8)) == ([0.0], [1.0])
+        data = prepared(images)
+        np.testing.assert_allclose(data.mean, (images / 255).mean(axis=(0, 1, 2)), rtol=1e-12)
+        np.testing.assert_allclose(data.std, (images / 255).std(axis=(0, 1, 2)), rtol=1e-12)
+        black = prepared(np.zeros((5, 2, 2, 1), dtype=np.uint8))
+        assert (black.mean, black.std) == ([0.0], [1.0])
 
     @pytest.mark.parametrize(
         ("damage", "problem"),

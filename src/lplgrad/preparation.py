@@ -150,11 +150,6 @@ def _check_images(folder: Path, split: str, images: npt.NDArray[Any], labels: np
         raise UserError(f"{folder}: {len(images)} {split} images have {len(labels)} labels")
 
 
-def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over all pixels, images scaled to [0, 1]; from exact histograms."""
-    return _statistics(_histograms(images))
-
-
 def _histograms(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """How many pixels have each level, by channel: shape (C, 256)."""
     histograms = np.zeros((images.shape[-1], 256), dtype=np.int64)
@@ -165,6 +160,7 @@ def _histograms(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def _statistics(histograms: npt.NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over all pixels, images scaled to [0, 1]; from ``_histograms``."""
     levels = np.arange(256) / 255
     means, deviations = [], []
     for histogram in histograms:
