@@ -242,6 +242,12 @@ class TestDataset:
             (lambda folder: (folder / "dataset.json").unlink(), "no prepared data set here"),
             (lambda folder: (folder / "dataset.json").write_text("{}"), "not the description of a data set"),
             (lambda folder: (folder / "dataset.json").write_text('{"classes": '), "not JSON, or cut off"),
+            (
+                lambda folder: (folder / "dataset.json").write_text(
+                    (folder / "dataset.json").read_text().replace("labels_sha256", "sha256")
+                ),
+                r"dataset\.json: not the description of a data set",
+            ),
             (lambda folder: (folder / "train_images.npy").unlink(), "train_images.npy: missing"),
             (lambda folder: os.truncate(folder / "train_images.npy", 2000), "not a whole array"),
             (lambda folder: os.truncate(folder / "test_labels.npy", 3), "not a whole array"),

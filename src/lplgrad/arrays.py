@@ -78,6 +78,7 @@ def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
     try:
         classes, mean, std = described["classes"], described["mean"], described["std"]
         shapes = {split: tuple(described["splits"][split]["images"]) for split in SPLITS}
+        expected = _checksums_in(described)
         channels = shapes["train"][3]
         sound = _are(str, classes) and _are(float, mean) and _are(float, std) and len(mean) == len(std) == channels
         sound = sound and all(map(math.isfinite, mean)) and all(0 < value < math.inf for value in std)
@@ -86,7 +87,7 @@ def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
     if not sound:
         raise UserError(f"{manifest}: not the description of a data set; prepare it anew")
     train, test = (_open_split(folder, split, shapes[split], len(classes)) for split in SPLITS)
-    expected, known = checksums(folder), _known_stamps(folder)
+    known = _known_stamps(folder)
     for split, part in (("train", train), ("test", test)):
         _compare(folder / f"{split}_labels.npy", part.labels, expected[f"{split}_labels"])
         if read_all or known.get(split) != _stamp(folder, split):
@@ -111,11 +112,16 @@ def checksums(folder: Path) -> dict[str, str]:
         UserError: ``dataset.json`` has no checksums.
     """
     manifest = folder / "dataset.json"
+    described = read_json(manifest)
     try:
-        splits = read_json(manifest)["splits"]
-        return {f"{split}_{kind}": splits[split][f"{kind}_sha256"] for split in SPLITS for kind in ("images", "labels")}
+        return _checksums_in(described)
     except (KeyError, TypeError):
         raise UserError(f"{manifest}: not the description of a data set; prepare it anew") from None
+
+
+def _checksums_in(described: Mapping[str, Any]) -> dict[str, str]:
+    splits = described["splits"]
+    return {f"{split}_{kind}": splits[split][f"{kind}_sha256"] for split in SPLITS for kind in ("images", "labels")}
 
 
 def write_stamps(folder: Path) -> None:
