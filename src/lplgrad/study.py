@@ -77,6 +77,10 @@ class Layout:
         """Folder of a prepared data set."""
         return str(PurePosixPath(self.study.data_dir) / dataset)
 
+    def preparation_log(self, dataset: str) -> str:
+        """Log of ``lplgrad prepare`` when this study's workflow runs it."""
+        return f"logs/{self.study.study}/{dataset}/prepare.log"
+
     def start(self, budget: str, dataset: str, seed: int | str) -> str:
         """Folder of what all strategies of a seed share."""
         return str(self.root / budget / dataset / "start" / f"seed{seed}")
@@ -306,8 +310,8 @@ def lost_datasets(study: Study) -> list[str]:
 
 
 def preparation_warnings(study: Study, name: str) -> list[str]:
-    """What ``prepare`` warned of when it prepared a data set, from its log."""
-    log = Path("logs", study.study, name, "prepare.log")
+    """What ``prepare`` warned of when this study's workflow prepared a data set, from its log."""
+    log = Path(Layout(study).preparation_log(name))
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

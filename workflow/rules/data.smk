@@ -7,7 +7,7 @@ rule prepare:
         provenance=f"{DATA}/{{dataset}}/provenance.json",
         arrays=[f"{DATA}/{{dataset}}/{array}.npy" for array in ARRAYS],
     log:
-        f"{LOGS}/{{dataset}}/prepare.log",
+        LAYOUT.preparation_log("{dataset}"),
     benchmark:
         f"{LOGS}/{{dataset}}/prepare.tsv"
     localrule: True  # a cluster's nodes may have no network
