@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure
-from lplgrad import devices
-from lplgrad.settings import Compute
+from lplgrad.machine import devices
+from lplgrad.study.settings import Compute
 
 BENCHMARKS = ("gradient_norms", "precision", "coreset", "training", "accuracy", "rates", "orchestration")
 THREADED = ("gradient_norms", "training")

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Figure, quartiles
-from lplgrad import devices
-from lplgrad.arrays import DatasetArrays, open_dataset
 from lplgrad.datasets import load
-from lplgrad.evaluation import accuracy, predict
-from lplgrad.networks import first_networks
-from lplgrad.preparation import write_dataset
-from lplgrad.randomness import Purpose, stream
-from lplgrad.settings import Augmentation, Model, Normalization, Recipe, Training
-from lplgrad.training import train
-from lplgrad.transforms import Normalize, to_tensor
+from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
+from lplgrad.datasets.prepared.writing import write_dataset
+from lplgrad.machine import devices
+from lplgrad.machine.randomness import Purpose, stream
+from lplgrad.rounds.evaluation import accuracy, predict
+from lplgrad.rounds.loop import train
+from lplgrad.rounds.networks import first_networks
+from lplgrad.rounds.transforms import Normalize, to_tensor
+from lplgrad.study.settings import Augmentation, Model, Normalization, Recipe, Training
 
 NAME = "accuracy"
 ROUNDS, QUERY_SIZE = 3, 25
@@ -68,7 +68,7 @@ def run(quick: bool) -> Iterator[Figure]:
 
 
 def trial(data: DatasetArrays, seed: int, precision: str, device: torch.device) -> list[float]:
-    """Test accuracy after each round of a warm chain of the strategy ``random``."""
+    """Test accuracy after each round of a warm trial of the strategy ``random``."""
     normalization = Normalization(mean=data.mean, std=data.std)
     normalize = Normalize(normalization, device)
     order = np.random.default_rng(seed).permutation(len(data.train.images))

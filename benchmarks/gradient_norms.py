@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import Figure, figures, interleave, matrix_products, operations
-from lplgrad import devices
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import PerSampleGradientNorms
-from lplgrad.models import build_model, initialize
-from lplgrad.querying import gradient_batch_size
-from lplgrad.settings import Compute, Model
+from lplgrad.machine import devices
+from lplgrad.rounds.models import build_model, initialize
+from lplgrad.rounds.needs import gradient_batch_size
+from lplgrad.study.settings import Compute, Model
 
 Case = Callable[[Tensor], Tensor | list[Tensor] | None]
 NAME = "gradient_norms"

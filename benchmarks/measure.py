@@ -25,7 +25,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lplgrad import __version__
-from lplgrad.files import write_text
+from lplgrad.machine.files import write_text
 
 
 @cache

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Figure, quartiles
-from lplgrad.arrays import open_dataset
-from lplgrad.configuration import read_study
 from lplgrad.datasets import Images, Prepared
-from lplgrad.preparation import write_dataset
+from lplgrad.datasets.prepared.arrays import open_dataset
+from lplgrad.datasets.prepared.writing import write_dataset
+from lplgrad.study.reading import read_study
 
 NAME = "orchestration"
 HOME = Path(__file__).parents[1]

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import Figure
-from lplgrad.configuration import read_study
-from lplgrad.rates import measure_rates
-from lplgrad.study import Layout
+from lplgrad.study.layout import Layout
+from lplgrad.study.reading import read_study
+from lplgrad.tools.rates import measure_rates
 
 NAME = "rates"
 CONFIG = Path(__file__).parents[1] / "config.yaml"

@@ -19,11 +19,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.measure import Figure, OwnProcess, figures, interleave, matrix_products, operations
-from lplgrad import devices
-from lplgrad.networks import first_networks
-from lplgrad.randomness import Purpose, stream
-from lplgrad.settings import Augmentation, Compute, Model, Normalization, Recipe, Training
-from lplgrad.training import train
+from lplgrad.machine import devices
+from lplgrad.machine.randomness import Purpose, stream
+from lplgrad.rounds.loop import train
+from lplgrad.rounds.networks import first_networks
+from lplgrad.study.settings import Augmentation, Compute, Model, Normalization, Recipe, Training
 
 NAME = "training"
 BATCH = 128

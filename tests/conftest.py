@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lplgrad.arrays import DatasetArrays, checksums, open_dataset, sha256
 from lplgrad.cli import main
 from lplgrad.datasets import Images, Prepared
-from lplgrad.files import file_digest
-from lplgrad.preparation import write_dataset
-from lplgrad.study import Layout
+from lplgrad.datasets.prepared.arrays import DatasetArrays, checksums, open_dataset, sha256
+from lplgrad.datasets.prepared.writing import write_dataset
+from lplgrad.machine.files import file_digest
+from lplgrad.study.layout import Layout
 
 # Before torch is imported: small tensors on many threads take longer than on one, most of all on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -36,20 +36,20 @@ def small_images(count: int, seed: int, side: int = 8, channels: int = 1) -> Ima
 
 def record_settings(layout: Layout, torch: str = "2") -> None:
     """Write the settings of a study beside the results that a test has made by hand."""
-    for chain in layout.chains():
-        recipe = layout.study.strategies[chain.strategy].recipe
-        training = layout.training_settings(chain.dataset, recipe)
-        query = layout.query_settings(chain.budget, chain.dataset, chain.strategy)
-        size = layout.budget(chain.budget, chain.dataset).query_size
-        for number in range(1, layout.rounds(chain.budget, chain.dataset) + 1):
-            about = {"round": number, "seed": chain.seed, "labels": number * size, "versions": {"torch": torch}}
-            prepared, labeled = Path(layout.data(chain.dataset)), Path(layout.labels(chain, number))
+    for trial in layout.trials():
+        recipe = layout.study.strategies[trial.strategy].recipe
+        training = layout.training_settings(trial.dataset, recipe)
+        query = layout.query_settings(trial.budget, trial.dataset, trial.strategy)
+        size = layout.budget(trial.budget, trial.dataset).query_size
+        for number in range(1, layout.rounds(trial.budget, trial.dataset) + 1):
+            about = {"round": number, "seed": trial.seed, "labels": number * size, "versions": {"torch": torch}}
+            prepared, labeled = Path(layout.data(trial.dataset)), Path(layout.labels(trial, number))
             about["dataset"] = checksums(prepared) if (prepared / "dataset.json").exists() else {"train_images": "?"}
             about["labeled"] = file_digest(labeled) if labeled.exists() else None
-            target = layout.target(chain.budget, chain.dataset)
+            target = layout.target(trial.budget, trial.dataset)
             for folder, name, settings, stops_at in (
-                (layout.trained(chain, number), "settings.json", training, target if number > 1 else None),
-                (layout.round(chain, number), "query_settings.json", query, target),
+                (layout.trained(trial, number), "settings.json", training, target if number > 1 else None),
+                (layout.round(trial, number), "query_settings.json", query, target),
             ):
                 if Path(folder).exists():
                     values = {**about, "target_accuracy": stops_at, "settings": json.loads(settings)}

@@ -10,20 +10,20 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from lplgrad.artifacts import write_labeled, write_logits, write_scores, write_test_scores
-from lplgrad.configuration import read_study
 from lplgrad.datasets import Images, Prepared
-from lplgrad.files import replacing, write_json
-from lplgrad.pool import LabeledSet, draw_candidates, draw_test_images
-from lplgrad.preparation import write_dataset
-from lplgrad.settings import Budget, StudyFile
-from lplgrad.study import Chain, Layout
+from lplgrad.datasets.prepared.writing import write_dataset
+from lplgrad.machine.files import replacing, write_json
+from lplgrad.rounds.files import write_labeled, write_logits, write_scores, write_test_scores
+from lplgrad.rounds.pool import LabeledSet, draw_candidates, draw_test_images
+from lplgrad.study.layout import Layout, Trial
+from lplgrad.study.reading import read_study
+from lplgrad.study.settings import Budget, StudyFile
 from tests.conftest import record_settings
 
 HOME = Path(__file__).parents[1]
 POOL, TEST = 40, 12
 TINY = yaml.safe_load((HOME / "tests" / "tiny.yaml").read_text())
-Accuracy = Callable[[Chain, int], float]
+Accuracy = Callable[[Trial, int], float]
 
 
 def study_of(**run: Any) -> dict[str, Any]:
@@ -45,36 +45,36 @@ def finish(values: dict[str, Any], classes: list[str], accuracy: Accuracy | None
     Args:
         values: the study, laid over config.yaml.
         classes: names of the classes of all of its data sets.
-        accuracy: of a chain's round; by default it rises, with luck. A trial that has reached the target accuracy of
+        accuracy: of a trial's round; by default it rises, with luck. A trial that has reached the target accuracy of
             its budget trains and queries no more.
     """
     Path("overlay.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     file = StudyFile(study=read_study([HOME / "config.yaml", Path("overlay.yaml")]))
     luck = np.random.default_rng(0)
-    accuracy = accuracy or (lambda chain, number: 0.4 + 0.1 * number + float(luck.uniform(0, 0.1)))
+    accuracy = accuracy or (lambda trial, number: 0.4 + 0.1 * number + float(luck.uniform(0, 0.1)))
     layout = Layout(file.study)
     for dataset in layout.datasets:
         write_dataset(Path(layout.data(dataset)), Prepared(_images(POOL, classes), _images(TEST, classes), classes, {}))
     rounds_of_1: dict[str, float] = {}
-    for chain in layout.chains():
-        budget = layout.budget(chain.budget, chain.dataset)
-        draw = np.random.default_rng([chain.seed, len(chain.strategy)])
-        start = np.sort(np.random.default_rng(chain.seed).permutation(POOL)[: budget.query_size])
+    for trial in layout.trials():
+        budget = layout.budget(trial.budget, trial.dataset)
+        draw = np.random.default_rng([trial.seed, len(trial.strategy)])
+        start = np.sort(np.random.default_rng(trial.seed).permutation(POOL)[: budget.query_size])
         labeled = LabeledSet(start, np.ones(len(start), np.int64))
-        write_labeled(Path(layout.labels(chain, 1)), labeled)
+        write_labeled(Path(layout.labels(trial, 1)), labeled)
         reached, stopped = 0.0, False
         for number in range(1, budget.rounds + 1):
-            folder = Path(layout.trained(chain, number))
+            folder = Path(layout.trained(trial, number))
             if not stopped:
                 reached = (
-                    rounds_of_1.setdefault(str(folder), accuracy(chain, 1)) if number == 1 else accuracy(chain, number)
+                    rounds_of_1.setdefault(str(folder), accuracy(trial, 1)) if number == 1 else accuracy(trial, number)
                 )
             _train(folder, len(labeled.indices), reached, stopped, classes)
-            if number in layout.shown_models().get(chain, []):
-                _observe(Path(layout.round(chain, number)), labeled, classes, draw)
+            if number in layout.shown_models().get(trial, []):
+                _observe(Path(layout.round(trial, number)), labeled, classes, draw)
             stopped = stopped or (budget.target_accuracy is not None and reached >= budget.target_accuracy)
             if number < budget.rounds:
-                labeled = _query(Path(layout.round(chain, number)), labeled, stopped, chain, budget, draw)
+                labeled = _query(Path(layout.round(trial, number)), labeled, stopped, trial, budget, draw)
     record_settings(layout)
     return file
 
@@ -98,25 +98,25 @@ def _train(folder: Path, labels: int, accuracy: float, stopped: bool, classes: l
 
 
 def _query(
-    folder: Path, labeled: LabeledSet, stopped: bool, chain: Chain, budget: Budget, draw: np.random.Generator
+    folder: Path, labeled: LabeledSet, stopped: bool, trial: Trial, budget: Budget, draw: np.random.Generator
 ) -> LabeledSet:
     number = int(labeled.rounds.max())
-    candidates = draw_candidates(POOL, labeled, budget.subset, chain.seed, number)[: 0 if stopped else None]
+    candidates = draw_candidates(POOL, labeled, budget.subset, trial.seed, number)[: 0 if stopped else None]
     scores = draw.random(len(candidates)).astype(np.float32)
     selected = np.zeros(len(candidates), bool)
     selected[np.argsort(-scores, kind="stable")[: budget.query_size]] = True
     said: dict[str, Any] = {}
-    if chain.strategy != "random":
+    if trial.strategy != "random":
         shares = draw.uniform(0.3, 0.9, size=(2, len(candidates)))
         said = {"entropy": shares[0], "confidence": shares[1], "predicted": np.zeros(len(candidates), np.int64)}
     after = labeled if stopped else labeled.extended(candidates[selected], number + 1)
     write_scores(folder / "scores.csv", candidates, scores, selected, **said)
     write_labeled(folder / "next_labeled.csv", after)
     write_json(folder / "query_timing.json", {"query_seconds": 0.0 if stopped else 0.2, "peak_memory_mb": 9.0})
-    if stopped or chain.strategy == "random":
+    if stopped or trial.strategy == "random":
         write_test_scores(folder / "test_scores.csv")
     else:
-        drawn = draw_test_images(TEST, chain.seed)
+        drawn = draw_test_images(TEST, trial.seed)
         write_test_scores(folder / "test_scores.csv", drawn, draw.random(TEST).astype(np.float32), draw.random(TEST))
     return after
 
@@ -168,14 +168,14 @@ def commands(file: StudyFile) -> Iterator[list[str]]:
     for dataset in layout.datasets:
         yield ["figure", "dataset-curves", *study, "--dataset", dataset, "--measurements", measured, *drawn(dataset)]
     first = file.study.run.seeds[0]
-    for chain in layout.chains():
-        if chain.seed == first:
-            place = f"{chain.budget}/{chain.dataset}/{chain.strategy}"
-            of = [*study, "--budget", chain.budget, "--dataset", chain.dataset, "--strategy", chain.strategy]
+    for trial in layout.trials():
+        if trial.seed == first:
+            place = f"{trial.budget}/{trial.dataset}/{trial.strategy}"
+            of = [*study, "--budget", trial.budget, "--dataset", trial.dataset, "--strategy", trial.strategy]
             tables = ["--measurements", measured, "--classes", f"{root}/classes.csv"]
             yield ["figure", "strategy", *of, *tables, *drawn(f"strategies/{place}")]
             yield ["figure", "chosen", *of, "--seed", str(first), *drawn(f"chosen/{place}")]
-            if chain in layout.shown_models():
+            if trial in layout.shown_models():
                 for kind in ("embeddings", "confidence", "loss-correlation"):
                     yield ["figure", kind, *of, "--seed", str(first), *drawn(f"models/{kind}/{place}")]
                 tables = ["--classes", f"{root}/classes.csv", "--seed", str(first)]

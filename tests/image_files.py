@@ -14,9 +14,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lplgrad import datasets
-from lplgrad.arrays import DatasetArrays
 from lplgrad.datasets import Prepared
-from lplgrad.preparation import write_dataset
+from lplgrad.datasets.prepared.arrays import DatasetArrays
+from lplgrad.datasets.prepared.writing import write_dataset
 
 Array = npt.NDArray[Any]
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'

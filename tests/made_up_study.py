@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from lplgrad.configuration import read_study
-from lplgrad.settings import StudyFile
+from lplgrad.study.reading import read_study
+from lplgrad.study.settings import StudyFile
 
 HOME = Path(__file__).parents[1]
 
@@ -57,8 +57,8 @@ def study(
     return pd.DataFrame(rows)
 
 
-def chain(*accuracies: float, strategy: str = "lplgrad", seed: int = 1, labels: int = 10) -> list[dict[str, Any]]:
-    """The rows of one chain, accuracies in percent."""
+def trial(*accuracies: float, strategy: str = "lplgrad", seed: int = 1, labels: int = 10) -> list[dict[str, Any]]:
+    """The rows of one trial, accuracies in percent."""
     return [
         {
             "budget": "small", "dataset": "digits", "strategy": strategy, "recipe": RECIPES[strategy],
@@ -70,7 +70,7 @@ def chain(*accuracies: float, strategy: str = "lplgrad", seed: int = 1, labels: 
 
 
 def stopping(frame: pd.DataFrame, strategy: str, seed: int, last: int) -> pd.DataFrame:
-    """The measurements if one chain had reached its target accuracy after the round ``last``."""
+    """The measurements if one trial had reached its target accuracy after the round ``last``."""
     frame = frame.copy()
     mine = (frame["strategy"] == strategy) & (frame["seed"] == seed) & (frame["round"] > last)
     then = frame[(frame["strategy"] == strategy) & (frame["seed"] == seed) & (frame["round"] == last)].iloc[0]

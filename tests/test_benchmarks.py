@@ -17,8 +17,8 @@ from benchmarks.gradient_norms import Case, check_norms, exact, one_at_a_time, v
 
 from lplgrad.acquisition import select
 from lplgrad.acquisition.coreset import k_center_greedy
-from lplgrad.models import build_model, initialize
-from lplgrad.settings import Model
+from lplgrad.rounds.models import build_model, initialize
+from lplgrad.study.settings import Model
 
 
 def test_ratios_are_taken_round_by_round(tmp_path: Path) -> None:

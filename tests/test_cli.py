@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 import torch
 
-from lplgrad import networks
-from lplgrad.arrays import DatasetArrays, open_dataset
 from lplgrad.cli import COMMANDS, main, parser
-from lplgrad.files import file_digest, write_json
+from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
+from lplgrad.machine.files import file_digest, write_json
+from lplgrad.rounds import networks
 from tests.by_hand import QUERY, Call, first_round, of_round, query, train
 from tests.conftest import JOINT, replace_array
 
@@ -98,7 +98,7 @@ class TestRound:
             labeled.write_text("index,round\n1,1\n")
             write_json(path, values)
 
-        monkeypatch.setattr("lplgrad.files.write_json", write)  # how a job writes its seconds
+        monkeypatch.setattr("lplgrad.machine.files.write_json", write)  # how a job writes its seconds
         assert call(lplgrad, started, settings)[0] == 0
         assert file_digest(labeled) != read
         assert json.loads((started / "round1" / name).read_text())["labeled"] == read
@@ -165,7 +165,7 @@ class TestRound:
         assert (started / "one" / "scores.csv").read_bytes() == (started / "other" / "scores.csv").read_bytes()
 
     def test_predictions_do_not_depend_on_how_images_are_batched(self, started: Path) -> None:
-        from lplgrad.evaluation import predict
+        from lplgrad.rounds.evaluation import predict
 
         found = networks.load(started / "round1" / "checkpoint.safetensors").networks
         images = torch.randn(12, 1, 8, 8)

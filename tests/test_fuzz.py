@@ -14,20 +14,20 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from lplgrad import networks
-from lplgrad.arrays import open_array, open_dataset
-from lplgrad.artifacts import read_labeled
+from lplgrad.analysis.round_files import read_test_scores
 from lplgrad.cli import main
-from lplgrad.configuration import merge, read_study, read_study_file
 from lplgrad.datasets import Images, Prepared
-from lplgrad.errors import UserError
-from lplgrad.files import read_json
-from lplgrad.preparation import write_dataset
-from lplgrad.report.round_files import read_test_scores
-from lplgrad.resuming import restore, save
-from lplgrad.settings import Model, Normalization, Study, StudyFile, Training
-from lplgrad.training import Optimizer, State
-from lplgrad.validation import read_yaml
+from lplgrad.datasets.prepared.arrays import open_array, open_dataset
+from lplgrad.datasets.prepared.writing import write_dataset
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import read_json
+from lplgrad.rounds import networks
+from lplgrad.rounds.files import read_labeled
+from lplgrad.rounds.loop import Optimizer, State
+from lplgrad.rounds.resume import restore, save
+from lplgrad.study.reading import merge, read_study, read_study_file
+from lplgrad.study.settings import Model, Normalization, Study, StudyFile, Training
+from lplgrad.study.validation import read_yaml
 from tests.conftest import CLASSES, small_images
 
 HOME = Path(__file__).parents[1]

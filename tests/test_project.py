@@ -16,10 +16,10 @@ import yaml
 from packaging.markers import Marker, default_environment
 from packaging.requirements import Requirement
 
-from lplgrad.commands.schema import schema
-from lplgrad.configuration import read_study
-from lplgrad.report.measured import read_measurements, read_timings
-from lplgrad.settings import StudyFile
+from lplgrad.analysis.measured import read_measurements, read_timings
+from lplgrad.study.reading import read_study
+from lplgrad.study.schema import schema
+from lplgrad.study.settings import StudyFile
 
 HOME = Path(__file__).parents[1]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lplgrad.arrays import DatasetArrays
 from lplgrad.cli import main
+from lplgrad.datasets.prepared.arrays import DatasetArrays
 from tests.by_hand import QUERY, Call, first_round, of_round, query, train
 from tests.conftest import JOINT, POOL, TRAIN
 
@@ -113,7 +113,7 @@ class TestRefusals:
 
     def test_weights_that_are_no_numbers_are_told(self, started: Path, lplgrad: Call) -> None:
         path = started / "round1" / "checkpoint.safetensors"
-        from lplgrad.artifacts import read_checkpoint, write_checkpoint
+        from lplgrad.rounds.files import read_checkpoint, write_checkpoint
 
         states, description = read_checkpoint(path)
         states["model"]["fc.bias"][0] = float("nan")
@@ -241,7 +241,7 @@ def test_a_lack_of_memory_anywhere_is_one_line(
     def full(arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("lplgrad.commands.schema.run", full)
+    monkeypatch.setattr("lplgrad.study.schema.run", full)
     assert main(["schema"]) == 1
     single_line(capsys.readouterr().err, "lplgrad schema: error: out of memory", words, "compute.jobs_per_gpu")
 
@@ -251,7 +251,7 @@ def test_another_error_is_raised(monkeypatch: pytest.MonkeyPatch, error: Excepti
     def fails(arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("lplgrad.commands.schema.run", fails)
+    monkeypatch.setattr("lplgrad.study.schema.run", fails)
     with pytest.raises(type(error), match=str(error.args[-1])):
         main(["schema"])
 

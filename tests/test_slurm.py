@@ -131,8 +131,8 @@ def runs(cluster: None, seen: list[list[str]], tmp_path_factory: pytest.TempPath
         "cancelled": Run(folder / "cancelled", TRAINING, **LONG),
         "preempted": Run(folder / "preempted", TRAINING, **LONG),
         "failing": Run(folder / "failing", "--retries", "1", TRAINING, datasets__digits__training__learning_rate=1e30),
-        "chain": Run(
-            folder / "chain", "results/tiny/small/digits/entropy/seed1/round3/metrics.json", profile="slurm-chains",
+        "trial": Run(
+            folder / "trial", "results/tiny/small/digits/entropy/seed1/round3/metrics.json", profile="slurm-trials",
             run__strategies=["entropy"], run__seeds=[1],
         ),
     }  # fmt: skip
@@ -175,8 +175,8 @@ def test_a_job_that_always_fails_is_tried_once_more_and_its_log_is_named(runs: d
     assert "Traceback" not in said
 
 
-def test_a_chain_of_rounds_can_be_one_job(runs: dict[str, Run]) -> None:
-    run = runs["chain"]
+def test_a_trial_of_rounds_can_be_one_job(runs: dict[str, Run]) -> None:
+    run = runs["trial"]
     run.finish()
     assert len(run.jobs()) == 2, "the first training, and all that follows"
 

@@ -141,7 +141,7 @@ class TestFresh:
         assert rounds(jobs(copy_project(tmp_path))) == ROUNDS_OF_A_STUDY
 
     def test_a_single_target(self, tmp_path: Path) -> None:
-        """One round's scores need the chain up to there, and of the shared start only its own recipe."""
+        """One round's scores need the trial up to there, and of the shared start only its own recipe."""
         target = "results/tiny/small/digits/entropy/seed2/round2/scores.csv"
         needed = {"prepare": 1, "start": 1, "train_start": 1, "query": 2, "train": 1}
         assert jobs(copy_project(tmp_path), target) == needed
@@ -281,14 +281,14 @@ class TestAgain:
         budget = {"query_size": 10, "candidates": 60, "labels": 40}
         config = overlay(project, datasets__digits__budgets__small=budget)
         found = jobs(project, config=config)
-        chains = STRATEGIES * SEEDS
-        assert rounds(found) == {"query": chains, "train_kept": chains}
+        trials = STRATEGIES * SEEDS
+        assert rounds(found) == {"query": trials, "train_kept": trials}
 
-    def test_a_changed_label_file_retrains_its_chain_and_no_other(self, project: Path) -> None:
+    def test_a_changed_label_file_retrains_its_trial_and_no_other(self, project: Path) -> None:
         change_a_label(project / "results/tiny/small/digits/lplgrad/seed1/round1/next_labeled.csv")
         assert rounds(jobs(project)) == {"train": 1, "query": 1, "train_kept": 1}
 
-    def test_a_change_late_in_a_chain_starts_from_the_newest_checkpoint_kept(self, project: Path) -> None:
+    def test_a_change_late_in_a_trial_starts_from_the_newest_checkpoint_kept(self, project: Path) -> None:
         folder = "results/tiny/small/digits/lplgrad/seed1/round2"
         keep = ("--config", "keep_checkpoints=True")
         snakemake(project, f"{folder}/checkpoint.safetensors", *keep)

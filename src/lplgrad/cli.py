@@ -1,4 +1,7 @@
-"""The command line: one sub-command for each rule of the workflow, each of use without it."""
+"""The command line: one table of commands, each with its module and its arguments.
+
+Only the module of the command that runs is imported, so ``lplgrad --help`` needs a fraction of a second.
+"""
 
 from __future__ import annotations
 
@@ -10,43 +13,370 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
 
 from lplgrad import __version__
-from lplgrad.errors import UserError
-from lplgrad.interruption import Interrupted, ends_cleanly
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.signals import Interrupted, ends_cleanly
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a command.
+
+    Attributes:
+        name: as it is written on the command line, ``--option`` or ``positional``.
+        options: what ``ArgumentParser.add_argument`` takes.
+        exclusive: exactly one of the command's exclusive arguments must be given.
+    """
+
+    name: str
+    options: dict[str, Any]
+    exclusive: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        module: its ``run`` takes the parsed arguments.
+        about: what the command does, in one line.
+        example: a call that works in the project's folder.
+        arguments: in the order of the help.
+    """
+
+    module: str
+    about: str
+    example: str
+    arguments: list[Argument] = field(default_factory=list)
+
+
+def _arg(name: str, about: str, *, exclusive: bool = False, **options: Any) -> Argument:
+    return Argument(name, {"help": about, **options}, exclusive)
+
+
+def _path(name: str, metavar: str | tuple[str, ...], about: str, **options: Any) -> Argument:
+    return _arg(name, about, type=Path, metavar=metavar, **options)
+
+
+def _needed(name: str, metavar: str, about: str, **options: Any) -> Argument:
+    return _path(name, metavar, about, required=True, **options)
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in (0, 1], not {text}")
+    return value
+
+
+DATA = _needed("--data", "DIR", "folder of a prepared data set")
+LABELED = _needed("--labeled", "CSV", "the labelled set of the round")
+ROUND = _arg("--round", "the round, from 1", type=int, required=True)
+SEED = _arg("--seed", "seed of the trial", type=int, required=True)
+TARGET = _arg("--target-accuracy", "test accuracy at which the trial stops", type=_fraction, metavar="FRACTION")
+JOBS_PER_GPU = _arg(
+    "--jobs-per-gpu", "how many jobs may share a GPU (default: %(default)s)", type=int, default=1, metavar="N"
+)
+CONFIGURATION = _path("files", "FILE", "configuration files, each merged over the ones before", nargs="+")
+STUDY = _needed("--study", "FILE", "study.yaml of the study")
+MEASUREMENTS = _path("--measurements", "CSV", "measurements.csv")
+TIMINGS = _path("--timings", "CSV", "timings.csv")
+PARTIAL = _arg("--partial", "the study is not finished: rounds may be missing", action="store_true")
+FILES = _needed("--output", "FILE", "files to write; their endings name the formats", nargs="+")
+
+
+def _folder(about: str) -> Argument:
+    return _needed("--output", "DIR", about)
+
+
+def _settings(about: str, **options: Any) -> Argument:
+    return _arg("--settings", about, metavar="YAML", **options)
+
 
 # In the order in which data flows.
-COMMANDS = (
-    "prepare", "start", "train", "query", "observe", "study", "measurements", "timings", "table", "figure",
-    "statistics", "diagnostics", "compare", "claims", "report", "status", "estimate", "schema",
-)  # fmt: skip
+COMMANDS = {
+    "prepare": Command(
+        "lplgrad.datasets.prepared.prepare",
+        "Prepare a data set: read or download its images once and write them as arrays",
+        "lplgrad prepare --settings '{source: digits}' --output data/digits",
+        [
+            _settings("the data set's source and the source's options", required=True),
+            _path(
+                "--downloads", "DIR", "folder of downloads (default: %(default)s)", default=Path("data/downloads")
+            ),
+            _arg("--threads", "threads that decode images (default: %(default)s)", type=int, default=1),
+            _folder("folder of the prepared data set"),
+        ],
+    ),
+    "start": Command(
+        "lplgrad.rounds.start",
+        "Draw the labels of round 1: images of the training pool, uniformly at random",
+        "lplgrad start --data data/digits --query-size 25 --seed 1 --output labeled.csv",
+        [
+            DATA,
+            _arg("--query-size", "how many images are labelled", type=int, required=True),
+            _arg("--candidates", "candidates of a query, to refuse too many early", type=int, metavar="S"),
+            _arg("--labels", "labels of the whole budget, to refuse too many early", type=int, metavar="A"),
+            SEED,
+            _needed("--output", "CSV", "the labelled set to write"),
+        ],
+    ),
+    "train": Command(
+        "lplgrad.rounds.train",
+        "Train for one round and test: write the checkpoint, the test logits, the metrics and the time it took",
+        "lplgrad train --data data/digits --labeled labeled.csv --round 1 --seed 1 --output round1 \\\n"
+        "      --settings '{model: {name: small_resnet}, training: {epochs: 60, milestones: [48]}, "
+        "recipe: {auxiliary: true}}'",
+        [
+            DATA,
+            LABELED,
+            _path("--checkpoint", "FILE", "checkpoint of the round before, which a warm start continues", nargs="?"),
+            ROUND,
+            TARGET,
+            _path("--previous", "DIR", "folder of the round before, which is repeated if it reached the target"),
+            SEED,
+            _settings(
+                "model, training, augmentation, normalization, recipe and compute; missing keys have their defaults",
+                default="{}",
+            ),
+            _arg(
+                "--progress-seconds", "seconds between two notes of the progress, from which an interrupted training "
+                "continues (default: %(default)s)", type=float, default=20, metavar="S",
+            ),
+            JOBS_PER_GPU,
+            _folder("folder of the round"),
+        ],
+    ),
+    "query": Command(
+        "lplgrad.rounds.query",
+        "Score the candidates and choose: write every score, and the labelled set of the next round",
+        "lplgrad query --data data/digits --labeled labeled.csv --checkpoint round1/checkpoint.safetensors \\\n"
+        "      --round 1 --seed 1 --settings '{acquisition: gradient_norm, query_size: 20, candidates: 600}' \\\n"
+        "      --output round1",
+        [
+            DATA,
+            LABELED,
+            _path("--checkpoint", "FILE", "checkpoint of the round; random needs none", nargs="?"),
+            ROUND,
+            TARGET,
+            _path("--metrics", "FILE", "metrics of the round, for --target-accuracy"),
+            SEED,
+            _settings(
+                "acquisition and its options, query_size, candidates, query_transform, augmentation, compute",
+                required=True,
+            ),
+            JOBS_PER_GPU,
+            _folder("folder of the round"),
+        ],
+    ),
+    "observe": Command(
+        "lplgrad.rounds.observe",
+        "Look into a round's model: features, losses and scores of test images, confidence in training images",
+        "lplgrad observe --data data/digits --labeled labeled.csv --checkpoint round1/checkpoint.safetensors \\\n"
+        "      --seed 1 --output round1",
+        [
+            DATA,
+            LABELED,
+            _needed("--checkpoint", "FILE", "checkpoint of the round"),
+            SEED,
+            _settings("unlabeled_images, embedded_images and compute", default="{}"),
+            JOBS_PER_GPU,
+            _folder("folder for features.npy, observed.csv and confidence.csv"),
+        ],
+    ),
+    "study": Command(
+        "lplgrad.study.record",
+        "Write down a study: its whole configuration, merged and checked, so that its folder explains itself",
+        "lplgrad study config.yaml demo.yaml --output results/demo/study.yaml",
+        [
+            _path("files", "FILE", "configuration files, each merged over the ones before", nargs="*"),
+            _settings("the merged configuration itself, instead of files"),
+            _arg("--unavailable", "data sets that are not available, with the reason", default="{}", metavar="YAML"),
+            _arg("--prepared", "check the budgets against the prepared data sets", action="store_true"),
+            _path("--output", "FILE", "file to write (default: standard output)"),
+        ],
+    ),
+    "measurements": Command(
+        "lplgrad.analysis.measurements",
+        "Collect accuracies: one row for each round, and one for each class and round, from all metrics.json",
+        "lplgrad measurements --study results/demo/study.yaml --output results/demo",
+        [STUDY, _folder("folder for measurements.csv and classes.csv")],
+    ),
+    "timings": Command(
+        "lplgrad.analysis.timings",
+        "Collect seconds: one row for each round, from all timing.json and query_timing.json",
+        "lplgrad timings --study results/demo/study.yaml --output results/demo/timings.csv",
+        [STUDY, _needed("--output", "CSV", "file to write")],
+    ),
+    "table": Command(
+        "lplgrad.report.table",
+        "Make a table: its numbers as .csv, and a page to read as .html",
+        "lplgrad table accuracy --study results/demo/study.yaml --measurements results/demo/measurements.csv \\\n"
+        "      --output accuracy.csv accuracy.html",
+        [
+            _arg(
+                "kind", "which table",
+                choices=["datasets", "budgets", "deviations", "accuracy", "accuracy-against-paper", "ablation", "time",
+                         "time-against-paper"],
+            ),
+            STUDY,
+            _path("--measurements", "CSV", "measurements.csv, or timings.csv for tables of time"),
+            _path(
+                "--presets", ("PAPER", "AUTHORS_CODE"),
+                "for deviations: config.yaml, and the overlay of the authors' code", nargs=2,
+            ),
+            PARTIAL,
+            FILES,
+        ],
+    ),
+    "figure": Command(
+        "lplgrad.report.figure",
+        "Draw a figure: in every format that the endings of the outputs name (.svg, .pdf, .png)",
+        "lplgrad figure learning-curves --study results/demo/study.yaml \\\n"
+        "      --measurements results/demo/measurements.csv --budget small --output curves.svg curves.png",
+        [
+            _arg(
+                "kind", "which figure",
+                choices=["learning-curves", "dataset-curves", "strategy", "class-accuracy", "embeddings", "confidence",
+                         "loss-correlation", "chosen"],
+            ),
+            STUDY,
+            MEASUREMENTS,
+            _path("--classes", "CSV", "classes.csv"),
+            _arg("--budget", "name of the budget"),
+            _arg("--dataset", "name of the data set"),
+            _arg("--strategy", "name of the strategy"),
+            _arg("--seed", "seed of the trial", type=int),
+            PARTIAL,
+            FILES,
+        ],
+    ),
+    "statistics": Command(
+        "lplgrad.report.statistics",
+        "Compare strategies by their measurements: tables of every statistic as .csv, and a page to read",
+        "lplgrad statistics --study results/demo/study.yaml --measurements results/demo/measurements.csv \\\n"
+        "      --output results/demo/statistics",
+        [
+            STUDY,
+            _needed("--measurements", "CSV", "measurements.csv"),
+            _arg(
+                "--accuracies", "accuracies whose labels are counted (default: round numbers on the curves)",
+                type=float, nargs="+", default=[], metavar="PERCENT",
+            ),
+            PARTIAL,
+            _folder("folder for the tables and the page"),
+        ],
+    ),
+    "diagnostics": Command(
+        "lplgrad.report.diagnostics",
+        "Look beyond accuracy: calibration, what every query chose, how scores rank losses",
+        "lplgrad diagnostics --study results/demo/study.yaml --output results/demo/statistics",
+        [STUDY, _folder("folder for the tables and the page")],
+    ),
+    "compare": Command(
+        "lplgrad.report.compare",
+        "Draw how strategies compare: in every format that the endings of the outputs name (.svg, .pdf, .png)",
+        "lplgrad compare differences --study results/demo/study.yaml \\\n"
+        "      --measurements results/demo/measurements.csv --output differences.svg",
+        [
+            _arg(
+                "kind", "which figure",
+                choices=["differences", "penalties", "ranks", "cost", "calibration", "choices"],
+            ),
+            STUDY,
+            _path("--measurements", "CSV", "measurements.csv, for the first four"),
+            _path("--timings", "CSV", "timings.csv, for cost"),
+            _path("--diagnostics", "DIR", "folder of lplgrad diagnostics, for calibration and choices"),
+            _arg("--budget", "name of the budget, for the last three"),
+            PARTIAL,
+            FILES,
+        ],
+    ),
+    "claims": Command(
+        "lplgrad.paper.claims",
+        "Compare the paper's claims with numbers: the paper's own, and a study's; tables as .csv, and a page to read",
+        "lplgrad claims --study results/demo/study.yaml --measurements results/demo/measurements.csv \\\n"
+        "      --timings results/demo/timings.csv --output results/demo/claims",
+        [
+            STUDY,
+            _needed("--measurements", "CSV", "measurements.csv"),
+            _path("--timings", "CSV", "timings.csv, for claims of time"),
+            _path("--claims", "FILE", "the claims (default: the paper's)"),
+            PARTIAL,
+            _folder("folder for the tables and the page"),
+        ],
+    ),
+    "report": Command(
+        "lplgrad.report.partial",
+        "Make tables and figures of the finished rounds of a study: without Snakemake, even while it runs",
+        "lplgrad report config.yaml demo.yaml --partial --output so_far",
+        [
+            CONFIGURATION,
+            _arg("--partial", "leave gaps where rounds are missing (else an error)", action="store_true"),
+            _folder("folder to write to"),
+        ],
+    ),
+    "status": Command(
+        "lplgrad.tools.status",
+        "Show how far a study is: rounds, accuracy and seconds so far, what runs, what failed, what is left",
+        "lplgrad status config.yaml demo.yaml",
+        [CONFIGURATION],
+    ),
+    "estimate": Command(
+        "lplgrad.tools.estimate",
+        "Estimate what a study costs before it is run: hours and disk, from measured rates",
+        "lplgrad estimate config.yaml demo.yaml --measure",
+        [
+            CONFIGURATION,
+            _path("--rates", "CSV", "rates that python -m benchmarks measured", exclusive=True),
+            _arg(
+                "--measure", "time some batches of the study's own models here", action="store_true", exclusive=True
+            ),
+            _arg(
+                "--jobs", "how many jobs run at a time, at these rates each (default: 1)", type=int, default=1,
+                metavar="N",
+            ),
+        ],
+    ),
+    "schema": Command(
+        "lplgrad.study.schema",
+        "Print the JSON schema of the configuration: editors complete keys and underline mistakes by it",
+        "lplgrad schema",
+    ),
+}  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser, with a sub-parser for each command."""
+    """Build the parser, with a sub-parser for each command."""
     top = argparse.ArgumentParser(prog="lplgrad", description="Deep active learning on images, a round at a time.")
     top.add_argument("--version", action="version", version=f"lplgrad {__version__}")
     subparsers = top.add_subparsers(required=True, metavar="command")
-    for name in COMMANDS:
-        command = importlib.import_module(f"lplgrad.commands.{name}")
-        description = (command.__doc__ or "").strip()
+    for name, command in COMMANDS.items():
         sub = subparsers.add_parser(
             name,
-            help=description.split(":")[0].rstrip("."),
-            description=description,
-            epilog=f"example:\n  {command.EXAMPLE}",
+            help=command.about.split(":")[0],
+            description=f"{command.about}.",
+            epilog=f"example:\n  {command.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.add_arguments(sub)
-        sub.set_defaults(run=command.run, prog=sub.prog)
+        exclusive = None
+        for argument in command.arguments:
+            if argument.exclusive and exclusive is None:
+                exclusive = sub.add_mutually_exclusive_group(required=True)
+            into = exclusive if argument.exclusive and exclusive is not None else sub
+            into.add_argument(argument.name, **argument.options)
+        sub.set_defaults(module=command.module, prog=sub.prog)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a sub-command. A mistake of the user's is one line and exit status 1; a bug is a traceback."""
-    # Importing torch makes a million objects that live to the end; to look for garbage among them every 700 is a tenth
-    # of what a small job costs.
+    """Run a command. A mistake of the user is one line and exit status 1; a bug is a traceback."""
+    # Importing torch makes a million objects that live to the end. Collecting garbage among them every 700 allocations
+    # is a tenth of the cost of a small job.
     gc.set_threshold(100_000)
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
@@ -54,24 +384,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     parsed = parser().parse_args(given)
     try:
-        parsed.run(parsed)
+        importlib.import_module(parsed.module).run(parsed)
     except UserError as error:
         return _fail(parsed.prog, str(error))
     except BrokenPipeError:
-        return 0  # whoever read the output has gone
+        return 0  # the reader of the output is gone
     except MemoryError as error:
         return _fail_for_memory(parsed.prog, str(error))
     except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error.strerror)
+        message = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error.strerror)
         if error.errno == errno.ENOMEM:
-            return _fail_for_memory(parsed.prog, told)
+            return _fail_for_memory(parsed.prog, message)
         if error.filename is None:
             raise
-        return _fail(parsed.prog, told)
+        return _fail(parsed.prog, message)
     except RuntimeError as error:
-        from lplgrad.devices import lacks_memory
+        if "torch" not in sys.modules:
+            raise
+        from lplgrad.machine.devices import lacks_memory  # imports torch
 
-        if "torch" not in sys.modules or not lacks_memory(error):
+        if not lacks_memory(error):
             raise
         return _fail_for_memory(parsed.prog, str(error))
     except Interrupted as error:
@@ -82,19 +414,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """The program: ``main``, and out. All files are closed by then, and taking torch apart again would cost a third of
-    what importing it did.
-    """
+    """Run the program and exit at once: taking torch apart would cost a third of its import. All files are closed."""
     ends_cleanly()
     status = main()
-    with suppress(BrokenPipeError):  # whoever read the output has gone
+    with suppress(BrokenPipeError):  # the reader of the output is gone
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)
 
 
-def _fail_for_memory(prog: str, told: str) -> int:
-    cause = f" ({told.splitlines()[0]})" if told else ""  # Python's own MemoryError says nothing
+def _fail_for_memory(prog: str, message: str) -> int:
+    cause = f" ({message.splitlines()[0]})" if message else ""  # Python's own MemoryError has no message
     hint = "lower compute.jobs_per_gpu if other jobs share the card, or Snakemake's --cores on a processor"
     return _fail(prog, f"out of memory{cause}; {hint}")
 

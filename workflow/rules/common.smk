@@ -15,14 +15,14 @@ CONFIG = HOME / "config.yaml"
 sys.path.insert(0, str(HOME / "src"))
 
 from lplgrad import acquisition
-from lplgrad.code_digest import code_digest
-from lplgrad.errors import UserError
-from lplgrad.leases import visible_devices
-from lplgrad.configuration import check_reported, read_study
+from lplgrad.machine.digest import code_digest
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.leases import visible_devices
+from lplgrad.study.reading import check_reported, read_study
 from lplgrad.report import captions
-from lplgrad.settings import shown_title
-from lplgrad.study import (
-    Chain,
+from lplgrad.study.settings import shown_title
+from lplgrad.study.layout import (
+    Trial,
     Layout,
     changed_originals,
     check_prepared_datasets,
@@ -104,9 +104,9 @@ ROOT = LAYOUT.root
 DATA = STUDY.data_dir
 LOGS = f"logs/{STUDY.study}"
 ARRAYS = ["train_images", "train_labels", "test_images", "test_labels"]
-CHAIN = "{budget}/{dataset}/{strategy}/seed{seed}/round{round}"
-ROUND = f"{ROOT}/{CHAIN}"
-ROUND_LOGS = f"{LOGS}/{CHAIN}"
+ROUND_PATH = "{budget}/{dataset}/{strategy}/seed{seed}/round{round}"
+ROUND = f"{ROOT}/{ROUND_PATH}"
+ROUND_LOGS = f"{LOGS}/{ROUND_PATH}"
 ENVIRONMENT = HOME / "envs" / "lplgrad.yaml"
 # Snakemake counts GPUs, it does not look for them. Where jobs run on this machine, it is told how many places on GPUs
 # there are (a job finds its own, see src/lplgrad/leases.py); where there is none, no job waits for one.
@@ -157,32 +157,32 @@ def beside_snakefile(path):
     return os.path.relpath(HOME / path)
 
 
-def chain_of(wildcards):
-    """The chain that a job belongs to."""
-    return Chain(wildcards.budget, wildcards.dataset, wildcards.strategy, int(wildcards.seed))
+def trial_of(wildcards):
+    """The trial that a job belongs to."""
+    return Trial(wildcards.budget, wildcards.dataset, wildcards.strategy, int(wildcards.seed))
 
 
 def labels(wildcards):
     """The labelled set that a round trains on and queries from."""
-    chain, number = chain_of(wildcards), int(wildcards.round)
-    last = LAYOUT.rounds(chain.budget, chain.dataset)
+    trial, number = trial_of(wildcards), int(wildcards.round)
+    last = LAYOUT.rounds(trial.budget, trial.dataset)
     if number > last:
-        raise WorkflowError(f"there is no round {number}: the budget {chain.budget!r} is spent in round {last}")
-    return LAYOUT.labels(chain, number)
+        raise WorkflowError(f"there is no round {number}: the budget {trial.budget!r} is spent in round {last}")
+    return LAYOUT.labels(trial, number)
 
 
 def previous_checkpoint(wildcards):
     """The checkpoint that a warm start trains on."""
     if STUDY.recipes[STUDY.strategies[wildcards.strategy].recipe].init == "fresh":
         return []
-    return f"{LAYOUT.trained(chain_of(wildcards), int(wildcards.round) - 1)}/checkpoint.safetensors"
+    return f"{LAYOUT.trained(trial_of(wildcards), int(wildcards.round) - 1)}/checkpoint.safetensors"
 
 
 def queried_checkpoint(wildcards):
     """The checkpoint that a query asks, if it asks one."""
     if not acquisition.load(STUDY.strategies[wildcards.strategy].acquisition).needs:
         return []
-    return f"{LAYOUT.trained(chain_of(wildcards), int(wildcards.round))}/checkpoint.safetensors"
+    return f"{LAYOUT.trained(trial_of(wildcards), int(wildcards.round))}/checkpoint.safetensors"
 
 
 def queried_gpu(wildcards):
@@ -190,24 +190,24 @@ def queried_gpu(wildcards):
     return GPU if acquisition.load(STUDY.strategies[wildcards.strategy].acquisition).needs else 0
 
 
-def results_of_round(chain, number):
+def results_of_round(trial, number):
     """What a round leaves behind of its training."""
     names = ("checkpoint.safetensors", "test_logits.npy", "metrics.json", "timing.json", "settings.json")
-    return [f"{LAYOUT.trained(chain, number)}/{name}" for name in names]
+    return [f"{LAYOUT.trained(trial, number)}/{name}" for name in names]
 
 
 def previous_results(wildcards):
     """Where a trial may stop early: the round before, which tells whether it has."""
     if LAYOUT.target(wildcards.budget, wildcards.dataset) is None:
         return []
-    return results_of_round(chain_of(wildcards), int(wildcards.round) - 1)
+    return results_of_round(trial_of(wildcards), int(wildcards.round) - 1)
 
 
 def metrics_of_round(wildcards):
     """The same for a query: the metrics of its own round."""
     if LAYOUT.target(wildcards.budget, wildcards.dataset) is None:
         return []
-    return f"{LAYOUT.trained(chain_of(wildcards), int(wildcards.round))}/metrics.json"
+    return f"{LAYOUT.trained(trial_of(wildcards), int(wildcards.round))}/metrics.json"
 
 
 def target(wildcards, input):
@@ -232,24 +232,29 @@ def query_code(wildcards):
     """Digest of the code that a query runs."""
     name = STUDY.strategies[wildcards.strategy].acquisition
     unused = set() if "gradient_norms" in acquisition.load(name).needs else {"gradient_norms"}
-    return code_digest("commands.query", f"acquisition.{name}", without=unused)
+    return code_digest("rounds.query.run", f"acquisition.{name}.ACQUISITION", without=unused)
+
+
+def prepare_code(wildcards):
+    """Digest of the code that prepares a data set."""
+    return code_digest("datasets.prepared.prepare.run", f"datasets.{STUDY.datasets[wildcards.dataset].source}.SOURCE")
 
 
 def observed_checkpoint(wildcards):
     """The model that is looked into."""
-    return f"{LAYOUT.trained(chain_of(wildcards), int(wildcards.round))}/checkpoint.safetensors"
+    return f"{LAYOUT.trained(trial_of(wildcards), int(wildcards.round))}/checkpoint.safetensors"
 
 
 def observations(wildcards):
     """What was seen in the models of a trial."""
-    trial = chain_of(wildcards)
+    trial = trial_of(wildcards)
     names = ("features.npy", "observed.csv", "confidence.csv")
     return [f"{LAYOUT.round(trial, number)}/{name}" for number in LAYOUT.shown_models()[trial] for name in names]
 
 
 def scores_of_trial(wildcards):
     """The scores of all queries of a trial."""
-    trial = chain_of(wildcards)
+    trial = trial_of(wildcards)
     return [
         f"{LAYOUT.round(trial, number)}/scores.csv" for number in range(1, LAYOUT.rounds(trial.budget, trial.dataset))
     ]
@@ -279,9 +284,9 @@ def of_trainings(name):
     """A file of every training of the study; round 1 once for all strategies of a recipe."""
     return list(
         dict.fromkeys(
-            f"{LAYOUT.trained(chain, number)}/{name}"
-            for chain in LAYOUT.chains()
-            for number in range(1, LAYOUT.rounds(chain.budget, chain.dataset) + 1)
+            f"{LAYOUT.trained(trial, number)}/{name}"
+            for trial in LAYOUT.trials()
+            for number in range(1, LAYOUT.rounds(trial.budget, trial.dataset) + 1)
         )
     )
 
@@ -289,7 +294,7 @@ def of_trainings(name):
 def of_queries(name):
     """A file of every query of the study; the last round has none."""
     return [
-        f"{LAYOUT.round(chain, number)}/{name}"
-        for chain in LAYOUT.chains()
-        for number in range(1, LAYOUT.rounds(chain.budget, chain.dataset))
+        f"{LAYOUT.round(trial, number)}/{name}"
+        for trial in LAYOUT.trials()
+        for number in range(1, LAYOUT.rounds(trial.budget, trial.dataset))
     ]

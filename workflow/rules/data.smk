@@ -18,7 +18,7 @@ rule prepare:
         settings=lambda wildcards: LAYOUT.source_settings(wildcards.dataset),
         downloads=f"{DATA}/downloads",
         folder=subpath(output.manifest, parent=True),
-        code=lambda wildcards: code_digest(f"datasets.{STUDY.datasets[wildcards.dataset].source}", "preparation"),
+        code=prepare_code,
     shell:
         "lplgrad prepare --settings {params.settings:q} --downloads {params.downloads:q} --threads {threads} "
         "--output {params.folder:q} > {log:q} 2>&1"

@@ -25,7 +25,7 @@ rule observe:
         data=subpath(input.manifest, parent=True),
         settings=lambda wildcards: LAYOUT.observation_settings(),
         folder=subpath(output.features, parent=True),
-        code=code_digest("commands.observe"),
+        code=lambda wildcards: code_digest("rounds.observe.run"),
     shell:
         "lplgrad observe --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
         "--seed {wildcards.seed} --settings {params.settings:q} $place --output {params.folder:q} > {log:q} 2>&1"
@@ -55,7 +55,7 @@ rule model_figure:
         ENVIRONMENT
     params:
         test_images=f"{STUDY.model_figures.embedded_images:,} randomly drawn test images (all, if there are fewer)",
-        code=code_digest("commands.figure"),
+        code=lambda wildcards: code_digest("report.figure.run"),
     shell:
         "lplgrad figure {wildcards.kind} --study {input.study:q} --budget {wildcards.budget} "
         "--dataset {wildcards.dataset} --strategy {wildcards.strategy} --seed {wildcards.seed} --output {output:q} "
@@ -82,7 +82,7 @@ rule class_accuracy_figure:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.figure"),
+        code=lambda wildcards: code_digest("report.figure.run"),
     shell:
         "lplgrad figure class-accuracy --study {input.study:q} --classes {input.classes:q} "
         "--budget {wildcards.budget} --dataset {wildcards.dataset} --strategy {wildcards.strategy} "
@@ -90,8 +90,8 @@ rule class_accuracy_figure:
 
 
 RESULTS += [
-    f"{ROOT}/figures/models/{kind}/{chain.budget}/{chain.dataset}/{chain.strategy}/seed{chain.seed}.{ending}"
-    for chain in LAYOUT.shown_models()
+    f"{ROOT}/figures/models/{kind}/{trial.budget}/{trial.dataset}/{trial.strategy}/seed{trial.seed}.{ending}"
+    for trial in LAYOUT.shown_models()
     for kind in MODEL_FIGURES
     for ending in ("svg", "png")
 ]

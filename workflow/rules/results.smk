@@ -24,7 +24,7 @@ rule study:
     params:
         settings=lambda wildcards: harmless(LAYOUT.study_settings()),  # braces in it are no wildcards
         unavailable=lambda wildcards: harmless(json.dumps(UNAVAILABLE, ensure_ascii=False)),
-        code=code_digest("commands.study"),
+        code=lambda wildcards: code_digest("study.record.run"),
     shell:
         "lplgrad study --settings {params.settings:q} --unavailable {params.unavailable:q} --prepared "
         "--output {output:q} > {log:q} 2>&1"
@@ -53,7 +53,7 @@ rule measurements:
         ENVIRONMENT
     params:
         folder=subpath(output.measurements, parent=True),
-        code=code_digest("commands.measurements"),
+        code=lambda wildcards: code_digest("analysis.measurements.run"),
     shell:
         "lplgrad measurements --study {input.study:q} --output {params.folder:q} > {log:q} 2>&1"
 
@@ -78,7 +78,7 @@ rule timings:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.timings"),
+        code=lambda wildcards: code_digest("analysis.timings.run"),
     shell:
         "lplgrad timings --study {input.study:q} --output {output:q} > {log:q} 2>&1"
 
@@ -103,7 +103,7 @@ rule learning_curves:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.figure"),
+        code=lambda wildcards: code_digest("report.figure.run"),
     shell:
         "lplgrad figure learning-curves --study {input.study:q} --measurements {input.measurements:q} "
         "--budget {wildcards.budget} --output {output:q} > {log:q} 2>&1"
@@ -130,7 +130,7 @@ rule dataset_curves:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.figure"),
+        code=lambda wildcards: code_digest("report.figure.run"),
     shell:
         "lplgrad figure dataset-curves --study {input.study:q} --measurements {input.measurements:q} "
         "--dataset {wildcards.dataset} --output {output:q} > {log:q} 2>&1"
@@ -158,7 +158,7 @@ rule strategy_figure:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.figure"),
+        code=lambda wildcards: code_digest("report.figure.run"),
     shell:
         "lplgrad figure strategy --study {input.study:q} --measurements {input.measurements:q} "
         "--classes {input.classes:q} --budget {wildcards.budget} --dataset {wildcards.dataset} "
@@ -187,7 +187,7 @@ rule chosen_figure:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.figure"),
+        code=lambda wildcards: code_digest("report.figure.run"),
     shell:
         "lplgrad figure chosen --study {input.study:q} --budget {wildcards.budget} --dataset {wildcards.dataset} "
         "--strategy {wildcards.strategy} --seed {wildcards.seed} --output {output:q} > {log:q} 2>&1"

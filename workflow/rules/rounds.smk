@@ -20,7 +20,7 @@ rule start:
     params:
         data=subpath(input.manifest, parent=True),
         query_size=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).query_size,
-        code=code_digest("commands.start"),
+        code=lambda wildcards: code_digest("rounds.start.run"),
     shell:
         "lplgrad start --data {params.data:q} --query-size {params.query_size} --candidates {resources.candidates} "
         "--labels {resources.labels} --seed {wildcards.seed} --output {output:q} > {log:q} 2>&1"
@@ -53,7 +53,7 @@ rule train_start:
         data=subpath(input.manifest, parent=True),
         settings=lambda wildcards: LAYOUT.training_settings(wildcards.dataset, wildcards.recipe),
         folder=subpath(output.metrics, parent=True),
-        code=code_digest("commands.train"),
+        code=lambda wildcards: code_digest("rounds.train.run"),
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --round 1 --seed {wildcards.seed} "
         "--settings {params.settings:q} $place $progress --output {params.folder:q} > {log:q} 2>&1"
@@ -88,14 +88,14 @@ rule train:
         ),
         folder=subpath(output.metrics, parent=True),
         target=target,
-        code=code_digest("commands.train"),
+        code=lambda wildcards: code_digest("rounds.train.run"),
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
         "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} $place $progress "
         "--output {params.folder:q} > {log:q} 2>&1"
 
 
-# The same, where the checkpoint stays: of every chain's last round, and where the configuration keeps more. The
+# The same, where the checkpoint stays: of every trial's last round, and where the configuration keeps more. The
 # constraint looks ahead along the whole path, since which round is the last depends on the data set and the budget.
 use rule train as train_kept with:
     output:

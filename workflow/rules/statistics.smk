@@ -34,7 +34,7 @@ rule statistics:
         ENVIRONMENT
     params:
         folder=subpath(output.html, parent=True),
-        code=code_digest("commands.statistics"),
+        code=lambda wildcards: code_digest("report.statistics.run"),
     shell:
         "lplgrad statistics --study {input.study:q} --measurements {input.measurements:q} --output {params.folder:q} "
         "> {log:q} 2>&1"
@@ -62,7 +62,7 @@ rule comparison_figure:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.compare"),
+        code=lambda wildcards: code_digest("report.compare.run"),
     shell:
         "lplgrad compare {wildcards.comparison} --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -89,7 +89,7 @@ rule cost_figure:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.compare"),
+        code=lambda wildcards: code_digest("report.compare.run"),
     shell:
         "lplgrad compare cost --study {input.study:q} --measurements {input.measurements:q} --timings {input.timings:q} "
         "--budget {wildcards.budget} --output {output:q} > {log:q} 2>&1"
@@ -126,7 +126,7 @@ rule diagnostics:
         ENVIRONMENT
     params:
         folder=subpath(output.calibration, parent=True),
-        code=code_digest("commands.diagnostics"),
+        code=lambda wildcards: code_digest("report.diagnostics.run"),
     shell:
         "lplgrad diagnostics --study {input.study:q} --output {params.folder:q} > {log:q} 2>&1"
 
@@ -154,7 +154,7 @@ rule diagnostics_figure:
         ENVIRONMENT
     params:
         folder=subpath(input[0], parent=True),
-        code=code_digest("commands.compare"),
+        code=lambda wildcards: code_digest("report.compare.run"),
     shell:
         "lplgrad compare {wildcards.diagnostics} --study {input.study:q} --diagnostics {params.folder:q} "
         "--budget {wildcards.budget} --output {output:q} > {log:q} 2>&1"
@@ -184,7 +184,7 @@ rule claims:
     params:
         folder=subpath(output.html, parent=True),
         paper=paper_digest(),
-        code=code_digest("commands.claims"),
+        code=lambda wildcards: code_digest("paper.claims.run"),
     shell:
         "lplgrad claims --study {input.study:q} --measurements {input.measurements:q} --timings {input.timings:q} "
         "--output {params.folder:q} > {log:q} 2>&1"

@@ -20,7 +20,7 @@ rule datasets_table:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.table"),
+        code=lambda wildcards: code_digest("report.table.run"),
         paper=paper_digest("datasets.csv"),
     shell:
         "lplgrad table datasets --study {input.study:q} --output {output:q} > {log:q} 2>&1"
@@ -45,7 +45,7 @@ rule budgets_table:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.table"),
+        code=lambda wildcards: code_digest("report.table.run"),
         paper=paper_digest("budgets.csv"),
     shell:
         "lplgrad table budgets --study {input.study:q} --output {output:q} > {log:q} 2>&1"
@@ -71,7 +71,7 @@ rule deviations_table:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.table"),
+        code=lambda wildcards: code_digest("report.table.run"),
     shell:
         "lplgrad table deviations --study {input.study:q} --presets {input.presets:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -97,7 +97,7 @@ rule accuracy_table:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.table"),
+        code=lambda wildcards: code_digest("report.table.run"),
     shell:
         "lplgrad table accuracy --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -123,7 +123,7 @@ rule time_table:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.table"),
+        code=lambda wildcards: code_digest("report.table.run"),
     shell:
         "lplgrad table time --study {input.study:q} --measurements {input.measurements:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -149,7 +149,7 @@ rule ablation_table:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.table"),
+        code=lambda wildcards: code_digest("report.table.run"),
         paper=paper_digest("ablation.csv"),
     shell:
         "lplgrad table ablation --study {input.study:q} --measurements {input.measurements:q} "
@@ -176,7 +176,7 @@ rule accuracy_against_paper_table:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.table"),
+        code=lambda wildcards: code_digest("report.table.run"),
         paper=paper_digest("accuracy.csv"),
     shell:
         "lplgrad table accuracy-against-paper --study {input.study:q} --measurements {input.measurements:q} "
@@ -203,7 +203,7 @@ rule time_against_paper_table:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("commands.table"),
+        code=lambda wildcards: code_digest("report.table.run"),
         paper=paper_digest("time.csv"),
     shell:
         "lplgrad table time-against-paper --study {input.study:q} --measurements {input.measurements:q} "

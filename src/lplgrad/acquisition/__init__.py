@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from lplgrad.validation import Settings
+from lplgrad.study.validation import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor

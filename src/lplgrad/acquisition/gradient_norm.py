@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lplgrad.acquisition import Acquisition, Candidates
 from lplgrad.acquisition.entropy import entropy
-from lplgrad.validation import Settings
+from lplgrad.study.validation import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lplgrad.acquisition import Acquisition, Candidates, NoOptions, Scores
-from lplgrad.randomness import Purpose, stream
+from lplgrad.machine.randomness import Purpose, stream
 
 
 def score(candidates: Candidates, options: NoOptions) -> Scores:

@@ -1,7 +1,7 @@
 """Data sets: one module for each source of images, found by its file's name.
 
-A module defines ``SOURCE``. ``lplgrad prepare`` asks it for the images once; from then on every data set is the same
-arrays on disk (``lplgrad.arrays``), whatever it came from. Modules whose name begins with ``_`` are shared parts.
+A module defines ``SOURCE``. ``lplgrad prepare`` reads the images of a source once. From then on every data set is the
+same arrays on disk (``prepared``), whatever it came from. Modules whose name begins with ``_`` are shared parts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from lplgrad.validation import Settings
+from lplgrad.study.validation import Settings
 
 Fit = Literal["crop", "stretch"]
 
@@ -92,7 +92,9 @@ class Source:
 
 def names() -> list[str]:
     """The sources there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return sorted(
+        module.name for module in pkgutil.iter_modules(__path__) if not (module.ispkg or module.name.startswith("_"))
+    )
 
 
 def load(name: str) -> Source:

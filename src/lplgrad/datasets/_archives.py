@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from lplgrad.errors import UserError
-from lplgrad.progress import say
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.log import say
 
 LONGEST = 1024  # characters of a member's name
 BROKEN = (

@@ -10,7 +10,7 @@ import numpy as np
 
 from lplgrad.datasets import Images, Prepared
 from lplgrad.datasets._torchvision import download, unreachable
-from lplgrad.validation import Settings
+from lplgrad.study.validation import Settings
 
 Name = Literal["CIFAR10", "CIFAR100"]
 FILES = {

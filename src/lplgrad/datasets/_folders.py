@@ -6,10 +6,10 @@ import os
 import unicodedata
 from pathlib import Path
 
-from lplgrad.datasets._originals import HIDDEN, is_image
-from lplgrad.errors import UserError
-from lplgrad.files import printable
-from lplgrad.progress import say
+from lplgrad.datasets.prepared.originals import HIDDEN, is_image
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import printable
+from lplgrad.machine.log import say
 
 
 def check_listed_once(listed: list[dict[str, dict[Path, str]]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from lplgrad.errors import UserError
+from lplgrad.machine.errors import UserError
 
 Indices = npt.NDArray[np.int64]
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from lplgrad.errors import DownloadError
+from lplgrad.machine.errors import DownloadError
 
 T = TypeVar("T")
 # What is wrong with the disk, and not with the network.

@@ -11,8 +11,8 @@ from pydantic import Field
 from lplgrad.datasets import Fit, ImageFiles, Prepared, Source
 from lplgrad.datasets._split import stratified_split
 from lplgrad.datasets._torchvision import download, unreachable
-from lplgrad.errors import UserError
-from lplgrad.validation import Count, Settings
+from lplgrad.machine.errors import UserError
+from lplgrad.study.validation import Count, Settings
 
 IMAGES = 8677
 PAGE = "https://data.caltech.edu/records/mzrjq-6wc02"

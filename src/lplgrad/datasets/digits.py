@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lplgrad.datasets import Images, Prepared, Source
 from lplgrad.datasets._split import stratified_split
-from lplgrad.validation import Settings
+from lplgrad.study.validation import Settings
 
 IMAGES = 1797
 

@@ -21,12 +21,12 @@ from pydantic import Field, model_validator
 from lplgrad.datasets import Fit, ImageFiles, Prepared, Source
 from lplgrad.datasets._archives import unpack
 from lplgrad.datasets._folders import check_listed_once, folders_in, listed, quoted, tell_loose_images
-from lplgrad.datasets._originals import HIDDEN
 from lplgrad.datasets._split import stratified_split
-from lplgrad.errors import UserError
-from lplgrad.files import file_digest
-from lplgrad.progress import say
-from lplgrad.validation import Count, Number, Settings, problem_below
+from lplgrad.datasets.prepared.originals import HIDDEN
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import file_digest
+from lplgrad.machine.log import say
+from lplgrad.study.validation import Count, Number, Settings, problem_below
 
 SPLIT_NAMES = {"train": "train|training", "validation": "val|valid|validation", "test": "test|testing|eval|evaluation"}
 

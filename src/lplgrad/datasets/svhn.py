@@ -9,7 +9,7 @@ import numpy as np
 
 from lplgrad.datasets import Images, Prepared, Source
 from lplgrad.datasets._torchvision import download, unreachable
-from lplgrad.validation import Settings
+from lplgrad.study.validation import Settings
 
 URL = "http://ufldl.stanford.edu/housenumbers"
 FILES = ("train_32x32.mat", "test_32x32.mat")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from lplgrad.settings import Study, shown_title
+from lplgrad.study.settings import Study, shown_title
 
 # Categories and link targets that the report has anyway.
 TAKEN = {

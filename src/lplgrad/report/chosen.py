@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from lplgrad.arrays import DatasetArrays
+from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.report.style import message, note, set_up
 
 COLUMNS = 10

@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lplgrad.errors import UserError, nearest
-from lplgrad.report.statistics import Statistics, penalty_matrix, rank_text
+from lplgrad.analysis.comparison import reference_of
+from lplgrad.analysis.curves import TRIAL, compared, until_first_end
+from lplgrad.analysis.inference import ALPHA
+from lplgrad.machine.errors import UserError, nearest
+from lplgrad.report.statistics_page import Statistics, penalty_matrix, rank_text
 from lplgrad.report.style import TITLE_WIDTH, band, legend, looks, message, note, set_up, wrapped
 from lplgrad.report.tables import dataset_title, strategy_title, strategy_titles
 from lplgrad.report.wording import number, p_value
-from lplgrad.settings import StudyFile
-from lplgrad.statistics.comparison import reference_of
-from lplgrad.statistics.curves import CHAIN, compared, until_first_end
-from lplgrad.statistics.inference import ALPHA
+from lplgrad.study.settings import StudyFile
 
 DARK = "#3C3C3C"
 
@@ -162,11 +162,11 @@ def ranks(found: Statistics, file: StudyFile) -> Any:
 def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, budget: str) -> Any:
     """Accuracy against labels, and below it against seconds of training and querying so far; a column per data set."""
     part = _of_budget(compared(measurements), budget)
-    spent = timings.sort_values([*CHAIN, "round"])
-    before = spent.groupby(CHAIN)["query_seconds"].shift(fill_value=0).fillna(0)
+    spent = timings.sort_values([*TRIAL, "round"])
+    before = spent.groupby(TRIAL)["query_seconds"].shift(fill_value=0).fillna(0)
     spent = spent.assign(step=spent["train_seconds"] + before)
-    spent = spent.assign(seconds=spent.groupby(CHAIN)["step"].cumsum())
-    both = part.merge(spent[[*CHAIN, "round", "seconds"]], on=[*CHAIN, "round"])
+    spent = spent.assign(seconds=spent.groupby(TRIAL)["step"].cumsum())
+    both = part.merge(spent[[*TRIAL, "round", "seconds"]], on=[*TRIAL, "round"])
     return _grid(
         file,
         [
@@ -215,7 +215,7 @@ def choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, budget:
     reference = reference_of([name for name in file.study.run.strategies if name in set(part["strategy"])])
     turned = overlap.rename(columns={"strategy": "baseline", "baseline": "strategy"})
     common = pd.concat([overlap, turned], ignore_index=True)
-    common = common[common["baseline"] == reference].merge(part[[*CHAIN, "round"]], on=[*CHAIN, "round"])
+    common = common[common["baseline"] == reference].merge(part[[*TRIAL, "round"]], on=[*TRIAL, "round"])
     title = strategy_title(file, reference)
     overlap_title = wrapped(f"overlap with {title}", 28)
     rows = [

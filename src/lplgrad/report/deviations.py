@@ -10,7 +10,7 @@ import pandas as pd
 
 from lplgrad.report.document import Part
 from lplgrad.report.wording import count
-from lplgrad.settings import Study
+from lplgrad.study.settings import Study
 
 UNCOMPARED = {"title"}
 

@@ -10,10 +10,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from lplgrad.analysis.comparison import random_of
 from lplgrad.report.style import TITLE_WIDTH, band, legend, looks, note, set_up, wrapped
 from lplgrad.report.tables import dataset_title, strategy_title, strategy_titles
-from lplgrad.settings import StudyFile
-from lplgrad.statistics.comparison import random_of
+from lplgrad.study.settings import StudyFile
 
 
 def learning_curves(measurements: pd.DataFrame, file: StudyFile, budget: str) -> Any:

@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 
 from lplgrad import acquisition
-from lplgrad.pool import TEST_IMAGES
-from lplgrad.report.diagnostics import open_datasets, queries
+from lplgrad.analysis.choices import rank_correlation
+from lplgrad.analysis.comparison import summary
+from lplgrad.analysis.curves import CELL, TRIAL, panels, until_first_end
+from lplgrad.analysis.diagnostics import open_datasets, queries
+from lplgrad.analysis.round_files import read_test_scores
 from lplgrad.report.document import Part
-from lplgrad.report.round_files import read_test_scores
 from lplgrad.report.tables import dataset_title, strategy_title
 from lplgrad.report.wording import DASH, count, interval, plus_minus
-from lplgrad.settings import StudyFile
-from lplgrad.statistics.choices import rank_correlation
-from lplgrad.statistics.comparison import summary
-from lplgrad.statistics.curves import CELL, CHAIN, panels, until_first_end
-from lplgrad.study import Layout
+from lplgrad.rounds.pool import TEST_IMAGES
+from lplgrad.study.layout import Layout
+from lplgrad.study.settings import StudyFile
 
 
 def score_loss(file: StudyFile) -> pd.DataFrame:
@@ -33,20 +33,20 @@ def score_loss(file: StudyFile) -> pd.DataFrame:
     layout = Layout(file.study, file.unavailable)
     datasets = open_datasets(layout)
     rows = []
-    for chain, number, after in queries(layout, datasets):
-        name = file.study.strategies[chain.strategy].acquisition
+    for trial, number, after in queries(layout, datasets):
+        name = file.study.strategies[trial.strategy].acquisition
         found = math.nan
         if acquisition.load(name).scores_images_alone:
-            images = len(datasets[chain.dataset].test.labels)
-            path = Path(layout.round(chain, number)) / "test_scores.csv"
+            images = len(datasets[trial.dataset].test.labels)
+            path = Path(layout.round(trial, number)) / "test_scores.csv"
             found = rank_correlation(*read_test_scores(path, min(images, TEST_IMAGES)))
-        about = [chain.budget, chain.dataset, chain.strategy, chain.seed, number]
+        about = [trial.budget, trial.dataset, trial.strategy, trial.seed, number]
         rows.append([*about, int((after.rounds <= number).sum()), name, found])
-    return pd.DataFrame(rows, columns=[*CHAIN, "round", "labels", "score", "correlation"])
+    return pd.DataFrame(rows, columns=[*TRIAL, "round", "labels", "score", "correlation"])
 
 
 def over_seeds(correlations: pd.DataFrame) -> pd.DataFrame:
-    """Mean and t interval over seeds, as far as all chains of a budget and data set go: columns budget, dataset,
+    """Mean and t interval over seeds, as far as all trials of a budget and data set go: columns budget, dataset,
     strategy, round, labels, score, those of ``summary``."""
     there = until_first_end(correlations).dropna(subset="correlation")
     return summary(there, [*CELL, "round", "labels", "score"], "correlation")

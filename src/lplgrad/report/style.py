@@ -18,8 +18,8 @@ import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.text import Text
 
-from lplgrad.files import replacing
-from lplgrad.progress import say
+from lplgrad.machine.files import replacing
+from lplgrad.machine.log import say
 
 mpl.use("Agg")
 

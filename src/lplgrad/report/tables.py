@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from lplgrad.analysis.curves import CELL, TRIAL, panels, trial_seconds
 from lplgrad.report.document import Part
-from lplgrad.settings import StudyFile, shown_title
-from lplgrad.statistics.curves import CELL, CHAIN, panels, trial_seconds
+from lplgrad.study.settings import StudyFile, shown_title
 
 
 def accuracy_table(measurements: pd.DataFrame) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def time_table(timings: pd.DataFrame) -> pd.DataFrame:
     over whole trials of their sums; a trial that was stopped is none) and device."""
     # The rounds that a stopped trial repeats take 0 seconds, and so does the query of the last that it trained.
     trained = timings[timings["train_seconds"] > 0]
-    last = trained.groupby(CHAIN)["round"].transform("max")
+    last = trained.groupby(TRIAL)["round"].transform("max")
     trained = trained.assign(query_seconds=trained["query_seconds"].where(trained["round"] < last))
     per_round = trained.groupby(CELL, sort=False).agg(
         seeds=("seed", "nunique"),

@@ -1,0 +1,1 @@
+"""From the files of all rounds to measurements and statistics."""

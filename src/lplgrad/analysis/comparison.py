@@ -1,0 +1,182 @@
+"""Strategies compared: means with intervals, paired differences and their tests, the pairwise penalty matrix.
+
+Accuracies and areas are in percent, differences in points of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from lplgrad.analysis.curves import CELL, PANEL, compared, panels
+from lplgrad.analysis.inference import ALPHA, detectable, deviation, estimate, hedges_g, holm, seeds_needed, wilcoxon
+
+
+def summary(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
+    """Mean, sample standard deviation and 95 % t interval over seeds: columns ``by``, seeds, mean, std, low, high."""
+    rows = []
+    for key, part in frame.groupby(by, sort=False):
+        mean = estimate(part[value])
+        spread = float(deviation(part[value]))
+        rows.append([*key, len(part), mean.value, spread, *mean.interval()])
+    return pd.DataFrame(rows, columns=[*by, "seeds", "mean", "std", "low", "high"])
+
+
+def rounds(measurements: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy after every round that all trials have: columns budget, dataset, strategy, labels and those of
+    ``summary``."""
+    return summary(compared(measurements), [*CELL, "labels"], "accuracy")
+
+
+def area_summary(of_trials: pd.DataFrame) -> pd.DataFrame:
+    """Areas by strategy: columns budget, dataset, strategy, labels_from, labels_to, seeds, mean, std, low, high."""
+    return summary(of_trials, [*CELL, "labels_from", "labels_to"], "area")
+
+
+def compare(one: pd.Series[float], other: pd.Series[float], power: bool) -> dict[str, Any] | None:
+    """One strategy minus another, seed by seed.
+
+    Args:
+        one, other: a value for every seed (the index); seeds that only one of them has are left out.
+        power: give the detectable difference and the seeds needed too.
+
+    Returns:
+        seeds, difference, std (of the differences), low, high, t, p, p_wilcoxon, p_wilcoxon_floor, g, and detectable,
+        seeds_needed; None without a common seed.
+    """
+    seeds = [seed for seed in one.index if seed in other.index]
+    if not seeds:
+        return None
+    first, second = one.loc[seeds].to_numpy(), other.loc[seeds].to_numpy()
+    differences = first - second
+    mean, spread = estimate(differences), float(deviation(differences))
+    p_wilcoxon, floor = wilcoxon(differences)
+    low, high = mean.interval()
+    row = {
+        "seeds": len(seeds), "difference": mean.value, "std": spread, "low": low, "high": high,
+        "t": mean.value / mean.error if mean.error > 0 else math.nan, "p": mean.p, "p_wilcoxon": p_wilcoxon,
+        "p_wilcoxon_floor": floor, "g": hedges_g(first, second),
+    }  # fmt: skip
+    if power:
+        row["detectable"] = detectable(spread, len(seeds))
+        row["seeds_needed"] = seeds_needed(mean.value / spread) if spread > 0 else math.nan
+    return row
+
+
+def area_differences(of_trials: pd.DataFrame, strategies: Sequence[str], reference: str) -> pd.DataFrame:
+    """Every strategy against every other, by area.
+
+    Args:
+        of_trials: of ``areas``.
+        strategies: in the order of the study.
+        reference: the strategy whose comparisons with all others, in all panels, are the family of tests that Holm's
+            correction is taken over. The others are described, not tested: their ``p_holm`` is NaN.
+
+    Returns:
+        Columns budget, dataset, strategy, baseline, those of ``compare``, family, p_holm. The reference is always the
+        ``strategy``.
+    """
+    order = [reference, *(name for name in strategies if name != reference)]
+    rows = []
+    for key, panel in panels(of_trials):
+        values = {str(name): part.set_index("seed")["area"] for name, part in panel.groupby("strategy")}
+        for one, other in combinations([name for name in order if name in values], 2):
+            row = compare(values[one], values[other], power=True)
+            if row is not None:
+                rows.append({**key, "strategy": one, "baseline": other, **row, "family": one == reference})
+    if not rows:
+        return pd.DataFrame(columns=[*CELL, "baseline", "seeds", "difference", "p", "family", "p_holm"])
+    frame = pd.DataFrame(rows)
+    return frame.assign(p_holm=holm(frame["p"].where(frame["family"])))
+
+
+def round_differences(measurements: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
+    """Every strategy against every other, after every round that all trials have: columns budget, dataset, labels,
+    strategy, baseline and those of ``compare``. In round 1 only strategies of different recipes are compared: the
+    others share a model.
+    """
+    rows = []
+    for key, panel in panels(compared(measurements)):
+        recipes = panel.groupby("strategy")["recipe"].first().to_dict()
+        order = [name for name in strategies if name in recipes]
+        for (number, labels), part in panel.groupby(["round", "labels"]):
+            values = {str(name): trial.set_index("seed")["accuracy"] for name, trial in part.groupby("strategy")}
+            for one, other in combinations([name for name in order if name in values], 2):
+                if number == 1 and recipes[one] == recipes[other]:
+                    continue
+                row = compare(values[one], values[other], power=False)
+                if row is not None:
+                    rows.append({**key, "labels": labels, "strategy": one, "baseline": other, **row})
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*PANEL, "labels", "strategy", "baseline", "seeds"])
+
+
+def penalties(of_rounds: pd.DataFrame, first_labels: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
+    """The pairwise penalty matrix of Ash et al. (2020, section 4).
+
+    In every budget and data set, at every number of labels that a query had a part in, a strategy beats another if a
+    two-sided paired t test at 5 % says so. Each win adds 1 / (number of such label counts), so that a panel weighs the
+    same however many rounds it has, and the largest possible entry is the number of panels.
+
+    Args:
+        of_rounds: of ``round_differences``.
+        first_labels: columns budget, dataset, labels: the labels of round 1 of each panel, which is left out.
+        strategies: in the order of the matrix.
+
+    Returns:
+        Columns strategy, baseline (all ordered pairs), wins (the sum above; NaN where the pair could be compared
+        nowhere), panels (in which it could, by 2 seeds or more), share (wins over panels), chance (wins expected where
+        there is no difference).
+    """
+    first = of_rounds.merge(first_labels.assign(first=True), how="left", on=[*PANEL, "labels"])["first"].notna()
+    tested = of_rounds[~first.to_numpy() & (of_rounds["seeds"] >= 2).to_numpy()]
+    rows = []
+    for one in strategies:
+        for other in strategies:
+            if one == other:
+                continue
+            wins, count = 0.0, 0
+            for strategy, baseline, sign in ((one, other, 1), (other, one, -1)):
+                chosen = tested[(tested["strategy"] == strategy) & (tested["baseline"] == baseline)]
+                for _, panel in panels(chosen):
+                    won = (panel["p"] < ALPHA) & (sign * panel["difference"] > 0)
+                    wins, count = wins + float(won.mean()), count + 1
+            share = wins / count if count else math.nan
+            rows.append([one, other, wins if count else math.nan, count, share, count * ALPHA / 2])
+    return pd.DataFrame(rows, columns=["strategy", "baseline", "wins", "panels", "share", "chance"])
+
+
+def first_labels(measurements: pd.DataFrame) -> pd.DataFrame:
+    """The labels of round 1 of every panel: columns budget, dataset, labels."""
+    return measurements.loc[measurements["round"] == 1, [*PANEL, "labels"]].drop_duplicates()
+
+
+def reference_of(strategies: Sequence[str]) -> str:
+    """The strategy that the others are compared with: lplgrad where it runs, else the first."""
+    return "lplgrad" if "lplgrad" in strategies else strategies[0]
+
+
+def random_of(measurements: pd.DataFrame) -> str | None:
+    """The strategy that labels at random, if there is one; of several the one named so, else the first."""
+    names = list(measurements.loc[measurements["acquisition"] == "random", "strategy"].unique())
+    return "random" if "random" in names else str(names[0]) if names else None
+
+
+def block_means(of_trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series[int]]:
+    """Mean areas to rank strategies by, over the seeds of a panel that all ranked strategies have: over seeds of its
+    own a strategy would be ranked by its luck with them.
+
+    Args:
+        of_trials: of ``areas``.
+
+    Returns:
+        Means of every strategy (columns) in every panel (rows) with a common seed, NaN for a strategy that has no area
+        in some panel and so is not ranked; and the number of common seeds of every panel.
+    """
+    wide = of_trials.pivot(index=[*PANEL, "seed"], columns="strategy", values="area")
+    there = wide.notna().groupby(PANEL).any()
+    common = wide[there.columns[there.all()]].dropna().groupby(PANEL)
+    return common.mean().reindex(columns=there.columns), common.size().reindex(there.index, fill_value=0)

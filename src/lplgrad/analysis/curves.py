@@ -1,0 +1,288 @@
+"""Learning curves as numbers: which trials count, the area under a curve, the labels that an accuracy takes.
+
+Frames have the columns of ``measurements.csv``; accuracies are fractions there and percent in all that is returned.
+A trial is the curve of one budget, data set, strategy and seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from lplgrad.analysis.inference import Array, estimate
+
+PANEL = ["budget", "dataset"]
+CELL = [*PANEL, "strategy"]
+TRIAL = [*CELL, "seed"]
+FIRST_QUERIED = 2
+
+
+def panels(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """The rows of each budget and data set, with the two as a dictionary, in the order of the frame."""
+    for key, part in frame.groupby(PANEL, sort=False):
+        budget, dataset = map(str, cast(tuple[object, object], key))
+        yield {"budget": budget, "dataset": dataset}, part
+
+
+def curves(measurements: pd.DataFrame) -> pd.DataFrame:
+    """What was measured, in percent: without the rounds that a stopped trial did not train, and without gaps (NaN)."""
+    rows = measurements["accuracy"].notna()
+    if "stopped" in measurements:
+        rows &= ~measurements["stopped"].astype(bool)
+    return measurements[rows].assign(accuracy=lambda frame: frame["accuracy"] * 100.0)
+
+
+def last_round(panel: pd.DataFrame) -> int:
+    """The round in which the comparison of a budget and data set ends: the last that most trials of two strategies
+    have, or of the only one. So a trial that went on alone, or broke off alone, decides nothing for the others.
+    """
+    reached = panel.groupby(["strategy", "seed"])["round"].max()
+    most = reached.groupby("strategy").quantile(0.5, interpolation="lower")
+    return int(most.nlargest(2).min())
+
+
+def left_out(measurements: pd.DataFrame) -> pd.DataFrame:
+    """The trials that do not count because rounds are missing: columns budget, dataset, strategy, seed, reason.
+
+    A trial counts if it has every round from 1 to the ``last_round`` of its budget and data set. The rounds that a
+    stopped trial repeats without training are there. A seed or strategy without any round is not listed.
+    """
+    rows = measurements[measurements["accuracy"].notna()]
+    found = []
+    for _, panel in panels(rows):
+        last = last_round(panel)
+        for key, trial in panel.groupby(TRIAL, sort=False):
+            missing = sorted(set(range(1, last + 1)) - set(trial["round"]))
+            if missing:
+                which = f"round {missing[0]}" if len(missing) == 1 else f"{len(missing)} of {last} rounds"
+                found.append([*key, f"{which} missing"])
+    return pd.DataFrame(found, columns=[*TRIAL, "reason"])
+
+
+def complete(measurements: pd.DataFrame) -> pd.DataFrame:
+    """The measurements of the trials that count, up to the last round of their budget and data set."""
+    rows = measurements[measurements["accuracy"].notna()]
+    kept = [rows.iloc[:0]]
+    for _, panel in panels(rows):
+        last = last_round(panel)
+        part = panel[panel["round"] <= last]
+        kept.append(part[part.groupby(TRIAL)["round"].transform("nunique") == last])
+    return pd.concat(kept)
+
+
+def until_first_end(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of every budget and data set up to the number of labels with which its first trial ends.
+
+    Beyond it the seeds that reached their target accuracy are gone, and a mean over the others would be one over the
+    seeds that did badly.
+    """
+    ends = frame.groupby(TRIAL)["labels"].max().groupby(PANEL).min().rename("end")
+    return frame[(frame["labels"] <= frame.join(ends, on=PANEL)["end"]).to_numpy()]
+
+
+def compared(measurements: pd.DataFrame) -> pd.DataFrame:
+    """What strategies are compared by: whole trials, in percent, as far as all of their budget and data set go."""
+    return until_first_end(curves(complete(measurements)))
+
+
+def by_strategy(measurements: pd.DataFrame) -> dict[tuple[str, str, str], pd.DataFrame]:
+    """The curves that are compared, below budget, data set and strategy: labels down, seeds across."""
+    return {
+        (str(budget), str(dataset), str(strategy)): part.pivot(index="labels", columns="seed", values="accuracy")
+        for (budget, dataset, strategy), part in compared(measurements).groupby(CELL, sort=False)
+    }
+
+
+def heights(curve: pd.DataFrame, labels: float) -> pd.Series[float]:
+    """Accuracy of every seed at a number of labels, by linear interpolation; empty where the curve does not reach.
+
+    Args:
+        curve: of ``by_strategy``.
+        labels: of any round, or between two.
+    """
+    if curve.empty or not curve.index[0] <= labels <= curve.index[-1]:
+        return pd.Series(dtype=float)
+    place, whole = curve.index.to_numpy(dtype=float), curve.dropna(axis="columns")
+    return pd.Series({seed: float(np.interp(labels, place, whole[seed])) for seed in whole}, dtype=float)
+
+
+def trial_seconds(timings: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of training and of querying of every whole trial.
+
+    A trial that was stopped (it trains 0 seconds in the rounds it repeats) or lacks a number is no whole one: its sum
+    would not be that of a trial.
+
+    Args:
+        timings: columns of ``timings.csv``.
+
+    Returns:
+        Columns budget, dataset, strategy, seed, train_seconds, query_seconds.
+    """
+    kept = [timings.iloc[:0]]
+    for _, panel in panels(timings):
+        last = last_round(panel)
+        part = panel[panel["round"] <= last]
+        # The last round has no query, unless the panel ends before the budget.
+        part = part.assign(query_seconds=part["query_seconds"].where(part["round"] < last, 0.0))
+        spent = part[(part["train_seconds"] > 0) & part["query_seconds"].notna()]
+        kept.append(spent[spent.groupby(TRIAL)["round"].transform("nunique") == last])
+    return pd.concat(kept).groupby(TRIAL, sort=False)[["train_seconds", "query_seconds"]].sum().reset_index()
+
+
+def normalized_area(
+    labels: npt.ArrayLike, accuracy: npt.ArrayLike, low: float | None = None, high: float | None = None
+) -> Array:
+    """Area under learning curves by the trapezoidal rule, divided by the range of labels: the mean height.
+
+    Args:
+        labels: numbers of labels, rising, shape (R,).
+        accuracy: of any unit, shape (..., R).
+        low, high: range of the labels; the curve is interpolated at its ends. The whole curve without them.
+
+    Returns:
+        Shape (...), in the unit of the accuracy. Over a range of no width it is the height there.
+    """
+    labels, accuracy = np.asarray(labels, dtype=float), np.asarray(accuracy, dtype=float)
+    low, high = labels[0] if low is None else low, labels[-1] if high is None else high
+    if not labels[0] <= low <= high <= labels[-1]:
+        raise ValueError(f"the range {low:g} to {high:g} is not within {labels[0]:g} to {labels[-1]:g}")
+    grid = np.unique([low, *labels[(labels > low) & (labels < high)], high])
+    heights = np.apply_along_axis(lambda curve: np.interp(grid, labels, curve), -1, accuracy)
+    if low == high:
+        return cast(Array, heights[..., 0])
+    return cast(Array, np.trapezoid(heights, grid, axis=-1) / (high - low))
+
+
+def areas(measurements: pd.DataFrame) -> pd.DataFrame:
+    """The primary endpoint: the normalised area under every trial's curve, from the first round that a query had a part
+    in to where the first trial of the panel ends (all at once, unless one was stopped).
+
+    Round 1 is left out: no query had a part in it, and strategies of one recipe share it.
+
+    Returns:
+        Columns budget, dataset, strategy, seed, labels_from, labels_to, area (percent). A panel without such a range
+        has no rows.
+    """
+    rows = []
+    for key, panel in panels(compared(measurements)):
+        low = panel.loc[panel["round"] == FIRST_QUERIED, "labels"].max()
+        high = panel.groupby(TRIAL)["labels"].max().min()
+        if math.isnan(low) or low > high:
+            continue
+        for trial_key, trial in panel.groupby(["strategy", "seed"], sort=False):
+            strategy, seed = cast(tuple[str, int], trial_key)
+            trial = trial.sort_values("labels")
+            area = float(normalized_area(trial["labels"], trial["accuracy"], low, high))
+            rows.append([*key.values(), strategy, seed, int(low), int(high), area])
+    return pd.DataFrame(rows, columns=[*TRIAL, "labels_from", "labels_to", "area"])
+
+
+def first_reached(labels: npt.ArrayLike, accuracy: npt.ArrayLike, target: float) -> tuple[float, str]:
+    """Where a curve first reaches a height, by linear interpolation between rounds.
+
+    Args:
+        labels, accuracy: a curve, shape (R,), labels rising.
+        target: the height.
+
+    Returns:
+        The labels and ``""``; or, where that is not seen, the nearest bound and ``"before"`` (the first round is
+        already there) or ``"after"`` (the last one was not, nor any other).
+    """
+    labels, accuracy = np.asarray(labels, dtype=float), np.asarray(accuracy, dtype=float)
+    there = np.flatnonzero(accuracy >= target)
+    if not len(there):
+        return float(labels[-1]), "after"
+    after = int(there[0])
+    if after == 0:
+        return float(labels[0]), "before"
+    share = (target - accuracy[after - 1]) / (accuracy[after] - accuracy[after - 1])
+    return float(labels[after - 1] + share * (labels[after] - labels[after - 1])), ""
+
+
+def targets(panel: pd.DataFrame) -> list[float]:
+    """Accuracies (percent) to ask for: round numbers between what the strategies have with their first labels and what
+    the best has in the end, as means over seeds, in the widest step that gives at least three."""
+    means = curves(panel).groupby(["strategy", "labels"])["accuracy"].mean()
+    low, high = float(means.groupby("strategy").first().max()), float(means.max())
+    for step in (10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1):
+        numbers = np.arange(math.floor(low / step) + 1, math.floor(high / step + 1e-9) + 1) * step
+        if len(numbers) >= 3:
+            return [float(value) for value in numbers.round(6)]
+    return []
+
+
+def labels_needed(measurements: pd.DataFrame, wanted: Sequence[float] = ()) -> pd.DataFrame:
+    """The labels with which each trial first reaches given accuracies.
+
+    Args:
+        measurements: of any study.
+        wanted: accuracies in percent; by default ``targets`` of each panel.
+
+    Returns:
+        Columns budget, dataset, strategy, seed, accuracy (the target), labels, censored ("" or "before" or "after",
+        where ``labels`` is a bound).
+    """
+    rows = []
+    for key, panel in panels(complete(measurements)):
+        asked = wanted or targets(panel)
+        for trial_key, trial in curves(panel).groupby(["strategy", "seed"], sort=False):
+            trial = trial.sort_values("labels")
+            for target in asked:
+                found = first_reached(trial["labels"], trial["accuracy"], target)
+                rows.append([*key.values(), *cast(tuple[object, object], trial_key), target, *found])
+    return pd.DataFrame(rows, columns=[*TRIAL, "accuracy", "labels", "censored"])
+
+
+def labels_summary(needed: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
+    """Labels needed by strategy and target, and saved against a baseline, seed by seed.
+
+    Args:
+        needed: of ``labels_needed``.
+        baseline: the strategy that labels at random; None for none.
+
+    Returns:
+        Columns budget, dataset, accuracy, strategy, seeds, reached (seeds seen to reach it), labels, low, high (mean
+        and t interval; only where all seeds were seen to), median (where more than half were), saved, saved_low,
+        saved_high, saved_bound. What is saved is given only where both of every pair were seen to get there; where the
+        strategy always did and the baseline did not, it is a lower bound of the mean (``saved_bound`` "at least").
+        A mean over those alone who got there would flatter whoever got there rarely.
+    """
+    rows = []
+    for key, cell in needed.groupby([*PANEL, "accuracy", "strategy"], sort=False):
+        seen = cell["censored"] == ""
+        mean = estimate(cell["labels"]) if seen.all() else estimate([])
+        row = [*key, len(cell), int(seen.sum()), mean.value, *mean.interval()]
+        rows.append([*row, _median(cell), *_saved(needed, cell, baseline)])
+    columns = ["seeds", "reached", "labels", "low", "high", "median", "saved", "saved_low", "saved_high", "saved_bound"]
+    return pd.DataFrame(rows, columns=[*PANEL, "accuracy", "strategy", *columns])
+
+
+def _median(cell: pd.DataFrame) -> float:
+    """Trials that were not there in the end lie above the median, those there before the first round below it; where
+    one of the former ended before the median, nobody knows.
+    """
+    beyond = {"before": -math.inf, "after": math.inf}
+    values = sorted(beyond.get(how, labels) for labels, how in zip(cell["labels"], cell["censored"], strict=True))
+    middle = values[(len(values) - 1) // 2 : len(values) // 2 + 1]
+    ended = cell.loc[cell["censored"] == "after", "labels"].min()
+    known = all(map(math.isfinite, middle)) and not middle[-1] > ended
+    return sum(middle) / len(middle) if known else math.nan
+
+
+def _saved(needed: pd.DataFrame, cell: pd.DataFrame, baseline: str | None) -> tuple[float, float, float, str]:
+    nothing = (math.nan, math.nan, math.nan, "")
+    if baseline is None or cell["strategy"].iloc[0] == baseline:
+        return nothing
+    key = [*PANEL, "accuracy", "seed"]
+    pairs = cell.merge(needed[needed["strategy"] == baseline], on=key, suffixes=("", "_baseline"))
+    if pairs.empty or (pairs["censored"] != "").any() or (pairs["censored_baseline"] == "before").any():
+        return nothing
+    saved = estimate(pairs["labels_baseline"] - pairs["labels"])
+    if (pairs["censored_baseline"] == "after").any():
+        return saved.value, math.nan, math.nan, "at least"
+    return saved.value, *saved.interval(), ""

@@ -1,0 +1,201 @@
+"""From the files of all rounds to what accuracy does not say: calibration, and what the queries chose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lplgrad.acquisition import Candidates, NoOptions, random
+from lplgrad.analysis import calibration as calibrated
+from lplgrad.analysis import choices as chosen
+from lplgrad.analysis.curves import TRIAL
+from lplgrad.analysis.round_files import read_array, read_scores
+from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
+from lplgrad.machine.errors import UserError
+from lplgrad.rounds.files import check_rounds, read_labeled
+from lplgrad.rounds.pool import LabeledSet, draw_candidates
+from lplgrad.rounds.stopping import has_stopped
+from lplgrad.study.layout import Layout, Trial
+from lplgrad.study.settings import StudyFile
+
+Row = dict[str, Any]
+
+
+def calibration(file: StudyFile) -> pd.DataFrame:
+    """Calibration on the test images after every round.
+
+    Returns:
+        Columns budget, dataset, strategy, seed, round, labels, calibration_error (0 to 1), negative_log_likelihood
+        (nats), confidence (mean), entropy_loss_correlation (Spearman's, of predictive entropy and true loss over the
+        test images).
+    """
+    layout = Layout(file.study, file.unavailable)
+    datasets = open_datasets(layout)
+    known: dict[str, Row] = {}  # round 1 stands in the trial of every strategy of a recipe
+    rows = []
+    for trial in layout.trials():
+        data = datasets[trial.dataset]
+        for number in range(1, trained_rounds(layout, trial) + 1):
+            labels, folder = len(labeled_set(layout, trial, number, data)), layout.trained(trial, number)
+            if folder not in known:
+                known[folder] = _calibration(Path(folder) / "test_logits.npy", data)
+            rows.append({**_about(trial, number), "labels": labels, **known[folder]})
+    return pd.DataFrame(rows)
+
+
+def _calibration(path: Path, data: DatasetArrays) -> Row:
+    labels = np.asarray(data.test.labels)
+    logits = read_array(path, (len(labels), len(data.classes)))
+    losses = calibrated.losses(logits, labels)
+    entropies = calibrated.entropies(logits)
+    return {
+        "calibration_error": calibrated.calibration_error(logits, labels),
+        "negative_log_likelihood": float(losses.mean()),
+        "confidence": float(np.exp(-calibrated.losses(logits, logits.argmax(axis=1))).mean()),
+        "entropy_loss_correlation": chosen.rank_correlation(entropies, losses),
+    }
+
+
+def choices(file: StudyFile) -> pd.DataFrame:
+    """What every query chose.
+
+    Returns:
+        Columns budget, dataset, strategy, seed, round (whose model was asked), labels (after the query), balance (of
+        the classes of the chosen images), balance_labeled (of the whole labelled set), spread (mean distance of a
+        chosen image to the nearest other, over that of as many that random labelling takes from the same candidates),
+        error_ranking (probability that a misclassified candidate scores above a right one), score_entropy_correlation
+        (Spearman's over candidates); the last two NaN where the query asked no model.
+    """
+    layout = Layout(file.study, file.unavailable)
+    datasets = open_datasets(layout)
+    rows = []
+    for trial, number, after in queries(layout, datasets):
+        data, labeled = datasets[trial.dataset], after.indices
+        scores = scores_of(layout, trial, number, data)
+        indices = scores["index"].to_numpy(np.int64)
+        taken = indices[scores["selected"].to_numpy(bool)]
+        classes, labels = len(data.classes), np.asarray(data.train.labels)
+        rows.append(
+            {
+                **_about(trial, number),
+                "labels": len(labeled),
+                "balance": chosen.class_balance(labels[taken], classes),
+                "balance_labeled": chosen.class_balance(labels[labeled], classes),
+                "spread": _spread(data, indices, taken, trial.seed, number),
+                **_ranking(scores, labels[indices]),
+            }
+        )
+    columns = ["balance", "balance_labeled", "spread", "error_ranking", "score_entropy_correlation"]
+    return pd.DataFrame(rows, columns=[*TRIAL, "round", "labels", *columns])
+
+
+def _spread(data: DatasetArrays, indices: chosen.Indices, taken: chosen.Indices, seed: int, number: int) -> float:
+    candidates = Candidates(indices=indices, seed=seed, round_number=number, query_size=len(taken))
+    draws = np.asarray(random.score(candidates, NoOptions()))
+    by_chance = indices[np.sort(np.argsort(-draws, kind="stable")[: len(taken)])]
+    distances = [chosen.nearest_distance(chosen.shrunk(data.train.images[part])) for part in (taken, by_chance)]
+    return distances[0] / distances[1] if distances[1] > 0 else float("nan")
+
+
+def _ranking(scores: pd.DataFrame, labels: chosen.Indices) -> Row:
+    if scores["predicted_class"].isna().any():
+        return {"error_ranking": float("nan"), "score_entropy_correlation": float("nan")}
+    score = scores["score"].to_numpy(float)
+    return {
+        "error_ranking": chosen.error_ranking(score, scores["predicted_class"].to_numpy() != labels),
+        "score_entropy_correlation": chosen.rank_correlation(score, scores["entropy"].to_numpy(float)),
+    }
+
+
+def overlap(file: StudyFile) -> pd.DataFrame:
+    """How far two strategies of one seed chose the same images, all their queries so far together.
+
+    Returns:
+        Columns budget, dataset, strategy, baseline (each pair once, in the order of the study), seed, round, labels
+        (after the query), jaccard. The labels of round 1, which are common by construction, do not count. A pair ends
+        where the first of the two stops.
+    """
+    layout = Layout(file.study, file.unavailable)
+    datasets = open_datasets(layout)
+    sets: dict[tuple[str, str, int, int, int], dict[str, chosen.Indices]] = {}
+    for trial, number, after in queries(layout, datasets):
+        key = (trial.budget, trial.dataset, trial.seed, number, len(after))
+        sets.setdefault(key, {})[trial.strategy] = after.indices[after.rounds > 1]
+    rows = []
+    for key, by_strategy in sets.items():
+        budget, dataset, seed, number, labels = key
+        for one, other in combinations(by_strategy, 2):
+            pair = {"budget": budget, "dataset": dataset, "strategy": one, "baseline": other, "seed": seed}
+            common = chosen.jaccard(by_strategy[one], by_strategy[other])
+            rows.append({**pair, "round": number, "labels": labels, "jaccard": common})
+    columns = ["budget", "dataset", "strategy", "baseline", "seed", "round", "labels", "jaccard"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def open_datasets(layout: Layout) -> dict[str, DatasetArrays]:
+    """The data sets of a study by name."""
+    return {name: open_dataset(Path(layout.data(name))) for name in layout.datasets}
+
+
+def trained_rounds(layout: Layout, trial: Trial, until: int | None = None) -> int:
+    """How many rounds a trial trained: all, unless it reached its target accuracy before.
+
+    Args:
+        layout, trial: of the trial.
+        until: count only the rounds up to this one, and read nothing of later ones; None for all.
+    """
+    target, last = layout.target(trial.budget, trial.dataset), until or layout.rounds(trial.budget, trial.dataset)
+    if target is None:
+        return last
+    reached = (
+        number for number in range(1, last) if has_stopped(Path(layout.trained(trial, number)) / "metrics.json", target)
+    )
+    return next(reached, last)
+
+
+def labeled_set(layout: Layout, trial: Trial, number: int, data: DatasetArrays) -> LabeledSet:
+    """The labels of a round that was trained.
+
+    Raises:
+        UserError: the file is not whole, or a round in it has more or fewer labels than a query buys.
+    """
+    path = Path(layout.labels(trial, number))
+    labeled = read_labeled(path, len(data.train.labels))
+    check_rounds(path, labeled, number, layout.budget(trial.budget, trial.dataset).query_size)
+    return labeled
+
+
+def queries(layout: Layout, datasets: dict[str, DatasetArrays]) -> Iterator[tuple[Trial, int, LabeledSet]]:
+    """Every query that bought labels, and the labelled set after it; a trial that has stopped asks nothing more."""
+    for trial in layout.trials():
+        for number in range(1, trained_rounds(layout, trial)):
+            yield trial, number, labeled_set(layout, trial, number + 1, datasets[trial.dataset])
+
+
+def scores_of(layout: Layout, trial: Trial, number: int, data: DatasetArrays) -> pd.DataFrame:
+    """The scores of a query's candidates; no rows where the trial had stopped.
+
+    Raises:
+        UserError: the file is not whole, or not of the candidates that this round drew.
+    """
+    path, budget = Path(layout.round(trial, number)) / "scores.csv", layout.budget(trial.budget, trial.dataset)
+    if number >= trained_rounds(layout, trial):
+        return read_scores(path, np.empty(0, dtype=np.int64), 0)
+    labeled = labeled_set(layout, trial, number, data)
+    candidates = draw_candidates(len(data.train.labels), labeled, budget.subset, trial.seed, number)
+    scores = read_scores(path, candidates, budget.query_size)
+    if not scores["predicted_class"].dropna().between(0, len(data.classes) - 1).all():
+        raise UserError(
+            f"{path}: a predicted class is not among the {len(data.classes)} classes; delete it and run again"
+        )
+    return scores
+
+
+def _about(trial: Trial, number: int) -> Row:
+    about = {"budget": trial.budget, "dataset": trial.dataset, "strategy": trial.strategy, "seed": trial.seed}
+    return {**about, "round": number}

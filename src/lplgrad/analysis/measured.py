@@ -1,0 +1,324 @@
+"""The tables of a study, read back: complete and of this study, or refused in one line.
+
+``lplgrad measurements``, ``timings`` and ``diagnostics`` write them. The study says which rows each table has, so a
+table that was cut off is refused wherever the cut lies.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import astuple
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from lplgrad.analysis.curves import TRIAL
+from lplgrad.analysis.round_files import FINITE
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import read_json
+from lplgrad.rounds import settings as round_settings
+from lplgrad.rounds.files import read_text
+from lplgrad.study.layout import Layout
+from lplgrad.study.settings import StudyFile
+
+AGAIN = "delete it and run again"
+WHERE = ("budget", "dataset", "strategy", "baseline", "recipe", "acquisition", "seed", "round", "labels")
+CONVERT: dict[str, Callable[[str], Any]] = {
+    "text": str,
+    "whole": int,
+    "number": lambda cell: float(cell) if cell else math.nan,
+    "flag": lambda cell: cell == "True",
+}
+
+
+class Kind(NamedTuple):
+    """What the cells of a column may be: a regular expression, the same in words, and a key of ``CONVERT``."""
+
+    pattern: str
+    words: str
+    convert: str = "number"
+
+    def or_empty(self) -> Kind:
+        """The same, where a cell may be empty too."""
+        return self._replace(pattern=f"(?:{self.pattern})?", words=f"{self.words}, or empty")
+
+
+AMOUNT_PATTERN = r"[0-9]+(?:\.[0-9]+)?(?:e[+-][0-9]+)?"
+FRACTION_PATTERN = r"(?:0(?:\.[0-9]+)?|1(?:\.0)?|[0-9](?:\.[0-9]+)?e-[0-9]+)"
+TEXT = Kind("(?s:.*)", "text", "text")
+WHOLE = Kind("[0-9]{1,18}", "a whole number", "whole")
+FLAG = Kind("True|False", "True or False", "flag")
+NUMBER = Kind(FINITE, "a finite number")
+AMOUNT = Kind(rf"{AMOUNT_PATTERN}|-0", "a finite number of 0 or more")  # a loss of 0 may be written with a sign
+VERSION = Kind(round_settings.VERSION, "a version", "text")
+FRACTION = Kind(FRACTION_PATTERN, "a number from 0 to 1")
+CORRELATION = Kind(f"-?{FRACTION_PATTERN}", "a number from -1 to 1")
+
+STRATEGY = dict.fromkeys(("budget", "dataset", "strategy"), TEXT)
+POINT = dict.fromkeys(("seed", "round", "labels"), WHOLE)
+ROUND = {**STRATEGY, "recipe": TEXT, "acquisition": TEXT, "seed": WHOLE, "round": WHOLE}
+MEASUREMENTS = {**ROUND, "labels": WHOLE, "accuracy": FRACTION, "train_loss": NUMBER, "stopped": FLAG, "torch": VERSION}
+CLASSES = {**ROUND, "labels": WHOLE, "class": TEXT, "accuracy": FRACTION.or_empty()}
+TIMINGS = {
+    **ROUND, **dict.fromkeys(("train_seconds", "test_seconds", "train_peak_memory_mb"), AMOUNT),
+    **dict.fromkeys(("query_seconds", "query_peak_memory_mb"), AMOUNT.or_empty()),
+    "device": TEXT, "host": TEXT, "threads": WHOLE, "torch": VERSION,
+}  # fmt: skip
+PLACE = {**STRATEGY, **POINT}
+CALIBRATION = {
+    **PLACE, "calibration_error": FRACTION, "negative_log_likelihood": AMOUNT, "confidence": FRACTION,
+    "entropy_loss_correlation": CORRELATION.or_empty(),
+}  # fmt: skip
+CHOICES = {
+    **PLACE, **dict.fromkeys(("balance", "balance_labeled"), FRACTION), "spread": AMOUNT.or_empty(),
+    "error_ranking": FRACTION.or_empty(), "score_entropy_correlation": CORRELATION.or_empty(),
+}  # fmt: skip
+PAIR = {**STRATEGY, "baseline": TEXT, **POINT}
+OVERLAP = {**PAIR, "jaccard": FRACTION}
+
+
+def mixed_versions(frame: pd.DataFrame) -> str:
+    """A warning for pages: the versions of PyTorch that trained the rounds of a table; empty if there is only one."""
+    counts = frame["torch"].value_counts().sort_index()
+    if len(counts) < 2:
+        return ""
+    listed = ", ".join(f"{count} with {version}" for version, count in counts.items())
+    return (
+        f"Caution: different versions of PyTorch trained these rounds ({listed}). Versions differ in rounding, so part "
+        "of a difference may come from them."
+    )
+
+
+def read_measurements(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:
+    """Read ``measurements.csv``.
+
+    Args:
+        path: the table.
+        file: its study.
+        partial: whether rounds may be missing, as while the study runs.
+
+    Returns:
+        The columns of ``collect.measurements``.
+
+    Raises:
+        UserError: the table is not complete or not of this study, or its cells contradict each other.
+    """
+    frame = _read(path, MEASUREMENTS)
+    _check_rounds(frame, path, file, partial)
+    _check_labels(frame, path, file)
+    return frame
+
+
+def read_timings(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:
+    """Read ``timings.csv``: arguments and errors as for ``read_measurements``.
+
+    Returns:
+        The columns of ``collect.timings``. What is said of queries is NaN in the last round, which has none, and with
+        ``partial`` also where a query is not done yet.
+    """
+    frame = _read(path, TIMINGS)
+    _check_rounds(frame, path, file, partial)
+    layout = Layout(file.study, file.unavailable)
+    last = frame["round"] == _of_panel(frame, layout.rounds)
+    queried = frame[["query_seconds", "query_peak_memory_mb"]].notna()
+    some, all_ = queried.any(axis=1), queried.all(axis=1)
+    wrong = (some & last) | (some != all_) | (~all_ & ~last & (not partial))
+    _refuse(
+        frame[wrong], path, "query_seconds and query_peak_memory_mb must be empty in the last round, and only there"
+    )
+    return frame
+
+
+def read_classes(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:
+    """Read ``classes.csv``: arguments and errors as for ``read_measurements``.
+
+    Returns:
+        The columns of ``collect.class_accuracies``. The accuracy of a class without test images is NaN.
+    """
+    frame = _read(path, CLASSES)
+    rounds = frame.drop_duplicates(list(ROUND))
+    _check_rounds(rounds, path, file, partial)
+    _check_labels(rounds, path, file)
+    layout = Layout(file.study, file.unavailable)
+    for dataset, part in frame.groupby("dataset", sort=False):
+        manifest = Path(layout.data(str(dataset))) / "dataset.json"
+        known = read_json(manifest).get("classes") if manifest.exists() else None
+        _check_classes(part, path, f"its classes are not those of {dataset}", known)
+    return frame
+
+
+def _check_classes(part: pd.DataFrame, path: Path, problem: str, known: list[str] | None) -> None:
+    """The rows of each round are next to each other, and name the same classes in the same order, as ``known`` does.
+
+    A class has an accuracy in every round or in none.
+    """
+    first = (part[list(ROUND)] == part[list(ROUND)].iloc[0]).all(axis=1)
+    names, empty = part["class"][first].tolist(), part["accuracy"][first].isna().tolist()
+    if len(set(names)) < len(names) or names != (known or names):
+        _refuse(part, path, problem)
+    rounds = part[list(ROUND)].iloc[:: len(names)]
+    expected = rounds.loc[rounds.index.repeat(len(names))].set_axis(range(len(rounds) * len(names)))
+    expected["class"], expected["accuracy"] = names * len(rounds), empty * len(rounds)
+    found = part[[*ROUND, "class"]].assign(accuracy=part["accuracy"].isna()).set_axis(range(len(part)))
+    if len(found) != len(expected):
+        _refuse(part.tail(1), path, problem)
+    _refuse(part[(found != expected).any(axis=1).to_numpy()], path, problem)
+
+
+def read_calibration(folder: Path, file: StudyFile) -> pd.DataFrame:
+    """Read ``calibration.csv``, which ``lplgrad diagnostics`` wrote.
+
+    A trial that reached its target accuracy has fewer rows. So that a table that was cut off is not taken for one of
+    such trials, it is compared with ``choices.csv`` beside it.
+
+    Args:
+        folder: of the tables.
+        file: their study.
+
+    Returns:
+        The columns of ``diagnostics.calibration``.
+
+    Raises:
+        UserError: one of the two tables is not complete or not of this study.
+    """
+    return _read_diagnostics(folder, file)[0]
+
+
+def read_choices(folder: Path, file: StudyFile) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read ``choices.csv`` and ``overlap.csv``: arguments and errors as for ``read_calibration``.
+
+    Returns:
+        The columns of ``diagnostics.choices`` and of ``diagnostics.overlap``.
+    """
+    _, choices, trained = _read_diagnostics(folder, file)
+    layout = Layout(file.study, file.unavailable)
+    overlap = _read(folder / "overlap.csv", OVERLAP)
+    trials = dict.fromkeys((budget, dataset, seed) for budget, dataset, _, seed in trained)
+    wanted = [
+        (budget, dataset, one, other, seed, number, (number + 1) * layout.budget(budget, dataset).query_size)
+        for budget, dataset, seed in trials
+        for one, other in combinations(file.study.run.strategies, 2)
+        for number in range(1, min(trained[budget, dataset, name, seed] for name in (one, other)))
+    ]
+    _check_rows(overlap, list(PAIR), wanted, folder / "overlap.csv", TOGETHER)
+    return choices, overlap
+
+
+def _read_diagnostics(
+    folder: Path, file: StudyFile
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[tuple[str, str, str, int], int]]:
+    """Calibration, choices, and the number of rounds that each trial trained."""
+    calibration = _read(folder / "calibration.csv", CALIBRATION)
+    choices = _read(folder / "choices.csv", CHOICES)
+    layout = Layout(file.study, file.unavailable)
+    last, trained = calibration.groupby(TRIAL)["round"].max(), {}
+    for trial in layout.trials():
+        key, rounds = astuple(trial), layout.rounds(trial.budget, trial.dataset)
+        stops = layout.target(trial.budget, trial.dataset) is not None
+        trained[key] = min(int(last.get(key, 1)), rounds) if stops else rounds
+    wanted: tuple[list[Any], list[Any]] = ([], [])
+    for key, rounds in trained.items():
+        labels = layout.budget(*key[:2]).query_size
+        wanted[0].extend((*key, number, number * labels) for number in range(1, rounds + 1))
+        wanted[1].extend((*key, number, (number + 1) * labels) for number in range(1, rounds))
+    _check_rows(calibration, list(PLACE), wanted[0], folder / "calibration.csv")
+    _check_rows(choices, list(PLACE), wanted[1], folder / "choices.csv", TOGETHER)
+    return calibration, choices, trained
+
+
+TOGETHER = "delete it and calibration.csv, with which it must agree, and run again"
+
+
+def _read(path: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
+    """A table with just these columns, each of whose cells is of its column's kind."""
+    reader = csv.reader(io.StringIO(read_text(path, list(kinds)), newline=""), strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num + 1}: {error}; {AGAIN}") from None
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(kinds):
+            raise UserError(f"{path}: row {number} has {len(row)} cells, not {len(kinds)}; {AGAIN}")
+    columns: dict[str, Any] = dict(zip(kinds, zip(*rows, strict=True) if rows else [()] * len(kinds), strict=True))
+    for name, kind in kinds.items():
+        wrong = {cell for cell in set(columns[name]) if not re.fullmatch(kind.pattern, cell)}
+        for number, cell in enumerate(columns[name] if wrong else (), start=1):
+            if cell in wrong:
+                raise UserError(f"{path}: row {number}: {name} must be {kind.words}, not {cell!r}; {AGAIN}")
+    return pd.DataFrame({name: list(map(CONVERT[kind.convert], columns[name])) for name, kind in kinds.items()})
+
+
+def _check_rounds(frame: pd.DataFrame, path: Path, file: StudyFile, partial: bool) -> None:
+    """There is a row for every round of the study; with ``partial`` for one at least."""
+    layout, strategies = Layout(file.study, file.unavailable), file.study.strategies
+    wanted = [
+        (
+            trial.budget, trial.dataset, trial.strategy, strategies[trial.strategy].recipe,
+            strategies[trial.strategy].acquisition, trial.seed, number,
+        )
+        for trial in layout.trials()
+        for number in range(1, layout.rounds(trial.budget, trial.dataset) + 1)
+    ]  # fmt: skip
+    if partial and frame.empty:
+        raise UserError(f"{path}: no rounds in it; {AGAIN}")
+    _check_rows(frame, list(ROUND), wanted, path, partial=partial)
+
+
+def _check_rows(
+    frame: pd.DataFrame,
+    columns: list[str],
+    wanted: list[tuple[Any, ...]],
+    path: Path,
+    hint: str = AGAIN,
+    partial: bool | None = None,
+) -> None:
+    """The cells of some columns are what is wanted, each row once and in any order.
+
+    With ``partial`` rows may be missing. It is None for tables that are never partial.
+    """
+    found = list(zip(*(frame[name].tolist() for name in columns), strict=True))
+    known, there = set(wanted), set(found)
+    _refuse(frame[frame.duplicated(columns)], path, "this row is in it twice")
+    strange = np.array([row not in known for row in found], dtype=bool)
+    _refuse(frame[strange], path, "the study has no such row", hint)
+    missing = [] if partial else [row for row in wanted if row not in there]
+    problem = f"{len(missing)} of {len(wanted)} rows are missing, this one first"
+    hint += ", or give --partial if the study is not finished" if partial is not None else ""
+    _refuse(pd.DataFrame(missing, columns=columns), path, problem, hint)
+
+
+def _check_labels(frame: pd.DataFrame, path: Path, file: StudyFile) -> None:
+    """Every round adds ``query_size`` labels until the trial reaches its target accuracy; after that none does."""
+    layout = Layout(file.study, file.unavailable)
+    full = frame["round"] * _of_panel(frame, lambda *panel: layout.budget(*panel).query_size)
+    target = _of_panel(frame, lambda *panel: layout.target(*panel) or math.inf)
+    end = frame.groupby(TRIAL)["labels"].transform("max")
+    stopped = frame["labels"] < full
+    wrong = (frame["labels"] != np.minimum(full, end)) | (stopped & np.isinf(target))
+    if "stopped" in frame:
+        ends = frame.assign(accuracy=frame["accuracy"].where((frame["labels"] == end) & ~stopped))
+        at_end = ends.groupby(TRIAL)["accuracy"].transform("max").fillna(frame["accuracy"])
+        reached = frame["accuracy"] >= target
+        wrong |= (frame["stopped"] != stopped) | (reached & (frame["labels"] < end))
+        wrong |= stopped & (~reached | (frame["accuracy"] != at_end))
+    _refuse(frame[wrong], path, "labels, accuracy and stopped contradict query_size and target_accuracy")
+
+
+def _of_panel(frame: pd.DataFrame, value: Callable[[str, str], float]) -> npt.NDArray[Any]:
+    """A value that belongs to the budget and data set of each row, shape (rows,)."""
+    return np.array([value(*panel) for panel in zip(frame["budget"], frame["dataset"], strict=True)])
+
+
+def _refuse(rows: pd.DataFrame, path: Path, problem: str, hint: str = AGAIN) -> None:
+    """Refuse a table for the first of some rows that have a problem, if there are any."""
+    for row in rows.head(1).to_dict("records"):
+        where = ", ".join(f"{name} {row[name]}" for name in WHERE if name in row)
+        raise UserError(f"{path}: {where}: {problem}; {hint}")

@@ -1,0 +1,153 @@
+"""A digest of the code that a job runs, so that a change of behaviour reruns the job and any other edit does not.
+
+Snakemake does not look into the package. Every rule therefore carries, as a parameter, the digest of the definitions
+(functions, classes, constants) that its job reaches: those that it names, those that these name, and so on. Comments,
+docstrings and annotations of functions do not count, nor do definitions that nothing names.
+
+What a module finds by ``importlib`` is invisible here. The rule names it as a further root.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+# Settings reach a job as parameters, with their defaults written out. How they are checked, where files lie, how a
+# training resumes, and which GPU it got cannot change a result.
+WITHOUT_EFFECT = {
+    "cli", "study.layout", "study.reading", "study.settings", "study.validation", "rounds.resume", "rounds.settings",
+    "machine.digest", "machine.errors", "machine.leases", "machine.locks", "machine.log", "machine.signals",
+}  # fmt: skip
+
+
+def code_digest(*roots: str, without: Collection[str] = ()) -> str:
+    """Digest of some definitions of the package and of all that they reach.
+
+    Args:
+        roots: definitions or whole modules below ``lplgrad``, as ``rounds.train.run`` or ``acquisition.entropy``.
+        without: modules that are reached, but not used by the job.
+    """
+    reached: set[tuple[str, str]] = set()
+    waiting = [found for root in roots for found in _resolve(root)]
+    while waiting:
+        module, name = waiting.pop()
+        left_out = module in WITHOUT_EFFECT or module in without or module.partition(".")[0] in without
+        if (module, name) not in reached and not left_out:
+            reached.add((module, name))
+            waiting.extend(_definition(module, name)[1])
+    code = "\n".join(f"# {module}.{name}\n{_definition(module, name)[0]}" for module, name in sorted(reached))
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+@dataclass
+class _Module:
+    """The top level of a module.
+
+    Attributes:
+        definitions: the statements that bind each name; those with another effect stand under the name "".
+        imports: what each imported name stands for, also those imported within functions.
+    """
+
+    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    imports: dict[str, str] = field(default_factory=dict)
+
+
+def _resolve(dotted: str) -> list[tuple[str, str]]:
+    """Definitions that a name below ``lplgrad`` stands for: one, or all of a module; none if it is no such name."""
+    if _path(dotted).exists():
+        return [(dotted, name) for name in ("", *_read(dotted).definitions)]
+    module, _, name = dotted.rpartition(".")
+    return [(module, ""), (module, name)] if module and _path(module).exists() else []
+
+
+@cache
+def _definition(module: str, name: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    """The code of a definition, and the definitions that it names itself."""
+    read = _read(module)
+    code, named = [], set[tuple[str, str]]()
+    if name not in read.definitions and name in read.imports:  # handed on by a package
+        return "", frozenset(_resolve(read.imports[name].removeprefix("lplgrad.")))
+    for statement in read.definitions.get(name, []):
+        code.append(ast.unparse(statement))
+        for used in _names(statement):
+            first, _, rest = used.partition(".")
+            if first in read.definitions:
+                named.add((module, first))
+            elif first in read.imports:
+                target = read.imports[first]
+                if not target.startswith("lplgrad."):
+                    code.append(f"# {first} is {target}")
+                    continue
+                target = target.removeprefix("lplgrad.")
+                attribute = f"{target}.{rest.partition('.')[0]}"
+                named.update(_resolve(attribute if rest and _path(target).exists() else target))
+    return "\n".join(dict.fromkeys(code)), frozenset(named)
+
+
+def _names(statement: ast.stmt) -> Iterator[str]:
+    """Names that a statement uses, each with the attributes that follow it directly."""
+    inner: set[ast.AST] = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Attribute) and node not in inner:
+            parts = [node.attr]
+            value = node.value
+            while isinstance(value, ast.Attribute):
+                inner.add(value)
+                parts.append(value.attr)
+                value = value.value
+            if isinstance(value, ast.Name):
+                inner.add(value)
+                yield ".".join([value.id, *reversed(parts)])
+        elif isinstance(node, ast.Name) and node not in inner:
+            yield node.id
+
+
+@cache
+def _read(module: str) -> _Module:
+    """A module without docstrings, annotations of functions, and imports that only types need."""
+    tree = ast.parse(_path(module).read_text(encoding="utf-8"))
+    read = _Module()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            read.imports.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                first = alias.name.partition(".")[0]
+                read.imports[alias.asname or first] = alias.name if alias.asname else first
+    for statement in tree.body:
+        if not isinstance(statement, ast.Import | ast.ImportFrom):
+            for name in _bound(statement):
+                read.definitions.setdefault(name, []).append(statement)
+    return read
+
+
+def _is_for_types(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING"
+
+
+def _bound(statement: ast.stmt) -> list[str]:
+    """The names that a statement at the top of a module binds, and "" if it may have an effect besides."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return [statement.name]
+    stored = [node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    return stored if stored and isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign) else [*stored, ""]
+
+
+def _path(module: str) -> Path:
+    path = PACKAGE.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

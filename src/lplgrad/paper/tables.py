@@ -1,0 +1,278 @@
+"""The paper's Tables I to IV, each of ours beside the paper's own numbers; ``ablation`` has Tables V and VI."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lplgrad.analysis.curves import CELL, PANEL, TRIAL, panels
+from lplgrad.analysis.inference import ALPHA, estimate, welch
+from lplgrad.machine.files import read_json
+from lplgrad.paper import TRIALS, published, spread
+from lplgrad.paper.ablation import outside
+from lplgrad.report.document import Part
+from lplgrad.report.tables import accuracy_table, dataset_title, strategy_title
+from lplgrad.report.wording import DASH, count, plus_minus, signed
+from lplgrad.study.layout import Layout
+from lplgrad.study.settings import StudyFile
+from lplgrad.tools.costs import parameters
+
+TIMED = "lplgrad"  # whose seconds the others' are multiples of
+TIMED_BUDGET = "high"  # the paper names none for Table IV
+TIME_COLUMNS = [*CELL, "phase", "unit", "seeds", "ratio", "low", "high", "paper", "outside"]
+
+
+def datasets_table(file: StudyFile) -> pd.DataFrame:
+    """Table I: what was prepared and how it is trained on.
+
+    Returns:
+        Columns dataset, train, test, total (both), image_size, channels, classes, parameters (of the main model),
+        epochs, batch_size, learning_rate, milestones; a data set that is not prepared has empty sizes.
+    """
+    layout = Layout(file.study)
+    rows = []
+    for name in file.study.run.datasets:
+        row = file.study.datasets[name]
+        known: dict[str, Any] = {"dataset": name}
+        manifest = Path(layout.data(name)) / "dataset.json"
+        if manifest.exists():
+            values = read_json(manifest)
+            (train, height, width, channels), test = values["splits"]["train"]["images"], values["splits"]["test"]
+            known |= {
+                "train": train,
+                "test": test["images"][0],
+                "total": train + test["images"][0],
+                "image_size": f"{width}x{height}",
+                "channels": channels,
+                "classes": len(values["classes"]),
+                "parameters": parameters(row.model, channels, len(values["classes"]))[0],
+            }
+        known |= {
+            "epochs": row.training.epochs,
+            "batch_size": row.training.batch_size,
+            "learning_rate": row.training.learning_rate,
+            "milestones": " ".join(map(str, row.training.milestones)),
+        }
+        rows.append(known)
+    columns = ["dataset", "train", "test", "total", "image_size", "channels", "classes", "parameters", "epochs"]
+    return pd.DataFrame(rows).reindex(columns=[*columns, "batch_size", "learning_rate", "milestones"])
+
+
+def datasets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
+    """Table I as people read it."""
+    printed = published("datasets").set_index("dataset")
+    kinds = ["train", "test", "total", "classes", "parameters", "epochs", "batch_size"]
+    head = ["", "", "training pool", "test images", "images in all", "classes", "parameters", "epochs", "mini-batch"]
+    rows, best = [], set()
+    for _, ours in table.iterrows():
+        name = str(ours["dataset"])
+        rows.append([dataset_title(file, name), "ours", *(_whole(ours[kind]) for kind in [*kinds, "image_size"])])
+        if name in printed.index:
+            theirs = printed.loc[name]
+            rows.append(["", "paper", *(_whole(theirs[kind]) for kind in kinds), ""])
+            best |= {
+                (len(rows) - 1, column)
+                for column, kind in enumerate(kinds, start=2)
+                if pd.notna(theirs[kind]) and pd.notna(ours[kind]) and theirs[kind] != ours[kind]
+            }
+    return [
+        Part("Data sets and training", head=[*head, "image size"], rows=rows, strong=frozenset(best), text_columns=2)
+    ]
+
+
+def budgets_table(file: StudyFile) -> pd.DataFrame:
+    """Table II: columns budget, dataset, query_size, candidates, labels, rounds."""
+    rows = []
+    for budget in file.study.run.budgets:
+        for dataset in file.study.run.datasets:
+            row = file.study.datasets[dataset].budgets[budget]
+            values = {"query_size": row.query_size, "candidates": row.candidates, "labels": row.labels}
+            rows.append({"budget": budget, "dataset": dataset, **values, "rounds": row.rounds})
+    return pd.DataFrame(rows)
+
+
+def budgets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
+    """Table II as people read it: a section a budget, data sets across; the paper's number where ours differs."""
+    printed = published("budgets").set_index(PANEL)
+    kinds = {"query_size": "query size b", "candidates": "candidates S", "labels": "labels A", "rounds": "rounds"}
+    parts = []
+    for budget, part in table.groupby("budget", sort=False):
+        rows = []
+        for kind, title in kinds.items():
+            cells = []
+            for _, row in part.iterrows():
+                cell, key = _whole(row[kind]), (budget, row["dataset"])
+                if kind in printed and key in printed.index and printed.loc[key, kind] != row[kind]:
+                    cell += f" (paper: {_whole(printed.loc[key, kind])})"
+                cells.append(cell)
+            rows.append([title, *cells])
+        titles = [dataset_title(file, str(name)) for name in part["dataset"]]
+        parts.append(Part(f"{str(budget).capitalize()} budget", head=["", *titles], rows=rows))
+    return parts
+
+
+def accuracy_against_paper(measurements: pd.DataFrame) -> pd.DataFrame:
+    """Table III: our accuracy beside the paper's, cell by cell.
+
+    Returns:
+        The paper's cells that the study has too: budget, dataset, labels, strategy, seeds, mean, std, paper_mean,
+        paper_std, difference, low, high (95 % interval of the difference, Welch's), p (Welch's test, two-sided),
+        verdict (above or below the paper, not told apart, which is no proof of agreement, or one seed), and stopped:
+        how many trials had stopped before. Those that went on are no sample of all, so that there is no test then.
+        What the paper prints behind the sign is read as a standard deviation over its 5 trials (``paper.spread``).
+    """
+    table = accuracy_table(measurements)
+    printed = published("accuracy").rename(columns={"mean": "paper_mean", "std": "paper_std"})
+    cells = table.merge(printed, on=[*CELL, "labels"])
+    cells["stopped"] = _stopped_before(cells, measurements)
+    found = [_against(cell) for _, cell in cells.iterrows()]
+    told = pd.DataFrame(found, columns=["difference", "low", "high", "p", "verdict"], index=cells.index)
+    untold = cells["stopped"] > 0
+    told[["low", "high", "p"]] = told[["low", "high", "p"]].mask(untold)
+    told["verdict"] = told["verdict"].mask(untold, "trials stopped")
+    return cells.assign(**told)
+
+
+def _stopped_before(cells: pd.DataFrame, measurements: pd.DataFrame) -> pd.Series[int]:
+    """How many trials of each cell's strategy stopped with fewer labels."""
+    stops = measurements[measurements["stopped"].astype(bool)].drop_duplicates(TRIAL)
+    pairs = cells.reset_index().merge(stops[[*CELL, "labels"]], on=CELL, suffixes=("", "_stop"))
+    early = pairs.loc[pairs["labels_stop"] < pairs["labels"], "index"]
+    return early.value_counts().reindex(cells.index, fill_value=0)
+
+
+def _against(cell: pd.Series[Any]) -> tuple[float, float, float, float, str]:
+    paper = cell["paper_mean"], spread(cell["paper_std"])
+    difference = welch((cell["mean"], cell["std"]), paper, (int(cell["seeds"]), TRIALS))
+    side = "above the paper" if difference.value > 0 else "below the paper"
+    verdict = "one seed" if math.isnan(difference.p) else "not told apart" if difference.p >= ALPHA else side
+    return difference.value, *difference.interval(), difference.p, verdict
+
+
+def accuracy_against_paper_parts(cells: pd.DataFrame, file: StudyFile) -> list[Part]:
+    """Table III as people read it: strategies down, and for each number of labels ours, the paper's, the difference."""
+    parts = []
+    for panel, part in panels(cells):
+        budget, dataset = panel.values()
+        labels, seeds = sorted(set(part["labels"])), int(part["seeds"].max())
+        head = ["", *(word for number in labels for word in (f"{number:,} labels", "paper", "difference"))]
+        rows: list[list[str]] = []
+        best = set()
+        for strategy in [name for name in file.study.run.strategies if name in set(part["strategy"])]:
+            row = [strategy_title(file, strategy)]
+            for number in labels:
+                cell = part[(part["labels"] == number) & (part["strategy"] == strategy)]
+                if cell.empty:
+                    row += [DASH, DASH, DASH]
+                    continue
+                only = cell.iloc[0]
+                fewer = "" if only["seeds"] == seeds else f" (n = {only['seeds']})"
+                row += [
+                    plus_minus(only["mean"], only["std"], 1) + fewer,
+                    plus_minus(only["paper_mean"], only["paper_std"], 1),
+                    signed(only["difference"], 1),
+                ]
+                if only["p"] < ALPHA:
+                    best.add((len(rows), len(row) - 1))
+            rows.append(row)
+        heading = (
+            f"{dataset_title(file, dataset)}, {budget} budget: {count(seeds, 'trial')} against the paper's {TRIALS}"
+        )
+        parts.append(Part(heading, head=head, rows=rows, strong=frozenset(best)))
+    return parts
+
+
+def time_against_paper(timings: pd.DataFrame) -> pd.DataFrame:
+    """Table IV: seconds as multiples of LPLgrad's on the same seed, beside the same ratios of the paper.
+
+    Args:
+        timings: a row a round, of ``collect.timings``.
+
+    Returns:
+        Of the paper's data sets with the high budget: columns budget, dataset, strategy, phase (train, query), unit,
+        seeds, ratio (mean over seeds), low, high (its 95 % t interval), paper, outside (whether the paper's ratio lies
+        outside that interval; None where there is none). The unit ``round`` sums over the rounds that both strategies
+        trained or asked in, the unit ``trial`` over trials that both ran to the end; where no trial stopped early the
+        two are the same.
+    """
+    spent = _spent(timings)
+    printed = published("time").melt(["dataset", "strategy"], var_name="phase", value_name="seconds")
+    printed = _beside_timed(printed.assign(budget=TIMED_BUDGET), [*PANEL, "phase"])
+    printed["paper"] = printed["seconds"] / printed["seconds_reference"]
+    both = _beside_timed(spent, [*PANEL, "seed", "round", "phase", "unit"])
+    both = both[both["dataset"].isin(printed["dataset"]) & (both["budget"] == TIMED_BUDGET)]
+    rows: list[list[Any]] = []
+    for key, part in both.groupby([*CELL, "phase", "unit"], sort=False):
+        sums = part.dropna().groupby("seed")[["seconds", "seconds_reference"]].sum()
+        ratios = (sums["seconds"] / sums["seconds_reference"])[sums["seconds_reference"] > 0]
+        found = estimate(ratios)
+        rows.append([*key, len(ratios), found.value, *found.interval()])
+    table = pd.DataFrame(rows, columns=TIME_COLUMNS[:-2])
+    table = table.merge(printed[[*CELL, "phase", "paper"]], on=[*CELL, "phase"], how="left")
+    told = [outside(*row) for row in table[["paper", "low", "high"]].itertuples(index=False)]
+    return table.assign(outside=pd.Series(told, dtype=object))
+
+
+def _spent(timings: pd.DataFrame) -> pd.DataFrame:
+    """Seconds, a row a round, phase and unit; NaN where there are none to compare.
+
+    A trial that has stopped says so by 0 seconds of training; the query before asked nothing.
+    """
+    ordered = timings.sort_values("round")
+    trials = ordered.groupby(TRIAL)["train_seconds"]
+    trained, whole = ordered["train_seconds"] > 0, trials.transform("min") > 0
+    counted = {
+        ("train", "round"): ordered["train_seconds"].where(trained),
+        ("train", "trial"): ordered["train_seconds"].where(whole),
+        ("query", "round"): ordered["query_seconds"].where(trained & (trials.shift(-1) != 0)),
+        ("query", "trial"): ordered["query_seconds"].where(whole),
+    }
+    long = [ordered.assign(phase=phase, unit=unit, seconds=of) for (phase, unit), of in counted.items()]
+    return pd.concat(long).sort_index(kind="stable")[[*TRIAL, "round", "phase", "unit", "seconds"]]
+
+
+def _beside_timed(seconds: pd.DataFrame, shared: list[str]) -> pd.DataFrame:
+    """The seconds with those of LPLgrad in the column seconds_reference."""
+    reference = seconds.loc[seconds["strategy"] == TIMED, [*shared, "seconds"]]
+    return seconds.merge(reference, on=shared, suffixes=("", "_reference"))
+
+
+def time_against_paper_parts(ratios: pd.DataFrame, file: StudyFile) -> list[Part]:
+    """Table IV as people read it: in bold where the paper's ratio lies outside the interval of ours."""
+    of_phase = [(f"{phase}, a round", f"{phase}, a trial", "paper") for phase in ("training", "query")]
+    head = ["multiples of LPLgrad's", "seeds", *of_phase[0], *of_phase[1]]
+    parts = []
+    for panel, part in panels(ratios):
+        budget, dataset = panel.values()
+        rows: list[list[str]] = []
+        best = set()
+        for strategy, cells in part.groupby("strategy", sort=False):
+            seeds = int(cells["seeds"].max())
+            row = [strategy_title(file, str(strategy)), str(seeds)]
+            for _, phase in cells.groupby("phase", sort=False):
+                for _, cell in phase.iterrows():
+                    if cell["outside"]:
+                        best.add((len(rows), len(row)))
+                    fewer = "" if cell["seeds"] == seeds else f" (n = {cell['seeds']})"
+                    row.append(_ratio(cell["ratio"]) + _ratio_interval(cell["low"], cell["high"]) + fewer)
+                row.append(_ratio(phase["paper"].iloc[0]))
+            rows.append(row)
+        parts.append(
+            Part(f"{dataset_title(file, dataset)}, {budget} budget: time", head=head, rows=rows, strong=frozenset(best))
+        )
+    return parts
+
+
+def _whole(value: Any) -> str:
+    return value if isinstance(value, str) else DASH if pd.isna(value) else f"{value:,.0f}"
+
+
+def _ratio(value: float) -> str:
+    return DASH if math.isnan(value) else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _ratio_interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f" [{_ratio(low)}, {_ratio(high)}]"

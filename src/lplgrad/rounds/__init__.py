@@ -1,0 +1,1 @@
+"""A round of active learning: its labels, its networks, the training loop, the query, and the files between them."""

@@ -1,0 +1,211 @@
+"""Training that goes on where an earlier process stopped, within a round, and ends with the same bytes.
+
+Every so many seconds the state between two epochs is written to one file beside the round's outputs: weights and
+buffers of all networks, momenta, random streams, the epoch. The file names what it belongs to by a digest of settings,
+inputs and code; one that belongs to anything else is discarded, and so is one that is not whole. That it is unknown to
+Snakemake is on purpose: of a job that failed, and of one whose end it did not live to see, Snakemake deletes what it
+knows. So the file outlives its job, and is removed by the next one that the results of this one are handed to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lplgrad.machine.digest import code_digest
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import replacing
+from lplgrad.machine.log import say
+from lplgrad.machine.signals import Interrupted, deferred
+from lplgrad.rounds.files import PROGRESS
+from lplgrad.rounds.loop import Epoch, State
+
+FORMAT = "lplgrad progress 1"
+SHARE = 0.02  # of the time at most goes into writing
+LONGEST = 600.0  # seconds between two writes, however slow one was
+
+
+class Progress:
+    """The progress file of one training.
+
+    Args:
+        folder: of the round.
+        digest: of all that the training's result depends on.
+        seconds: between two writes; longer, where writing is slow. 0 writes after every epoch.
+        wanted: tells whether another process waits for the folder.
+    """
+
+    def __init__(self, folder: Path, digest: str, seconds: float, wanted: Callable[[], bool] = lambda: False) -> None:
+        self.path = folder / PROGRESS
+        self.digest = digest
+        self.seconds = self.interval = seconds
+        self.wanted = wanted
+        self.state: State | None = None
+        self.started = self.written = time.monotonic()
+        self.earlier_seconds = 0.0
+
+    def attach(self, state: State) -> None:
+        """Take a training's state before its first epoch, and bring it to where an earlier process stopped."""
+        self.state = state
+        if not self.path.exists():
+            return
+        try:
+            self.earlier_seconds = restore(state, self.path, self.digest)
+        except UserError as error:
+            say(f"{error}; it is discarded, and the round is trained from its first epoch")
+            self.path.unlink()
+            return
+        say(f"{self.path}: going on after epoch {state.epoch} of {state.epochs}")
+
+    def keep(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
+        """Yield what is told of epochs, and write the state now and then; last of all, when the process is to end.
+
+        Raises:
+            UserError: another process took over.
+            Interrupted: the process was asked to end.
+        """
+        with deferred("after this epoch") as requests:
+            for epoch in epochs:
+                yield epoch
+                if self.state is None:
+                    continue
+                if self.state.epoch == self.state.epochs:
+                    if self.path.exists() or time.monotonic() - self.started >= self.seconds:
+                        self.write()  # Snakemake may be dead by now, and have the job done again
+                    continue
+                if self.wanted():
+                    self.write()
+                    raise UserError("another process has come for this round and goes on from here; this one ends")
+                if requests.number is not None:
+                    self.write()
+                    raise Interrupted(requests.number)
+                if time.monotonic() - self.written >= self.interval:
+                    self.write()
+
+    def write(self) -> None:
+        """Write the state. A disk that is full does not end a training that may yet be told of it in vain."""
+        assert self.state is not None
+        begun = time.monotonic()
+        try:
+            save(self.state, self.path, self.digest, self.earlier_seconds + begun - self.started)
+        except OSError as error:
+            say(f"{self.path}: {error.strerror}; training goes on, but could not be taken up from here")
+        self.written = time.monotonic()
+        if self.seconds:
+            self.interval = max(self.seconds, min((self.written - begun) / SHARE, LONGEST))
+
+
+def _tensors(state: State) -> dict[str, Tensor]:
+    """All tensors of a state by name. Before the first step there are no momenta."""
+    tensors = {
+        f"{name}/{key}": tensor
+        for name, network in state.networks.named().items()
+        for key, tensor in network.state_dict().items()
+    }
+    for name, optimizer in state.optimizers.items():
+        for position, parameter in enumerate(optimizer.parameters):
+            momentum = optimizer.momentum_buffers[position]
+            tensors[f"{name}/momentum/{position}"] = torch.empty_like(parameter) if momentum is None else momentum
+    return tensors
+
+
+def save(state: State, path: Path, digest: str, seconds: float) -> None:
+    """Write a state after an epoch. Nothing in the file is pickled."""
+    from safetensors.torch import save as serialize
+
+    header = {
+        "format": FORMAT,
+        "digest": digest,
+        "epoch": state.epoch,
+        "seconds": seconds,
+        "last": None if state.last is None else asdict(state.last),
+        "streams": {name: generator.bit_generator.state for name, generator in state.streams().items()},
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(state).items()}
+    data = serialize(tensors, metadata={"lplgrad": json.dumps(header)})
+    with replacing(path) as file:
+        file.write(data)
+
+
+def restore(state: State, path: Path, digest: str) -> float:
+    """Bring a state that is before its first epoch to where a file says; changed only if all of the file is sound.
+
+    Returns:
+        Seconds that were trained before.
+
+    Raises:
+        UserError: the file is not whole, or of another training.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("lplgrad", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a whole progress file ({' '.join(str(error).split())})") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise UserError(f"{path}: not a progress file of lplgrad")
+    if header.get("digest") != digest:
+        raise UserError(f"{path}: is of other settings, inputs or code")
+    epoch, seconds, last = header.get("epoch"), header.get("seconds"), header.get("last")
+    expected = _tensors(state)
+    if (
+        type(epoch) is not int
+        or not 1 <= epoch <= state.epochs
+        or not isinstance(last, dict)
+        or not _is_epoch(last, epoch)
+        or type(seconds) is not float
+        or not 0 <= seconds < math.inf
+        or {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        != {name: (tensor.shape, tensor.dtype) for name, tensor in expected.items()}
+    ):
+        raise UserError(f"{path}: does not fit the training that it is of")
+    streams = state.streams()
+    try:
+        for name in streams:
+            np.random.PCG64().state = header["streams"][name]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise UserError(f"{path}: does not tell where its random streams are") from None
+    for name, generator in streams.items():
+        generator.bit_generator.state = header["streams"][name]
+    with torch.no_grad():
+        for name, network in state.networks.named().items():
+            for key, tensor in network.state_dict().items():
+                tensor.copy_(tensors[f"{name}/{key}"])  # in place: the memory format is part of the arithmetic
+        for name, optimizer in state.optimizers.items():
+            optimizer.momentum_buffers[:] = [
+                torch.empty_like(parameter).copy_(tensors[f"{name}/momentum/{position}"])
+                for position, parameter in enumerate(optimizer.parameters)
+            ]
+    state.epoch, state.last = epoch, Epoch(**last)
+    return seconds
+
+
+def _is_epoch(last: dict[str, Any], number: int) -> bool:
+    kinds = {"number": int, "loss": float, "pair_loss": float | None, "learning_rate": float}
+    return (
+        last.keys() == kinds.keys()
+        and all(isinstance(last[name], kind) for name, kind in kinds.items())
+        and last["number"] == number
+    )
+
+
+def digest_of(values: object, inputs: Iterable[Path]) -> str:
+    """Digest of settings, of files, of the code that trains, and of the versions that compute."""
+    sha256 = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
+    sha256.update(f"{code_digest('rounds.train.run')} {torch.__version__} {np.__version__}".encode())
+    for path in inputs:
+        with path.open("rb") as file:
+            sha256.update(hashlib.file_digest(file, "sha256").digest())
+    return sha256.hexdigest()

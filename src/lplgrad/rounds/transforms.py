@@ -1,0 +1,81 @@
+"""Images from uint8 to what a model is given: augmentation and normalisation, on the device, by whole batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lplgrad.study.settings import Augmentation, Normalization
+
+
+class Normalize:
+    """Scale to [0, 1] and standardise each channel.
+
+    Args:
+        settings: mean and standard deviation per channel.
+        device: where images are.
+    """
+
+    def __init__(self, settings: Normalization, device: torch.device) -> None:
+        mean = torch.tensor(settings.mean, dtype=torch.float64)
+        std = torch.tensor(settings.std, dtype=torch.float64)
+        self.scale = (1 / (255 * std)).float().view(1, -1, 1, 1).to(device)
+        self.shift = (-mean / std).float().view(1, -1, 1, 1).to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """From uint8, shape (B, H, W, C), to float32, shape (B, C, H, W), in channels-last memory."""
+        return torch.addcmul(self.shift, images.permute(0, 3, 1, 2).float(), self.scale)
+
+
+class Augment:
+    """Random crop after padding with black, and random horizontal flip.
+
+    All of an epoch's draws are made at once on the CPU, so that they are the same on every device.
+
+    Args:
+        images: uint8, shape (N, H, W, C), on their device.
+        settings: padding, and whether to flip.
+        generator: the augmentation's random stream.
+    """
+
+    def __init__(self, images: Tensor, settings: Augmentation, generator: np.random.Generator) -> None:
+        self.settings = settings
+        self.generator = generator
+        self.count, height, width, _ = images.shape
+        padding = settings.crop_padding
+        padded = F.pad(images, (0, 0, padding, padding, padding, padding))
+        # Every crop of every image as a view: (N, 2P+1, 2P+1, C, H, W). Nothing is copied until it is indexed.
+        self.crops = padded.unfold(1, height, 1).unfold(2, width, 1)
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The draws of an epoch, each of shape (N,): top and left of the crop, and whether to flip."""
+        offsets = 2 * self.settings.crop_padding + 1
+        top = self.generator.integers(offsets, size=self.count)
+        left = self.generator.integers(offsets, size=self.count)
+        flip = self.generator.random(self.count) < (0.5 if self.settings.horizontal_flip else 0.0)
+        device = self.crops.device
+        return torch.from_numpy(top).to(device), torch.from_numpy(left).to(device), torch.from_numpy(flip).to(device)
+
+    def __call__(self, batch: Tensor, draws: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """The images of a batch.
+
+        Args:
+            batch: positions, shape (B,).
+            draws: what ``draw`` returned for this epoch.
+
+        Returns:
+            uint8, shape (B, H, W, C).
+        """
+        top, left, flip = (values[batch] for values in draws)
+        images = self.crops[batch, top, left].permute(0, 2, 3, 1)
+        if self.settings.horizontal_flip:
+            images = torch.where(flip.view(-1, 1, 1, 1), images.flip(2), images)
+        return images
+
+
+def to_tensor(array: npt.NDArray[np.uint8 | np.int64], device: torch.device) -> Tensor:
+    """Images or labels as read from disk, copied to the device."""
+    return torch.from_numpy(np.array(array)).to(device)

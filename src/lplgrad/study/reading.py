@@ -1,0 +1,102 @@
+"""Reading a study from configuration files, each merged over the ones before and checked on its own.
+
+Imports neither torch nor Snakemake.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lplgrad.machine.errors import UserError
+from lplgrad.study.layout import Layout
+from lplgrad.study.settings import Study, StudyFile
+from lplgrad.study.validation import first_difference, parse, read_yaml
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` over ``base``: mappings are merged key by key, everything else is replaced (Snakemake's rule)."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below if isinstance(below, Mapping) else {}, value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Study:
+    """Read a study from configuration files, each merged over the ones before, and check it after every step.
+
+    Args:
+        files: YAML (or JSON) files, the first of which is complete in itself.
+        overrides: values given on the command line; they come last.
+
+    Raises:
+        UserError: the file and key at fault, in one line.
+    """
+    layers: list[tuple[str, Any]] = [(str(file), _read_yaml_file(Path(file))) for file in files]
+    if overrides:
+        layers.append(("--config", _typed(overrides)))
+    if not layers:
+        raise UserError("no configuration file was given")
+    merged: dict[str, Any] = {}
+    for where, layer in layers:
+        if not isinstance(layer, Mapping):
+            raise UserError(f"{where}: expected keys and values at the top level")
+        if not merged and "recipes" not in layer:
+            raise UserError(f"{where}: no recipes; name the file that it is laid over before it: config.yaml {where}")
+        merged = merge(merged, layer)
+        study = parse(Study, merged, where)
+    return study
+
+
+def _typed(value: Any) -> Any:
+    """Values of Snakemake's ``--config``, which hands some numbers and truth values over as text."""
+    if isinstance(value, Mapping):
+        return {key: _typed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_typed(inner) for inner in value]
+    if isinstance(value, str):
+        read = read_yaml(value, "--config")
+        return read if isinstance(read, bool | int | float) else value
+    return value
+
+
+def read_study_file(path: Path) -> StudyFile:
+    """Read what ``lplgrad study`` wrote.
+
+    Raises:
+        UserError: it is not such a file, or cut off.
+    """
+    values = _read_yaml_file(path)
+    if isinstance(values, dict) and "study" in values and "unavailable" not in values:
+        # A file that lost its last lines may still parse as a study, with defaults for what is gone.
+        raise UserError(f"{path}: cut off, since its last key, unavailable, is missing; delete it and run again")
+    return parse(StudyFile, values, str(path))
+
+
+def left_out(study: Study) -> dict[str, str]:
+    """The data sets that the study did without when it last ran, and why, as its ``study.yaml`` tells."""
+    written = Path("results") / study.study / "study.yaml"
+    return read_study_file(written).unavailable if written.exists() else {}
+
+
+def _read_yaml_file(path: Path) -> Any:
+    try:
+        return read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8") from None
+
+
+def check_reported(study: Study) -> None:
+    """Refuse to report a study under a configuration that is not the one that ran.
+
+    Raises:
+        UserError: ``study.yaml`` of the results differs from the configuration.
+    """
+    written = Path(Layout(study).root) / "study.yaml"
+    if written.exists():
+        ran, asked = (json.loads(Layout(one).study_settings()) for one in (read_study_file(written).study, study))
+        if problem := first_difference(ran, asked):
+            raise UserError(f"{written}: {problem}; run Snakemake before --report, or name the configuration that ran")

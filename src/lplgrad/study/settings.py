@@ -1,0 +1,520 @@
+"""The configuration: its keys, their types and defaults, and the checks that no type can express.
+
+Dictionaries define (recipes, strategies, data sets), the lists under ``run`` select. ``configuration`` reads them from
+files. The settings of a single job (what ``--settings`` takes) are made of the same parts.
+
+Imports neither torch nor Snakemake. Behaviour does not live here: every value reaches a job as a parameter.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from lplgrad import acquisition, datasets
+from lplgrad.machine.errors import nearest
+from lplgrad.study.validation import (
+    Count,
+    Name,
+    Number,
+    Row,
+    Seed,
+    Settings,
+    Title,
+    check_options,
+    problem_below,
+)
+
+
+class Model(Settings):
+    """The main model (the backbone and its classifier).
+
+    Attributes:
+        name: ``resnet18``, or ``small_resnet`` (one block in each of three stages, 16 to 64 channels) for tiny images.
+        stem: ``cifar`` (3x3, stride 1, no pooling) or ``imagenet`` (7x7, stride 2, max-pooling).
+        width: channels of the first stage; None for the architecture's own (64 and 16).
+    """
+
+    name: Literal["resnet18", "small_resnet"] = "resnet18"
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    width: Count | None = None
+
+
+class Training(Settings):
+    """Stochastic gradient descent over one round's labelled set.
+
+    Attributes:
+        epochs: passes over the labelled set, in every round.
+        batch_size: images in a mini-batch; the last one of an epoch may be smaller.
+        learning_rate: at the start of every round.
+        milestones: epochs, counted from 0, from which on the learning rate is multiplied by ``decay`` once more.
+        decay: the factor at a milestone.
+        momentum: of SGD.
+        weight_decay: of SGD (L2 penalty).
+    """
+
+    epochs: Count = 200
+    batch_size: Count = 128
+    learning_rate: Annotated[Number, Field(gt=0)] = 0.1
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(default=[160])
+    decay: Annotated[Number, Field(gt=0, le=1)] = 0.1
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
+
+    @model_validator(mode="after")
+    def _milestones_are_reached(self) -> Self:
+        if self.milestones != sorted(set(self.milestones)) or any(m >= self.epochs for m in self.milestones):
+            raise PydanticCustomError(
+                "milestones",
+                "milestones {milestones} must rise and lie before the last epoch (epochs: {epochs}); [] for none",
+                {"milestones": str(self.milestones), "epochs": self.epochs},
+            )
+        return self
+
+
+class Augmentation(Settings):
+    """What is done to the training images at random.
+
+    Attributes:
+        horizontal_flip: mirror every second image.
+        crop_padding: pixels of black padding on each side before a random crop to the original size.
+    """
+
+    horizontal_flip: bool = False
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+
+
+class Normalization(Settings):
+    """What is subtracted from the images, and what they are divided by, once scaled to [0, 1].
+
+    Attributes:
+        mean: per channel.
+        std: standard deviation per channel.
+    """
+
+    mean: Annotated[list[Number], Field(min_length=1)]
+    std: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _same_channels(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise PydanticCustomError("channels", "mean and std must have one value per channel each")
+        return self
+
+
+class Recipe(Settings):
+    """How a strategy trains.
+
+    Attributes:
+        auxiliary: train a loss prediction module jointly with the main model (paper, section III-B).
+        init: ``warm`` trains on from the round before, with new optimisers; ``fresh`` starts every round anew.
+        lambda_: weight of the pair loss in the total loss (eq. 4); ``lambda`` in a file.
+        margin: the pair loss's margin xi (eq. 2).
+        detach_after: fraction of the epochs after which the pair loss no longer reaches the main model; with 0 it does
+            in the first epoch alone.
+        auxiliary_schedule: the learning rate of the module is ``stepped`` as the main model's, or ``constant``.
+    """
+
+    auxiliary: bool = False
+    init: Literal["warm", "fresh"] = "warm"
+    lambda_: Annotated[Number, Field(ge=0, alias="lambda")] = 1.0
+    margin: Annotated[Number, Field(ge=0)] = 1.0
+    detach_after: Annotated[Number, Field(ge=0, le=1)] = 0.6
+    auxiliary_schedule: Literal["stepped", "constant"] = "stepped"
+
+    of_auxiliary: ClassVar[frozenset[str]] = frozenset({"lambda_", "margin", "detach_after", "auxiliary_schedule"})
+
+    def without_auxiliary(self) -> Recipe:
+        """The same recipe for the main model alone."""
+        return Recipe(**self.model_dump(exclude={"auxiliary", *self.of_auxiliary}))
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        idle = self.model_fields_set & self.of_auxiliary
+        if not self.auxiliary and any(getattr(self, key) != type(self).model_fields[key].default for key in idle):
+            keys = ", ".join(sorted(key.rstrip("_") for key in idle))
+            raise PydanticCustomError("idle", "{keys} has no effect without auxiliary: true", {"keys": keys})
+        return self
+
+
+class Compute(Settings):
+    """The machine's part. All but ``device`` change the last bits of a result, and so belong to the study.
+
+    Attributes:
+        device: ``auto`` takes a GPU where there is one.
+        threads: of torch in a job on the CPU. One thread a job keeps many jobs from fighting over the cores.
+        precision: ``float32`` is float32 everywhere, convolutions included; ``tf32`` lets the GPU round the operands
+            of convolutions and matrix products to 10 bits of mantissa, in training; ``bfloat16`` trains under autocast:
+            convolutions and matrix products, forward and backward, take operands of 7 bits of mantissa and accumulate
+            in float32, while weights, batch statistics, losses and the optimiser stay float32. On a CPU ``tf32`` is
+            float32. Queries and evaluation are always float32.
+        deterministic: refuse operations that may differ from run to run on the same machine.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count = 1
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    deterministic: bool = True
+
+
+class StudyCompute(Compute):
+    """The same with what changes no result, and so reruns nothing.
+
+    Attributes:
+        device, threads, precision, deterministic: see Compute.
+        jobs_per_gpu: how many jobs may share a GPU. The resource ``gpu`` counts their places: with 2, four cards are
+            ``--resources gpu=8``. A cluster's scheduler gives each job a card of its own.
+        progress_seconds: between two notes of how far a training got, to go on from after an interruption; longer,
+            where writing takes more than a fiftieth of the time. 0 notes every epoch.
+    """
+
+    jobs_per_gpu: Count = 1
+    progress_seconds: Annotated[Number, Field(ge=0)] = 20
+
+
+class Budget(Settings):
+    """An annotation budget (paper, Table II).
+
+    Attributes:
+        query_size: b, labels bought in a round; also the number drawn at random for round 1.
+        candidates: S, size of the random subset of the unlabelled pool that is scored, or ``all``.
+        labels: A, labels at the end; a multiple of ``query_size``.
+        target_accuracy: test accuracy (a fraction) at which a trial stops before its budget is spent; None for never.
+    """
+
+    query_size: Count
+    candidates: Count | Literal["all"] = "all"
+    labels: Count
+    target_accuracy: Annotated[Number, Field(gt=0, le=1)] | None = None
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds: round r trains on r * query_size labels."""
+        return self.labels // self.query_size
+
+    @property
+    def subset(self) -> int | None:
+        """Size of the candidate subset, None for the whole pool."""
+        return None if self.candidates == "all" else self.candidates
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.labels % self.query_size:
+            raise PydanticCustomError(
+                "multiple",
+                "labels: {labels} is not a multiple of query_size: {query_size}",
+                {"labels": self.labels, "query_size": self.query_size},
+            )
+        if self.subset is not None and self.subset < self.query_size:
+            raise PydanticCustomError(
+                "subset",
+                "candidates: {subset} is smaller than query_size: {query_size}, so no query could be answered",
+                {"subset": self.subset, "query_size": self.query_size},
+            )
+        return self
+
+
+def _one_of(kind: str, value: str, known: list[str]) -> str:
+    if value not in known:
+        raise PydanticCustomError(
+            "one_of",
+            "unknown {kind} {value} ({hint})",
+            {"kind": kind, "value": repr(value), "hint": nearest(value, known)},
+        )
+    return value
+
+
+AcquisitionName = Annotated[str, AfterValidator(lambda value: _one_of("acquisition", value, acquisition.names()))]
+SourceName = Annotated[str, AfterValidator(lambda value: _one_of("source", value, datasets.names()))]
+
+
+class Strategy(Row):
+    """A training recipe and an acquisition function; further keys are the acquisition function's options.
+
+    Attributes:
+        recipe: how it trains, a name under ``recipes``.
+        acquisition: how it queries, a module of ``lplgrad.acquisition``.
+        title: its name in tables and figures; None for its name in the configuration. No two that run may look alike.
+    """
+
+    recipe: str
+    title: Title | None = None
+    acquisition: AcquisitionName
+    function_key: ClassVar[str] = "acquisition"
+
+    @classmethod
+    def options_of(cls, function: str) -> type[Settings] | None:
+        """The options of an acquisition function."""
+        return acquisition.load(function).options if function in acquisition.names() else None
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        check_options(acquisition.load(self.acquisition).options, self.options)
+        return self
+
+
+class Dataset(Row):
+    """A data set: where its images come from and how models are trained on it; further keys are the source's options.
+
+    Attributes:
+        source: the loader, a module of ``lplgrad.datasets``.
+        title: its name in tables and figures; None for its name in the configuration. No two that run may look alike.
+        model, training, augmentation: see there.
+        normalization: None for the mean and standard deviation of the data set's own training pool.
+        query_transform: candidates are scored without (``test``) or with (``train``) augmentation.
+        budgets: annotation budgets by name.
+    """
+
+    source: SourceName
+    title: Title | None = None
+    model: Model = Model()
+    training: Training = Training()
+    augmentation: Augmentation = Augmentation()
+    normalization: Normalization | None = None
+    query_transform: Literal["test", "train"] = "test"
+    budgets: Annotated[dict[Name, Budget], Field(min_length=1)]
+    function_key: ClassVar[str] = "source"
+
+    @classmethod
+    def options_of(cls, function: str) -> type[Settings] | None:
+        """The options of a source."""
+        return datasets.load(function).options if function in datasets.names() else None
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        check_options(datasets.load(self.source).options, self.options)
+        return self
+
+    @model_validator(mode="after")
+    def _budgets_fit_the_pool(self) -> Self:
+        source = datasets.load(self.source)
+        pool = source.pool_size(source.options.model_validate(self.options))
+        if pool is not None:
+            for name, budget in self.budgets.items():
+                problem = pool_problem(budget, pool)
+                if problem:
+                    key, message = problem
+                    raise problem_below(f"budgets.{name}.{key}", message)
+        return self
+
+
+def pool_problem(budget: Budget, pool: int) -> tuple[str, str] | None:
+    """The key and reason why a budget cannot be spent on a training pool of ``pool`` images, if it cannot."""
+    if budget.labels > pool:
+        return "labels", f"{budget.labels} is more than the {pool} images of the training pool"
+    left = pool - (budget.labels - budget.query_size)
+    if budget.rounds > 1 and budget.subset is not None and budget.subset > left:
+        return "candidates", (
+            f"{budget.subset} is more than the {left} images that the last query finds unlabelled, of {pool} in the "
+            "pool; lower it, or set it to all"
+        )
+    return None
+
+
+class Run(Settings):
+    """What a study runs: every combination of these.
+
+    Attributes:
+        budgets: names of annotation budgets, which every data set that is run defines.
+        datasets: names under ``datasets``.
+        strategies: names under ``strategies``.
+        seeds: of the trials; the strategies of one seed are paired.
+    """
+
+    budgets: Annotated[list[str], Field(min_length=1)]
+    datasets: Annotated[list[str], Field(min_length=1)]
+    strategies: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+
+    @field_validator("budgets", "datasets", "strategies", "seeds")
+    @classmethod
+    def _once(cls, values: list[Any]) -> list[Any]:
+        repeated = sorted({str(value) for value in values if values.count(value) > 1})
+        if repeated:
+            raise PydanticCustomError("distinct", "{which} is listed twice", {"which": ", ".join(repeated)})
+        return values
+
+
+class ModelFigures(Settings):
+    """Figures of single models (paper, figures 6 to 8), for the trials named here as far as the study runs them.
+
+    The models that they need are kept.
+
+    Attributes:
+        budgets, datasets, strategies: names of those that are shown.
+        seed: of the trial that is shown; None for the study's first.
+        rounds: after which the model is shown.
+        unlabeled_images: how many unlabelled images are asked for the model's confidence.
+        embedded_images: how many test images are embedded by t-SNE, and asked for the loss that scores are held
+            against. Both are drawn uniformly from the trial's seed alone: every round shows the same test images, and
+            the first images of one permutation of the pool that are still unlabelled.
+    """
+
+    budgets: list[str] = Field(default=[])
+    datasets: list[str] = Field(default=[])
+    strategies: list[str] = Field(default=[])
+    seed: Seed | None = None
+    rounds: list[Count] = Field(default=[])
+    unlabeled_images: Count = 10_000
+    embedded_images: Annotated[int, Field(ge=2)] = 2_000
+
+
+class Study(Settings):
+    """A whole study, as its configuration files describe it.
+
+    Attributes:
+        study: its name; results go to ``results/<study>/``.
+        title: one line for tables, figures and the report.
+        data_dir: where prepared data sets are kept, and where downloads go.
+        run: what is run.
+        recipes, strategies, datasets: what is defined, by name.
+        compute: the machine's part.
+        model_figures: single models that are looked into.
+        keep_checkpoints: keep the model of every round (45 MB each for ResNet-18), not only of the first and last.
+    """
+
+    study: Name
+    title: Title
+    data_dir: Annotated[
+        str,
+        Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$"),
+        AfterValidator(os.path.expanduser),
+        # Snakemake compares names as text, and messages name files as pathlib writes them.
+        AfterValidator(lambda path: str(PurePosixPath(path))),
+    ] = "data"
+    run: Run
+    recipes: Annotated[dict[Name, Recipe], Field(min_length=1)]
+    strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]
+    datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
+    compute: StudyCompute = StudyCompute()
+    model_figures: ModelFigures = ModelFigures()
+    keep_checkpoints: bool = False
+
+    @model_validator(mode="after")
+    def _references_resolve(self) -> Self:
+        for key, problem in self._broken_references():
+            raise problem_below(key, problem)
+        return self
+
+    def _broken_references(self) -> Iterable[tuple[str, str]]:
+        for name, strategy in self.strategies.items():
+            if strategy.recipe not in self.recipes:
+                hint = nearest(strategy.recipe, self.recipes)
+                yield f"strategies.{name}.recipe", f"unknown recipe {strategy.recipe!r} ({hint})"
+                continue
+            asks_auxiliary = "predicted_loss" in acquisition.load(strategy.acquisition).needs
+            if asks_auxiliary and not self.recipes[strategy.recipe].auxiliary:
+                yield (
+                    f"strategies.{name}.acquisition",
+                    f"{strategy.acquisition!r} needs the loss prediction module, which recipe {strategy.recipe!r} does "
+                    "not train (auxiliary: false)",
+                )
+        for kind, defined in (("strategies", self.strategies), ("datasets", self.datasets)):
+            for name in getattr(self.run, kind):
+                if name not in defined:
+                    yield f"run.{kind}", f"{name!r} is not defined under {kind} ({nearest(name, defined)})"
+            for name in getattr(self.model_figures, kind):
+                if name not in defined:
+                    yield f"model_figures.{kind}", f"{name!r} is not defined under {kind} ({nearest(name, defined)})"
+        yield from self._confusing_titles()
+        budgets = {budget for row in self.datasets.values() for budget in row.budgets}
+        for name in self.model_figures.budgets:
+            if name not in budgets:
+                yield "model_figures.budgets", f"no data set has a budget {name!r} ({nearest(name, budgets)})"
+        for name in self.run.datasets:
+            for budget in self.run.budgets:
+                if name in self.datasets and budget not in self.datasets[name].budgets:
+                    hint = nearest(budget, self.datasets[name].budgets)
+                    yield "run.budgets", f"data set {name!r} has no budget {budget!r} ({hint})"
+
+    def _confusing_titles(self) -> Iterable[tuple[str, str]]:
+        """Titles that a reader could not tell apart, or could not see at all."""
+        if not self.title.strip():
+            yield "title", "is blank; give the study a title that can be read"
+        for kind in ("strategies", "datasets"):
+            rows, seen = getattr(self, kind), dict[str, str]()
+            for name in getattr(self.run, kind):
+                if name not in rows:
+                    continue
+                shown = shown_title(rows, name)
+                if not shown:
+                    yield f"{kind}.{name}.title", "is blank; write one that can be read, or leave the key out"
+                other = seen.setdefault(unicodedata.normalize("NFKC", shown).casefold(), name)
+                if other != name:
+                    keys = [f"{kind}.{one}" + (".title" if rows[one].title else "") for one in (name, other)]
+                    yield (
+                        keys[0],
+                        f"figures and tables would call it {shown!r}, and {keys[1]} {shown_title(rows, other)!r}; give "
+                        "the two titles that differ by more than upper case and white space",
+                    )
+
+
+def shown_title(rows: Mapping[str, Strategy] | Mapping[str, Dataset], name: str) -> str:
+    """What figures and tables call a strategy or a data set: its title on one line, or its name if it has no title."""
+    return " ".join((rows[name].title or name).split())
+
+
+class StudyFile(Settings):
+    """What stands in ``results/<study>/study.yaml``.
+
+    Attributes:
+        study: the whole configuration.
+        unavailable: the data sets that could not be had when it ran, and why.
+    """
+
+    study: Study
+    unavailable: dict[str, str] = Field(default={})
+
+
+class TrainingJob(Settings):
+    """The settings of one ``lplgrad train``."""
+
+    model: Model = Model()
+    training: Training = Training()
+    augmentation: Augmentation = Augmentation()
+    normalization: Normalization | None = None
+    recipe: Recipe = Recipe()
+    compute: Compute = Compute()
+
+
+class ObservationJob(Settings):
+    """The settings of one ``lplgrad observe``; see ``ModelFigures``."""
+
+    unlabeled_images: Count = 10_000
+    embedded_images: Annotated[int, Field(ge=2)] = 2_000
+    compute: Compute = Compute()
+
+
+class SourceJob(Row):
+    """The settings of one ``lplgrad prepare``: a source, and its options beside it."""
+
+    source: SourceName
+    function_key: ClassVar[str] = "source"
+
+    @classmethod
+    def options_of(cls, function: str) -> type[Settings] | None:
+        """The options of a source."""
+        return Dataset.options_of(function)
+
+
+class QueryJob(Settings):
+    """The settings of one ``lplgrad query``."""
+
+    acquisition: AcquisitionName
+    options: dict[str, Any] = Field(default={})
+    query_size: Count
+    candidates: Count | Literal["all"] = "all"
+    query_transform: Literal["test", "train"] = "test"
+    augmentation: Augmentation = Augmentation()
+    compute: Compute = Compute()
+
+    @property
+    def subset(self) -> int | None:
+        """Size of the candidate subset, None for the whole pool."""
+        return None if self.candidates == "all" else self.candidates

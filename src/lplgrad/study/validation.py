@@ -1,0 +1,225 @@
+"""Strict settings: the base of every settings class, and how a mistake in one is told in a line.
+
+Pydantic does the checking; this module gives it the project's manners. Imports neither torch nor Snakemake.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from lplgrad.machine.errors import UserError, nearest
+
+# Folders of the layout: a strategy's folder would collide with the one, a data set's with the other.
+RESERVED_NAMES = {"start", "downloads"}
+
+
+def _name(value: object) -> object:
+    """A name becomes a folder and a word in a shell command: nothing that either would take for more."""
+    if isinstance(value, str) and (not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", value) or value in RESERVED_NAMES):
+        raise PydanticCustomError(
+            "name",
+            "{value} cannot be a name: use letters, digits, '_' and '-', a letter first (but not start or downloads)",
+            {"value": repr(value)},
+        )
+    return value
+
+
+def _scientific(value: object) -> object:
+    """``5e-4`` is a string to YAML 1.1, which wants ``5.0e-4``; everybody means the number."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_name)]
+Number = Annotated[float, BeforeValidator(_scientific), Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Title = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Settings(BaseModel):
+    """What all settings share: unknown keys and wrong types are errors, and nothing changes after it was read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_by_alias=True, validate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: object) -> object:
+        if isinstance(values, Mapping):
+            options = cls.option_keys(values)
+            if options is None:
+                return values
+            known = {field.alias or name for name, field in cls.model_fields.items()} | options
+            for key in values:
+                if key not in known and key not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "unknown_key",
+                        "unknown key {key} ({hint})",
+                        {"key": repr(key), "hint": nearest(str(key), known)},
+                    )
+        return values
+
+    @classmethod
+    def option_keys(cls, values: Mapping[str, Any]) -> set[str] | None:
+        """Keys that may stand beside the class's own; None where that cannot be told yet."""
+        return set()
+
+
+class Row(Settings):
+    """A row that names a function and carries that function's own options beside its keys.
+
+    Attributes:
+        function_key: the key that names the function.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    function_key: ClassVar[str]
+
+    @classmethod
+    def options_of(cls, function: str) -> type[Settings] | None:
+        """The options of a function; None where there is none of that name."""
+        raise NotImplementedError
+
+    @classmethod
+    def option_keys(cls, values: Mapping[str, Any]) -> set[str] | None:
+        """The options of the function that the row names."""
+        if cls.function_key not in values:
+            return set()
+        options = cls.options_of(str(values[cls.function_key]))
+        return None if options is None else set(options.model_fields)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are not the row's own: the function's options."""
+        return dict(self.model_extra or {})
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """The same with the default of every option that is not given."""
+        kind = self.options_of(getattr(self, self.function_key))
+        return {} if kind is None else kind.model_validate(self.options).model_dump()
+
+
+# The errors of pydantic that are clearer with the offending value, and the errors that bring their own key along.
+_WITH_VALUE = {
+    "bool_type", "finite_number", "float_type", "greater_than", "greater_than_equal", "int_from_float", "int_type",
+    "less_than", "less_than_equal", "literal_error", "string_pattern_mismatch", "string_type",
+}  # fmt: skip
+_WITH_KEY = "below"
+
+
+def problem_below(key: str, problem: str) -> PydanticCustomError:
+    """An error about ``key`` below the settings that a validator looks at."""
+    return PydanticCustomError(_WITH_KEY, "{key}: {problem}", {"key": key, "problem": problem})
+
+
+def check_options(kind: type[Settings], options: Mapping[str, Any]) -> None:
+    """Check a row's options, from within a validator of that row."""
+    try:
+        kind.model_validate(options)
+    except ValidationError as error:
+        place, message = first_problem(error)
+        raise (
+            problem_below(place, message)
+            if place
+            else PydanticCustomError("options", "{problem}", {"problem": message})
+        ) from None
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """The first error of a validation: the dotted key, and what is wrong with its value."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    message = first["msg"]
+    if first["type"] == _WITH_KEY:
+        key, message = message.split(": ", 1)
+        place = f"{place}.{key}" if place else key
+    elif first["type"] == "missing":
+        message = "is missing"
+    else:
+        message = message[:1].lower() + message[1:]
+        if first["type"] in _WITH_VALUE:
+            message += f", not {first['input']!r}"
+    return place, message
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def parse(kind: type[SettingsT], values: object, where: str) -> SettingsT:
+    """Check one mapping of settings.
+
+    Raises:
+        UserError: ``where``, the key, and what is wrong with it.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: expected keys and values, not {type(values).__name__}")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        place, message = first_problem(error)
+        raise UserError(f"{where}: {place}: {message}" if place else f"{where}: {message}") from None
+
+
+def first_difference(found: object, expected: object, key: str = "") -> str:
+    """The first dotted key whose value differs from what is expected, with both values; empty if there is none."""
+    if found == expected:
+        return ""
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        names = {**expected, **found}
+        below = (first_difference(found.get(name), expected.get(name), f"{key}.{name}".lstrip(".")) for name in names)
+        return next(filter(None, below), "")
+    return f"{key} is {json.dumps(found)} there, but {json.dumps(expected)} in the study"
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML whose mappings name no key twice; PyYAML silently takes the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+MOST_VALUES = 1_000_000  # of a configuration; a few aliases of aliases make billions
+
+
+def _written_out(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a parsed node stands for, its aliases written out."""
+    if node is not None and id(node) not in known:
+        below = [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else []
+        below += node.value if isinstance(node, yaml.SequenceNode) else []
+        known[id(node)] = 1  # for an alias within what it stands for
+        known[id(node)] = 1 + sum(_written_out(child, known) for child in below)
+    return known.get(id(node), 0)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Parse YAML (or JSON) without running anything in it.
+
+    Raises:
+        UserError: ``where``, and the line that does not parse.
+    """
+    try:
+        loader = _UniqueKeyLoader(text)  # a SafeLoader
+        node = loader.get_single_node()
+        if _written_out(node, {}) > MOST_VALUES:
+            raise UserError(f"{where}: more than {MOST_VALUES:,} values, its aliases written out")
+        return None if node is None else loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise UserError(f"{where}: {line}{error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not YAML: {' '.join(str(error).split())}") from None

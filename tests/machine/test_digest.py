@@ -1,0 +1,189 @@
+"""The digest of a job's code: an edit changes it for the jobs that the edit can affect, and for no other job."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lplgrad.machine import digest as module
+from lplgrad.machine.digest import code_digest
+
+JOBS: dict[str, tuple[str, ...]] = {
+    "prepare": ("datasets.prepared.prepare.run", "datasets.digits.SOURCE"),
+    "train": ("rounds.train.run",),
+    "entropy": ("rounds.query.run", "acquisition.entropy.ACQUISITION"),
+    "coreset": ("rounds.query.run", "acquisition.coreset.ACQUISITION"),
+    "norms": ("rounds.query.run", "acquisition.gradient_norm.ACQUISITION"),
+    "observe": ("rounds.observe.run",),
+    "figure": ("report.figure.run",),
+    "table": ("report.table.run",),
+    "diagnostics": ("report.diagnostics.run",),
+    "claims": ("paper.claims.run",),
+}
+QUERIES = {"entropy", "coreset", "norms"}
+
+
+def digests() -> dict[str, str]:
+    return {
+        job: code_digest(*roots, without={"gradient_norms"} if job in {"entropy", "coreset"} else ())
+        for job, roots in JOBS.items()
+    }
+
+
+def forget() -> None:
+    module._read.cache_clear()
+    module._definition.cache_clear()
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the package to edit."""
+    copy = tmp_path / "lplgrad"
+    shutil.copytree(module.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(module, "PACKAGE", copy)
+    forget()
+    yield copy
+    forget()
+
+
+def changed(package: Path, edits: dict[str, Callable[[str], str]]) -> set[str]:
+    """The jobs whose digest some edits of files change."""
+    before = digests()
+    for file, edit in edits.items():
+        text = (package / file).read_text()
+        assert edit(text) != text, f"the edit of {file} changes nothing"
+        (package / file).write_text(edit(text))
+    forget()
+    after = digests()
+    return {job for job in JOBS if after[job] != before[job]}
+
+
+def replaced(old: str, new: str) -> Callable[[str], str]:
+    return lambda text: text.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "jobs"),
+    [
+        ("rounds/loop.py", "pairs == 0", "pairs == 1", {"train"}),
+        ("rounds/models.py", "nn.BatchNorm2d(", "nn.BatchNorm2d(1 + ", {"train", *QUERIES, "observe"}),
+        ("rounds/pool.py", "TEST_IMAGES = 1000", "TEST_IMAGES = 900", {*QUERIES, "diagnostics"}),
+        ("acquisition/coreset.py", "BLOCK = 256", "BLOCK = 128", {"coreset"}),
+        # Every query writes entropies next to its scores.
+        ("acquisition/entropy.py", "others.log1p()", "others.log()", {*QUERIES, "observe"}),
+        ("datasets/digits.py", "255 / 16", "255 / 15", {"prepare"}),
+        # A format that training does not read.
+        ("rounds/files.py", "{score!s},{loss:.6g}", "{score!s},{loss:.7g}", QUERIES),
+        # A constant of the engine of gradient norms.
+        ("gradient_norms/layers.py", "sqrt()", "sqrt().mul(1)", {"norms", "observe"}),
+        ("report/chosen.py", "COLUMNS = 10", "COLUMNS = 9", {"figure"}),
+        # Words: a help text, a message, a check of a setting.
+        ("cli.py", "seed of the trial", "the trial's seed", set()),
+        ("machine/errors.py", "class UserError(Exception)", "class UserError(Exception, object)", set()),
+        ("study/settings.py", "has no effect", "changes nothing", set()),
+    ],
+)
+def test_an_edit_reaches_the_jobs_that_it_can_affect(
+    package: Path, file: str, old: str, new: str, jobs: set[str]
+) -> None:
+    assert changed(package, {file: replaced(old, new)}) == jobs
+
+
+def test_a_class_of_a_registry_can_be_renamed(package: Path) -> None:
+    """The jobs that use it rerun, and no training is among them."""
+    rename = replaced("Options", "DigitsOptions")
+    assert changed(package, {"datasets/digits.py": rename}) == {"prepare"}
+    users = ["datasets/__init__.py", *(f"datasets/{file.name}" for file in (package / "datasets").glob("[a-z]*.py"))]
+    edits = {name: replaced("Source", "ImageSource") for name in users if "Source" in (package / name).read_text()}
+    assert changed(package, edits) == {"prepare"}
+
+
+@pytest.mark.parametrize("file", ["rounds/models.py", "rounds/files.py", "acquisition/__init__.py", "report/style.py"])
+def test_a_function_that_nothing_uses_changes_nothing(package: Path, file: str) -> None:
+    assert changed(package, {file: lambda text: text + "\n\ndef more() -> int:\n    return 1\n"}) == set()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: "# a comment\n" + text,
+        lambda text: text.replace('"""', '"""In other words: ', 1),
+        lambda text: text.replace("\n\n\n", "\n\n\n\n", 1),
+        lambda text: text.replace("    return training.learning_rate", "    # why\n    return training.learning_rate"),
+        lambda text: text.replace("margin: float)", "margin: float | int)"),
+    ],
+)
+def test_words_and_types_change_nothing(package: Path, edit: Callable[[str], str]) -> None:
+    assert changed(package, {"rounds/loop.py": edit}) == set()
+
+
+def test_a_new_acquisition_function_changes_nothing(package: Path) -> None:
+    before = digests()
+    shutil.copy(package / "acquisition" / "entropy.py", package / "acquisition" / "margin.py")
+    forget()
+    assert digests() == before
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Write a small package and return the digest of ``job.run``."""
+
+    def write(**files: str) -> str:
+        for name, text in files.items():
+            (tmp_path / f"{name}.py").write_text(text)
+        forget()
+        return code_digest("job.run")
+
+    monkeypatch.setattr(module, "PACKAGE", tmp_path)
+    return write
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        "from lplgrad.part import one\ndef run(): return one()",
+        "from lplgrad.part import one as other\ndef run(): return other()",
+        "from lplgrad import part\ndef run(): return part.one()",
+        "def run():\n    from lplgrad.part import one\n    return one()",
+        "from lplgrad.part import one\nTABLE = {'x': one}\ndef run(): return TABLE['x']()",
+        "from lplgrad.part import one\nclass C:\n    def __call__(self): return one()\ndef run(): return C()()",
+        "from lplgrad import part\ndef use(m): return m.one()\ndef run(): return use(part)",
+        "from lplgrad.part import CONSTANT\ndef run(): return CONSTANT",
+    ],
+)
+def test_every_way_to_use_a_definition_counts(written: Callable[..., str], job: str) -> None:
+    part = "CONSTANT = [1]\ndef deep(): return {}\ndef one(): return deep() + CONSTANT[0]\n"
+    before = written(job=job, part=part.format(1))
+    assert written(part=part.format(2)) != before or "CONSTANT" in job
+    assert written(part=part.format(1).replace("[1]", "[2]")) != before
+
+
+def test_statements_with_an_effect_count(written: Callable[..., str]) -> None:
+    job = "from lplgrad.part import table\ndef run(): return table"
+    before = written(job=job, part="table = {}\n")
+    effects = [
+        "table = {}\ntable['x'] = 1\n",
+        "table = {}\ntable.update(x=1)\n",
+        "table = {}\nfor n in 'x': table[n] = 1\n",
+    ]
+    digests = [written(part=effect) for effect in effects]
+    assert len({before, *digests}) == 4
+
+
+def test_what_an_outside_name_stands_for_counts(written: Callable[..., str]) -> None:
+    before = written(job="from math import exp as f\ndef run(): return f(1)")
+    assert written(job="from math import log as f\ndef run(): return f(1)") != before
+
+
+def test_imports_for_types_do_not_count(written: Callable[..., str]) -> None:
+    job = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lplgrad.part import C\ndef run(c: C): return c"
+    before = written(job=job, part="class C: pass")
+    assert written(part="class C: x = 1") == before
+
+
+def test_modules_can_be_left_out() -> None:
+    roots = ("rounds.query.run", "acquisition.entropy.ACQUISITION")
+    assert code_digest(*roots, without={"gradient_norms"}) != code_digest(*roots)

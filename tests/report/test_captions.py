@@ -1,0 +1,82 @@
+"""Titles in the captions of the report: whatever a title is, it is shown as it was written."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+from docutils.core import publish_parts  # type: ignore[import-untyped]
+
+from lplgrad.report import captions
+from lplgrad.study.reading import read_study
+from tests.finished_study import HOME, study_of
+
+TITLES = [
+    "$\\frac{$", "$5 to $10", "{x}", "{ budget }", "a*b|c_d_", "`code`", "``", "<b>&amp;", "</script><!--", "_hidden",
+    "__x__", "猫", "%d %(x)s", "A: b", "ends:", ":field: x", "\\", "back\\", "- x", "1. one", "* a", "| line", "..",
+    ".. note:: x", "::", "====", "Results", "workflow", "|x|_", "http://x.org", "a@b.org", "[1]_", "-a  b", "'\"",
+    "word_", "e\u0301", "😀", "عربي", "x" * 200,
+]  # fmt: skip
+
+
+def rendered(text: str) -> str:
+    """The words of reStructuredText, of which docutils has nothing to complain."""
+    complaints = Complaints()
+    body = publish_parts(text, writer="html", settings_overrides={"warning_stream": complaints})["body"]
+    assert complaints.said == "", text
+    assert "system-message" not in body
+    return html.unescape(re.sub(r"<[^>]+>", "", body))
+
+
+class Complaints:
+    """Where docutils writes what it complains of."""
+
+    said = ""
+
+    def write(self, text: str) -> None:
+        self.said += text
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_a_caption_shows_a_title_as_it_is(title: str) -> None:
+    shown = captions.escaped(title)
+    assert rendered(f"{shown} alone, on {shown}.").split() == f"{title} alone, on {title}.".split()
+    table = f".. list-table::\n\n   * - {shown}\n     - {shown}\n"
+    assert rendered(table).split() == [*title.split(), *title.split()]
+    whole = publish_parts(f"{shown}\n{'==' * len(shown)}\n\nA text.", writer="html")
+    assert html.unescape(whole["title"]).split() == title.split()
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_a_label_shows_a_title_as_it_is(title: str) -> None:
+    """Snakemake replaces what it takes for wildcards, makes link targets of categories, and writes them in a script."""
+    from snakemake.io import apply_wildcards
+
+    label = captions.label(title)
+    assert label.replace(captions.JOINER, "").split() == title.split()
+    assert apply_wildcards(label, {}) == label
+    assert "</" not in label
+    assert "<!" not in label
+    targets = [f".. _{name}: javascript:show('{name}')" for name in ("Workflow", "Statistics", "Results", "x.svg")]
+    rendered("\n".join(["A text.", "", *targets, f".. _{label}: javascript:app.showCategory('x')", ""]))
+
+
+def test_ordinary_titles_stay_as_they_are() -> None:
+    for title in ("Digits (8x8)", "CIFAR-10", "Entropy (joint)"):
+        assert captions.label(title) == title
+    assert captions.label("Reduced: CIFAR-10") == f"Reduced:{captions.JOINER} CIFAR-10"
+    assert captions.escaped("CIFAR 10") == "CIFAR 10"
+
+
+def test_white_space_is_one_blank() -> None:
+    for show in (captions.escaped, captions.label):
+        assert show(" a \u2028 b\u3000c ") == "a b c"
+
+
+def test_names_of_budgets_are_escaped_too() -> None:
+    values = study_of(budgets=["low_"])
+    values["datasets"]["data"]["budgets"] = {"low_": {"query_size": 4, "labels": 12}}
+    values["model_figures"] = {}
+    shown = captions.shown(read_study([HOME / "config.yaml"], values), ["data"])
+    assert rendered(f"({shown['budgets']['low_']}) {shown['left_out'][0]}").strip() == "(low_) Digits (8x8)"

@@ -1,0 +1,122 @@
+"""Queries find their batch size, and go on where memory runs out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lplgrad.acquisition.entropy import entropy
+from lplgrad.machine.devices import lacks_memory
+from lplgrad.rounds.models import build_model, initialize
+from lplgrad.rounds.needs import gradient_batch_size, gradient_norms
+from lplgrad.rounds.networks import Networks
+from lplgrad.study.settings import Model
+
+
+def small_networks() -> Networks:
+    model = build_model(Model(name="small_resnet", width=4), 1, 3)
+    initialize(model, torch.Generator().manual_seed(0))
+    return Networks(model)
+
+
+def test_batches_follow_from_the_images_alone() -> None:
+    assert gradient_batch_size(torch.empty(1000, 3, 32, 32)) == gradient_batch_size(torch.empty(7, 3, 32, 32)) == 32
+    assert gradient_batch_size(torch.empty(9, 3, 224, 224)) == 4
+    assert gradient_batch_size(torch.empty(9, 3, 32, 32, device="meta")) > 32, "a GPU needs more to be busy"
+    assert gradient_batch_size(torch.empty(9, 3, 224, 224, device="meta")) == 32
+
+
+def test_a_lack_of_memory_halves_the_batch_and_loses_nothing() -> None:
+    networks = small_networks()
+    images = torch.randn(50, 1, 8, 8)
+    expected = gradient_norms(networks, entropy, [images])
+    asked = []
+
+    def scarce(model: Any, arguments: tuple[torch.Tensor, ...]) -> None:
+        asked.append(len(arguments[0]))
+        if asked[-1] > 10:
+            raise torch.OutOfMemoryError
+        if asked[-1] > 7:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    handle = networks.model.register_forward_pre_hook(scarce)
+    found = gradient_norms(networks, entropy, [images[:20], images[20:]])
+    assert asked[:4] == [20, 10, 5, 5]
+    assert max(asked[2:]) == 5, "what was too much once is not tried again"
+    torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.output, expected.output)
+    handle.remove()
+    for error in (torch.OutOfMemoryError("small"), RuntimeError("another")):
+        handle = networks.model.register_forward_pre_hook(lambda *_, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(RuntimeError, match=str(error)):
+            gradient_norms(networks, entropy, [images])
+        handle.remove()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.10 GiB",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY",
+        "CUDA error: cudaErrorMemoryAllocation",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        "CUDA error: CUSPARSE_STATUS_ALLOC_FAILED when calling `cusparseCreate(handle)`",
+        "cuFFT error: CUFFT_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+        "HIP out of memory. Tried to allocate 2.00 GiB",
+        "HIP error: hipErrorOutOfMemory",
+        "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
+        "rocblas_status_memory_error",
+        "miopenStatusAllocFailed",
+        "MPS backend out of memory (MPS allocated: 17.00 GB, other allocations: 1.00 GB, max allowed: 18.13 GB)",
+        "XPU out of memory. Tried to allocate 1.00 GiB",
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes. Error code 12",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 4000000000000 bytes.",
+        "unable to mmap 400 bytes from file </torch_12_34_0>: Cannot allocate memory (12)",
+        "std::bad_alloc",
+    ],
+)
+def test_errors_of_a_lack_of_memory(words: str) -> None:
+    assert lacks_memory(RuntimeError(words))
+    assert lacks_memory(torch.OutOfMemoryError("Allocation on device"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input.",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: misaligned address",
+        "CUDA error: unspecified launch failure",
+        "CUDA error: too many resources requested for launch",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+        "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)",
+        "unsupported memory format option",
+        "could not create a primitive",
+    ],
+)
+def test_errors_of_another_kind(words: str) -> None:
+    assert not lacks_memory(RuntimeError(words))
+
+
+def test_the_example_of_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "gradient-norms.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    model, images, labels, norms = (names[name] for name in ("model", "images", "labels", "norms"))
+    loss = torch.nn.functional.cross_entropy(model(images[:1]), labels[:1])
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    assert float(norms.total[0]) == pytest.approx(float(torch.stack([g.norm() for g in gradients]).norm()), rel=1e-5)
+    assert float(norms.sum[0]) == pytest.approx(sum(float(g.norm()) for g in gradients), rel=1e-5)

@@ -1,0 +1,95 @@
+"""The pool: initial labels, candidates, and that strategies of one seed are paired."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.randomness import Purpose, stream, torch_stream
+from lplgrad.rounds.pool import TEST_IMAGES, LabeledSet, draw_candidates, draw_test_images, initial_labels
+
+
+def labeled(*indices: int) -> LabeledSet:
+    return LabeledSet(np.array(indices, dtype=np.int64), np.ones(len(indices), dtype=np.int64))
+
+
+def test_initial_labels_are_distinct_and_follow_the_seed() -> None:
+    first = initial_labels(100, 20, seed=3)
+    assert len(set(first.indices.tolist())) == 20
+    assert (first.rounds == 1).all()
+    assert np.array_equal(first.indices, initial_labels(100, 20, seed=3).indices)
+    assert not np.array_equal(first.indices, initial_labels(100, 20, seed=4).indices)
+
+
+def test_initial_labels_are_uniform() -> None:
+    """Every image is drawn as often: over 2,000 seeds 20 of 100 images, 400 each, within five standard deviations."""
+    counts = sum(np.bincount(initial_labels(100, 20, seed).indices, minlength=100) for seed in range(2000))
+    assert np.abs(counts - 400).max() < 5 * (2000 * 0.2 * 0.8) ** 0.5
+
+
+def test_candidates_are_unlabelled_distinct_and_sorted() -> None:
+    have = labeled(*range(0, 100, 3))
+    drawn = draw_candidates(100, have, 30, seed=1, round_number=2)
+    assert len(drawn) == 30
+    assert (np.diff(drawn) > 0).all()
+    assert not np.isin(drawn, have.indices).any()
+
+
+def test_candidates_are_drawn_from_one_permutation_for_all_strategies() -> None:
+    """Two labelled sets that differ in k images give candidates that differ in k at most."""
+    one = draw_candidates(1000, labeled(*range(100)), 300, seed=1, round_number=2)
+    other = draw_candidates(1000, labeled(*range(5, 105)), 300, seed=1, round_number=2)
+    assert len(np.setdiff1d(one, other)) <= 5
+    assert not np.array_equal(one, draw_candidates(1000, labeled(*range(100)), 300, seed=1, round_number=3))
+
+
+def test_all_is_the_whole_unlabelled_pool() -> None:
+    drawn = draw_candidates(10, labeled(3, 7), None, seed=1, round_number=1)
+    assert drawn.tolist() == [0, 1, 2, 4, 5, 6, 8, 9]
+
+
+def test_too_few_left_is_told() -> None:
+    with pytest.raises(UserError, match="candidates: 9 are to be drawn in round 4, but only 8 of 10 images are left"):
+        draw_candidates(10, labeled(3, 7), 9, seed=1, round_number=4)
+    with pytest.raises(UserError, match="query_size: 11"):
+        initial_labels(10, 11, seed=1)
+
+
+def test_extending_keeps_what_was_and_refuses_repeats() -> None:
+    more = labeled(5, 2).extended(np.array([9, 1]), round_number=2)
+    assert more.indices.tolist() == [5, 2, 1, 9]
+    assert more.rounds.tolist() == [1, 1, 2, 2]
+    for bad in ([2, 8], [8, 8]):
+        with pytest.raises(ValueError, match="twice"):
+            labeled(5, 2).extended(np.array(bad), round_number=2)
+
+
+def test_streams_differ_by_purpose_seed_and_round_and_by_nothing_else() -> None:
+    keys = [(seed, purpose, number) for seed in (0, 1) for purpose in Purpose for number in (0, 1, 2)]
+    draws = {key: stream(*key).integers(2**62) for key in keys}
+    assert len(set(draws.values())) == len(keys)
+    assert all(stream(*key).integers(2**62) == value for key, value in draws.items())
+    assert (
+        torch_stream(1, Purpose.MODEL_WEIGHTS).initial_seed() == torch_stream(1, Purpose.MODEL_WEIGHTS).initial_seed()
+    )
+
+
+def test_the_numbers_of_the_purposes_never_change() -> None:
+    """They are part of every published result."""
+    assert [purpose.name for purpose in sorted(Purpose)] == [
+        "INITIAL_LABELS", "CANDIDATES", "MODEL_WEIGHTS", "AUXILIARY_WEIGHTS", "BATCHES", "AUGMENTATION",
+        "RANDOM_SCORES", "QUERY_AUGMENTATION", "OBSERVED_IMAGES", "TEST_IMAGES",
+    ]  # fmt: skip
+    assert stream(7, Purpose.CANDIDATES, 3).permutation(8).tolist() == [4, 6, 5, 0, 2, 7, 3, 1]
+
+
+def test_test_images_follow_the_seed_alone_and_share_no_stream() -> None:
+    drawn = draw_test_images(5000, seed=1)
+    assert len(set(drawn.tolist())) == TEST_IMAGES
+    assert (np.diff(drawn) > 0).all()
+    assert np.array_equal(drawn, draw_test_images(5000, seed=1))
+    assert not np.array_equal(drawn, draw_test_images(5000, seed=2))
+    observed = stream(1, Purpose.OBSERVED_IMAGES).permutation(5000)[:TEST_IMAGES]
+    assert not np.array_equal(drawn, np.sort(observed))
+    assert draw_test_images(20, seed=1).tolist() == list(range(20)), "all where there are fewer"

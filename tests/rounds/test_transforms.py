@@ -1,0 +1,70 @@
+"""Augmentation and normalisation against the plain loop over images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lplgrad.rounds.transforms import Augment, Normalize
+from lplgrad.study.settings import Augmentation, Normalization
+
+
+def images(count: int = 9, height: int = 6, width: int = 5, channels: int = 3) -> torch.Tensor:
+    draw = np.random.default_rng(0)
+    return torch.from_numpy(draw.integers(1, 256, size=(count, height, width, channels)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_crop_and_flip_are_those_of_a_loop(flip: bool) -> None:
+    batch = images()
+    augment = Augment(batch, Augmentation(crop_padding=2, horizontal_flip=flip), np.random.default_rng(4))
+    top, left, flipped = draws = augment.draw()
+    chosen = torch.tensor([3, 0, 8, 8])
+    found = augment(chosen, draws)
+    for row, index in enumerate(chosen.tolist()):
+        padded = np.pad(batch[index].numpy(), ((2, 2), (2, 2), (0, 0)))
+        y, x = int(top[index]), int(left[index])
+        expected = padded[y : y + 6, x : x + 5]
+        if flipped[index]:
+            expected = expected[:, ::-1]
+        assert np.array_equal(found[row].numpy(), expected)
+
+
+def test_every_offset_is_drawn_as_often() -> None:
+    augment = Augment(
+        images(5000, 2, 2, 1), Augmentation(crop_padding=1, horizontal_flip=True), np.random.default_rng(0)
+    )
+    top, left, flip = augment.draw()
+    for offsets in (top, left):
+        counts = np.bincount(offsets.numpy(), minlength=3)
+        assert len(counts) == 3
+        assert np.abs(counts - 5000 / 3).max() < 5 * (5000 * 2 / 9) ** 0.5
+    assert abs(int(flip.sum()) - 2500) < 5 * 1250**0.5
+
+
+def test_without_augmentation_images_are_as_they_were() -> None:
+    batch = images()
+    augment = Augment(batch, Augmentation(), np.random.default_rng(0))
+    assert torch.equal(augment(torch.arange(9), augment.draw()), batch)
+
+
+def test_draws_are_the_same_whatever_is_switched_on() -> None:
+    """The stream advances alike, so that a recipe with other settings stays paired."""
+    one, two = (
+        Augment(images(), Augmentation(crop_padding=1, horizontal_flip=flip), np.random.default_rng(0))
+        for flip in (False, True)
+    )
+    one.draw(), two.draw()
+    assert torch.equal(one.draw()[0], two.draw()[0])
+
+
+def test_normalisation_is_torchvisions() -> None:
+    from torchvision.transforms import functional as reference
+
+    mean, std = [0.49, 0.48, 0.45], [0.2, 0.3, 0.25]
+    batch = images()
+    found = Normalize(Normalization(mean=mean, std=std), torch.device("cpu"))(batch)
+    expected = torch.stack([reference.normalize(reference.to_tensor(image.numpy()), mean, std) for image in batch])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert found.is_contiguous(memory_format=torch.channels_last)

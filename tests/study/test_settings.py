@@ -1,0 +1,371 @@
+"""The configuration: what is wrong with one is told in a line that names file and key."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lplgrad import acquisition, datasets
+from lplgrad.cli import main
+from lplgrad.machine.errors import UserError
+from lplgrad.rounds.round import parse_settings
+from lplgrad.study.layout import Layout, Trial
+from lplgrad.study.reading import read_study, read_study_file
+from lplgrad.study.settings import Study, StudyFile
+
+BASE: dict[str, Any] = {
+    "study": "base",
+    "title": "A study",
+    "run": {"budgets": ["low"], "datasets": ["digits"], "strategies": ["lplgrad", "random"], "seeds": [1, 2]},
+    "recipes": {"plain": {"auxiliary": False}, "joint": {"auxiliary": True}},
+    "strategies": {
+        "lplgrad": {"recipe": "joint", "acquisition": "gradient_norm", "norm": "global"},
+        "random": {"recipe": "plain", "acquisition": "random"},
+    },
+    "datasets": {
+        "digits": {
+            "source": "digits",
+            "training": {"epochs": 60, "milestones": [48]},
+            "budgets": {"low": {"query_size": 20, "candidates": 300, "labels": 100}},
+        }
+    },
+}
+
+
+def write(folder: Path, name: str, values: Any) -> Path:
+    path = folder / name
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write(tmp_path, "base.yaml", BASE)
+
+
+def at(key: str, value: Any) -> dict[str, Any]:
+    """An overlay with one value, at a dotted key."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def problem(*files: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_study(files)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+LOW = "datasets.digits.budgets.low"
+TRAINING = "datasets.digits.training"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("run.seed", [1], "run: unknown key 'seed' (did you mean 'seeds'?)"),
+        ("stategies", {}, "unknown key 'stategies' (did you mean 'strategies'?)"),
+        (f"{TRAINING}.epoch", 3, "datasets.digits.training: unknown key 'epoch' (did you mean 'epochs'?)"),
+        ("strategies.lplgrad.nrom", "sum", "strategies.lplgrad: unknown key 'nrom' (did you mean 'norm'?)"),
+        ("strategies.random.norm", "sum", "strategies.random: unknown key 'norm' (known: acquisition, recipe, title)"),
+        ("datasets.digits.test_image", 5, "datasets.digits: unknown key 'test_image' (did you mean 'test_images'?)"),
+        (
+            "strategies.lplgrad.norm", "frobenius",
+            "strategies.lplgrad.norm: input should be 'global' or 'sum', not 'frobenius'",
+        ),
+        (f"{TRAINING}.epochs", "60", f"{TRAINING}.epochs: input should be a valid integer, not '60'"),
+        (f"{TRAINING}.epochs", 60.0, f"{TRAINING}.epochs: input should be a valid integer, not 60.0"),
+        (f"{TRAINING}.epochs", True, f"{TRAINING}.epochs: input should be a valid integer, not True"),
+        (f"{TRAINING}.learning_rate", "fast", "learning_rate: input should be a valid number, not 'fast'"),
+        (f"{TRAINING}.learning_rate", 0, "learning_rate: input should be greater than 0, not 0"),
+        (f"{TRAINING}.learning_rate", float("nan"), "learning_rate: input should be"),
+        (f"{TRAINING}.momentum", float("inf"), "momentum: input should be"),
+        (f"{TRAINING}.batch_size", 0, "batch_size: input should be greater than or equal to 1, not 0"),
+        (f"{TRAINING}.milestones", [60], "milestones [60] must rise and lie before the last epoch (epochs: 60"),
+        (f"{TRAINING}.milestones", [40, 20], "milestones [40, 20] must rise"),
+        (f"{TRAINING}", None, "datasets.digits.training: input should be a valid dictionary"),
+        ("datasets.digits.normalization", {"mean": [0.5], "std": [0.2, 0.2]}, "one value per channel each"),
+        ("datasets.digits.normalization", {"mean": [0.5]}, "datasets.digits.normalization.std: is missing"),
+        ("recipes.plain.margin", 2, "recipes.plain: margin has no effect without auxiliary: true"),
+        ("recipes.joint.init", "cold", "recipes.joint.init: input should be 'warm' or 'fresh', not 'cold'"),
+        ("strategies.random.recipe", "plian", "strategies.random.recipe: unknown recipe 'plian' (did you mean 'plain'"),
+        (
+            "strategies.random.acquisition", "randon",
+            "strategies.random.acquisition: unknown acquisition 'randon' (did you mean 'random'?)",
+        ),
+        (
+            "strategies.random.acquisition", "predicted_loss",
+            "strategies.random.acquisition: 'predicted_loss' needs the loss prediction module, which recipe",
+        ),
+        ("datasets.digits.source", "digit", "datasets.digits.source: unknown source 'digit' (did you mean 'digits'?)"),
+        ("datasets.digits.model.name", "resnet", "model.name: input should be 'resnet18' or 'small_resnet', not"),
+        ("run.datasets", ["digts"], "run.datasets: 'digts' is not defined under datasets (did you mean 'digits'?)"),
+        ("run.strategies", ["entropy"], "run.strategies: 'entropy' is not defined under strategies (known: lplg"),
+        ("run.budgets", ["high"], "run.budgets: data set 'digits' has no budget 'high' (known: low)"),
+        ("run.seeds", [1, 1], "run.seeds: 1 is listed twice"),
+        ("run.seeds", [-1], "run.seeds.0: input should be greater than or equal to 0, not -1"),
+        ("run.seeds", [], "run.seeds: List should have at least 1 item"),
+        ("run.strategies", [], "run.strategies: List should have at least 1 item"),
+        ("run.seeds", 3, "run.seeds: input should be a valid list"),
+        (f"{LOW}.query_size", 0, f"{LOW}.query_size: input should be greater than or equal to 1, not 0"),
+        (f"{LOW}.query_size", -20, "query_size: input should be greater than or equal to 1, not -20"),
+        (f"{LOW}.query_size", 30, f"{LOW}: labels: 100 is not a multiple of query_size: 30"),
+        (f"{LOW}.candidates", 10, f"{LOW}: candidates: 10 is smaller than query_size: 20"),
+        (f"{LOW}.candidates", "every", f"{LOW}.candidates"),
+        (f"{LOW}.candidates", 1121, f"{LOW}.candidates: 1121 is more than the 1120 images that the last query finds"),
+        (f"{LOW}.labels", 1220, f"{LOW}.labels: 1220 is more than the 1200 images of the training pool"),
+        ("strategies.start", {"recipe": "plain", "acquisition": "random"}, "'start' cannot be a name"),
+        ("strategies.../up", {}, "cannot be a name"),
+        ("study", "a/b", "study: 'a/b' cannot be a name: use letters, digits"),
+        ("study", "$(reboot)", "study: '$(reboot)' cannot be a name"),
+        ("study", 5, "study: input should be a valid string, not 5"),
+        ("title", "two\nlines", "title: String should match pattern"),
+        ("title", "   ", "title: is blank; give the study a title"),
+        ("strategies.random.title", "\u2003", "strategies.random.title: is blank"),
+        (
+            "strategies.random.title", "LPLGRAD",
+            "strategies.random.title: figures and tables would call it 'LPLGRAD', and strategies.lplgrad 'lplgrad'",
+        ),
+        ("compute.precision", "float16", "compute.precision: input should be 'float32', 'tf32' or 'bfloat16', not"),
+        ("compute.threads", 0, "compute.threads: input should be greater than or equal to 1, not 0"),
+    ],
+)  # fmt: skip
+def test_every_mistake_names_file_and_key(base: Path, tmp_path: Path, key: str, value: Any, message: str) -> None:
+    values = {"strategies": {"../up": value}} if ".../" in key else at(key, value)
+    told = problem(base, write(tmp_path, "over.yaml", values))
+    assert told.startswith(f"{tmp_path / 'over.yaml'}: ")
+    assert message.lower() in told.lower()
+
+
+def test_the_file_at_fault_is_the_one_named(base: Path, tmp_path: Path) -> None:
+    good = write(tmp_path, "good.yaml", {"title": "Another"})
+    bad = write(tmp_path, "bad.yaml", at("run.seeds", [1, 1]))
+    assert problem(base, bad, good).startswith(str(bad))
+    assert problem(base, good, bad).startswith(str(bad))
+    broken = copy.deepcopy(BASE)
+    broken["run"]["seeds"] = []
+    assert problem(write(tmp_path, "base.yaml", broken), good).startswith(str(tmp_path / "base.yaml"))
+
+
+def test_an_overlay_alone_is_told_what_to_be_laid_over(base: Path, tmp_path: Path) -> None:
+    over = write(tmp_path, "over.yaml", {"run": {"seeds": [1]}})
+    assert problem(over) == f"{over}: no recipes; name the file that it is laid over before it: config.yaml {over}"
+    assert problem(write(tmp_path, "empty.yaml", {})).endswith("config.yaml " + str(tmp_path / "empty.yaml"))
+
+
+def test_the_command_line_comes_last_and_is_named(base: Path) -> None:
+    assert read_study([base], {"run": {"seeds": [7]}}).run.seeds == [7]
+    with pytest.raises(UserError, match=r"^--config: run.seeds: 7 is listed twice"):
+        read_study([base], {"run": {"seeds": [7, 7]}})
+    # Snakemake hands these over as text: --config keep_checkpoints=true 'run={seeds: [3, 4]}'
+    given = read_study([base], {"keep_checkpoints": "true", "run": {"seeds": ["3", "4"]}, "title": "1: a"})
+    assert (given.keep_checkpoints, given.run.seeds, given.title) == (True, [3, 4], "1: a")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study: [", "line 1, column 9: expected the node content"),
+        ("study: a\n  b: c", "line 2, column 4: mapping values are not allowed here"),
+        ("study: a\n\tb: c", "line 2, column 1: "),
+        ("study: a\nstudy: b", "line 2, column 1: key 'study' stands twice"),
+        ("run:\n  seeds: [1]\n  seeds: [2]", "line 3, column 3: key 'seeds' stands twice"),
+        ("!!python/object/apply:os.system ['true']", "line 1, column 1: could not determine a constructor"),
+        ("just words", "expected keys and values at the top level"),
+        ("", "expected keys and values at the top level"),
+        ("- 1\n- 2", "expected keys and values at the top level"),
+        ("a: 2026-99-99", "not YAML: month must be in 1..12"),
+        ("a: \x00", "not YAML: "),
+        ("__use_yte__: true\n__definitions__: [import os]", "unknown key '__use_yte__'"),
+    ],
+)
+def test_what_does_not_parse_names_the_line(base: Path, tmp_path: Path, text: str, message: str) -> None:
+    told = problem(base, write(tmp_path, "over.yaml", text))
+    assert told.startswith(f"{tmp_path / 'over.yaml'}: {message}")
+
+
+def test_a_few_aliases_of_aliases_are_no_billion_values(base: Path, tmp_path: Path) -> None:
+    lines = ["a0: &a0 {b: 1}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
+    told = problem(base, write(tmp_path, "bomb.yaml", "\n".join(lines)))
+    assert "bomb.yaml: more than 1,000,000 values, its aliases written out" in told
+    assert "unknown key 'a0'" in problem(base, write(tmp_path, "few.yaml", "\n".join(lines[:2])))
+
+
+def test_not_a_text_file(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "over.yaml").write_bytes(b"\xff\xfe\x00")
+    assert problem(base, tmp_path / "over.yaml").endswith("not a text file in UTF-8")
+
+
+def test_numbers_in_scientific_notation_without_a_dot_are_numbers(base: Path, tmp_path: Path) -> None:
+    """YAML 1.1 takes 5e-4 for a string."""
+    over = write(tmp_path, "over.yaml", "datasets: {digits: {training: {weight_decay: 5e-4, learning_rate: 1E-2}}}")
+    training = read_study([base, over]).datasets["digits"].training
+    assert (training.weight_decay, training.learning_rate) == (5e-4, 1e-2)
+
+
+def test_dictionaries_merge_and_lists_replace(base: Path, tmp_path: Path) -> None:
+    over = write(tmp_path, "over.yaml", {"run": {"seeds": [9]}, **at(f"{TRAINING}.epochs", 70)})
+    study = read_study([base, over])
+    assert study.run.seeds == [9]
+    assert study.run.strategies == ["lplgrad", "random"]
+    assert study.datasets["digits"].training.epochs == 70
+    assert study.datasets["digits"].training.milestones == [48]
+
+
+def test_merging_is_snakemakes(base: Path) -> None:
+    from snakemake.utils import update_config
+
+    from lplgrad.study.reading import merge
+
+    over = {"run": {"seeds": [9]}, "recipes": {"new": {"auxiliary": False}}, "title": {"odd": 1}, "datasets": 5}
+    theirs = copy.deepcopy(BASE)
+    update_config(theirs, over)
+    assert merge(BASE, over) == theirs
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("data", "data"), ("data/", "data"), ("./data", "data"), ("a//b/.//", "a/b"), ("../data", "../data"),
+        ("/", "/"), ("/some/where/", "/some/where"), ("/some/where", "/some/where"), ("~/data/", "/home/me/data"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_data_is_written_in_one_way(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, kept: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert read_study([base, write(tmp_path, "mine.yaml", {"data_dir": given})]).data_dir == kept
+
+
+def test_a_study_file_comes_back(base: Path, tmp_path: Path) -> None:
+    study = read_study([base])
+    file = StudyFile(study=study, unavailable={"cdd": "not placed"})
+    path = write(tmp_path, "study.yaml", file.model_dump(by_alias=True))
+    assert read_study_file(path) == file
+
+
+def test_what_is_prepared_is_what_the_study_means_and_holds_its_budgets(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"source": "image_folder", "path": "mine", "budgets": {"small": {"query_size": 10, "labels": 50}}}
+    mine = write(
+        tmp_path, "mine.yaml", {"run": {"datasets": ["mine"], "budgets": ["small"]}, "datasets": {"mine": row}}
+    )
+    settings = read_study([base, mine]).datasets["mine"].all_options
+    manifest = tmp_path / "data/mine/dataset.json"
+    manifest.parent.mkdir(parents=True)
+
+    def told(settings: dict[str, Any], pool: int) -> str:
+        manifest.write_text(json.dumps({"settings": settings, "splits": {"train": {"images": [pool, 8, 8, 3]}}}))
+        main(["study", str(base), str(mine)])
+        return capsys.readouterr().err
+
+    assert told({"source": "image_folder", **settings}, 50) == ""
+    earlier = {key: value for key, value in settings.items() if value is not None}
+    assert told({"source": "image_folder", **earlier}, 50) == "", "a key that an earlier version did not write"
+    assert told({"source": "image_folder", **settings}, 49) == (
+        "lplgrad study: error: datasets.mine.budgets.small.labels: 50 is more than the 49 images of the training pool "
+        "(data/mine)\n"
+    )
+    assert "data/mine was prepared with another path ('yours', not 'mine'); give this one" in told(
+        {"source": "image_folder", **settings, "path": "yours"}, 50
+    )
+
+
+def test_paper_and_demo_are_valid() -> None:
+    home = Path(__file__).parents[2]
+    assert read_study([home / "config.yaml"]).study == "paper"
+    for overlay in home.glob("studies/*.yaml"):
+        read_study([home / "config.yaml", overlay])
+    demo = read_study([home / "config.yaml", home / "demo.yaml"])
+    assert len(demo.run.strategies) == 6
+    assert len(demo.run.seeds) >= 3
+    assert demo.datasets["digits"].budgets["small"].rounds >= 6
+
+
+def test_everything_is_checked_without_torch() -> None:
+    """The Snakefile checks the configuration, lays the study out and digests the code; it never imports torch."""
+    import subprocess
+    import sys
+
+    script = (
+        "import sys; from lplgrad import acquisition, datasets; from lplgrad.study import layout, reading;"
+        "from lplgrad.machine import digest, leases;"
+        "from lplgrad.report import captions;"
+        "[acquisition.load(name) for name in acquisition.names()]; [datasets.load(name) for name in datasets.names()];"
+        "reading.read_study(['config.yaml', 'demo.yaml']); leases.visible_devices();"
+        "heavy = {'torch', 'torchvision', 'pandas', 'sklearn', 'matplotlib', 'snakemake'} & set(sys.modules);"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+
+
+class TestLayout:
+    def layout(self, base: Path) -> Layout:
+        return Layout(read_study([base]))
+
+    def test_trials_and_rounds(self, base: Path) -> None:
+        layout = self.layout(base)
+        assert [(trial.strategy, trial.seed) for trial in layout.trials()] == [
+            ("lplgrad", 1), ("lplgrad", 2), ("random", 1), ("random", 2),
+        ]  # fmt: skip
+        assert layout.rounds("low", "digits") == 5
+        assert layout.recipes() == ["joint", "plain"]
+
+    def test_round_1_is_shared_and_labels_come_from_the_query_before(self, base: Path) -> None:
+        layout, trial = self.layout(base), Trial("low", "digits", "lplgrad", 2)
+        assert layout.trained(trial, 1) == "results/base/low/digits/start/seed2/joint"
+        assert layout.trained(trial, 2) == "results/base/low/digits/lplgrad/seed2/round2"
+        assert layout.labels(trial, 1) == "results/base/low/digits/start/seed2/labeled.csv"
+        assert layout.labels(trial, 3) == "results/base/low/digits/lplgrad/seed2/round2/next_labeled.csv"
+
+    def test_settings_of_jobs_keep_every_letter(self, base: Path, tmp_path: Path) -> None:
+        """JSON's own escapes for these letters are two halves of a letter to YAML."""
+        title = "a 🐱, 𠮷 and 猫"
+        study = read_study([base, write(tmp_path, "emoji.yaml", {"title": title})])
+        assert parse_settings(Study, Layout(study).study_settings()).title == title
+
+    def test_a_study_without_what_it_does_not_run(self, base: Path, tmp_path: Path) -> None:
+        import json
+
+        over = write(tmp_path, "over.yaml", {"run": {"strategies": ["random"]}})
+        settings = json.loads(Layout(read_study([base, over])).study_settings())
+        assert list(settings["strategies"]) == ["random"]
+        assert list(settings["recipes"]) == ["plain"]
+        assert Study.model_validate(settings).run.strategies == ["random"]
+
+
+def test_registries_list_what_is_there() -> None:
+    assert acquisition.names() == ["coreset", "entropy", "gradient_norm", "predicted_loss", "random"]
+    assert "digits" in datasets.names()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Mine", "Mine"),
+        ("Mine", "mine"),
+        ("My  own", " My own"),
+        ("Café", "Cafe\u0301"),
+        (None, "DIGITS"),
+        ("Other", None),
+    ],
+)
+def test_data_sets_that_run_need_titles_that_differ(tmp_path: Path, one: str | None, other: str | None) -> None:
+    values = copy.deepcopy(BASE)
+    row = values["datasets"]["digits"]
+    values["datasets"] = {"digits": {**row, "title": one}, "other": {**row, "title": other}}
+    assert read_study([write(tmp_path, "base.yaml", values)]).run.datasets == ["digits"], "the other is not run"
+    values["run"]["datasets"] = ["digits", "other"]
+    told = problem(write(tmp_path, "base.yaml", values))
+    assert "datasets.other" in told
+    assert "datasets.digits" in told
+    assert "titles that differ by more than upper case and white space" in told
