@@ -59,9 +59,7 @@ class TestRefusals:
         cases: list[tuple[dict[str, object], tuple[str, ...]]] = [
             ({"settings": "{trainin: 1}"}, ("--settings", "'trainin'", "'training'")),
             ({"settings": "{training: ["}, ("--settings", "line 1")),
-            ({"number": 0}, ("--round: must be 1 or more",)),
-            ({"seed": -1}, ("--seed",)),
-            ({"number": 2}, ("--checkpoint: missing",)),
+            ({**second}, ("--checkpoint: missing",)),
             ({"checkpoint": checkpoint}, ("--checkpoint: not wanted",)),
             ({"number": 2, "checkpoint": checkpoint}, ("labeled.csv: the labels of round 1, not of round 2",)),
             ({**second, "labeled": cut, "checkpoint": checkpoint}, ("cut.csv: 2 labels of round 2, not 3; delete it",)),
@@ -90,10 +88,37 @@ class TestRefusals:
             single_line(told, "lplgrad train: error: ", *words)
             assert not (tmp_path / "out").exists()
 
+    @pytest.mark.parametrize(
+        ("option", "value", "words"),
+        [
+            ("--round", 0, "must be 1 or more, not 0"),
+            ("--jobs-per-gpu", -1, "must be 1 or more, not -1"),
+            ("--seed", -1, "must be from 0 to 4294967295, not -1"),
+            ("--seed", 2**32, "must be from 0 to 4294967295"),
+            ("--seed", "x", "invalid seed value: 'x'"),
+            ("--target-accuracy", 2, "must lie in (0, 1], not 2"),
+        ],
+    )
+    def test_of_an_argument(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: object, words: str
+    ) -> None:
+        given = {
+            "--data": "d",
+            "--labeled": "l",
+            "--round": 1,
+            "--seed": 1,
+            "--output": tmp_path / "out",
+            option: value,
+        }
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", *(str(word) for pair in given.items() for word in pair)])
+        single_line(capsys.readouterr().err, f"lplgrad train: error: argument {option}: {words}")
+        assert not (tmp_path / "out").exists()
+
     def test_of_query(self, started: Path, lplgrad: Call) -> None:
         entropy = QUERY.replace("NAME", "entropy")
         for settings, changes, words in [
-            (entropy, {"checkpoint": None}, ("--checkpoint: missing: entropy asks a model",)),
+            (entropy, {"checkpoint": None}, ("--checkpoint: missing: entropy scores with a model",)),
             (QUERY.replace("NAME", "entropi"), {}, ("'entropi'", "did you mean 'entropy'?")),
             (entropy.replace("30", "55"), {}, (f"only 54 of {POOL} images are left",)),
             (entropy.replace("candidates: 30", "candidates: all").replace("6", "55"), {}, ("55", "only 54 are left")),
@@ -109,7 +134,7 @@ class TestRefusals:
         train(lplgrad, started, TRAIN)
         status, told = query(lplgrad, started, QUERY.replace("NAME", "predicted_loss"), output="out")
         assert status == 1
-        single_line(told, "checkpoint.safetensors", "needs a loss prediction module; it has none")
+        single_line(told, "checkpoint.safetensors", "has no loss prediction module, which predicted_loss needs")
 
     def test_weights_that_are_no_numbers_are_told(self, started: Path, lplgrad: Call) -> None:
         path = started / "round1" / "checkpoint.safetensors"

@@ -13,10 +13,10 @@ import yaml
 from lplgrad import acquisition, datasets
 from lplgrad.cli import main
 from lplgrad.machine.errors import UserError
-from lplgrad.rounds.round import parse_settings
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study, read_study_file
 from lplgrad.study.settings import Study, StudyFile
+from lplgrad.study.validation import parse_settings
 
 BASE: dict[str, Any] = {
     "study": "base",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +12,6 @@ from torch import Tensor
 
 from lplgrad.rounds.models import pool
 from lplgrad.rounds.networks import Networks
-
-
-def batch_size(height: int, width: int) -> int:
-    """Images in a batch of an evaluation: from the size of an image alone, so that results do not depend on memory."""
-    return max(1, 256 * 32 * 32 // (height * width))
 
 
 @dataclass(frozen=True)
@@ -76,10 +70,3 @@ def accuracy_per_class(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.i
     found = np.bincount(labels[right], minlength=classes)
     there = np.bincount(labels, minlength=classes)
     return [int(hits) / int(count) if count else None for hits, count in zip(found, there, strict=True)]
-
-
-def batches_of(images: npt.NDArray[np.uint8], positions: npt.NDArray[np.int64] | None, size: int) -> Iterator[Any]:
-    """Images of an array on disk in batches, read one batch at a time: uint8, shape (B, H, W, C)."""
-    chosen = np.arange(len(images)) if positions is None else positions
-    for start in range(0, len(chosen), size):
-        yield images[chosen[start : start + size]]

@@ -79,3 +79,8 @@ class Augment:
 def to_tensor(array: npt.NDArray[np.uint8 | np.int64], device: torch.device) -> Tensor:
     """Images or labels as read from disk, copied to the device."""
     return torch.from_numpy(np.array(array)).to(device)
+
+
+def batch_size(height: int, width: int) -> int:
+    """Images in a batch of an evaluation, from the size of an image alone."""
+    return max(1, 256 * 32 * 32 // (height * width))

@@ -223,3 +223,8 @@ def read_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: {line}{error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def parse_settings(kind: type[SettingsT], text: str, option: str = "--settings") -> SettingsT:
+    """Parse settings of the command line: YAML in one argument."""
+    return parse(kind, read_yaml(text, option) or {}, option)

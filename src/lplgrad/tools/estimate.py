@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from lplgrad.rounds.round import check_positive
 from lplgrad.study.layout import Layout, check_prepared_datasets
 from lplgrad.study.reading import read_study
 from lplgrad.tools.costs import data_bytes, estimate, peak_bytes, read_rates
@@ -14,7 +13,6 @@ from lplgrad.tools.rates import measure_rates
 def run(arguments: argparse.Namespace) -> None:
     """Read, multiply and print."""
 
-    check_positive("--jobs", arguments.jobs)
     study = read_study(arguments.files)
     check_prepared_datasets(study)
     layout = Layout(study)

@@ -15,10 +15,11 @@ from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import PerSampleGradientNorms
 from lplgrad.machine import devices
 from lplgrad.machine.randomness import Purpose, stream
-from lplgrad.rounds.evaluation import batch_size, predict
+from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.loop import train
 from lplgrad.rounds.needs import gradient_batch_size
 from lplgrad.rounds.networks import first_networks
+from lplgrad.rounds.transforms import batch_size
 from lplgrad.study.layout import Layout
 from lplgrad.study.settings import Compute, Dataset, Normalization, Recipe
 from lplgrad.tools.costs import ANY, images_of, key

@@ -16,16 +16,14 @@ from lplgrad.machine.errors import DownloadError, UserError
 from lplgrad.machine.files import printable, remove, write_text
 from lplgrad.machine.locks import alone
 from lplgrad.machine.log import say
-from lplgrad.rounds.round import check_positive, parse_settings
 from lplgrad.study.layout import FAILED_DOWNLOAD
 from lplgrad.study.settings import SourceJob
-from lplgrad.study.validation import parse
+from lplgrad.study.validation import parse, parse_settings
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepare the data set."""
 
-    check_positive("--threads", arguments.threads)
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # a log keeps no debris of torchvision's bars
     settings = parse_settings(SourceJob, arguments.settings)
