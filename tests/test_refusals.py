@@ -138,11 +138,11 @@ class TestRefusals:
 
     def test_weights_that_are_no_numbers_are_told(self, started: Path, lplgrad: Call) -> None:
         path = started / "round1" / "checkpoint.safetensors"
-        from lplgrad.rounds.files import read_checkpoint, write_checkpoint
+        from lplgrad.rounds.networks import FORMAT, read_tensors, write_tensors
 
-        states, description = read_checkpoint(path)
-        states["model"]["fc.bias"][0] = float("nan")
-        write_checkpoint(path, states, description)
+        states, description = read_tensors(path, FORMAT)
+        states["model/fc.bias"][0] = float("nan")
+        write_tensors(path, states, {**description, "format": FORMAT})
         status, told = query(lplgrad, started, QUERY.replace("NAME", "entropy"), output="out")
         assert status == 1
         single_line(told, str(path), "30 of 30 scores are not finite")
@@ -157,8 +157,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            (JOINT.replace("width: 4", "width: 8"), ("its model are not those asked for", "width=4", "width=8")),
-            (JOINT[:-1] + ", normalization: {mean: [0.5], std: [1]}}", ("its normalization are not those",)),
+            (JOINT.replace("width: 4", "width: 8"), ("other model than expected", "width=4", "width=8")),
+            (JOINT[:-1] + ", normalization: {mean: [0.5], std: [1]}}", ("other normalization than expected",)),
         ],
     )
     def test_a_checkpoint_of_other_settings(
@@ -175,7 +175,7 @@ class TestRefusals:
         (started / "data" / "dataset.json").write_text(json.dumps(described))
         status, told = query(lplgrad, started, QUERY.replace("NAME", "entropy"), output="out")
         assert status == 1
-        single_line(told, "its classes are not those asked for")
+        single_line(told, "other classes than expected")
 
     @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere")
     def test_no_permission(self, data: DatasetArrays, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lplgrad.rounds.models import pool
+from lplgrad.rounds.models import global_average
 from lplgrad.rounds.networks import Networks
 
 
@@ -46,7 +46,7 @@ def predict(
     collected: dict[str, list[Tensor]] = {"logits": [], "features": [], "predicted_loss": []}
     for images in batches:
         stages = networks.model.stages(images)
-        pooled = pool(stages[-1])
+        pooled = global_average(stages[-1])
         collected["logits"].append(networks.model.classify(pooled))
         if features:
             collected["features"].append(pooled)

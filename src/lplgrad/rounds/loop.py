@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim.sgd import sgd
 
 from lplgrad.machine.errors import UserError
-from lplgrad.rounds.models import pool
+from lplgrad.rounds.models import global_average
 from lplgrad.rounds.networks import Networks
 from lplgrad.rounds.transforms import Augment, Normalize
 from lplgrad.study.settings import Augmentation, Normalization, Recipe, Training
@@ -174,7 +174,7 @@ def train(
             batch = order[start : start + training.batch_size]
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
                 stages = networks.model.stages(normalize(augment(batch, draws)))
-                logits = networks.model.classify(pool(stages[-1]))
+                logits = networks.model.classify(global_average(stages[-1]))
                 predicted = None
                 if networks.auxiliary is not None:
                     predicted = networks.auxiliary(stages if attached else [stage.detach() for stage in stages])

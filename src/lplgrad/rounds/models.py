@@ -97,7 +97,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape (B, C), of normalised images, shape (B, channels_in, H, W)."""
-        return self.classify(pool(self.stages(images)[-1]))
+        return self.classify(global_average(self.stages(images)[-1]))
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits, shape (B, C), of penultimate features, shape (B, channels[-1])."""
@@ -105,7 +105,7 @@ class ResNet(nn.Module):
         return logits
 
 
-def pool(feature_map: Tensor) -> Tensor:
+def global_average(feature_map: Tensor) -> Tensor:
     """Global average pooling: (B, D, H, W) to (B, D). Of the last stage these are the penultimate features."""
     # Laid out as it is in channels-last memory, its gradient is too, and need not be brought there to be added up.
     return feature_map.permute(0, 2, 3, 1).flatten(1, 2).mean(dim=1)
@@ -126,7 +126,7 @@ class LossPrediction(nn.Module):
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Predicted loss p, shape (B,), from the feature map of every stage."""
-        hidden = [F.relu(layer(pool(stage))) for layer, stage in zip(self.stages, stages, strict=True)]
+        hidden = [F.relu(layer(global_average(stage))) for layer, stage in zip(self.stages, stages, strict=True)]
         predicted: Tensor = self.fc(torch.cat(hidden, dim=1))
         return predicted.squeeze(1)
 
