@@ -29,6 +29,7 @@ bench: .venv/installed
 
 test: lint types
 	pytest
+	python -m tests.same
 
 quick: .venv/installed
 	pytest -m "not slow"
