@@ -1,4 +1,4 @@
-"""Passes over images in eval mode: what a model says of them, and how often it is right."""
+"""Passes over images in eval mode: predictions and accuracy."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lplgrad.rounds.networks import Networks
 
 @dataclass(frozen=True)
 class Predictions:
-    """What networks say of N images, float32.
+    """Outputs of networks for N images, float32.
 
     Attributes:
         logits: shape (N, C).
-        features: penultimate features, shape (N, D); None if not asked for.
-        predicted_loss: of the loss prediction module, shape (N,); None if not asked for.
+        features: penultimate features, shape (N, D); None if not wanted.
+        predicted_loss: of the loss prediction module, shape (N,); None if not wanted.
     """
 
     logits: Tensor
@@ -33,13 +33,13 @@ class Predictions:
 def predict(
     networks: Networks, batches: Iterable[Tensor], features: bool = False, predicted_loss: bool = False
 ) -> Predictions:
-    """One pass over normalised images, shape (B, channels, H, W) a batch, in eval mode and in float32.
+    """Pass over normalised images once, in eval mode and in float32.
 
     Args:
         networks: the main model and, for ``predicted_loss``, the auxiliary module.
-        batches: the images.
-        features: keep the penultimate features.
-        predicted_loss: ask the loss prediction module.
+        batches: the images, shape (B, channels, H, W).
+        features: return the penultimate features.
+        predicted_loss: return the predicted losses.
     """
     for network in networks.named().values():
         network.eval()
@@ -59,12 +59,12 @@ def predict(
 
 
 def accuracy(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """Fraction of images whose highest logit is their class's (the first, where several are highest)."""
+    """Return the fraction of images whose highest logit is their class's; of equal logits the first counts."""
     return float((logits.argmax(axis=1) == labels).mean())
 
 
 def accuracy_per_class(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> list[float | None]:
-    """The same for the images of each class; None for a class without test images."""
+    """Return the accuracy of each class; None for a class without test images."""
     right = logits.argmax(axis=1) == labels
     classes = logits.shape[1]
     found = np.bincount(labels[right], minlength=classes)

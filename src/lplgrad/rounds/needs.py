@@ -119,14 +119,14 @@ def measure(
     candidates: Iterable[Tensor],
     labeled: Iterable[Tensor],
 ) -> Measured:
-    """Compute what an acquisition function declares.
+    """Compute what an acquisition function needs.
 
     Args:
-        networks: of the round; in eval mode afterwards, else unchanged.
-        needs: the declaration.
-        loss: of the logits, in float64, to one scalar a sample; for ``gradient_norms``.
+        networks: of the round; in eval mode afterwards, otherwise unchanged.
+        needs: what to compute.
+        loss: from logits, in float64, to one scalar a sample; for ``gradient_norms``.
         candidates: normalised images of the S candidates, in batches.
-        labeled: the same of the labelled set; read only where its features are needed.
+        labeled: normalised images of the labelled set; read only if their features are needed.
     """
     measured: Measured
     if "gradient_norms" in needs:
@@ -144,9 +144,9 @@ def measure(
 
 
 def gradient_norms(networks: Networks, loss: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> GradientNorms:
-    """Gradient norms of the main model over batches of images, which are split to what is fastest.
+    """Compute gradient norms of the main model over batches of images, which are split to the fastest size.
 
-    Where memory runs out, as it may on a GPU that others use too, half as many are taken at a time from there on.
+    If memory runs out, as it may on a shared GPU, this size is halved from there on.
     """
     networks.model.eval()
     parts: list[GradientNorms] = []
@@ -171,10 +171,10 @@ def gradient_norms(networks: Networks, loss: Callable[[Tensor], Tensor], batches
 
 
 def gradient_batch_size(images: Tensor) -> int:
-    """How many images to ask for their gradient norms at a time: from their size and the kind of device alone, so that
-    results do not depend on memory.
+    """Return how many images take part in one pass for gradient norms.
 
-    On a CPU few are fastest, since their feature maps fit its cache; a GPU needs many to be busy.
+    It follows from their size and the kind of device alone, so that results do not depend on memory. On a CPU few are
+    fastest, because their feature maps fit its cache. A GPU needs many to be busy.
 
     Args:
         images: shape (B, channels, H, W).

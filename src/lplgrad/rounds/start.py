@@ -1,4 +1,4 @@
-"""Draw the labels of round 1: images of the training pool, uniformly at random."""
+"""``lplgrad start``: the labels of round 1."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from lplgrad.study.validation import parse
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draw and write the labels."""
-
+    """Draw the labels of round 1 and write them."""
     images = len(open_dataset(arguments.data).train.images)
     if arguments.labels is not None:
         values = {"query_size": arguments.query_size, "candidates": arguments.candidates or "all"}
