@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
-from typing import Any, TypedDict
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lplgrad.acquisition import Acquisition, Candidates, Need, scores_of
+from lplgrad.acquisition import Acquisition, Candidates, scores_of
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import GradientNorms, PerSampleGradientNorms
 from lplgrad.machine.devices import lacks_memory
@@ -27,16 +27,6 @@ from lplgrad.rounds.transforms import Augment, to_tensor
 from lplgrad.study.settings import QueryJob
 
 
-class Measured(TypedDict, total=False):
-    """The measured fields of ``acquisition.Candidates``. Every pass computes logits, so they are always present."""
-
-    logits: Tensor
-    features: Tensor | None
-    labeled_features: Tensor | None
-    predicted_loss: Tensor | None
-    gradient_norms: GradientNorms
-
-
 class Scorer:
     """The model of a round on its device, and the acquisition function that scores with it.
 
@@ -50,13 +40,12 @@ class Scorer:
 
     def __init__(self, here: Round[QueryJob], function: Acquisition, options: Any) -> None:
         path = here.arguments.checkpoint
-        device = here.device
         self.here, self.function, self.options = here, function, options
         self.checkpoint = networks.load(path)
         if "predicted_loss" in function.needs and self.checkpoint.networks.auxiliary is None:
             raise UserError(f"{path}: has no loss prediction module, which {here.settings.acquisition} needs")
         self.checkpoint.check_fits(here.data.channels, here.data.classes)
-        self.checkpoint.networks.to(device)
+        self.checkpoint.networks.to(here.device)
 
     def candidates(self, indices: Indices) -> Candidates:
         """Measure the candidates of the round, shape (S,)."""
@@ -67,7 +56,7 @@ class Scorer:
             return augment(torch.arange(len(images), device=images.device), augment.draw())
 
         change = augmented if self.here.settings.query_transform == "train" else None
-        return self._measured(
+        return self._measure(
             indices,
             self._batches("train", indices, "candidates", change),
             self._batches("train", self.here.labeled.indices, "labelled", change),
@@ -82,7 +71,7 @@ class Scorer:
         """
         test = self.here.data.test
         positions = draw_test_images(len(test.images), self.here.seed)
-        measured = self._measured(positions, self._batches("test", positions, "test images"))
+        measured = self._measure(positions, self._batches("test", positions, "test images"))
         scores = scores_of(self.function, measured, self.options)
         assert measured.logits is not None
         labels = to_tensor(test.labels[positions], self.here.device)
@@ -93,7 +82,7 @@ class Scorer:
         return positions, scores, losses
 
     def predictions(self, candidates: Candidates) -> dict[str, Any]:
-        """What the model predicts for each candidate: entropy, confidence and class, each of shape (S,)."""
+        """Return entropy, confidence and class of the predictions for the candidates, each of shape (S,)."""
         assert candidates.logits is not None
         return {
             "entropy": entropy(candidates.logits).cpu().numpy(),
@@ -105,42 +94,22 @@ class Scorer:
         positions, what, *augment = arguments
         return self.here.batches(split, positions, self.checkpoint.normalization, what, *augment)
 
-    def _measured(self, indices: Indices, images: Iterable[Tensor], labeled: Iterable[Tensor] = ()) -> Candidates:
-        here, function = self.here, self.function
-        loss = function.loss(self.options) if function.loss is not None else None
-        measured = measure(self.checkpoint.networks, function.needs, loss, images, labeled)
+    def _measure(self, indices: Indices, images: Iterable[Tensor], labeled: Iterable[Tensor] = ()) -> Candidates:
+        """Compute what the function needs. The labelled images are read only if their features are needed."""
+        trained, needs = self.checkpoint.networks, self.function.needs
+        if "gradient_norms" in needs:
+            if len(needs) > 1 + ("logits" in needs):
+                raise NotImplementedError("gradient norms together with features or predicted losses")
+            assert self.function.loss is not None
+            norms = gradient_norms(trained, self.function.loss(self.options), images)
+            measured: dict[str, Any] = {"logits": norms.output, "gradient_norms": norms}
+        else:
+            found = predict(trained, images, "features" in needs, "predicted_loss" in needs)
+            measured = {"logits": found.logits, "features": found.features, "predicted_loss": found.predicted_loss}
+        if "labeled_features" in needs:
+            measured["labeled_features"] = predict(trained, labeled, features=True).features
+        here = self.here
         return Candidates(indices, here.seed, here.number, here.settings.query_size, **measured)
-
-
-def measure(
-    networks: Networks,
-    needs: Set[Need],
-    loss: Callable[[Tensor], Tensor] | None,
-    candidates: Iterable[Tensor],
-    labeled: Iterable[Tensor],
-) -> Measured:
-    """Compute what an acquisition function needs.
-
-    Args:
-        networks: of the round; in eval mode afterwards, otherwise unchanged.
-        needs: what to compute.
-        loss: from logits, in float64, to one scalar a sample; for ``gradient_norms``.
-        candidates: normalised images of the S candidates, in batches.
-        labeled: normalised images of the labelled set; read only if their features are needed.
-    """
-    measured: Measured
-    if "gradient_norms" in needs:
-        if len(needs) > 1 + ("logits" in needs):
-            raise NotImplementedError("gradient norms together with features or predicted losses")
-        assert loss is not None
-        norms = gradient_norms(networks, loss, candidates)
-        measured = {"logits": norms.output, "gradient_norms": norms}
-    else:
-        found = predict(networks, candidates, "features" in needs, "predicted_loss" in needs)
-        measured = {"logits": found.logits, "features": found.features, "predicted_loss": found.predicted_loss}
-    if "labeled_features" in needs:
-        measured["labeled_features"] = predict(networks, labeled, features=True).features
-    return measured
 
 
 def gradient_norms(networks: Networks, loss: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> GradientNorms:

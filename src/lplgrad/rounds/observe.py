@@ -33,9 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
         order = draw.permutation(len(data.train.images))
         unlabeled = np.sort(order[~np.isin(order, here.labeled.indices)][: settings.unlabeled_images])
 
-        device = here.device
         checkpoint = networks.load(arguments.checkpoint)
-        trained = checkpoint.networks.to(device)
+        trained = checkpoint.networks.to(here.device)
         has_module = trained.auxiliary is not None
 
         def batches(split: str, positions: Indices, what: str = "") -> Iterable[Tensor]:
@@ -43,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         found = predict(trained, batches("test", embedded, "test images"), features=True, predicted_loss=has_module)
         norms = gradient_norms(trained, entropy, batches("test", embedded))
-        labels = to_tensor(data.test.labels[embedded], device)
+        labels = to_tensor(data.test.labels[embedded], here.device)
         assert found.features is not None
         with replacing(here.folder / "features.npy") as file:
             np.save(file, found.features.cpu().numpy(), allow_pickle=False)

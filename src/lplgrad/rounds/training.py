@@ -33,8 +33,9 @@ def train_and_test(here: Round[TrainingJob]) -> None:
         raise UserError(
             f"normalization: has {len(normalization.mean)} channels, the images of {arguments.data} {data.channels}"
         )
+    trained = _networks(here, normalization)
     device = here.device
-    trained = _networks(here, normalization).to(device)
+    trained.to(device)
     inputs = [arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])]
     digest = digest_of([settings.model_dump(), here.number, here.seed, device.type], inputs)
     progress = Progress(here.folder, digest, arguments.progress_seconds, here.wanted)
