@@ -19,7 +19,7 @@ from torch import Tensor
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.signals import Interrupted
-from lplgrad.rounds import resume as resuming
+from lplgrad.rounds import resume
 from lplgrad.rounds.files import PROGRESS
 from lplgrad.rounds.loop import Epoch, State, train
 from lplgrad.rounds.networks import Networks, first_networks
@@ -178,7 +178,7 @@ class TestDiscarding:
 def test_the_digest_is_of_all_that_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "labeled.csv"
     file.write_text("index,round\n1,1\n")
-    digest = resuming.digest_of
+    digest = resume.digest_of
     before = digest([{"epochs": 2}, 1], [file])
     assert digest([{"epochs": 2}, 1], [file]) == before
     assert digest([{"epochs": 3}, 1], [file]) != before
