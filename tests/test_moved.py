@@ -59,4 +59,4 @@ def test_a_study_moves_and_comes_back(tmp_path: Path) -> None:
     other = configure(here, datasets__digits__training__learning_rate=0.06)
     snakemake(here, *TOUCH, config=other)
     said = " ".join(snakemake(here, TABLES[0], status=1, config=other).split())
-    assert "settings.json: training.learning_rate is 0.05 there, but 0.06 in the study" in said
+    assert "settings.json: training.learning_rate" in said
