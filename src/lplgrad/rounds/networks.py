@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import replacing
-from lplgrad.machine.randomness import Purpose, torch_stream
+from lplgrad.machine.randomness import Purpose, torch_seed
 from lplgrad.rounds.models import LossPrediction, ResNet, build_auxiliary, build_model, initialize
 from lplgrad.study.settings import Model, Normalization
 from lplgrad.study.validation import parse
@@ -72,9 +72,11 @@ def first_networks(
         round_number: the round that starts with new weights: 1, or every round of a recipe with ``init: fresh``.
     """
     networks = build(model, channels, classes, auxiliary)
-    initialize(networks.model, torch_stream(seed, Purpose.MODEL_WEIGHTS, round_number))
+    weights_seed = torch_seed(seed, Purpose.MODEL_WEIGHTS, round_number)
+    initialize(networks.model, torch.Generator().manual_seed(weights_seed))
     if networks.auxiliary is not None:
-        initialize(networks.auxiliary, torch_stream(seed, Purpose.AUXILIARY_WEIGHTS, round_number))
+        weights_seed = torch_seed(seed, Purpose.AUXILIARY_WEIGHTS, round_number)
+        initialize(networks.auxiliary, torch.Generator().manual_seed(weights_seed))
     return networks
 
 

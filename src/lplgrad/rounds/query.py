@@ -8,10 +8,10 @@ import numpy as np
 
 from lplgrad import acquisition
 from lplgrad.acquisition import Acquisition, Candidates
-from lplgrad.machine import devices
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import write_json
 from lplgrad.machine.log import say
+from lplgrad.machine.timing import Stopwatch, describe, peak_memory_mb
 from lplgrad.rounds.files import forget_progress, write_labeled, write_scores, write_test_scores
 from lplgrad.rounds.pool import draw_candidates
 from lplgrad.rounds.round import Round, open_round
@@ -45,7 +45,7 @@ def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> 
 
         scorer = Scorer(here, function, options)
     device = None if scorer is None else here.device
-    watch = devices.Stopwatch(device)
+    watch = Stopwatch(device)
     candidates = (
         Candidates(indices, here.seed, here.number, settings.query_size)
         if scorer is None
@@ -58,8 +58,8 @@ def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> 
         raise UserError(f"{here.arguments.checkpoint}: {error}; was its training sound?") from None
     timing = {
         "query_seconds": round(watch.seconds(), 4),
-        "peak_memory_mb": round(devices.peak_memory_mb(device), 1),
-        **devices.describe(device),
+        "peak_memory_mb": round(peak_memory_mb(device), 1),
+        **describe(device),
     }
     selected = np.isin(np.arange(len(indices)), chosen)
     beside = {} if scorer is None else scorer.predictions(candidates)
@@ -77,7 +77,7 @@ def _choose_nothing(here: Round[QueryJob]) -> None:
     """Write the query of a trial that has stopped: no candidates, no scores, the same labels."""
     nothing = np.empty(0, dtype=np.int64)
     write_scores(here.folder / "scores.csv", nothing, nothing.astype(np.float32), nothing.astype(bool))
-    timing = {"query_seconds": 0.0, "peak_memory_mb": 0.0, **devices.describe(device=None)}
+    timing = {"query_seconds": 0.0, "peak_memory_mb": 0.0, **describe(device=None)}
     write_json(here.folder / "query_timing.json", timing)
     write_test_scores(here.folder / "test_scores.csv")
     write_settings(here, QUERY)

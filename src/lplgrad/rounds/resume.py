@@ -25,7 +25,7 @@ from torch import Tensor
 from lplgrad.machine.digest import code_digest
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.log import say
-from lplgrad.machine.signals import Interrupted, deferred
+from lplgrad.machine.signals import deferred
 from lplgrad.rounds.files import PROGRESS
 from lplgrad.rounds.loop import Epoch, State
 from lplgrad.rounds.networks import read_tensors, write_tensors
@@ -74,7 +74,7 @@ class Progress:
             UserError: another process took over.
             Interrupted: the process received a signal to end.
         """
-        with deferred("after this epoch") as requests:
+        with deferred("after this epoch") as interruptions:
             for epoch in epochs:
                 yield epoch
                 if self.state is None:
@@ -86,9 +86,9 @@ class Progress:
                 if self.wanted():
                     self.write()
                     raise UserError("another process waits for this round and continues it; this one ends")
-                if requests.number is not None:
+                if interruptions:
                     self.write()
-                    raise Interrupted(requests.number)
+                    raise interruptions[0]
                 if time.monotonic() - self.written >= self.interval:
                     self.write()
 

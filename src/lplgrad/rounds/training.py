@@ -9,6 +9,7 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import write_json
 from lplgrad.machine.log import say, track
 from lplgrad.machine.randomness import Purpose
+from lplgrad.machine.timing import Stopwatch, describe, peak_memory_mb
 from lplgrad.rounds import networks
 from lplgrad.rounds.evaluation import accuracy, accuracy_per_class, predict
 from lplgrad.rounds.files import forget_progress, write_logits
@@ -41,7 +42,7 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     progress = Progress(here.folder, digest, arguments.progress_seconds, here.wanted)
     epochs = settings.training.epochs
     say(f"round {here.number}, seed {here.seed}: {len(here.labeled)} labels, {epochs} epochs on {device}")
-    watch = devices.Stopwatch(device)
+    watch = Stopwatch(device)
     last = _epochs(here, normalization, trained, progress)
     seconds = watch.seconds()
 
@@ -59,8 +60,8 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     timing = {
         "train_seconds": round(progress.earlier_seconds + seconds, 4),
         "test_seconds": round(watch.seconds() - seconds, 4),
-        "peak_memory_mb": round(devices.peak_memory_mb(device), 1),
-        **devices.describe(device),
+        "peak_memory_mb": round(peak_memory_mb(device), 1),
+        **describe(device),
     }
     networks.save(here.folder / "checkpoint.safetensors", trained, settings.model, normalization, data.classes)
     write_logits(here.folder / "test_logits.npy", logits)

@@ -15,6 +15,7 @@ from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import PerSampleGradientNorms
 from lplgrad.machine import devices
 from lplgrad.machine.randomness import Purpose, stream
+from lplgrad.machine.timing import Stopwatch
 from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.loop import train
 from lplgrad.rounds.needs import gradient_batch_size
@@ -101,9 +102,9 @@ def median_seconds(case: Callable[[], object], device: torch.device, repeats: in
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     seconds = []
     for _ in range(repeats + 1):
-        devices.Stopwatch(device).synchronize()
+        Stopwatch(device).synchronize()
         start = clock()
         case()
-        devices.Stopwatch(device).synchronize()
+        Stopwatch(device).synchronize()
         seconds.append(clock() - start)
     return statistics.median(seconds[1:])
