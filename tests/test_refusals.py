@@ -224,7 +224,7 @@ class TestRefusals:
             "start", "--data", data.folder, "--query-size", 6, "--seed", 1, "--output", tmp_path / "labeled.csv"
         )
         assert status == 1
-        single_line(told, "a directory stands where a file is to be written")
+        single_line(told, "is a folder, but a file must be written here")
 
     def test_tables_and_figures(self, tmp_path: Path, lplgrad: Call, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from lplgrad.datasets import Images, Prepared
-from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
+from lplgrad.datasets import Prepared
+from lplgrad.datasets.prepared.arrays import DatasetArrays, Images, open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import _host, read_json, replacing, write_json, write_text
@@ -77,7 +77,7 @@ class TestReplacing:
         assert caught.value.filename == str(tmp_path / "file")
 
     def test_a_directory_in_the_way_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="a directory stands where a file is to be written"):
+        with pytest.raises(UserError, match="is a folder, but a file must be written here"):
             write_text(tmp_path, "text")
 
     def test_json_refuses_what_is_not_json(self, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lplgrad.machine.errors import UserError
 def beside(path: Path) -> Iterator[Path]:
     """Yield a temporary path. If the block succeeds, its file replaces ``path``; otherwise it is deleted."""
     if path.is_dir():
-        raise UserError(f"{path}: a directory stands where a file is to be written; move it away")
+        raise UserError(f"{path}: is a folder, but a file must be written here; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")

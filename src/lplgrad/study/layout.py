@@ -21,7 +21,7 @@ from itertools import permutations
 from pathlib import Path, PurePosixPath
 
 from lplgrad import datasets
-from lplgrad.datasets.prepared.originals import ORIGINALS, change, read_listing
+from lplgrad.datasets.prepared.originals import ORIGINALS, change
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
 from lplgrad.study.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob, pool_problem
@@ -286,7 +286,7 @@ def changed_originals(study: Study) -> dict[str, str]:
         if originals is None or not (folder / "dataset.json").exists() or not (folder / ORIGINALS).exists():
             continue
         try:
-            problem = change(read_listing(folder / ORIGINALS), originals)
+            problem = change(folder / ORIGINALS, originals)
         except OSError as error:
             raise UserError(f"datasets.{name}: {error.filename}: {error.strerror}") from None
         if problem:
