@@ -42,7 +42,7 @@ class Command:
     """A command.
 
     Attributes:
-        module: its ``run`` takes the parsed arguments.
+        module: its ``run`` takes the parsed arguments; of ``module:function`` that function does.
         about: what the command does, in one line.
         example: a call that works in the project's folder.
         arguments: in the order of the help.
@@ -215,13 +215,13 @@ COMMANDS = {
         ],
     ),
     "measurements": Command(
-        "lplgrad.analysis.measurements",
+        "lplgrad.analysis.collect",
         "Collect accuracies: one row for each round, and one for each class and round, from all metrics.json",
         "lplgrad measurements --study results/demo/study.yaml --output results/demo",
         [STUDY, _folder("folder for measurements.csv and classes.csv")],
     ),
     "timings": Command(
-        "lplgrad.analysis.timings",
+        "lplgrad.analysis.collect:run_timings",
         "Collect seconds: one row for each round, from all timing.json and query_timing.json",
         "lplgrad timings --study results/demo/study.yaml --output results/demo/timings.csv",
         [STUDY, _needed("--output", "CSV", "file to write")],
@@ -398,7 +398,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     parsed = parser().parse_args(given)
     try:
-        importlib.import_module(parsed.module).run(parsed)
+        module, _, function = parsed.module.partition(":")
+        getattr(importlib.import_module(module), function or "run")(parsed)
     except UserError as error:
         return _fail(parsed.prog, str(error))
     except BrokenPipeError:

@@ -53,7 +53,7 @@ rule measurements:
         ENVIRONMENT
     params:
         folder=subpath(output.measurements, parent=True),
-        code=lambda wildcards: code_digest("analysis.measurements.run"),
+        code=lambda wildcards: code_digest("analysis.collect.run"),
     shell:
         "lplgrad measurements --study {input.study:q} --output {params.folder:q} > {log:q} 2>&1"
 
@@ -78,7 +78,7 @@ rule timings:
     conda:
         ENVIRONMENT
     params:
-        code=lambda wildcards: code_digest("analysis.timings.run"),
+        code=lambda wildcards: code_digest("analysis.collect.run_timings"),
     shell:
         "lplgrad timings --study {input.study:q} --output {output:q} > {log:q} 2>&1"
 

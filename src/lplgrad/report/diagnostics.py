@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from lplgrad.analysis import diagnostics
+from lplgrad.analysis.departures import check_settings
 from lplgrad.machine.files import write_text
 from lplgrad.report import score_loss
 from lplgrad.report.document import document
-from lplgrad.rounds.settings import check_settings
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study_file
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from lplgrad.analysis.departures import behind, check_settings
 from lplgrad.analysis.diagnostics import labeled_set, scores_of, trained_rounds
 from lplgrad.analysis.measured import read_classes, read_measurements
 from lplgrad.analysis.round_files import read_array, read_confidence, read_observed
@@ -20,7 +21,6 @@ from lplgrad.report.document import check_endings
 from lplgrad.report.model_figures import Observation
 from lplgrad.report.style import wrapped
 from lplgrad.report.tables import dataset_title, strategy_title
-from lplgrad.rounds.settings import behind, check_settings
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study_file
 from lplgrad.study.settings import StudyFile

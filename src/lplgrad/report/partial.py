@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from lplgrad.analysis import collect
+from lplgrad.analysis.departures import check_settings
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import write_text
 from lplgrad.machine.log import say
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     layout, folder = Layout(study, missing), arguments.output
     if folder.resolve() == Path(layout.root).resolve():
         raise UserError(f"--output: {folder}: the study writes there itself; name another folder")
-    others = collect.departures(file, arguments.partial)
+    others = check_settings(layout, partial=arguments.partial)
     measurements = collect.measurements(file, arguments.partial, others)
     first = next(iter(others.values()), None)
     if measurements.empty and first:

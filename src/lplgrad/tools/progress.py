@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lplgrad.analysis.departures import Departure, departures
 from lplgrad.machine import locks
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
-from lplgrad.rounds.settings import QUERY, TRAINING, Difference, differences
+from lplgrad.rounds.settings import QUERY, TRAINING
 from lplgrad.study.layout import Layout, Trial
 
 
@@ -71,7 +72,7 @@ class Progress:
     next: Step | None = field(default=None)
 
 
-def progress_of(layout: Layout, trial: Trial, departed: Difference | None = None) -> Progress:
+def progress_of(layout: Layout, trial: Trial, departed: Departure | None = None) -> Progress:
     """How far a trial is.
 
     Args:
@@ -210,7 +211,7 @@ def report(layout: Layout) -> Iterator[str]:
     """The lines of a report."""
     trials, broken = [], []
     try:
-        departed = differences(layout)
+        departed = departures(layout)
     except UserError as error:
         departed, broken = {}, [str(error)]
     for trial in layout.trials():
