@@ -16,7 +16,7 @@ from lplgrad.machine.errors import UserError
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import check_reported, read_study
 from lplgrad.study.settings import StudyFile
-from lplgrad.tools.progress import report
+from lplgrad.tools.status import report
 from tests.conftest import record_settings
 
 HOME = Path(__file__).parents[2]
