@@ -249,11 +249,11 @@ class TestDiagnostics:
         assert shrunk[0, 0] * 255 == pytest.approx(images[0, :2, :2].mean(), rel=1e-5)
         assert choices.shrunk(images[:, :8, :8]).shape == (1, 64)
 
-    def test_error_ranking_is_the_area_under_the_roc_curve(self) -> None:
-        from sklearn.metrics import roc_auc_score
-
+    def test_error_ranking_is_the_share_of_pairs_in_order(self) -> None:
         scores, wrong = draw(50).round(1), draw(50, seed=2) > 0.5
-        assert choices.error_ranking(scores, wrong) == pytest.approx(roc_auc_score(wrong, scores))
+        pairs = np.sign(scores[wrong][:, None] - scores[~wrong])
+        assert choices.error_ranking(scores, wrong) == pytest.approx((pairs + 1).mean() / 2)
+        assert choices.error_ranking(-scores, wrong) == pytest.approx((1 - pairs).mean() / 2)
         assert math.isnan(choices.error_ranking(scores, wrong & False))
 
     def test_rank_correlation(self) -> None:

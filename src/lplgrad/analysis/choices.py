@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import special, stats
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
 
 from lplgrad.analysis.inference import Array
 
@@ -60,14 +62,8 @@ def nearest_distance(pixels: Array) -> float:
     NaN for fewer than two."""
     if len(pixels) < 2:
         return math.nan
-    squares = (pixels**2).sum(axis=1)
-    nearest = np.empty(len(pixels))
-    for start in range(0, len(pixels), 512):
-        part = slice(start, start + 512)
-        distances = squares[part, None] + squares[None, :] - 2 * pixels[part] @ pixels.T
-        np.fill_diagonal(distances[:, start:], np.inf)
-        nearest[part] = distances.min(axis=1)
-    return float(np.sqrt(np.maximum(nearest, 0)).mean())
+    distances, _ = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(pixels).kneighbors()
+    return float(distances.mean())
 
 
 def rank_correlation(one: Array, other: Array) -> float:
@@ -92,8 +88,4 @@ def loss_correlations(asked: pd.DataFrame) -> dict[str, float]:
 def error_ranking(scores: Array, wrong: npt.NDArray[np.bool_]) -> float:
     """The probability that a misclassified candidate scores higher than a correctly classified one, ties counting half
     (area under the ROC curve; Hanley & McNeil 1982): 0.5 for scores that know nothing. NaN unless there are both."""
-    positives, negatives = int(wrong.sum()), int((~wrong).sum())
-    if not positives or not negatives:
-        return math.nan
-    ranks = stats.rankdata(scores)
-    return float((ranks[wrong].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(roc_auc_score(wrong, scores)) if 0 < wrong.sum() < len(wrong) else math.nan
