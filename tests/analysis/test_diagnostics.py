@@ -14,7 +14,7 @@ import yaml
 from scipy import stats
 
 from lplgrad.analysis import calibration, choices, diagnostics, measured
-from lplgrad.analysis.diagnostics import trained_rounds
+from lplgrad.analysis.trained import trained_rounds
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import write_json, write_text

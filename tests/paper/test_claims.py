@@ -22,7 +22,7 @@ from lplgrad.paper import claims_page, published_claims
 from lplgrad.paper import judging as claims
 from lplgrad.paper.claimed import Measured, values
 from lplgrad.paper.judging import FAILS, HOLDS, NOT_PUBLISHED, NOT_RUN, OPEN, UNTESTED, Case, Claim
-from tests.made_up_study import OVERLAY, TWO, study, trial
+from tests.made_up_study import OVERLAY, TWO, study, trial, write_measurements
 
 LISTED = claims.read_claims(Path(paper.__file__).with_name("claims.yaml"))
 
@@ -333,7 +333,7 @@ class TestFile:
              "baselines": ["random"], "at": "area", "above": 0}
         )  # fmt: skip
         (tmp_path / "claims.yaml").write_text(yaml.safe_dump(listed))
-        study(gain=5).to_csv(tmp_path / "m.csv", index=False)
+        write_measurements(study(gain=5), tmp_path / "m.csv")
         (tmp_path / "more.yaml").write_text(yaml.safe_dump(OVERLAY))
         files = (Path(__file__).parents[1] / "tiny.yaml", tmp_path / "more.yaml")
         home = Path(__file__).parents[2]

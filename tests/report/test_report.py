@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from lplgrad.analysis import collect
+from lplgrad.analysis.trained import trained
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
 from lplgrad.report import chosen, figures, style, tables
@@ -42,7 +43,7 @@ def measurements() -> pd.DataFrame:
         {
             "budget": "small", "dataset": "digits", "strategy": strategy, "recipe": "plain", "acquisition": strategy,
             "seed": seed, "round": number, "labels": 10 * number, "accuracy": accuracy, "train_loss": 1.0,
-            "stopped": False,
+            "repeats": 0,
         }
         for (strategy, seed), curve in accuracies.items()
         for number, accuracy in enumerate(curve, start=1)
@@ -88,23 +89,28 @@ def test_time_table_by_hand() -> None:
     assert section.heading.endswith("on a card")
 
 
+def timed(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    return trained(frame, frame["train_seconds"] == 0)
+
+
 def test_times_of_trials_that_stopped() -> None:
-    """Seed 1 of lplgrad stops after round 2 of 3: its query there and its round 3 cost nothing, and it is no trial."""
+    """Seed 1 of lplgrad stops after round 2 of 3, which has no query, and it is no trial."""
     rows = [
         {
             "budget": "small", "dataset": "digits", "strategy": "lplgrad", "seed": seed, "round": number,
             "train_seconds": 0.0 if (seed, number) == (1, 3) else 10.0 * number,
-            "query_seconds": np.nan if number == 3 else 0.0 if (seed, number) == (1, 2) else 4.0, "device": "a card",
+            "query_seconds": np.nan if number == 3 or (seed, number) == (1, 2) else 4.0, "device": "a card",
         }
         for seed in (1, 2)
         for number in (1, 2, 3)
     ]  # fmt: skip
-    table = tables.time_table(pd.DataFrame(rows))
+    table = tables.time_table(timed(rows))
     wanted = ["seeds", "train_round", "query_round", "trials", "train_trial", "query_trial"]
     assert table[wanted].to_numpy().tolist() == [[2, 90 / 5, 4, 1, 60, 8]]
     (section,) = tables.time_parts(table, STUDY)
     assert section.rows == [["LPLgrad", "18.0", "4.0", "60.0 (of 1)", "8.0 (of 1)"]]
-    none = tables.time_table(pd.DataFrame(rows[:3]))
+    none = tables.time_table(timed(rows[:3]))
     assert none["trials"].tolist() == [0]
     assert tables.time_parts(none, STUDY)[0].rows[0][3:] == ["–", "–"]
 

@@ -13,7 +13,7 @@ import yaml
 from lplgrad.report import comparison_figures
 from lplgrad.report import statistics_page as report
 from lplgrad.report.document import document
-from tests.made_up_study import BROKEN, HOME, NAMES, OVERLAY, STUDY, study, study_of
+from tests.made_up_study import BROKEN, HOME, NAMES, OVERLAY, STUDY, study, study_of, write_measurements
 
 
 class TestReport:
@@ -96,7 +96,7 @@ class TestCommands:
         (tmp_path / "more.yaml").write_text(yaml.safe_dump(OVERLAY))
         files = (HOME / "config.yaml", HOME / "tests" / "tiny.yaml", tmp_path / "more.yaml")
         assert lplgrad("study", *files, "--output", tmp_path / "study.yaml") == (0, "")
-        study().to_csv(tmp_path / "m.csv", index=False)
+        write_measurements(study(), tmp_path / "m.csv")
         return tmp_path
 
     def test_statistics(self, folder: Path, lplgrad: Callable[..., tuple[int, str]]) -> None:
@@ -110,7 +110,7 @@ class TestCommands:
     def test_a_table_that_lacks_rounds_is_taken_as_partial_alone(
         self, folder: Path, lplgrad: Callable[..., tuple[int, str]]
     ) -> None:
-        BROKEN["unequal rounds"]().to_csv(folder / "m.csv", index=False)
+        write_measurements(BROKEN["unequal rounds"](), folder / "m.csv")
         given = ["--study", folder / "study.yaml", "--measurements", folder / "m.csv", "--output", folder / "out"]
         status, told = lplgrad("statistics", *given)
         assert (status, told.count("\n")) == (1, 1)

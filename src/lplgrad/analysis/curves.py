@@ -1,7 +1,7 @@
 """Learning curves as numbers: which trials count, the area under a curve, the labels that an accuracy takes.
 
-Frames have the columns of ``measurements.csv``; accuracies are fractions there and percent in all that is returned.
-A trial is the curve of one budget, data set, strategy and seed.
+Measurements are those of ``measured.read_measurements``: a row for each round that was trained. Their accuracies are
+fractions; those that are returned are percent.
 """
 
 from __future__ import annotations
@@ -30,18 +30,15 @@ def panels(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]
 
 
 def curves(measurements: pd.DataFrame) -> pd.DataFrame:
-    """What was measured, in percent: without the rounds that a stopped trial did not train, and without gaps (NaN)."""
-    rows = measurements["accuracy"].notna()
-    if "stopped" in measurements:
-        rows &= ~measurements["stopped"].astype(bool)
-    return measurements[rows].assign(accuracy=lambda frame: frame["accuracy"] * 100.0)
+    """The measurements in percent."""
+    return measurements.assign(accuracy=measurements["accuracy"] * 100.0)
 
 
 def last_round(panel: pd.DataFrame) -> int:
-    """The round in which the comparison of a budget and data set ends: the last that most trials of two strategies
-    have, or of the only one. So a trial that went on alone, or broke off alone, decides nothing for the others.
+    """The last round to compare in a budget and data set: the last one that at least half of the trials of two
+    strategies reached (or of the only strategy). Rounds that a stopped trial repeats count as reached.
     """
-    reached = panel.groupby(["strategy", "seed"])["round"].max()
+    reached = (panel["round"] + panel["repeats"]).groupby([panel["strategy"], panel["seed"]]).max()
     most = reached.groupby("strategy").quantile(0.5, interpolation="lower")
     return int(most.nlargest(2).min())
 
@@ -49,15 +46,15 @@ def last_round(panel: pd.DataFrame) -> int:
 def left_out(measurements: pd.DataFrame) -> pd.DataFrame:
     """The trials that do not count because rounds are missing: columns budget, dataset, strategy, seed, reason.
 
-    A trial counts if it has every round from 1 to the ``last_round`` of its budget and data set. The rounds that a
-    stopped trial repeats without training are there. A seed or strategy without any round is not listed.
+    A trial counts if it has every round from 1 to the ``last_round`` of its budget and data set, those included that
+    only repeat one. A seed or strategy without any round is not listed.
     """
-    rows = measurements[measurements["accuracy"].notna()]
     found = []
-    for _, panel in panels(rows):
+    for _, panel in panels(measurements):
         last = last_round(panel)
         for key, trial in panel.groupby(TRIAL, sort=False):
-            missing = sorted(set(range(1, last + 1)) - set(trial["round"]))
+            newest, repeats = trial["round"].max(), trial["repeats"].max()
+            missing = sorted({*range(1, last + 1)} - {*trial["round"], *range(newest, newest + repeats + 1)})
             if missing:
                 which = f"round {missing[0]}" if len(missing) == 1 else f"{len(missing)} of {last} rounds"
                 found.append([*key, f"{which} missing"])
@@ -66,12 +63,13 @@ def left_out(measurements: pd.DataFrame) -> pd.DataFrame:
 
 def complete(measurements: pd.DataFrame) -> pd.DataFrame:
     """The measurements of the trials that count, up to the last round of their budget and data set."""
-    rows = measurements[measurements["accuracy"].notna()]
-    kept = [rows.iloc[:0]]
-    for _, panel in panels(rows):
+    kept = [measurements.iloc[:0]]
+    for _, panel in panels(measurements):
         last = last_round(panel)
         part = panel[panel["round"] <= last]
-        kept.append(part[part.groupby(TRIAL)["round"].transform("nunique") == last])
+        part = part.assign(repeats=part["repeats"].clip(upper=last - part["round"]))
+        there = part.assign(there=1 + part["repeats"]).groupby(TRIAL)["there"].transform("sum")
+        kept.append(part[there == last])
     return pd.concat(kept)
 
 
@@ -114,11 +112,10 @@ def heights(curve: pd.DataFrame, labels: float) -> pd.Series[float]:
 def trial_seconds(timings: pd.DataFrame) -> pd.DataFrame:
     """Seconds of training and of querying of every whole trial.
 
-    A trial that was stopped (it trains 0 seconds in the rounds it repeats) or lacks a number is no whole one: its sum
-    would not be that of a trial.
+    A trial that stopped or lacks a number is no whole one: its sum would not be that of a trial.
 
     Args:
-        timings: columns of ``timings.csv``.
+        timings: of ``measured.read_timings``.
 
     Returns:
         Columns budget, dataset, strategy, seed, train_seconds, query_seconds.
@@ -129,7 +126,7 @@ def trial_seconds(timings: pd.DataFrame) -> pd.DataFrame:
         part = panel[panel["round"] <= last]
         # The last round has no query, unless the panel ends before the budget.
         part = part.assign(query_seconds=part["query_seconds"].where(part["round"] < last, 0.0))
-        spent = part[(part["train_seconds"] > 0) & part["query_seconds"].notna()]
+        spent = part.dropna(subset=["train_seconds", "query_seconds"])
         kept.append(spent[spent.groupby(TRIAL)["round"].transform("nunique") == last])
     return pd.concat(kept).groupby(TRIAL, sort=False)[["train_seconds", "query_seconds"]].sum().reset_index()
 

@@ -15,11 +15,11 @@ from lplgrad.analysis import calibration as calibrated
 from lplgrad.analysis import choices as chosen
 from lplgrad.analysis.curves import TRIAL
 from lplgrad.analysis.round_files import read_array, read_scores
+from lplgrad.analysis.trained import trained_rounds
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.rounds.files import check_rounds, read_labeled
 from lplgrad.rounds.pool import LabeledSet, draw_candidates
-from lplgrad.rounds.stopping import has_stopped
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.settings import StudyFile
 
@@ -142,28 +142,13 @@ def open_datasets(layout: Layout) -> dict[str, DatasetArrays]:
     return {name: open_dataset(Path(layout.data(name))) for name in layout.datasets}
 
 
-def trained_rounds(layout: Layout, trial: Trial, until: int | None = None) -> int:
-    """How many rounds a trial trained: all, unless it reached its target accuracy before.
-
-    Args:
-        layout, trial: of the trial.
-        until: count only the rounds up to this one, and read nothing of later ones; None for all.
-    """
-    target, last = layout.target(trial.budget, trial.dataset), until or layout.rounds(trial.budget, trial.dataset)
-    if target is None:
-        return last
-    reached = (
-        number for number in range(1, last) if has_stopped(Path(layout.trained(trial, number)) / "metrics.json", target)
-    )
-    return next(reached, last)
-
-
 def labeled_set(layout: Layout, trial: Trial, number: int, data: DatasetArrays) -> LabeledSet:
-    """The labels of a round that was trained.
+    """Read the labels of a round; those of the last round that was trained, if the round only repeats it.
 
     Raises:
         UserError: the file is not whole, or a round in it has more or fewer labels than a query buys.
     """
+    number = trained_rounds(layout, trial, number)
     path = Path(layout.labels(trial, number))
     labeled = read_labeled(path, len(data.train.labels))
     check_rounds(path, labeled, number, layout.budget(trial.budget, trial.dataset).query_size)

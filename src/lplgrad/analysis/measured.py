@@ -22,6 +22,7 @@ import pandas as pd
 
 from lplgrad.analysis.curves import TRIAL
 from lplgrad.analysis.round_files import FINITE
+from lplgrad.analysis.trained import trained
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
 from lplgrad.rounds import settings as round_settings
@@ -98,7 +99,7 @@ def mixed_versions(frame: pd.DataFrame) -> str:
 
 
 def read_measurements(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:
-    """Read ``measurements.csv``.
+    """Read the rounds of ``measurements.csv`` that were trained.
 
     Args:
         path: the table.
@@ -106,7 +107,7 @@ def read_measurements(path: Path, file: StudyFile, partial: bool = False) -> pd.
         partial: whether rounds may be missing, as while the study runs.
 
     Returns:
-        The columns of ``collect.measurements``.
+        The columns of ``collect.measurements``, but for stopped the column repeats of ``trained``.
 
     Raises:
         UserError: the table is not complete or not of this study, or its cells contradict each other.
@@ -114,15 +115,15 @@ def read_measurements(path: Path, file: StudyFile, partial: bool = False) -> pd.
     frame = _read(path, MEASUREMENTS)
     _check_rounds(frame, path, file, partial)
     _check_labels(frame, path, file)
-    return frame
+    return trained(frame.drop(columns="stopped"), frame["stopped"])
 
 
 def read_timings(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:
-    """Read ``timings.csv``: arguments and errors as for ``read_measurements``.
+    """Read the rounds of ``timings.csv`` that were trained: arguments and errors as for ``read_measurements``.
 
     Returns:
-        The columns of ``collect.timings``. What is said of queries is NaN in the last round, which has none, and with
-        ``partial`` also where a query is not done yet.
+        The columns of ``collect.timings`` and the column repeats of ``trained``. The seconds of a query are NaN in the
+        last round that a trial trained, which has none, and with ``partial`` also where a query is not done yet.
     """
     frame = _read(path, TIMINGS)
     _check_rounds(frame, path, file, partial)
@@ -134,7 +135,8 @@ def read_timings(path: Path, file: StudyFile, partial: bool = False) -> pd.DataF
     _refuse(
         frame[wrong], path, "query_seconds and query_peak_memory_mb must be empty in the last round, and only there"
     )
-    return frame
+    found = trained(frame, frame["train_seconds"] == 0)
+    return found.assign(query_seconds=found["query_seconds"].where(found["repeats"] == 0))
 
 
 def read_classes(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:

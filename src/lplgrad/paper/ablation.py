@@ -67,13 +67,12 @@ def _paired_at(part: pd.DataFrame, one: str, other: str, labels: float) -> tuple
     trials = [[frame[frame["seed"] == seed].sort_values("round") for seed in seeds] for frame in both]
     found = np.array([[_at(trial, labels) for trial in of] for of in trials]).reshape(2, len(seeds)) * 100
     gone = np.isnan(found).any(axis=0)
-    early = [any(trial["stopped"].astype(bool).any() for trial in pair) for pair in zip(*trials, strict=True)]
+    early = [any(trial["repeats"].any() for trial in pair) for pair in zip(*trials, strict=True)]
     return found[:, ~gone], int((gone & np.array(early, dtype=bool)).sum())
 
 
 def _at(trial: pd.DataFrame, labels: float) -> float:
-    curve = trial[~trial["stopped"].astype(bool)]
-    return float(np.interp(labels, curve["labels"], curve["accuracy"], left=math.nan, right=math.nan))
+    return float(np.interp(labels, trial["labels"], trial["accuracy"], left=math.nan, right=math.nan))
 
 
 def _summary(ours: npt.NDArray[np.float64], paper: float, judged: bool) -> list[Any]:

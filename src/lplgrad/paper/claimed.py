@@ -7,7 +7,17 @@ from functools import cached_property
 
 import pandas as pd
 
-from lplgrad.analysis.curves import CELL, areas, by_strategy, complete, heights, labels_needed, panels, trial_seconds
+from lplgrad.analysis.curves import (
+    CELL,
+    areas,
+    by_strategy,
+    complete,
+    heights,
+    labels_needed,
+    last_round,
+    panels,
+    trial_seconds,
+)
 
 FRACTIONS = {"1/3": 1 / 3, "1/2": 1 / 2, "1": 1.0}
 
@@ -50,7 +60,7 @@ class Measured:
         found = {}
         for key, panel in panels(complete(self.measurements)):
             first = int(panel.loc[panel["round"] == 1, "labels"].max())
-            found[key["budget"], key["dataset"]] = [first * number for number in range(1, panel["round"].max() + 1)]
+            found[key["budget"], key["dataset"]] = [first * number for number in range(1, last_round(panel) + 1)]
         return found
 
     @cached_property

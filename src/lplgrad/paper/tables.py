@@ -141,7 +141,7 @@ def accuracy_against_paper(measurements: pd.DataFrame) -> pd.DataFrame:
 
 def _stopped_before(cells: pd.DataFrame, measurements: pd.DataFrame) -> pd.Series[int]:
     """How many trials of each cell's strategy stopped with fewer labels."""
-    stops = measurements[measurements["stopped"].astype(bool)].drop_duplicates(TRIAL)
+    stops = measurements[measurements["repeats"] > 0]
     pairs = cells.reset_index().merge(stops[[*CELL, "labels"]], on=CELL, suffixes=("", "_stop"))
     early = pairs.loc[pairs["labels_stop"] < pairs["labels"], "index"]
     return early.value_counts().reindex(cells.index, fill_value=0)
@@ -220,18 +220,13 @@ def time_against_paper(timings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _spent(timings: pd.DataFrame) -> pd.DataFrame:
-    """Seconds, a row a round, phase and unit; NaN where there are none to compare.
-
-    A trial that has stopped says so by 0 seconds of training; the query before asked nothing.
-    """
+    """Seconds, a row a round, phase and unit; NaN where there are none to compare."""
     ordered = timings.sort_values("round")
-    trials = ordered.groupby(TRIAL)["train_seconds"]
-    trained, whole = ordered["train_seconds"] > 0, trials.transform("min") > 0
+    whole = ordered.groupby(TRIAL)["repeats"].transform("max") == 0
     counted = {
-        ("train", "round"): ordered["train_seconds"].where(trained),
-        ("train", "trial"): ordered["train_seconds"].where(whole),
-        ("query", "round"): ordered["query_seconds"].where(trained & (trials.shift(-1) != 0)),
-        ("query", "trial"): ordered["query_seconds"].where(whole),
+        (phase, unit): ordered[f"{phase}_seconds"].where(whole | (unit == "round"))
+        for phase in ("train", "query")
+        for unit in ("round", "trial")
     }
     long = [ordered.assign(phase=phase, unit=unit, seconds=of) for (phase, unit), of in counted.items()]
     return pd.concat(long).sort_index(kind="stable")[[*TRIAL, "round", "phase", "unit", "seconds"]]

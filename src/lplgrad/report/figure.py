@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lplgrad.analysis.departures import behind, check_settings
-from lplgrad.analysis.diagnostics import labeled_set, scores_of, trained_rounds
+from lplgrad.analysis.diagnostics import labeled_set, scores_of
 from lplgrad.analysis.measured import read_classes, read_measurements
 from lplgrad.analysis.round_files import read_array, read_confidence, read_observed
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
@@ -122,7 +122,7 @@ def _classes(arguments: argparse.Namespace, file: StudyFile, trial: Trial) -> pd
 def _observation(layout: Layout, trial: Trial, number: int, data: DatasetArrays) -> Any:
 
     folder, wanted = Path(layout.round(trial, number)), layout.study.model_figures
-    labeled = labeled_set(layout, trial, trained_rounds(layout, trial, number), data)
+    labeled = labeled_set(layout, trial, number, data)
     tested = min(wanted.embedded_images, len(data.test.labels))
     unlabeled = min(wanted.unlabeled_images, len(data.train.labels) - len(labeled))
     return Observation(

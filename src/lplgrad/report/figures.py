@@ -41,7 +41,7 @@ def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile, baseline: st
     """
     set_up()
     panels = {title: part.assign(accuracy=part["accuracy"] * 100) for title, part in panels.items()}
-    gains = {title: _gain(_trained(part), baseline) for title, part in panels.items()}
+    gains = {title: _gain(part, baseline) for title, part in panels.items()}
     rows = 1 if all(gain.empty for gain in gains.values()) else 2
     figure, axes = plt.subplots(
         rows, len(panels), figsize=(5.2 * len(panels) + 1.6, 3.6 + 2.4 * (rows - 1)), squeeze=False, sharex="col",
@@ -50,7 +50,7 @@ def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile, baseline: st
     handles: dict[str, Any] = {}
     for column, (title, part) in enumerate(panels.items()):
         axis = axes[0, column]
-        handles |= _curves(axis, _trained(part), file, "accuracy")
+        handles |= _curves(axis, part, file, "accuracy")
         _mark_stops(axis, part, file)
         axis.set_title(title, loc="left")
         axis.set_ylabel("test accuracy (%)")
@@ -71,10 +71,6 @@ def _without_gains(file: StudyFile, baseline: str | None) -> str:
     if baseline is None:
         return "Gains over labelling at random are left out: no strategy here labels at random."
     return f"Gains over {strategy_title(file, baseline)} are left out: no other strategy ran on a seed that it has."
-
-
-def _trained(part: pd.DataFrame) -> pd.DataFrame:
-    return part[~part["stopped"].astype(bool)]
 
 
 def _gain(part: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
@@ -109,7 +105,7 @@ def _curves(axis: Any, part: pd.DataFrame, file: StudyFile, value: str) -> dict[
 
 def _mark_stops(axis: Any, part: pd.DataFrame, file: StudyFile) -> None:
     for name, look in looks(file.study.run.strategies).items():
-        stops = part[(part["strategy"] == name) & part["stopped"].astype(bool)].drop_duplicates("seed")
+        stops = part[(part["strategy"] == name) & (part["repeats"] > 0)]
         axis.plot(stops["labels"], stops["accuracy"], "*", color=look.color, markersize=10, markeredgecolor="white")
 
 
@@ -119,7 +115,7 @@ def strategy(
     """One strategy alone: the curve of every seed, and the accuracy of every class over the rounds."""
     set_up()
     chosen = "budget == @budget and dataset == @dataset and strategy == @name"
-    part = _trained(measurements.query(chosen)).assign(accuracy=lambda frame: frame["accuracy"] * 100)
+    part = measurements.query(chosen).assign(accuracy=lambda frame: frame["accuracy"] * 100)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1, 1.25))
     look = looks(file.study.run.strategies)[name]
     for _, curve in part.groupby("seed"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lplgrad.analysis.curves import CELL, TRIAL, panels, trial_seconds
+from lplgrad.analysis.curves import CELL, curves, panels, trial_seconds
 from lplgrad.report.document import Part
 from lplgrad.study.settings import StudyFile, shown_title
 
@@ -15,8 +15,7 @@ def accuracy_table(measurements: pd.DataFrame) -> pd.DataFrame:
     ``std`` is the sample standard deviation over seeds (n - 1), NaN for one seed. A trial that stopped at its target
     accuracy counts up to there.
     """
-    trained = measurements[~measurements["stopped"].astype(bool)]
-    grouped = trained.assign(accuracy=measurements["accuracy"] * 100).groupby([*CELL, "labels"], sort=False)
+    grouped = curves(measurements).groupby([*CELL, "labels"], sort=False)
     table = grouped["accuracy"].agg(seeds="count", mean="mean", std="std").reset_index()
     return table[["budget", "dataset", "labels", "strategy", "seeds", "mean", "std"]]
 
@@ -25,11 +24,7 @@ def time_table(timings: pd.DataFrame) -> pd.DataFrame:
     """Seconds of a round and of a trial: columns budget, dataset, strategy, seeds, train_round, query_round (means
     over the rounds of all seeds that trained, and that queried), trials (whole ones), train_trial, query_trial (means
     over whole trials of their sums; a trial that was stopped is none) and device."""
-    # The rounds that a stopped trial repeats take 0 seconds, and so does the query of the last that it trained.
-    trained = timings[timings["train_seconds"] > 0]
-    last = trained.groupby(TRIAL)["round"].transform("max")
-    trained = trained.assign(query_seconds=trained["query_seconds"].where(trained["round"] < last))
-    per_round = trained.groupby(CELL, sort=False).agg(
+    per_round = timings.groupby(CELL, sort=False).agg(
         seeds=("seed", "nunique"),
         train_round=("train_seconds", "mean"),
         query_round=("query_seconds", "mean"),
