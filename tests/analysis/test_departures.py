@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -333,3 +335,10 @@ def test_the_report_says_what_it_leaves_out(layout: Layout, lplgrad: Callable[..
     for text in (said, page):
         assert "16 of 18 rounds" in text
         assert "Left out: rounds of 1 trial(s) that were run with other settings" in text
+
+
+def test_analysis_imports_neither_torch_nor_matplotlib() -> None:
+    modules = ", ".join(f"lplgrad.analysis.{path.stem}" for path in (HOME / "src/lplgrad/analysis").glob("[!_]*.py"))
+    script = f"import sys, {modules}; sys.exit(' '.join({{'torch', 'matplotlib'}} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from lplgrad.analysis import calibration, choices, diagnostics, measured
+from lplgrad.analysis import choices, diagnostics, measured
 from lplgrad.analysis.trained import trained_rounds
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
@@ -213,7 +213,7 @@ class TestArtifacts:
     def test_what_the_query_wrote_is_what_is_read(self, ran: StudyFile, data: DatasetArrays) -> None:
         """The oracle is the round's test logits, of all test images since there are no more than are drawn."""
         logits = np.load("results/tiny/small/data/start/seed1/plain/test_logits.npy")
-        entropies, losses = calibration.entropies(logits), calibration.losses(logits, data.test.labels)
+        entropies, losses = choices.entropies(logits), choices.losses(logits, data.test.labels)
         found = score_loss.score_loss(ran)["correlation"][0]
         assert found == pytest.approx(stats.spearmanr(entropies, losses).statistic)
         assert found == pytest.approx(diagnostics.calibration(ran)["entropy_loss_correlation"][0])

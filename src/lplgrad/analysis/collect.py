@@ -25,7 +25,6 @@ ReadRound = Callable[[Trial, int, Path], Row | None]  # the columns of a round, 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write accuracies: a row for each round, and a row for each class and round."""
-
     file = read_study_file(arguments.study)
     departed = check_settings(Layout(file.study, file.unavailable))
     tables = {"measurements": measurements(file, False, departed), "classes": class_accuracies(file, False, departed)}
@@ -35,7 +34,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def run_timings(arguments: argparse.Namespace) -> None:
     """Write seconds: a row for each round."""
-
     write_text(arguments.output, timings(read_study_file(arguments.study)).to_csv(index=False))
 
 
@@ -129,7 +127,7 @@ def _collect(file: StudyFile, read: ReadRound, partial: bool, departed: Departur
 
 # What the values of a round's files must be, and the same in words.
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "labels": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
+    **dict.fromkeys(("labels", "threads"), (lambda value: type(value) is int and value > 0, "a whole number above 0")),
     "accuracy": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
     "train_loss": (lambda value: _is_number(value), "a finite number"),
     "stopped": (lambda value: isinstance(value, bool), "true or false"),
@@ -137,9 +135,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, dict) and all(one is None or _is_number(one) for one in value.values()),
         "an accuracy or null for each class",
     ),
-    "device": (lambda value: isinstance(value, str), "a name"),
-    "host": (lambda value: isinstance(value, str), "a name"),
-    "threads": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
+    **dict.fromkeys(("device", "host"), (lambda value: isinstance(value, str), "a name")),
     **dict.fromkeys(
         (*SECONDS, "query_seconds", "peak_memory_mb"),
         (lambda value: _is_number(value) and value >= 0, "a finite number of 0 or more"),
@@ -156,9 +152,8 @@ def _read(path: Path, keys: list[str], partial: bool) -> Row | None:
     if not path.exists():
         if partial:
             return None
-        raise UserError(
-            f"{path}: missing: the study is not finished; run Snakemake, or add --partial to report what is finished"
-        )
+        hint = "run Snakemake, or add --partial to report what is finished"
+        raise UserError(f"{path}: missing: the study is not finished; {hint}")
     values = read_json(path)
     for key in keys:
         is_sound, expected = _CHECKS[key]

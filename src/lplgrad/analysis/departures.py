@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lplgrad import acquisition
 from lplgrad.datasets.prepared.arrays import checksums
@@ -24,35 +23,24 @@ from lplgrad.study.settings import QueryJob, TrainingJob
 from lplgrad.study.validation import Settings, first_difference
 
 
-@dataclass(frozen=True)
-class Departure:
-    """Where a trial departs from the study.
+class Departure(NamedTuple):
+    """Where a trial departs from the study."""
 
-    Attributes:
-        round_number: the first round whose results do not belong to the study.
-        file: the settings that differ.
-        problem: the key, its value in the file, and its value in the study.
-    """
-
-    round_number: int
-    file: Path
-    problem: str
+    round_number: int  # the first round whose results do not belong to the study
+    file: Path  # the settings that differ
+    problem: str  # the key, its value in the file, and its value in the study
 
 
 Departures = Mapping[Trial, Departure]
 
 
 def behind(layout: Layout, trial: Trial, labels_of: int, models: Iterable[int] = ()) -> list[str]:
-    """List the settings of all jobs that some results of a trial come from.
+    """List the settings of all jobs that some results of a trial come from: of trainings, then of queries.
 
     Args:
-        layout: of the study.
-        trial: the trial.
+        layout, trial: of the trial.
         labels_of: the round whose labels are among these results. The query before it bought them.
         models: the rounds whose models are among these results.
-
-    Returns:
-        Paths of settings of trainings, then of queries.
     """
     warm, asks = _reads(layout, trial)
     trained = {*models, *(range(1, labels_of) if asks else ())}
@@ -81,8 +69,7 @@ def departures(
 
     Args:
         layout: of the study.
-        trials: those that are compared; None for all.
-        files: the settings that are compared; None for all of these trials.
+        trials, files: the trials and the settings that are compared; None for all.
 
     Raises:
         UserError: a file of settings is broken.
@@ -97,8 +84,8 @@ def departures(
             recipe = layout.study.strategies[trial.strategy].recipe
             training = with_defaults(TrainingJob, json.loads(layout.training_settings(trial.dataset, recipe)))
             settings[row] = training, with_defaults(QueryJob, json.loads(layout.query_settings(*row)))
-        prepared = Path(layout.data(trial.dataset))
         if trial.dataset not in sets:
+            prepared = Path(layout.data(trial.dataset))
             sets[trial.dataset] = checksums(prepared) if (prepared / "dataset.json").exists() else {}
         for job in _jobs(layout, trial, *settings[row]):
             if files is not None and str(job.file) not in files:
@@ -118,8 +105,7 @@ def check_settings(
 
     Args:
         layout: of the study.
-        trial: the only one that is compared; None for all.
-        files: the only settings of it that are compared, see ``behind``; None for all.
+        trial, files: the trial and the settings (see ``behind``) that are compared; None for all.
         partial: return the departures instead of refusing the study.
 
     Raises:
@@ -135,25 +121,15 @@ def check_settings(
     return found
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A training or a query that is finished.
+class _Job(NamedTuple):
+    """A training or a query that is finished."""
 
-    Attributes:
-        counts_from: the first round that its result belongs to.
-        file: its settings.
-        kind: of its settings.
-        expected: what the study expects there, every default written out.
-        labeled: the labelled set that it should have read.
-        before: settings of the training whose checkpoint it should have read; None if it reads none.
-    """
-
-    counts_from: int
-    file: Path
+    counts_from: int  # the first round that its result belongs to
+    file: Path  # its settings
     kind: type[Settings]
-    expected: dict[str, Any]
-    labeled: Path
-    before: Path | None
+    expected: dict[str, Any]  # what the study expects there, every default written out
+    labeled: Path  # the labelled set that it should have read
+    before: Path | None  # settings of the training whose checkpoint it should have read; None if it reads none
 
 
 def _jobs(layout: Layout, trial: Trial, training: dict[str, Any], query: dict[str, Any]) -> Iterator[_Job]:
@@ -176,16 +152,10 @@ def _jobs(layout: Layout, trial: Trial, training: dict[str, Any], query: dict[st
 
 
 def _compare(job: _Job, data: dict[str, str]) -> str:
-    """What a job was given that the study does not give it; empty if all agrees.
-
-    Args:
-        job: the job.
-        data: checksums of its data set; empty if they are not known, and then they are taken from this job.
-    """
-    path = job.file
-    if not path.exists():
+    """Say how a job departs from the study; empty if it does not. Unknown (empty) checksums are taken from the job."""
+    if not job.file.exists():
         return "missing, so nothing says how this round was run (Snakemake writes it if it is the target)"
-    values = read_json(path)
+    values = read_json(job.file)
     settings = values.get("settings", {})
     try:
         if settings != job.expected["settings"]:

@@ -1,8 +1,5 @@
-"""The rounds that a trial trained, wherever it stopped at its target accuracy.
-
-The workflow has all rounds of a trial that stopped: the later ones only repeat its last round. This module drops the
-repetitions, so nothing else needs to know them.
-"""
+"""The rounds that a trial trained. If it stopped at its target accuracy, the later rounds of the workflow only repeat
+its last one; they are dropped here, so that nothing else needs to know them."""
 
 from __future__ import annotations
 
@@ -16,11 +13,7 @@ from lplgrad.study.layout import Layout, Trial
 
 
 def trained(frame: pd.DataFrame, again: pd.Series[bool]) -> pd.DataFrame:
-    """Keep the rounds that were trained.
-
-    Args:
-        frame: a row a round, with the columns ``TRIAL`` and round.
-        again: whether a row only repeats the last round that its trial trained.
+    """Drop the rows of a frame (columns ``TRIAL`` and round, a row a round) that only repeat a trial's last training.
 
     Returns:
         The other rows, with a further column repeats: how many rounds repeat this one. It is above 0 only in the round
@@ -32,12 +25,8 @@ def trained(frame: pd.DataFrame, again: pd.Series[bool]) -> pd.DataFrame:
 
 
 def trained_rounds(layout: Layout, trial: Trial, until: int | None = None) -> int:
-    """Count the rounds that a trial trained: all, unless it reached its target accuracy before.
-
-    Args:
-        layout, trial: of the trial.
-        until: count only the rounds up to this one, and read nothing of later ones; None for all.
-    """
+    """Count the rounds that a trial trained: all, unless it reached its target accuracy before. With ``until``, count
+    only the rounds up to that one, and read nothing of later ones."""
     target, last = layout.target(trial.budget, trial.dataset), until or layout.rounds(trial.budget, trial.dataset)
     if target is None:
         return last
