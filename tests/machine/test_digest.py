@@ -69,7 +69,8 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
     ("file", "old", "new", "jobs"),
     [
         ("rounds/loop.py", "pairs == 0", "pairs == 1", {"train"}),
-        ("rounds/models.py", "nn.BatchNorm2d(", "nn.BatchNorm2d(1 + ", {"train", *QUERIES, "observe"}),
+        # The table of data sets counts the parameters of the models.
+        ("rounds/models.py", "nn.BatchNorm2d(", "nn.BatchNorm2d(1 + ", {"train", *QUERIES, "observe", "table"}),
         ("rounds/pool.py", "TEST_IMAGES = 1000", "TEST_IMAGES = 900", {*QUERIES, "diagnostics"}),
         ("acquisition/coreset.py", "BLOCK = 256", "BLOCK = 128", {"coreset"}),
         # Every query writes entropies next to its scores.
