@@ -21,17 +21,14 @@ from lplgrad.machine.leases import visible_devices
 from lplgrad.study.reading import check_reported, read_study
 from lplgrad.report import captions
 from lplgrad.study.settings import shown_title
-from lplgrad.study.layout import (
-    Trial,
-    Layout,
+from lplgrad.study.availability import (
     changed_originals,
     check_prepared_datasets,
     lost_datasets,
-    lost_message,
-    one_of,
     preparation_warnings,
     unavailable_datasets,
 )
+from lplgrad.study.layout import Layout, Trial, one_of
 
 mimetypes.add_type("text/plain", ".yaml")  # which the report would otherwise warn of
 
@@ -72,8 +69,9 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 for problem in changed.values():
     logger.warning(problem)
-for name in lost_datasets(STUDY) if workflow.is_main_process else []:
-    logger.warning(lost_message(STUDY, name))
+LOST = lost_datasets(STUDY)
+for problem in LOST.values() if workflow.is_main_process else []:
+    logger.warning(problem)
 
 UNAVAILABLE = unavailable_datasets(STUDY)
 

@@ -15,18 +15,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path, PurePosixPath
 
-from lplgrad import datasets
-from lplgrad.datasets.prepared.originals import ORIGINALS, change, read_listing
-from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import read_json
-from lplgrad.study.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob, pool_problem
-
-FAILED_DOWNLOAD = "failed_download.txt"  # in a data set's folder: why it could not be downloaded
+from lplgrad.study.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob
 
 
 @dataclass(frozen=True)
@@ -233,119 +226,6 @@ class Layout:
             compute=self._compute(),
         )
         return _json(job.model_dump())
-
-
-def absent_datasets(study: Study) -> list[str]:
-    """The study's data sets that are not prepared and of which it has no results: of those alone none are lost when a
-    data set is left out.
-    """
-    prepared, lost = Path(study.data_dir), lost_datasets(study)
-    return [name for name in study.run.datasets if not (prepared / name / "dataset.json").exists() and name not in lost]
-
-
-def check_prepared_datasets(study: Study) -> None:
-    """A data set's folder is its name; what is in it must be what the study means by that name, and hold its budgets.
-
-    Raises:
-        UserError: it was prepared from another source, or with other options; or a budget is larger than its pool.
-    """
-    for name in study.run.datasets:
-        manifest = Path(study.data_dir) / name / "dataset.json"
-        row = study.datasets[name]
-        if not manifest.exists():
-            continue
-        told = read_json(manifest)
-        if found := told.get("settings"):
-            wanted = {"source": row.source, **row.all_options}
-            changed = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
-            if changed:
-                raise UserError(
-                    f"datasets.{name}: {manifest.parent} was prepared with another {changed[0]} "
-                    f"({found.get(changed[0])!r}, not {wanted.get(changed[0])!r}); give this one another name or "
-                    "another data_dir, or delete that folder"
-                )
-        try:
-            pool = int(told["splits"]["train"]["images"][0])
-        except (KeyError, TypeError, ValueError, IndexError):
-            continue  # whoever opens the arrays tells what is wrong with it
-        for budget in study.run.budgets:
-            if problem := pool_problem(row.budgets[budget], pool):
-                raise UserError(f"datasets.{name}.budgets.{budget}.{problem[0]}: {problem[1]} ({manifest.parent})")
-
-
-def changed_originals(study: Study) -> dict[str, str]:
-    """What to do about data sets whose original files have changed since they were prepared, by name.
-
-    Names, sizes and times of the files are compared; no file is opened.
-    """
-    downloads, found = Path(study.data_dir) / "downloads", {}
-    for name in study.run.datasets:
-        folder, row = Path(study.data_dir) / name, study.datasets[name]
-        source = datasets.load(row.source)
-        originals = source.originals(source.options.model_validate(row.options), downloads)
-        if originals is None or not (folder / "dataset.json").exists() or not (folder / ORIGINALS).exists():
-            continue
-        try:
-            problem = change(read_listing(folder / ORIGINALS), originals)
-        except OSError as error:
-            raise UserError(f"datasets.{name}: {error.filename}: {error.strerror}") from None
-        if problem:
-            found[name] = (
-                f"datasets.{name}: {originals} has changed since {folder} was prepared ({problem}); to go on with the "
-                f"images that were prepared, delete {folder / ORIGINALS}; to use the images as they are now, run "
-                f"Snakemake with --forcerun {folder / 'dataset.json'}, which runs all rounds of the data set again"
-            )
-    return found
-
-
-def lost_datasets(study: Study) -> list[str]:
-    """The study's data sets that are no longer prepared, although there are results of them."""
-    root, prepared = Path(Layout(study).root), Path(study.data_dir)
-    return [
-        name
-        for name in study.run.datasets
-        if not (prepared / name / "dataset.json").exists()
-        and any((root / budget / name).exists() for budget in study.run.budgets)
-    ]
-
-
-def preparation_warnings(study: Study, name: str) -> list[str]:
-    """What ``prepare`` warned of when this study's workflow prepared a data set, from its log."""
-    log = Path(Layout(study).preparation_log(name))
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    return [f"data set {name}: {line}" for line in lines if line.startswith("warning: ")]
-
-
-def lost_message(study: Study, name: str) -> str:
-    """What a lost data set means."""
-    manifest = Path(study.data_dir) / name / "dataset.json"
-    return (
-        f"data set {name}: {manifest} is missing; if all of its rounds are finished, they stay as they are; to prepare "
-        f"it and run them again, give Snakemake --forcerun {manifest}"
-    )
-
-
-def unavailable_datasets(study: Study) -> dict[str, str]:
-    """The absent data sets that cannot be had, with the reason. Asks the network at most once a data set, all at a
-    time. One whose download failed is not tried again until the file that tells of it is deleted: an address that
-    answers and sends something else would fail, and hold up the tables of all others, on every run.
-    """
-
-    def reason(name: str) -> str | None:
-        failed = Path(study.data_dir) / name / FAILED_DOWNLOAD
-        if failed.exists():
-            return failed.read_text(encoding="utf-8", errors="replace").strip()
-        row = study.datasets[name]
-        source = datasets.load(row.source)
-        return source.unavailable(source.options.model_validate(row.options), Path(study.data_dir) / "downloads")
-
-    absent = absent_datasets(study)
-    with ThreadPoolExecutor() as pool:
-        reasons = zip(absent, pool.map(reason, absent), strict=True)
-        return {name: why for name, why in reasons if why is not None}
 
 
 def one_of(names: list[str]) -> str:

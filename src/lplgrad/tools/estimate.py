@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from lplgrad.rounds.round import check_positive
-from lplgrad.study.layout import Layout, check_prepared_datasets
+from lplgrad.study.availability import check_prepared_datasets
+from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
 from lplgrad.tools.costs import data_bytes, estimate, peak_bytes, read_rates
 from lplgrad.tools.rates import measure_rates

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 
 from lplgrad.machine.errors import UserError
-from lplgrad.study.layout import (
-    Layout,
+from lplgrad.study.availability import (
     changed_originals,
     check_prepared_datasets,
     lost_datasets,
-    lost_message,
     preparation_warnings,
 )
+from lplgrad.study.layout import Layout
 from lplgrad.study.reading import left_out, read_study
 from lplgrad.tools.progress import report
 
@@ -26,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
         problems = [f"changed: {problem}" for problem in changed_originals(study).values()]
     except UserError as error:
         problems = [f"wrong data: {error}"]
-    problems += [f"not prepared: {lost_message(study, name)}" for name in lost_datasets(study)]
+    problems += [f"not prepared: {message}" for message in lost_datasets(study).values()]
     for name in study.run.datasets:
         problems += preparation_warnings(study, name)
     for line in problems:
