@@ -15,7 +15,7 @@ rule prepare:
         ENVIRONMENT
     threads: 8
     params:
-        settings=lambda wildcards: LAYOUT.source_settings(wildcards.dataset),
+        **settings(LAYOUT.source_settings, "dataset"),
         downloads=f"{DATA}/downloads",
         folder=subpath(output.manifest, parent=True),
         code=prepare_code,

@@ -22,8 +22,8 @@ rule study:
     conda:
         ENVIRONMENT
     params:
-        settings=lambda wildcards: harmless(LAYOUT.study_settings()),  # braces in it are no wildcards
-        unavailable=lambda wildcards: harmless(json.dumps(UNAVAILABLE, ensure_ascii=False)),
+        **settings(LAYOUT.study_settings),
+        unavailable=lambda wildcards: harmless(json.dumps(UNAVAILABLE, ensure_ascii=False)),  # braces in it are no wildcards
         code=lambda wildcards: code_digest("study.record.run"),
     shell:
         "lplgrad study --settings {params.settings:q} --unavailable {params.unavailable:q} --prepared "
@@ -32,9 +32,9 @@ rule study:
 
 rule measurements:
     input:
-        of_trainings("metrics.json"),
-        of_trainings("settings.json"),
-        of_queries("query_settings.json"),
+        LAYOUT.of_trainings("metrics.json"),
+        LAYOUT.of_trainings("settings.json"),
+        LAYOUT.of_queries("query_settings.json"),
         study=rules.study.output,
     output:
         measurements=report(
@@ -60,8 +60,8 @@ rule measurements:
 
 rule timings:
     input:
-        of_trainings("timing.json"),
-        of_queries("query_timing.json"),
+        LAYOUT.of_trainings("timing.json"),
+        LAYOUT.of_queries("query_timing.json"),
         study=rules.study.output,
     output:
         report(
@@ -200,7 +200,7 @@ if PUBLISHED & set(LAYOUT.datasets):
     TABLES += ["accuracy_against_paper", "time_against_paper"]
 RESULTS = [
     rules.study.output,
-    expand(f"{ROOT}/tables/{{table}}.html", table=TABLES),
+    expand(f"{ROOT}/tables/{{table}}.{{ending}}", table=TABLES, ending=["csv", "html"]),
     expand(rules.learning_curves.output, budget=STUDY.run.budgets),
     expand(rules.dataset_curves.output, dataset=LAYOUT.datasets),
     expand(

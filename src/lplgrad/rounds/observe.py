@@ -25,8 +25,9 @@ def run(arguments: argparse.Namespace) -> None:
     from lplgrad.machine.leases import lease_gpu
     from lplgrad.machine.randomness import Purpose, stream
     from lplgrad.rounds.files import read_labeled
-    from lplgrad.rounds.round import check_positive, check_seed, parse_settings
+    from lplgrad.rounds.round import check_positive, check_seed
     from lplgrad.study.settings import ObservationJob
+    from lplgrad.study.validation import parse_settings
 
     settings = parse_settings(ObservationJob, arguments.settings)
     check_positive("--jobs-per-gpu", arguments.jobs_per_gpu)

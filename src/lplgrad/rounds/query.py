@@ -39,18 +39,11 @@ def _query(arguments: argparse.Namespace) -> None:
     from lplgrad.machine.log import say
     from lplgrad.rounds.files import read_labeled, write_labeled, write_scores
     from lplgrad.rounds.pool import draw_candidates
-    from lplgrad.rounds.round import (
-        check_clock,
-        check_positive,
-        check_round,
-        check_seed,
-        parse_settings,
-        say_settings,
-    )
+    from lplgrad.rounds.round import check_clock, check_positive, check_round, check_seed, say_settings
     from lplgrad.rounds.settings import QUERY, digests, write_settings
     from lplgrad.rounds.stopping import has_stopped
     from lplgrad.study.settings import QueryJob
-    from lplgrad.study.validation import parse
+    from lplgrad.study.validation import parse, parse_settings
 
     settings = parse_settings(QueryJob, arguments.settings)
     say_settings(settings)

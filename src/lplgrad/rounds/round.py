@@ -17,14 +17,7 @@ from lplgrad.machine.log import say
 
 if TYPE_CHECKING:
     from lplgrad.rounds.pool import LabeledSet
-    from lplgrad.study.validation import Settings, SettingsT
-
-
-def parse_settings(kind: type[SettingsT], text: str, option: str = "--settings") -> SettingsT:
-    """Settings given on the command line, as YAML in one argument."""
-    from lplgrad.study.validation import parse, read_yaml
-
-    return parse(kind, read_yaml(text, option) or {}, option)
+    from lplgrad.study.validation import Settings
 
 
 def _fraction(text: str) -> float:

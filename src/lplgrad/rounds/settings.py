@@ -10,7 +10,6 @@ Imports neither torch nor Snakemake.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -162,8 +161,8 @@ def differences(
         row = (trial.budget, trial.dataset, trial.strategy)
         if row not in settings:
             recipe = layout.study.strategies[trial.strategy].recipe
-            training = with_defaults(TrainingJob, json.loads(layout.training_settings(trial.dataset, recipe)))
-            settings[row] = training, with_defaults(QueryJob, json.loads(layout.query_settings(*row)))
+            training = with_defaults(TrainingJob, layout.training_settings(trial.dataset, recipe))
+            settings[row] = training, with_defaults(QueryJob, layout.query_settings(*row))
         manifest = Path(layout.data(trial.dataset)) / "dataset.json"
         if trial.dataset not in sets and manifest.exists():
             sets[trial.dataset] = checksums(manifest.parent)

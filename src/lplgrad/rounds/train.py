@@ -31,17 +31,11 @@ def _train(arguments: argparse.Namespace, wanted: Callable[[], bool]) -> None:
     from lplgrad.machine.files import write_json
     from lplgrad.machine.log import say
     from lplgrad.rounds.files import read_labeled
-    from lplgrad.rounds.round import (
-        check_clock,
-        check_positive,
-        check_round,
-        check_seed,
-        parse_settings,
-        say_settings,
-    )
+    from lplgrad.rounds.round import check_clock, check_positive, check_round, check_seed, say_settings
     from lplgrad.rounds.settings import TRAINING, digests, torch_version, write_settings
     from lplgrad.rounds.stopping import has_stopped, repeat_round
     from lplgrad.study.settings import Normalization, TrainingJob
+    from lplgrad.study.validation import parse_settings
 
     settings = parse_settings(TrainingJob, arguments.settings)
     say_settings(settings)

@@ -12,14 +12,18 @@ Imports neither torch nor Snakemake.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from lplgrad import acquisition
 from lplgrad.study.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob
+from lplgrad.study.validation import Settings
+
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class Layout:
     def rounds(self, budget: str, dataset: str) -> int:
         """Number of rounds of a trial."""
         return self.budget(budget, dataset).rounds
+
+    def numbers(self, trial: Trial) -> range:
+        """The numbers of the rounds of a trial."""
+        return range(1, self.rounds(trial.budget, trial.dataset) + 1)
 
     def trials(self) -> Iterator[Trial]:
         """All trials, in the order of the configuration."""
@@ -113,30 +121,70 @@ class Layout:
         for trial in self.trials():
             named = trial.budget in wanted.budgets and trial.dataset in wanted.datasets
             if named and trial.strategy in wanted.strategies and trial.seed == seed:
-                last = self.rounds(trial.budget, trial.dataset)
-                shown[trial] = [number for number in sorted(set(wanted.rounds)) if number <= last]
+                shown[trial] = [number for number in self.numbers(trial) if number in wanted.rounds]
         return {trial: numbers for trial, numbers in shown.items() if numbers}
 
-    def gone_models(self) -> dict[Trial, range]:
-        """The rounds that are trained again for models that are to be shown and were not kept: of each trial all that
-        follow its newest kept model before the first of them, since Snakemake remakes what depends on what it remakes.
-        """
-        gone = {}
-        for trial, numbers in self.shown_models().items():
-            last = self.rounds(trial.budget, trial.dataset)
-            folders = [Path(self.trained(trial, number)) for number in range(1, last + 1)]
-            kept = [(folder / "checkpoint.safetensors").exists() for folder in folders]
-            wanted = [
+    def of_trainings(self, *names: str) -> list[str]:
+        """Files of all trainings; round 1 once for all strategies of a recipe."""
+        numbers = ((trial, number) for trial in self.trials() for number in self.numbers(trial))
+        folders = dict.fromkeys(self.trained(trial, number) for trial, number in numbers)
+        return [f"{folder}/{name}" for folder in folders for name in names]
+
+    def of_queries(self, *names: str) -> list[str]:
+        """Files of all queries; the last round has none."""
+        numbers = ((trial, number) for trial in self.trials() for number in self.numbers(trial)[:-1])
+        return [f"{self.round(trial, number)}/{name}" for trial, number in numbers for name in names]
+
+    def missing_results(self) -> list[str]:
+        """The files of rounds that are missing beside others, or although the study has been finished before."""
+        kept = ((trial, number) for trial, numbers in self._kept_models().items() for number in numbers)
+        results = [
+            *self.of_trainings("metrics.json", "settings.json", "test_logits.npy"),
+            *self.of_queries("scores.csv", "next_labeled.csv", "test_scores.csv", "query_settings.json"),
+            *dict.fromkeys(f"{self.trained(trial, number)}/{CHECKPOINT}" for trial, number in kept),
+        ]
+        missing = [path for path in results if not Path(path).exists()]
+        finished = any(Path(self.root, name).exists() for name in ("measurements.csv", "timings.csv", "statistics"))
+        return [path for path in missing if finished or Path(path).parent.exists()]
+
+    def _kept_models(self) -> dict[Trial, list[int]]:
+        """The rounds whose checkpoints a finished study must have; shown models only until they were looked into."""
+        kept, shown = {}, self.shown_models()
+        for trial in self.trials():
+            numbers = self.numbers(trial)
+            kept[trial] = [
                 number
                 for number in numbers
-                if (folders[number - 1] / "metrics.json").exists()
-                and not kept[number - 1]
-                and not Path(self.round(trial, number), "features.npy").exists()
+                if self.study.keep_checkpoints
+                or number in (1, numbers[-1])
+                or (number in shown.get(trial, []) and not Path(self.round(trial, number), "features.npy").exists())
             ]
-            if wanted:
-                before = [number for number in range(1, wanted[0]) if kept[number - 1]]
-                gone[trial] = range(max(before, default=0) + 1, last + 1)
-        return gone
+        return kept
+
+    def gone_models(self) -> dict[Trial, list[int]]:
+        """The rounds that are trained again because checkpoints of finished rounds are missing.
+
+        A warm start needs the checkpoint before, and Snakemake remakes what depends on what it remakes.
+        """
+        again = {}
+        for trial, kept in self._kept_models().items():
+            folders = {number: Path(self.trained(trial, number)) for number in self.numbers(trial)}
+            there = {number for number, folder in folders.items() if (folder / CHECKPOINT).exists()}
+            gone = [number for number in kept if number not in there and (folders[number] / "metrics.json").exists()]
+            if not gone:
+                continue
+            strategy = self.study.strategies[trial.strategy]
+            reads_before = (
+                self.study.recipes[strategy.recipe].init == "warm"
+                or self.target(trial.budget, trial.dataset) is not None
+            )
+            first = gone[0]
+            while reads_before and first > 1 and first - 1 not in there:
+                first -= 1
+            if reads_before or acquisition.load(strategy.acquisition).needs:
+                gone = list(range(first, len(folders) + 1))
+            again[trial] = gone
+        return again
 
     def kept_checkpoints(self) -> str:
         """A regular expression for the rounds whose checkpoints stay, as ``<budget>/<dataset>/.../round<r>/``."""
@@ -157,9 +205,9 @@ class Layout:
         """Models that are not kept and that the next round has used; Snakemake deletes them, unless it is killed."""
         kept = re.compile(self.kept_checkpoints())
         for trial in self.trials():
-            for number in range(2, self.rounds(trial.budget, trial.dataset)):
+            for number in self.numbers(trial)[1:-1]:
                 folder = PurePosixPath(self.round(trial, number))
-                checkpoint = Path(folder, "checkpoint.safetensors")
+                checkpoint = Path(folder, CHECKPOINT)
                 used = Path(self.round(trial, number + 1), "metrics.json").exists()
                 if used and checkpoint.exists() and not kept.match(f"{folder.relative_to(self.root)}/"):
                     yield checkpoint
@@ -168,71 +216,45 @@ class Layout:
         """The test accuracy at which a trial stops, if one is set."""
         return self.budget(budget, dataset).target_accuracy
 
-    def _compute(self) -> Compute:
-        """What of the machine's part belongs to a job's result."""
-        return Compute.model_validate({name: getattr(self.study.compute, name) for name in Compute.model_fields})
-
-    def study_settings(self) -> str:
-        """``--settings`` of ``lplgrad study``, as JSON: the study without what it defines and does not run."""
+    def study_settings(self) -> dict[str, Any]:
+        """``--settings`` of ``lplgrad study``: the study without what it defines and does not run."""
         values = self.study.model_dump(by_alias=True)
-        strategies = {name: values["strategies"][name] for name in self.study.run.strategies}
-        datasets = {name: values["datasets"][name] for name in self.study.run.datasets}
-        for row in datasets.values():
-            row["budgets"] = {name: row["budgets"][name] for name in self.study.run.budgets}
-        recipes = {name: values["recipes"][name] for name in self.recipes()}
+        names = {**values["run"], "recipes": self.recipes()}
+        for kind in ("recipes", "strategies", "datasets"):
+            values[kind] = {name: values[kind][name] for name in names[kind]}
+        for row in values["datasets"].values():
+            row["budgets"] = {name: row["budgets"][name] for name in names["budgets"]}
         figures = values["model_figures"]
         for kind in ("budgets", "datasets", "strategies"):
-            figures[kind] = [name for name in figures[kind] if name in values["run"][kind]]
-        return _json({**values, "recipes": recipes, "strategies": strategies, "datasets": datasets}, sort_keys=False)
+            figures[kind] = [name for name in figures[kind] if name in names[kind]]
+        return values
 
-    def source_settings(self, dataset: str) -> str:
-        """``--settings`` of ``lplgrad prepare``, as JSON."""
+    def source_settings(self, dataset: str) -> dict[str, Any]:
+        """``--settings`` of ``lplgrad prepare``."""
         row = self.study.datasets[dataset]
-        return _json({"source": row.source, **row.options})
+        return {"source": row.source, **row.options}
 
-    def training_settings(self, dataset: str, recipe: str) -> str:
-        """``--settings`` of ``lplgrad train``, as JSON."""
-        row = self.study.datasets[dataset]
-        job = TrainingJob(
-            model=row.model,
-            training=row.training,
-            augmentation=row.augmentation,
-            normalization=row.normalization,
-            recipe=self.study.recipes[recipe],
-            compute=self._compute(),
-        )
-        return _json(job.model_dump(by_alias=True))
+    def training_settings(self, dataset: str, recipe: str) -> dict[str, Any]:
+        """``--settings`` of ``lplgrad train``."""
+        return self._job(TrainingJob, {**dict(self.study.datasets[dataset]), "recipe": self.study.recipes[recipe]})
 
-    def query_settings(self, budget: str, dataset: str, strategy: str) -> str:
-        """``--settings`` of ``lplgrad query``, as JSON."""
-        row = self.study.datasets[dataset]
-        job = QueryJob(
-            acquisition=self.study.strategies[strategy].acquisition,
-            options=self.study.strategies[strategy].options,
-            query_size=row.budgets[budget].query_size,
-            candidates=row.budgets[budget].candidates,
-            query_transform=row.query_transform,
-            augmentation=row.augmentation,
-            compute=self._compute(),
-        )
-        return _json(job.model_dump(by_alias=True))
+    def query_settings(self, budget: str, dataset: str, strategy: str) -> dict[str, Any]:
+        """``--settings`` of ``lplgrad query``."""
+        row, asked = self.study.datasets[dataset], self.study.strategies[strategy]
+        chosen = {"acquisition": asked.acquisition, "options": asked.options}
+        return self._job(QueryJob, {**dict(row), **dict(row.budgets[budget]), **chosen})
 
-    def observation_settings(self) -> str:
-        """``--settings`` of ``lplgrad observe``, as JSON."""
-        wanted = self.study.model_figures
-        job = ObservationJob(
-            unlabeled_images=wanted.unlabeled_images,
-            embedded_images=wanted.embedded_images,
-            compute=self._compute(),
-        )
-        return _json(job.model_dump())
+    def observation_settings(self) -> dict[str, Any]:
+        """``--settings`` of ``lplgrad observe``."""
+        return self._job(ObservationJob, dict(self.study.model_figures))
+
+    def _job(self, kind: type[Settings], given: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a kind of job, and the part of ``compute`` that changes its result."""
+        compute = {name: getattr(self.study.compute, name) for name in Compute.model_fields}
+        given = {**given, "compute": Compute.model_validate(compute)}
+        return kind.model_validate({name: given[name] for name in kind.model_fields}).model_dump(by_alias=True)
 
 
 def one_of(names: list[str]) -> str:
     """A regular expression that matches any of some names."""
     return "|".join(re.escape(name) for name in names) or "(?!)"
-
-
-def _json(value: Mapping[str, object], sort_keys: bool = True) -> str:
-    # YAML reads the escapes that JSON has for an emoji as two halves of a letter.
-    return json.dumps(value, sort_keys=sort_keys, ensure_ascii=False)

@@ -8,10 +8,9 @@ Imports neither torch nor Snakemake. Behaviour does not live here: every value r
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -365,6 +364,15 @@ class ModelFigures(Settings):
     embedded_images: Annotated[int, Field(ge=2)] = 2_000
 
 
+def _from_here(path: str) -> str:
+    """A folder as pathlib writes it, and from the working directory if it lies below: Snakemake compares text."""
+    given = Path(path).expanduser()
+    for folder in (given, *given.parents):
+        if folder.exists() and folder.samefile("."):
+            return str(given.relative_to(folder))
+    return str(given)
+
+
 class Study(Settings):
     """A whole study, as its configuration files describe it.
 
@@ -384,9 +392,7 @@ class Study(Settings):
     data_dir: Annotated[
         str,
         Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$"),
-        AfterValidator(os.path.expanduser),
-        # Snakemake compares names as text, and messages name files as pathlib writes them.
-        AfterValidator(lambda path: str(PurePosixPath(path))),
+        AfterValidator(_from_here),
     ] = "data"
     run: Run
     recipes: Annotated[dict[Name, Recipe], Field(min_length=1)]

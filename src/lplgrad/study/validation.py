@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
@@ -167,6 +167,57 @@ def parse(kind: type[SettingsT], values: object, where: str) -> SettingsT:
     except ValidationError as error:
         place, message = first_problem(error)
         raise UserError(f"{where}: {place}: {message}" if place else f"{where}: {message}") from None
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` over ``base``: mappings are merged key by key, everything else is replaced (Snakemake's rule)."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below if isinstance(below, Mapping) else {}, value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def words(settings: Mapping[str, Any], above: str = "") -> list[str]:
+    """Write settings as words ``key=value`` for a command line, with dotted keys and JSON values."""
+    found = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found += words(value, f"{above}{key}.")
+        else:
+            found.append(f"{above}{key}={json.dumps(value, ensure_ascii=False)}")
+    return found
+
+
+def parse_settings(kind: type[SettingsT], given: Iterable[str], option: str = "--settings") -> SettingsT:
+    """Check settings from the command line: words as ``words`` writes them, or mappings in YAML.
+
+    Raises:
+        UserError: the key, and what is wrong with it.
+    """
+    values: dict[str, Any] = {}
+    keys = set()
+    for word in given:
+        if pair := re.fullmatch(r"([\w-]+(?:\.[\w-]+)*)=(.*)", word, re.DOTALL):
+            key, layer = pair[1], _read_value(pair[2], f"{option}: {pair[1]}")
+            if key in keys:
+                raise UserError(f"{option}: {key} is given twice")
+            keys.add(key)
+            for part in reversed(key.split(".")):
+                layer = {part: layer}
+        else:
+            layer = read_yaml(word, option) or {}
+        if not isinstance(layer, Mapping):
+            raise UserError(f"{option}: expected keys and values, not {word!r}")
+        values = merge(values, layer)
+    return parse(kind, values, option)
+
+
+def _read_value(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)  # YAML folds some letters of a JSON string, and takes 1e-05 for one
+    except (ValueError, RecursionError):
+        return read_yaml(text, where)
 
 
 def first_difference(found: object, expected: object, key: str = "") -> str:

@@ -16,10 +16,10 @@ from lplgrad.machine.errors import DownloadError, UserError
 from lplgrad.machine.files import printable, remove, write_text
 from lplgrad.machine.locks import alone
 from lplgrad.machine.log import say
-from lplgrad.rounds.round import check_positive, parse_settings
+from lplgrad.rounds.round import check_positive
 from lplgrad.study.availability import FAILED_DOWNLOAD
 from lplgrad.study.settings import SourceJob
-from lplgrad.study.validation import parse
+from lplgrad.study.validation import parse, parse_settings
 
 
 def run(arguments: argparse.Namespace) -> None:
