@@ -203,13 +203,12 @@ class Layout:
 
     def leftover_checkpoints(self) -> Iterator[Path]:
         """Models that are not kept and that the next round has used; Snakemake deletes them, unless it is killed."""
-        kept = re.compile(self.kept_checkpoints())
-        for trial in self.trials():
+        shown = self.shown_models()
+        for trial in [] if self.study.keep_checkpoints else self.trials():
             for number in self.numbers(trial)[1:-1]:
-                folder = PurePosixPath(self.round(trial, number))
-                checkpoint = Path(folder, CHECKPOINT)
+                checkpoint = Path(self.round(trial, number), CHECKPOINT)
                 used = Path(self.round(trial, number + 1), "metrics.json").exists()
-                if used and checkpoint.exists() and not kept.match(f"{folder.relative_to(self.root)}/"):
+                if used and checkpoint.exists() and number not in shown.get(trial, []):
                     yield checkpoint
 
     def target(self, budget: str, dataset: str) -> float | None:
