@@ -42,8 +42,7 @@ def is_forced(manifest):
     return given.forceall or "prepare" in named or manifest in files
 
 
-# The study of config.yaml and of what the command line puts over it. Snakemake merges the same files into `config`; here
-# each is checked on its own first.
+# Snakemake merges the same files into `config`. Here each is checked on its own first.
 FILES = [] if workflow.config_settings.replace_workflow_config else [CONFIG]
 try:
     STUDY = read_study([*FILES, *workflow.overwrite_configfiles], workflow.config_settings.config)
@@ -82,12 +81,9 @@ if workflow.is_main_process:
             f"{len(again)} round(s) of {len(gone)} trial(s) are trained again, to the same results"
         )
 PUBLISHED = set(read_study([CONFIG]).run.datasets)  # config.yaml is the paper
-MODEL_FIGURES = {
-    "embeddings": "t-SNE",
-    "confidence": "confidence",
-    "loss-correlation": "scores and true loss",
-    "class-accuracy": "accuracy by class",
-}
+MODEL_FIGURES = {"embeddings": "t-SNE", "confidence": "confidence"}
+MODEL_FIGURES |= {"loss-correlation": "scores and true loss", "class-accuracy": "accuracy by class"}
+of_trainings, of_queries = LAYOUT.of_trainings, LAYOUT.of_queries
 ROOT = LAYOUT.root
 DATA = STUDY.data_dir
 LOGS = f"logs/{STUDY.study}"
@@ -103,15 +99,14 @@ CHOICES = {
     "recipe": LAYOUT.recipes(),
     "seed": [str(seed) for seed in STUDY.run.seeds],
 }
-# Snakemake counts GPUs, it does not look for them. Where jobs run on this machine, it is told how many places on GPUs
-# there are (a job finds its own, see src/lplgrad/machine/leases.py); where there is none, no job waits for one.
+# Snakemake does not look for GPUs. Where jobs run on this machine, it learns here how many places on GPUs there are (a
+# job finds its own, see src/lplgrad/machine/leases.py). Where there is none, no job waits for one.
 LOCAL = workflow.is_main_process and workflow.resource_settings.nodes is None
 PLACES = len(visible_devices()) * STUDY.compute.jobs_per_gpu if LOCAL and STUDY.compute.device != "cpu" else 0
 GPU = 1 if PLACES or (not LOCAL and STUDY.compute.device != "cpu") else 0
 if PLACES and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", PLACES)
-# Jobs find the package wherever they run: on this machine or a cluster, with the Python that runs Snakemake or, where
-# rules have environments of their own (--sdm), with theirs.
+# Jobs run with the Python that runs Snakemake or, if rules have environments of their own (--sdm), with theirs.
 PYTHON = "python" if workflow.deployment_settings.deployment_method else quote(sys.executable)
 PYTHONPATH = quote(os.pathsep.join(filter(None, [str(HOME / "src"), os.environ.get("PYTHONPATH")])))
 EXPLAIN = quote(str(HOME / "workflow" / "explain.sh"))  # what it means if a signal ended a job
@@ -138,8 +133,7 @@ def warn_of_data():
 
 
 def delete_leftovers():
-    """Delete what trainings kept in case they had to be done again; and, once all of the study is there, the temporary
-    models that a Snakemake which was killed left behind."""
+    """Delete progress that is no longer needed and, after the whole study, models that a killed Snakemake left."""
     for kept in Path(ROOT).rglob("progress.safetensors"):
         if (kept.parent / "metrics.json").exists():
             kept.unlink()
@@ -149,32 +143,25 @@ def delete_leftovers():
 
 
 def harmless(json_text):
-    """JSON that means the same without the mark that ends a script, since the report's page writes it into one."""
+    """The same JSON without the mark that ends a script, since the report's page writes it into one."""
     return json_text.replace("<", "\\u003c")
 
 
 def settings(values, *names):
     """Parameters for `--settings`: all words in one, which depends on the output so that Snakemake does not compare it,
     and each word in one of its own, so that Snakemake names the words that changed and no others."""
-    known = {
-        which: [harmless(word) for word in words(values(*which))]
-        for which in product(*(CHOICES[name] for name in names))
-    }
+    choices = product(*(CHOICES[name] for name in names))
+    known = {which: [harmless(word) for word in words(values(*which))] for which in choices}
 
-    def all_words(wildcards, output):
+    def all_words(wildcards, output=None):
         return known[tuple(wildcards.get(name) or recipe_of(wildcards) for name in names)]
 
     def one_word(number):
-        def word(wildcards):
-            found = all_words(wildcards, None)
-            return found[number % len(found)]
+        # A shorter list begins again, which adds no parameter that differs.
+        return lambda wildcards: all_words(wildcards)[number % len(all_words(wildcards))]
 
-        return word
-
-    return {
-        "settings": all_words,
-        **{f"setting{number}": one_word(number) for number in range(max(map(len, known.values())))},
-    }
+    count = max(map(len, known.values()))
+    return {"settings": all_words, **{f"setting{number}": one_word(number) for number in range(count)}}
 
 
 def code_digest(*roots, **options):
@@ -189,14 +176,8 @@ def query_code(wildcards):
     return code_digest("rounds.query.run", f"acquisition.{name}.ACQUISITION", without=unused)
 
 
-def prepare_code(wildcards):
-    """Digest of the code that prepares a data set."""
-    return code_digest("datasets.prepared.prepare.run", f"datasets.{STUDY.datasets[wildcards.dataset].source}.SOURCE")
-
-
 def paper_digest(*names):
-    """Digest of some files of the paper's numbers and claims, or of all. They are no inputs: as such their absolute paths
-    would count too."""
+    """Digest of some or all files of the paper's numbers and claims. As inputs their absolute paths would count too."""
     folder = HOME / "src" / "lplgrad" / "paper"
     files = [folder / name for name in names] or sorted([*folder.glob("*.csv"), *folder.glob("*.yaml")])
     return f"paper={hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:16]}"
@@ -229,11 +210,6 @@ def trained(wildcards, before=0):
     return trained_files(LAYOUT.trained(trial_of(wildcards), int(wildcards.round) - before))
 
 
-def may_stop(wildcards):
-    """Whether a trial stops when it has reached a test accuracy."""
-    return LAYOUT.target(wildcards.budget, wildcards.dataset) is not None
-
-
 def labels(wildcards):
     """The labelled set that a round trains on and queries from."""
     trial, number = trial_of(wildcards), int(wildcards.round)
@@ -261,18 +237,18 @@ def observed_checkpoint(wildcards):
 
 def previous_results(wildcards):
     """Where a trial may stop early: the round before, which shows whether it has."""
-    return list(trained(wildcards, before=1).values()) if may_stop(wildcards) else []
+    return list(trained(wildcards, before=1).values()) if target(wildcards) else []
 
 
 def metrics_of_round(wildcards):
     """The same for a query: the metrics of its own round."""
-    return trained(wildcards)["metrics"] if may_stop(wildcards) else []
+    return trained(wildcards)["metrics"] if target(wildcards) else []
 
 
 def target(wildcards):
     """The argument that lets a trial stop early, where it may: in any round but the first."""
-    stops = may_stop(wildcards) and wildcards.get("round")
-    return f"--target-accuracy {LAYOUT.target(wildcards.budget, wildcards.dataset)}" if stops else ""
+    accuracy = wildcards.get("round") and LAYOUT.target(wildcards.budget, wildcards.dataset)
+    return f"--target-accuracy {accuracy}" if accuracy else ""
 
 
 def observations(wildcards):

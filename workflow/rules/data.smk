@@ -18,7 +18,9 @@ rule prepare:
         **settings(LAYOUT.source_settings, "dataset"),
         downloads=f"{DATA}/downloads",
         folder=subpath(output.manifest, parent=True),
-        code=prepare_code,
+        code=lambda wildcards: code_digest(
+            "datasets.prepared.prepare.run", f"datasets.{STUDY.datasets[wildcards.dataset].source}.SOURCE"
+        ),
     shell:
         "lplgrad prepare --settings {params.settings:q} --downloads {params.downloads:q} --threads {threads} "
         "--output {params.folder:q} > {log:q} 2>&1"

@@ -32,9 +32,9 @@ rule study:
 
 rule measurements:
     input:
-        LAYOUT.of_trainings("metrics.json"),
-        LAYOUT.of_trainings("settings.json"),
-        LAYOUT.of_queries("query_settings.json"),
+        of_trainings("metrics.json"),
+        of_trainings("settings.json"),
+        of_queries("query_settings.json"),
         study=rules.study.output,
     output:
         measurements=report(
@@ -60,8 +60,8 @@ rule measurements:
 
 rule timings:
     input:
-        LAYOUT.of_trainings("timing.json"),
-        LAYOUT.of_queries("query_timing.json"),
+        of_trainings("timing.json"),
+        of_queries("query_timing.json"),
         study=rules.study.output,
     output:
         report(

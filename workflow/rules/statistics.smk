@@ -97,10 +97,10 @@ rule cost_figure:
 
 rule diagnostics:
     input:
-        LAYOUT.of_trainings("test_logits.npy"),
-        LAYOUT.of_queries("scores.csv"),
-        LAYOUT.of_queries("next_labeled.csv"),
-        LAYOUT.of_queries("test_scores.csv"),
+        of_trainings("test_logits.npy"),
+        of_queries("scores.csv"),
+        of_queries("next_labeled.csv"),
+        of_queries("test_scores.csv"),
         arrays=ancient(expand(f"{DATA}/{{dataset}}/{{array}}.npy", dataset=LAYOUT.datasets, array=ARRAYS)),
         study=rules.study.output,
     output:
