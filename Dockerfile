@@ -1,4 +1,4 @@
-# The lock, installed, with Snakemake as the command; the project itself is mounted, so that results stay outside.
+# The locked dependencies, with Snakemake as the command. The project is mounted, so results stay outside the image.
 #   docker build -t lplgrad .
 #   docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD:/study" lplgrad --configfile demo.yaml
 FROM python:3.12-slim

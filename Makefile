@@ -1,6 +1,7 @@
 # make demo   six strategies on handwritten digits, from a fresh machine to a report
 # make bench  what queries cost on this machine, into benchmarks/results
 # make test   lint, types and tests, as CI runs them
+# make same   the tiny study of a base commit and of this tree, compared; BASE=<commit> names another base
 # make chaos  a study under fifty kill -9, compared with an undisturbed one
 # make lock   requirements.lock anew from pyproject.toml
 PYTHON ?= python3
@@ -9,7 +10,7 @@ STUDY := results/demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # hundreds of short jobs import the same modules
 
-.PHONY: demo bench test lint types quick chaos lock clean
+.PHONY: demo bench test lint types quick same chaos lock clean
 
 demo: .venv/installed
 	snakemake --configfile demo.yaml
@@ -28,9 +29,13 @@ bench: .venv/installed
 
 test: lint types
 	pytest
+	python -m tests.same
 
 quick: .venv/installed
 	pytest -m "not slow"
+
+same: .venv/installed
+	python -m tests.same
 
 chaos: .venv/installed
 	python -m tests.chaos

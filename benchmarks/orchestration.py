@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Figure, quartiles
-from lplgrad.datasets import Images, Prepared
-from lplgrad.datasets.prepared.arrays import open_dataset
+from lplgrad.datasets import Prepared
+from lplgrad.datasets.prepared.arrays import Images, open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.study.reading import read_study
 

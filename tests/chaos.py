@@ -147,7 +147,7 @@ def campaign(
         while processes(session):
             time.sleep(0.1)
     losses.epochs = lines_of(disturbed, EPOCH) - lines_of(undisturbed, EPOCH)
-    losses.resumed = lines_of(disturbed, r"progress\.safetensors: going on after epoch")
+    losses.resumed = lines_of(disturbed, r"progress\.safetensors: continuing after epoch")
     before, after = results(undisturbed), results(disturbed)
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pytest
 
 from lplgrad.cli import main
-from lplgrad.datasets import Images, Prepared
-from lplgrad.datasets.prepared.arrays import DatasetArrays, checksums, open_dataset, sha256
+from lplgrad.datasets import Prepared
+from lplgrad.datasets.prepared.arrays import DatasetArrays, Images, checksums, open_dataset, sha256
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.files import file_digest
 from lplgrad.study.layout import Layout

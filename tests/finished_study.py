@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from lplgrad.datasets import Images, Prepared
+from lplgrad.datasets import Prepared
+from lplgrad.datasets.prepared.arrays import Images
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.files import replacing, write_json
 from lplgrad.rounds.files import write_labeled, write_logits, write_scores, write_test_scores

@@ -98,7 +98,8 @@ class TestRound:
             labeled.write_text("index,round\n1,1\n")
             write_json(path, values)
 
-        monkeypatch.setattr("lplgrad.machine.files.write_json", write)  # how a job writes its seconds
+        module = "training" if call is train else "query"
+        monkeypatch.setattr(f"lplgrad.rounds.{module}.write_json", write)  # how a job writes its seconds
         assert call(lplgrad, started, settings)[0] == 0
         assert file_digest(labeled) != read
         assert json.loads((started / "round1" / name).read_text())["labeled"] == read

@@ -52,7 +52,7 @@ def test_interrupted_jobs_end_with_their_progress_written(tmp_path: Path, ending
     assert (folder / ROOT / "start/seed1/plain/progress.safetensors").exists()
     snakemake(folder, "--unlock", config=config)
     snakemake(folder, TARGET, config=config)
-    assert "going on after epoch" in (folder / LOG).read_text()
+    assert "continuing after epoch" in (folder / LOG).read_text()
 
 
 def test_a_second_snakemake_is_refused_and_disturbs_nothing(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from lplgrad.analysis.round_files import read_test_scores
 from lplgrad.cli import main
-from lplgrad.datasets import Images, Prepared
-from lplgrad.datasets.prepared.arrays import open_array, open_dataset
+from lplgrad.datasets import Prepared
+from lplgrad.datasets.prepared.arrays import Images, open_array, open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json

@@ -59,9 +59,7 @@ class TestRefusals:
         cases: list[tuple[dict[str, object], tuple[str, ...]]] = [
             ({"settings": "{trainin: 1}"}, ("--settings", "'trainin'", "'training'")),
             ({"settings": "{training: ["}, ("--settings", "line 1")),
-            ({"number": 0}, ("--round: must be 1 or more",)),
-            ({"seed": -1}, ("--seed",)),
-            ({"number": 2}, ("--checkpoint: missing",)),
+            ({**second}, ("--checkpoint: missing",)),
             ({"checkpoint": checkpoint}, ("--checkpoint: not wanted",)),
             ({"number": 2, "checkpoint": checkpoint}, ("labeled.csv: the labels of round 1, not of round 2",)),
             ({**second, "labeled": cut, "checkpoint": checkpoint}, ("cut.csv: 2 labels of round 2, not 3; delete it",)),
@@ -90,10 +88,37 @@ class TestRefusals:
             single_line(told, "lplgrad train: error: ", *words)
             assert not (tmp_path / "out").exists()
 
+    @pytest.mark.parametrize(
+        ("option", "value", "words"),
+        [
+            ("--round", 0, "must be 1 or more, not 0"),
+            ("--jobs-per-gpu", -1, "must be 1 or more, not -1"),
+            ("--seed", -1, "must be from 0 to 4294967295, not -1"),
+            ("--seed", 2**32, "must be from 0 to 4294967295"),
+            ("--seed", "x", "invalid seed value: 'x'"),
+            ("--target-accuracy", 2, "must lie in (0, 1], not 2"),
+        ],
+    )
+    def test_of_an_argument(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: object, words: str
+    ) -> None:
+        given = {
+            "--data": "d",
+            "--labeled": "l",
+            "--round": 1,
+            "--seed": 1,
+            "--output": tmp_path / "out",
+            option: value,
+        }
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", *(str(word) for pair in given.items() for word in pair)])
+        single_line(capsys.readouterr().err, f"lplgrad train: error: argument {option}: {words}")
+        assert not (tmp_path / "out").exists()
+
     def test_of_query(self, started: Path, lplgrad: Call) -> None:
         entropy = QUERY.replace("NAME", "entropy")
         for settings, changes, words in [
-            (entropy, {"checkpoint": None}, ("--checkpoint: missing: entropy asks a model",)),
+            (entropy, {"checkpoint": None}, ("--checkpoint: missing: entropy scores with a model",)),
             (QUERY.replace("NAME", "entropi"), {}, ("'entropi'", "did you mean 'entropy'?")),
             (entropy.replace("30", "55"), {}, (f"only 54 of {POOL} images are left",)),
             (entropy.replace("candidates: 30", "candidates: all").replace("6", "55"), {}, ("55", "only 54 are left")),
@@ -109,15 +134,15 @@ class TestRefusals:
         train(lplgrad, started, TRAIN)
         status, told = query(lplgrad, started, QUERY.replace("NAME", "predicted_loss"), output="out")
         assert status == 1
-        single_line(told, "checkpoint.safetensors", "needs a loss prediction module; it has none")
+        single_line(told, "checkpoint.safetensors", "has no loss prediction module, which predicted_loss needs")
 
     def test_weights_that_are_no_numbers_are_told(self, started: Path, lplgrad: Call) -> None:
         path = started / "round1" / "checkpoint.safetensors"
-        from lplgrad.rounds.files import read_checkpoint, write_checkpoint
+        from lplgrad.rounds.networks import FORMAT, read_tensors, write_tensors
 
-        states, description = read_checkpoint(path)
-        states["model"]["fc.bias"][0] = float("nan")
-        write_checkpoint(path, states, description)
+        states, description = read_tensors(path, FORMAT)
+        states["model/fc.bias"][0] = float("nan")
+        write_tensors(path, states, {**description, "format": FORMAT})
         status, told = query(lplgrad, started, QUERY.replace("NAME", "entropy"), output="out")
         assert status == 1
         single_line(told, str(path), "30 of 30 scores are not finite")
@@ -132,8 +157,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            (JOINT.replace("width: 4", "width: 8"), ("its model are not those asked for", "width=4", "width=8")),
-            (JOINT[:-1] + ", normalization: {mean: [0.5], std: [1]}}", ("its normalization are not those",)),
+            (JOINT.replace("width: 4", "width: 8"), ("other model than expected", "width=4", "width=8")),
+            (JOINT[:-1] + ", normalization: {mean: [0.5], std: [1]}}", ("other normalization than expected",)),
         ],
     )
     def test_a_checkpoint_of_other_settings(
@@ -150,7 +175,7 @@ class TestRefusals:
         (started / "data" / "dataset.json").write_text(json.dumps(described))
         status, told = query(lplgrad, started, QUERY.replace("NAME", "entropy"), output="out")
         assert status == 1
-        single_line(told, "its classes are not those asked for")
+        single_line(told, "other classes than expected")
 
     @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere")
     def test_no_permission(self, data: DatasetArrays, tmp_path: Path) -> None:
@@ -199,7 +224,7 @@ class TestRefusals:
             "start", "--data", data.folder, "--query-size", 6, "--seed", 1, "--output", tmp_path / "labeled.csv"
         )
         assert status == 1
-        single_line(told, "a directory stands where a file is to be written")
+        single_line(told, "is a folder, but a file must be written here")
 
     def test_tables_and_figures(self, tmp_path: Path, lplgrad: Call, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)

@@ -154,7 +154,7 @@ def test_a_cancelled_job_is_submitted_again_and_trains_on(runs: dict[str, Run]) 
     run = runs["cancelled"]
     said = run.finish()
     assert "Trying to restart job" in said
-    assert "going on after epoch" in (run.project / TRAINING_LOG).read_text()
+    assert "continuing after epoch" in (run.project / TRAINING_LOG).read_text()
     assert sorted(job["JobState"] for job in run.jobs()) == ["CANCELLED", "COMPLETED"]
 
 
@@ -163,7 +163,7 @@ def test_a_preempted_job_is_requeued_and_trains_on(runs: dict[str, Run]) -> None
     run.finish()
     (job,) = run.jobs()
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")
-    assert "going on after epoch" in (run.project / TRAINING_LOG).read_text()
+    assert "continuing after epoch" in (run.project / TRAINING_LOG).read_text()
 
 
 def test_a_job_that_always_fails_is_tried_once_more_and_its_log_is_named(runs: dict[str, Run]) -> None:

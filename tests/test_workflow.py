@@ -277,7 +277,7 @@ class TestAgain:
         assert "trained again" not in snakemake(project, "-n")
 
     def test_deleted_results_are_asked_for(self, project: Path) -> None:
-        """Each with what it needs: a trial needs its rounds from the newest checkpoint before on, and all that follow."""
+        """Each with its trial from the newest checkpoint before on."""
         study = project / "results" / "tiny"
         (study / DIGITS / "lplgrad/seed1/round1/query_settings.json").unlink()  # query 2, train 1, train_kept 1
         (study / DIGITS / "lplgrad/seed2/round2/metrics.json").unlink()  # train 1, query 1, train_kept 1

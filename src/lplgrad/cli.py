@@ -66,20 +66,34 @@ def _needed(name: str, metavar: str, about: str, **options: Any) -> Argument:
     return _path(name, metavar, about, required=True, **options)
 
 
-def _fraction(text: str) -> float:
+def fraction(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"must lie in (0, 1], not {text}")
     return value
 
 
+def count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
+    return value
+
+
+def seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {2**32 - 1}, not {text}")
+    return value
+
+
 DATA = _needed("--data", "DIR", "folder of a prepared data set")
 LABELED = _needed("--labeled", "CSV", "the labelled set of the round")
-ROUND = _arg("--round", "the round, from 1", type=int, required=True)
-SEED = _arg("--seed", "seed of the trial", type=int, required=True)
-TARGET = _arg("--target-accuracy", "test accuracy at which the trial stops", type=_fraction, metavar="FRACTION")
+ROUND = _arg("--round", "the round, from 1", type=count, required=True)
+SEED = _arg("--seed", "seed of the trial", type=seed, required=True)
+TARGET = _arg("--target-accuracy", "test accuracy at which the trial stops", type=fraction, metavar="FRACTION")
 JOBS_PER_GPU = _arg(
-    "--jobs-per-gpu", "how many jobs may share a GPU (default: %(default)s)", type=int, default=1, metavar="N"
+    "--jobs-per-gpu", "how many jobs may share a GPU (default: %(default)s)", type=count, default=1, metavar="N"
 )
 CONFIGURATION = _path("files", "FILE", "configuration files, each merged over the ones before", nargs="+")
 STUDY = _needed("--study", "FILE", "study.yaml of the study")
@@ -108,7 +122,7 @@ COMMANDS = {
             _path(
                 "--downloads", "DIR", "folder of downloads (default: %(default)s)", default=Path("data/downloads")
             ),
-            _arg("--threads", "threads that decode images (default: %(default)s)", type=int, default=1),
+            _arg("--threads", "threads that decode images (default: %(default)s)", type=count, default=1),
             _folder("folder of the prepared data set"),
         ],
     ),
@@ -118,7 +132,7 @@ COMMANDS = {
         "lplgrad start --data data/digits --query-size 25 --seed 1 --output labeled.csv",
         [
             DATA,
-            _arg("--query-size", "how many images are labelled", type=int, required=True),
+            _arg("--query-size", "how many images are labelled", type=count, required=True),
             _arg("--candidates", "candidates of a query, to refuse too many early", type=int, metavar="S"),
             _arg("--labels", "labels of the whole budget, to refuse too many early", type=int, metavar="A"),
             SEED,
@@ -338,7 +352,7 @@ COMMANDS = {
                 "--measure", "time some batches of the study's own models here", action="store_true", exclusive=True
             ),
             _arg(
-                "--jobs", "how many jobs run at a time, at these rates each (default: 1)", type=int, default=1,
+                "--jobs", "how many jobs run at a time, at these rates each (default: 1)", type=count, default=1,
                 metavar="N",
             ),
         ],

@@ -185,7 +185,7 @@ def test_a_name_with_a_null_byte_is_refused(tmp_path: Path, target: Path) -> Non
         member = tarfile.TarInfo("cat/1.png")
         member.pax_headers = {"path": "ca\0t/1.png"}
         packed.addfile(member)
-    with pytest.raises(UserError, match=r"holds 'ca\\x00t/1.png', which cannot be the name of a file"):
+    with pytest.raises(UserError, match=r"contains 'ca\\x00t/1.png', which cannot be the name of a file"):
         unpack(tmp_path / "a.tar", target)
 
 

@@ -141,7 +141,11 @@ class TestFolder:
             (("train",), {}, "'train' looks like a split, but there must be train and test, or train and val; place"),
             (("test", "horse"), {}, "'test' looks like a split"),
             (("fold1", "fold2", "fold3"), {}, "'fold1', 'fold2', 'fold3' all hold the same folders, or some of them"),
-            (("pool/pool", "holdout"), {}, "'holdout', 'pool' all hold the same folders, or some of them, as if they"),
+            (
+                ("pool/pool", "holdout"),
+                {},
+                "'holdout', 'pool' all hold the same folders, or some of them, as splits do",
+            ),
             (("train2014", "train2017", "val2017"), {}, "'train2014', 'train2017' are both names of the train set"),
         ],
     )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lplgrad import datasets
 from lplgrad.datasets import Prepared
+from lplgrad.datasets.prepared.arrays import Images
 from lplgrad.datasets.prepared.writing import write_dataset
 from tests.image_files import photos, prepare_folder, write_tiff
 
@@ -80,7 +80,7 @@ class TestFolder:
 
     def test_a_pool_without_contrast_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         pixels = np.full((6, 4, 4, 1), 7, dtype=np.uint8)
-        part = datasets.Images(pixels, np.arange(6) % 2)
+        part = Images(pixels, np.arange(6) % 2)
         write_dataset(tmp_path / "data", Prepared(part, part, ["a", "b"], {}))
         assert "every pixel of the training images has the same level, 7 of 255" in capsys.readouterr().err
 
@@ -90,7 +90,7 @@ class TestFolder:
         """Two of 2,400 pixels are black and white, and all others have 17 levels."""
         pixels = np.random.default_rng(1).integers(0, 17, size=(6, 20, 20, 1), dtype=np.uint8)
         pixels[0, 0, :2, 0] = 0, 255
-        part = datasets.Images(pixels, np.arange(6) % 2)
+        part = Images(pixels, np.arange(6) % 2)
         write_dataset(tmp_path / "data", Prepared(part, part, ["a", "b"], {}))
         assert "levels from 0 to 16 of 255" in capsys.readouterr().err
 

@@ -14,13 +14,14 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from lplgrad.datasets import Images, Prepared
-from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
+from lplgrad.datasets import Prepared
+from lplgrad.datasets.prepared.arrays import DatasetArrays, Images, open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import _host, read_json, replacing, write_json, write_text
 from lplgrad.rounds import networks
-from lplgrad.rounds.files import read_checkpoint, read_labeled, write_checkpoint, write_labeled, write_scores
+from lplgrad.rounds.files import read_labeled, write_labeled, write_scores
+from lplgrad.rounds.networks import FORMAT, read_tensors, write_tensors
 from lplgrad.rounds.pool import LabeledSet
 from lplgrad.study.settings import Model, Normalization
 
@@ -76,7 +77,7 @@ class TestReplacing:
         assert caught.value.filename == str(tmp_path / "file")
 
     def test_a_directory_in_the_way_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="a directory stands where a file is to be written"):
+        with pytest.raises(UserError, match="is a folder, but a file must be written here"):
             write_text(tmp_path, "text")
 
     def test_json_refuses_what_is_not_json(self, tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ class TestLabeled:
             ("index,round\n1_0,1\n", "line 2: expected 2 whole numbers"),
             ("index,round\n99999999999999999999,1\n", "line 2: expected 2 whole numbers"),
             ("index,round\n10,1\n", "index 10 is not in the training pool of 10 images"),
-            ("index,round\n3,1\n5,1\n3,2\n", "index 3 stands in it twice"),
+            ("index,round\n3,1\n5,1\n3,2\n", "index 3 appears twice"),
             ("index,round\n3,0\n", "rounds count from 1"),
         ],
     )
@@ -193,7 +194,7 @@ class TestCheckpoint:
 
         foreign = tmp_path / "foreign.safetensors"
         save_file({"weight": torch.ones(2)}, foreign)
-        with pytest.raises(UserError, match="not a checkpoint of lplgrad"):
+        with pytest.raises(UserError, match="not of the format 'lplgrad checkpoint 1'"):
             networks.load(foreign)
         torch.save({"weight": torch.ones(2)}, tmp_path / "pickled.pt")
         with pytest.raises(UserError, match="not a whole safetensors file"):
@@ -204,14 +205,14 @@ class TestCheckpoint:
             networks.load(tmp_path / "nothing")
 
     def test_weights_of_another_model_are_refused(self, checkpoint: Path) -> None:
-        states, description = read_checkpoint(checkpoint)
-        del states["model"]["fc.bias"]
-        write_checkpoint(checkpoint, states, description)
+        states, description = read_tensors(checkpoint, FORMAT)
+        del states["model/fc.bias"]
+        write_tensors(checkpoint, states, {**description, "format": FORMAT})
         with pytest.raises(
             UserError, match=r"model: fc.bias is missing, unknown or of another shape or type \(1 such\)"
         ):
             networks.load(checkpoint)
-        write_checkpoint(checkpoint, states, {**description, "model": {"name": "resnet99"}})
+        write_tensors(checkpoint, states, {**description, "format": FORMAT, "model": {"name": "resnet99"}})
         with pytest.raises(UserError, match="name: input should be 'resnet18' or 'small_resnet', not 'resnet99'"):
             networks.load(checkpoint)
 

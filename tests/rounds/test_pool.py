@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.randomness import Purpose, stream, torch_stream
+from lplgrad.machine.randomness import Purpose, stream, torch_seed
 from lplgrad.rounds.pool import TEST_IMAGES, LabeledSet, draw_candidates, draw_test_images, initial_labels
 
 
@@ -70,9 +70,7 @@ def test_streams_differ_by_purpose_seed_and_round_and_by_nothing_else() -> None:
     draws = {key: stream(*key).integers(2**62) for key in keys}
     assert len(set(draws.values())) == len(keys)
     assert all(stream(*key).integers(2**62) == value for key, value in draws.items())
-    assert (
-        torch_stream(1, Purpose.MODEL_WEIGHTS).initial_seed() == torch_stream(1, Purpose.MODEL_WEIGHTS).initial_seed()
-    )
+    assert torch_seed(1, Purpose.MODEL_WEIGHTS) == torch_seed(1, Purpose.MODEL_WEIGHTS) != torch_seed(2, Purpose(2))
 
 
 def test_the_numbers_of_the_purposes_never_change() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.signals import Interrupted
-from lplgrad.rounds import resume as resuming
+from lplgrad.rounds import resume
 from lplgrad.rounds.files import PROGRESS
 from lplgrad.rounds.loop import Epoch, State, train
 from lplgrad.rounds.networks import Networks, first_networks
@@ -116,7 +116,7 @@ class TestDiscarding:
         assert next(epochs).number == 1
         told = capsys.readouterr().err
         assert reason in told
-        assert "it is discarded, and the round is trained from its first epoch" in told
+        assert "the round is trained from its first epoch" in told
         assert len(told.splitlines()) == 1
         assert not (folder / PROGRESS).exists()
 
@@ -129,18 +129,18 @@ class TestDiscarding:
         stop_after(tmp_path, 2)
         whole = (tmp_path / PROGRESS).read_bytes()
         (tmp_path / PROGRESS).write_bytes(whole[:length])
-        self.discarded(tmp_path, capsys, "not a whole progress file")
+        self.discarded(tmp_path, capsys, "not a whole safetensors file")
 
     @pytest.mark.parametrize(
         ("before", "after", "reason"),
         [
-            (b"lplgrad progress 1", b"lplgrad progress 0", "not a progress file of lplgrad"),
+            (b"lplgrad progress 1", b"lplgrad progress 0", "not of the format 'lplgrad progress 1'"),
             (b'epoch\\": 2', b'epoch\\": 9', "does not fit the training"),
             (b'epoch\\": 2', b'epoch\\": 0', "does not fit the training"),
-            (b'epoch\\": 2', b'epoch\\":""', "not a whole progress file"),
+            (b'epoch\\": 2', b'epoch\\":""', "not a whole safetensors file"),
             (b'"model/fc.bias"', b'"model/fc.bits"', "does not fit the training"),
-            (b"augmenting", b"augmentinG", "does not tell where its random streams are"),
-            (b"PCG64", b"PCG65", "does not tell where its random streams are"),
+            (b"augmenting", b"augmentinG", "has no positions of its random streams"),
+            (b"PCG64", b"PCG65", "has no positions of its random streams"),
         ],
     )
     def test_damaged(
@@ -159,7 +159,7 @@ class TestDiscarding:
 
     def test_a_pickle_is_not_opened(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         torch.save({"epoch": 2}, tmp_path / PROGRESS)
-        self.discarded(tmp_path, capsys, "not a whole progress file")
+        self.discarded(tmp_path, capsys, "not a whole safetensors file")
 
     def test_a_refused_file_leaves_the_state_as_it_was(self, tmp_path: Path) -> None:
         stop_after(tmp_path, 2)
@@ -178,7 +178,7 @@ class TestDiscarding:
 def test_the_digest_is_of_all_that_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "labeled.csv"
     file.write_text("index,round\n1,1\n")
-    digest = resuming.digest_of
+    digest = resume.digest_of
     before = digest([{"epochs": 2}, 1], [file])
     assert digest([{"epochs": 2}, 1], [file]) == before
     assert digest([{"epochs": 3}, 1], [file]) != before
@@ -201,14 +201,14 @@ def test_a_disk_that_is_full_ends_no_training(
     monkeypatch.setattr(os, "fsync", full)
     _, epochs = begin(Progress(tmp_path, "same", seconds=0))
     assert len(list(epochs)) == EPOCHS
-    assert f"{tmp_path / PROGRESS}: No space left on device; training goes on" in capsys.readouterr().err
+    assert f"{tmp_path / PROGRESS}: No space left on device; the progress was not saved" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_a_process_that_is_waited_for_writes_and_ends(tmp_path: Path) -> None:
     _, epochs = begin(Progress(tmp_path, "same", seconds=3600, wanted=lambda: True))
     next(epochs)
-    with pytest.raises(UserError, match="another process has come for this round and goes on from here"):
+    with pytest.raises(UserError, match="another process waits for this round and continues it"):
         next(epochs)
     _, rest = begin(Progress(tmp_path, "same", seconds=3600))
     assert next(rest).number == 2
@@ -267,12 +267,12 @@ def test_killed_processes_and_an_undisturbed_one_write_the_same_bytes(
     assert (tmp_path / "killed" / PROGRESS).exists()
     status, told = until_epoch(command("killed", "0"), 80, signal.SIGKILL)
     assert status == -signal.SIGKILL
-    assert f"{PROGRESS}: going on after epoch " in told
+    assert f"{PROGRESS}: continuing after epoch " in told
     status, told = until_epoch(command("killed", "3600"), 110, signal.SIGTERM)
     assert status == 128 + signal.SIGTERM
     assert told.splitlines()[-1] == "lplgrad train: error: ended by SIGTERM"
     done = subprocess.run(command("killed", "3600"), check=True, capture_output=True, text=True)
-    resumed = int(done.stderr.partition("going on after epoch ")[2].split()[0])
+    resumed = int(done.stderr.partition("continuing after epoch ")[2].split()[0])
     assert resumed >= 110, "SIGTERM lost nothing"
     for name in ("checkpoint.safetensors", "test_logits.npy", "metrics.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
@@ -297,9 +297,9 @@ def test_the_successor_of_an_orphan_goes_on_from_where_it_was(
     orphan.send_signal(signal.SIGCONT)
     orphan_log, successor_log = (process.communicate(timeout=120)[1] for process in (orphan, successor))
     assert f"waiting for process {orphan.pid}" in first_line
-    assert "another process has come for this round" in orphan_log.splitlines()[-1]
+    assert "another process waits for this round" in orphan_log.splitlines()[-1]
     assert (orphan.returncode, successor.returncode) == (1, 0)
-    assert "going on after epoch" in successor_log
+    assert "continuing after epoch" in successor_log
     assert (tmp_path / "round" / "metrics.json").exists()
 
 
@@ -315,7 +315,7 @@ def test_what_is_done_is_not_done_again_until_the_next_job_has_it(
     before = (tmp_path / "round" / "checkpoint.safetensors").read_bytes()
     status, told = lplgrad(*common, "--seed", 1, "--settings", TRAIN)
     assert status == 0
-    assert "going on after epoch 2 of 2" in told
+    assert "continuing after epoch 2 of 2" in told
     assert "epoch 2/2" not in told
     assert (tmp_path / "round" / "checkpoint.safetensors").read_bytes() == before
     assert (tmp_path / "round" / PROGRESS).exists()

@@ -16,8 +16,7 @@ from lplgrad import acquisition
 from lplgrad.analysis.round_files import read_test_scores
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
-from lplgrad.rounds import needs as querying
-from lplgrad.rounds import networks, pool
+from lplgrad.rounds import needs, networks, pool
 from lplgrad.rounds.files import write_test_scores
 from tests.conftest import JOINT, replace_array
 
@@ -133,7 +132,7 @@ def test_a_test_score_that_is_not_finite_ends_no_sound_query(
         scores[:2] = np.inf, np.nan
         return scores
 
-    monkeypatch.setattr(querying, "scores_of", one_broken)
+    monkeypatch.setattr(needs, "scores_of", one_broken)
     first, second, *others = ask("entropy", output="broken").splitlines()[1:]
     assert (first.split(",")[1], second.split(",")[1]) == ("inf", "nan")
     assert others == candidates.splitlines()[3:]

@@ -13,9 +13,7 @@ import pytest
 import torch
 
 from lplgrad.datasets.prepared.arrays import DatasetArrays
-from lplgrad.rounds import evaluation, networks
-from lplgrad.rounds import loop as training
-from lplgrad.rounds import needs as querying
+from lplgrad.rounds import evaluation, loop, needs, networks
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import Model, Normalization
@@ -185,10 +183,10 @@ def test_tf32_is_for_training_alone(
 
         return noting
 
-    monkeypatch.setattr(training.Optimizer, "step", note("train", training.Optimizer.step))
-    for module in (evaluation, querying):
+    monkeypatch.setattr(loop.Optimizer, "step", note("train", loop.Optimizer.step))
+    for module in (evaluation, needs):
         monkeypatch.setattr(module, "predict", note("predict", evaluation.predict))
-    monkeypatch.setattr(querying, "gradient_norms", note("norms", querying.gradient_norms))
+    monkeypatch.setattr(needs, "gradient_norms", note("norms", needs.gradient_norms))
     common = ["--data", data.folder, "--labeled", tmp_path / "l.csv", "--round", 1, "--seed", 1, "--output", tmp_path]
     lplgrad("start", "--data", data.folder, "--query-size", 8, "--seed", 1, "--output", tmp_path / "l.csv")
     compute = "compute: {device: cpu, precision: tf32}"

@@ -1,10 +1,10 @@
 """Acquisition functions: one module each, found by its file's name.
 
-A module defines ``ACQUISITION``, which says what the function needs to be given. The runner computes each need once for
-all candidates and calls ``score``; the candidates of highest score are labelled (where scores tie, the lower index). A
-function that picks one by one says so with its scores: a pick's score is what it had when it was picked.
+A module defines ``ACQUISITION``, which declares what the function needs. The query computes each need once for all
+candidates and calls ``score``. The candidates of highest score are labelled; of equal scores, the lower index. A
+function that picks one by one gives each pick the score that it had when it was picked.
 
-No module here imports torch when it is imported: the configuration is checked without it.
+Importing a module here must not import torch, because the configuration is checked without it.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 
 Need = Literal["logits", "features", "labeled_features", "predicted_loss", "gradient_norms"]
 Scores = npt.NDArray[np.floating[Any]]
-# A function that needs no more than these must score each image by what the model says of that image alone.
+# A function that needs nothing else must score each image by the model's outputs for that image alone.
 OF_ONE_IMAGE: frozenset[Need] = frozenset({"logits", "predicted_loss", "gradient_norms"})
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What is known of a round's S candidates. Only what the acquisition function needs is there; no label ever is.
+    """A round's S candidates, with what the acquisition function needs and never with a label.
 
     Attributes:
         indices: positions in the training pool, int64, shape (S,).
         seed: the trial's seed.
-        round_number: the round that asks, from 1.
+        round_number: the round of the query, from 1.
         query_size: b, how many will be labelled.
         logits: of the main model in eval mode, float32, shape (S, C).
         features: penultimate features, float32, shape (S, D).
-        labeled_features: the same of the L labelled images, shape (L, D).
+        labeled_features: penultimate features of the L labelled images, shape (L, D).
         predicted_loss: of the loss prediction module, float32, shape (S,).
-        gradient_norms: of the function's own ``loss``, by every candidate alone, each of shape (S,).
+        gradient_norms: of the function's own ``loss``, for each candidate alone, each of shape (S,).
     """
 
     indices: npt.NDArray[np.int64]
@@ -68,10 +68,10 @@ class Acquisition:
 
     Attributes:
         score: from the candidates and the options to a score for each candidate, shape (S,), a tensor or an array.
-        needs: what the runner must compute beforehand.
-        options: its options, which stand in the strategy's row of the configuration.
-        loss: for ``gradient_norms``: from the options to the function of (B, C) logits, in float64, whose value for
-            every sample, shape (B,), is differentiated.
+        needs: what the query computes first.
+        options: the options that a strategy's row of the configuration may set.
+        loss: for ``gradient_norms``: from the options to a function of logits, shape (B, C), to float64 of shape (B,),
+            whose gradient is computed for every sample.
     """
 
     score: Callable[[Candidates, Any], Tensor | Scores]
@@ -81,30 +81,30 @@ class Acquisition:
 
     @property
     def scores_images_alone(self) -> bool:
-        """Whether an image's score follows from what the model says of that image alone, so that it means something
-        for an image that is no candidate. (Features are asked for to compare candidates with each other.)
+        """Whether an image's score follows from the model's outputs for that image alone, so that images other than
+        candidates can be scored too. (Features serve to compare candidates with each other.)
         """
         return bool(self.needs) and self.needs <= OF_ONE_IMAGE
 
 
 def names() -> list[str]:
-    """The acquisition functions there are."""
+    """List the acquisition functions."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def load(name: str) -> Acquisition:
-    """The acquisition function of a name that ``names`` lists."""
+    """Return the acquisition function of a name in ``names()``."""
     return cast(Acquisition, importlib.import_module(f"{__name__}.{name}").ACQUISITION)
 
 
 def scores_of(function: Acquisition, candidates: Candidates, options: Any) -> npt.NDArray[np.float32]:
-    """What a function scores, as it is compared and written: float32, shape (S,)."""
+    """Score the candidates, float32, shape (S,): the precision in which scores are compared and written."""
     given = function.score(candidates, options)
     return (given if isinstance(given, np.ndarray) else given.cpu().numpy()).astype(np.float32)
 
 
 def select(scores: Scores, query_size: int) -> npt.NDArray[np.int64]:
-    """Positions of the ``query_size`` highest scores, best first; the earlier candidate first where scores tie (eq. 9).
+    """Return the positions of the ``query_size`` highest scores, best first; of equal scores the earlier (eq. 9).
 
     Raises:
         FloatingPointError: a score is not a number, or infinite.

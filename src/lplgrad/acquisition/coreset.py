@@ -18,9 +18,9 @@ WATCHED = 1024
 def k_center_greedy(candidates: Tensor, centers: Tensor, picks: int) -> Tensor:
     """Cover the candidates: pick the one farthest from all centers, make it a center, and so on.
 
-    A distance to the nearest center only shrinks, so one of long ago is an upper bound. After a pick it is brought up
-    to date for the farthest candidates alone, and for all only when none of those is farther than every bound of the
-    others. The picks are those of brute force in float64; memory is O((S + L) D).
+    The distance to the nearest center only shrinks, so an old distance is an upper bound. A pick updates the distances
+    of the farthest candidates alone. All are updated only if none of these exceeds every bound of the others. The picks
+    equal those of brute force in float64. Memory is O((S + L) D).
 
     Args:
         candidates: features, shape (S, D).
@@ -28,9 +28,9 @@ def k_center_greedy(candidates: Tensor, centers: Tensor, picks: int) -> Tensor:
         picks: how many candidates to pick, at most S.
 
     Returns:
-        Squared Euclidean distance to the nearest center, float32, shape (S,): of a pick when it was picked, of every
-        other candidate at the end. The picks' are rounded up, the others' down, so the picks are the ``picks`` largest;
-        where distances tie the earlier candidate was picked.
+        Squared Euclidean distance to the nearest center, float32, shape (S,): for a pick at the time of the pick, for
+        other candidates at the end. Distances of picks are rounded up and the others down, so that the picks have the
+        ``picks`` largest. Of equal distances the earlier candidate is picked.
     """
     import torch
 
@@ -63,8 +63,8 @@ def k_center_greedy(candidates: Tensor, centers: Tensor, picks: int) -> Tensor:
 def _nearer(nearest: Tensor, points: Tensor, centers: Tensor) -> Tensor:
     """Lower each point's squared distance to its nearest center, in place, by further centers.
 
-    Which center is nearest follows from products of matrices; how near it is from differences, which cancel nothing, so
-    that copies of a point are exactly as far as the point.
+    Products of matrices find the nearest center. Its distance comes from differences, which do not cancel, so that
+    copies of a point have exactly the same distance.
     """
     for start in range(0, len(centers), BLOCK):
         block = centers[start : start + BLOCK]
@@ -77,14 +77,14 @@ def _nearer(nearest: Tensor, points: Tensor, centers: Tensor) -> Tensor:
 
 
 def _watch(nearest: Tensor) -> tuple[Tensor, float]:
-    """The farthest candidates, in order of their index, and the largest distance of any other."""
+    """Return the farthest candidates, ordered by index, and the largest distance of any other."""
     order = nearest.argsort(descending=True, stable=True)
     bound = float(nearest[order[WATCHED]]) if len(order) > WATCHED else float("-inf")
     return order[:WATCHED].sort().values, bound
 
 
 def score(candidates: Candidates, options: NoOptions) -> Tensor:
-    """Squared distance of each candidate to its nearest center."""
+    """Return the squared distance of each candidate to its nearest center."""
     assert candidates.features is not None
     assert candidates.labeled_features is not None
     return k_center_greedy(candidates.features, candidates.labeled_features, candidates.query_size)

@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy H of the predicted distribution in nats, float64 (eq. 5 and 6).
+    """Return the entropy H of the predicted distribution in nats, float64 (eq. 5 and 6).
 
-    With logits z shifted so that the highest is 0, ``H = log(1 + sum of the other exp(z)) - sum_k P_k z_k`` adds up
-    terms that are not negative, and its gradient is ``dH/dz_k = -P_k (z_k - sum_j P_j z_j)``. Both keep their digits
-    however certain the prediction is. ``-sum p log p`` is NaN where a probability underflows; through log-softmax it
-    has lost 3 % at a margin of 36, even in float64, and in float32 41 % at 20.
+    With logits z shifted so that the highest is 0, ``H = log(1 + sum of the other exp(z)) - sum_k P_k z_k`` adds terms
+    that are not negative, and its gradient is ``dH/dz_k = -P_k (z_k - sum_j P_j z_j)``. Both keep their digits however
+    certain the prediction is. ``-sum p log p`` is NaN if a probability underflows. Computed from log-softmax, H loses
+    3 % at a margin of 36 in float64, and 41 % at a margin of 20 in float32.
 
     Args:
         logits: shape (B, C).
 
     Returns:
-        Shape (B,), from 0 to log C; its gradient is exact, a second derivative is not to be had.
+        Shape (B,), from 0 to log C. Its gradient is exact; it has no second derivative.
     """
     logits = logits.double()
     shifted = (logits - logits.amax(dim=1, keepdim=True)).detach()
@@ -35,7 +35,7 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def score(candidates: Candidates, options: NoOptions) -> Tensor:
-    """The entropy of each candidate's prediction."""
+    """Return the entropy of each candidate's prediction."""
     assert candidates.logits is not None
     return entropy(candidates.logits)
 

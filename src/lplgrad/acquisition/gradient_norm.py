@@ -17,11 +17,11 @@ class Options(Settings):
     """Which gradient, and which norm of it.
 
     Attributes:
-        scheme: ``entropy`` differentiates the entropy of the prediction, ``expected`` the loss expected under it,
-            ``sum_k P_k CE(x, k)``. Wang et al. offer both, and let the gradient flow through P too; but the loss
-            expected under the prediction *is* its entropy, so the two schemes are one function and score alike.
-        norm: ``global`` is one Frobenius norm over all parameters (eq. 8); ``sum`` adds up the L2 norms of the
-            parameter tensors, as the authors' code does.
+        scheme: ``entropy`` differentiates the entropy of the prediction, ``expected`` the expected loss under it,
+            ``sum_k P_k CE(x, k)``. Wang et al. offer both, and let the gradient flow through P too. But the expected
+            loss under the prediction *is* its entropy, so both schemes give the same scores.
+        norm: ``global`` is one Frobenius norm over all parameters (eq. 8); ``sum`` adds the L2 norms of the parameter
+            tensors, as the authors' code does.
     """
 
     scheme: Literal["entropy", "expected"] = "entropy"
@@ -29,12 +29,12 @@ class Options(Settings):
 
 
 def loss(options: Options) -> Callable[[Tensor], Tensor]:
-    """The function of the logits whose gradient is taken: for either scheme, the entropy."""
+    """Return the function of the logits whose gradient is taken: for either scheme, the entropy."""
     return entropy
 
 
 def score(candidates: Candidates, options: Options) -> Tensor:
-    """The norm of each candidate's gradient with respect to all parameters of the main model."""
+    """Return the norm of each candidate's gradient with respect to all parameters of the main model."""
     norms = candidates.gradient_norms
     assert norms is not None
     return norms.total if options.norm == "global" else norms.sum

@@ -1,4 +1,4 @@
-"""Learning loss (Yoo and Kweon 2019): the candidates whose loss is predicted to be highest are labelled."""
+"""Learning loss (Yoo and Kweon 2019): the candidates of highest predicted loss are labelled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def score(candidates: Candidates, options: NoOptions) -> Tensor:
-    """The loss that the loss prediction module predicts for each candidate."""
+    """Return the loss that the loss prediction module predicts for each candidate."""
     assert candidates.predicted_loss is not None
     return candidates.predicted_loss
 

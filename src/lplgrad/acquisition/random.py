@@ -1,4 +1,4 @@
-"""Random sampling, the baseline of all: what an image scores depends on its index, the seed and the round alone."""
+"""Random sampling: the score of an image depends on its index, the seed and the round alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from lplgrad.machine.randomness import Purpose, stream
 
 
 def score(candidates: Candidates, options: NoOptions) -> Scores:
-    """A number drawn uniformly from [0, 1) for each image of the pool, read off at the candidates."""
+    """Draw a number uniformly from [0, 1) for each image of the pool, and return those of the candidates."""
     draws = stream(candidates.seed, Purpose.RANDOM_SCORES, candidates.round_number)
     return draws.random(int(candidates.indices.max()) + 1)[candidates.indices]
 

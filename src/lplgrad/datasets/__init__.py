@@ -1,14 +1,14 @@
-"""Data sets: one module for each source of images, found by its file's name.
+"""Data sets: one module for each source of images. The name of a source is the name of its file.
 
-A module defines ``SOURCE``. ``lplgrad prepare`` reads the images of a source once. From then on every data set is the
-same arrays on disk (``prepared``), whatever it came from. Modules whose name begins with ``_`` are shared parts.
+A module defines ``SOURCE``. ``lplgrad prepare`` reads the images of a source once and stores them as arrays (see
+``prepared``). Modules whose name begins with ``_`` are shared parts.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,53 +16,41 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from lplgrad.datasets.prepared.arrays import Images
 from lplgrad.study.validation import Settings
 
 Fit = Literal["crop", "stretch"]
 
 
 @dataclass(frozen=True)
-class Images:
-    """One split of a data set, as an array.
-
-    Attributes:
-        images: uint8, shape (N, H, W, C) with 1 or 3 channels.
-        labels: class of each image, int64, shape (N,).
-    """
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class ImageFiles:
-    """One split of a data set, as files that are still to be decoded.
+    """One split of a data set, as files that are not decoded yet.
 
     Attributes:
         paths: the N files.
-        labels: class of each image, int64, shape (N,).
-        side: height and width to bring all of them to; None where they are all of one size.
-        fit: ``crop`` scales the shorter side and crops the middle, ``stretch`` scales both sides.
-        value_range: the numbers that become black and white, in files whose grey pixels are not unsigned 8-bit numbers;
-            what lies beyond is cut off. None where the kind of numbers says it.
+        labels: the class of each image, int64, shape (N,).
+        side: the height and width of all decoded images; None if the files have one size already.
+        fit: ``crop`` scales the shorter side and crops the middle; ``stretch`` scales both sides.
+        value_range: the numbers that become black and white, for grey pixels that are not unsigned 8-bit numbers.
+            Numbers beyond the range are clipped. None for the default range of the kind of numbers.
     """
 
     paths: list[Path]
     labels: npt.NDArray[np.int64]
     side: int | None
     fit: Fit
-    value_range: tuple[float, float] | None = None
+    value_range: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set as its source delivers it.
+    """What a source returns.
 
     Attributes:
-        train: the pool that labels are bought from.
-        test: what accuracy is measured on.
-        classes: their names, in the order of the labels.
-        provenance: where the images came from and what was done to them, for people.
+        train: the training pool.
+        test: the test set.
+        classes: the names of the classes, in the order of the labels.
+        provenance: the origin of the images and how they were processed, for people.
     """
 
     train: Images | ImageFiles
@@ -73,14 +61,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Source:
-    """Where images come from.
+    """A source of images. Each function takes the source's options, and most take the folder for downloads.
 
     Attributes:
-        prepare: from the options and the folder for downloads to the images.
-        options: the source's options, which stand in the data set's row of the configuration.
-        pool_size: images in the training pool, where the options tell it before anything is read, else None.
-        unavailable: why the images cannot be had, told in a moment and without reading them; None where they can.
-        originals: the folder or archive of the user's that the images are read from; None if there is none.
+        prepare: returns the images.
+        options: the class of the options, which are keys of the data set's row in the configuration.
+        pool_size: returns the number of images in the training pool, or None if only the files determine it.
+        unavailable: returns quickly why the images cannot be read or downloaded, or None if they can.
+        originals: returns the user's folder or archive that contains the images, or None if there is none.
     """
 
     prepare: Callable[[Any, Path], Prepared]
@@ -91,12 +79,12 @@ class Source:
 
 
 def names() -> list[str]:
-    """The sources there are."""
+    """Return the names of all sources."""
     return sorted(
         module.name for module in pkgutil.iter_modules(__path__) if not (module.ispkg or module.name.startswith("_"))
     )
 
 
 def load(name: str) -> Source:
-    """The source of a name that ``names`` lists."""
+    """Return the source with a name from ``names``."""
     return cast(Source, importlib.import_module(f"{__name__}.{name}").SOURCE)

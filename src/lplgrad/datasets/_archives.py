@@ -1,4 +1,4 @@
-"""Archives of images, unpacked without trusting them: plain files and folders alone, each below the target."""
+"""Unpack untrusted archives of images: only files and folders, and only below the target."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NamedTuple
 
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.log import say
@@ -26,21 +25,12 @@ BROKEN = (
     lzma.LZMAError,
     zlib.error,
     EOFError,
-    NotImplementedError,
-    UnicodeDecodeError,  # a name that is said to be UTF-8, and is not
+    UnicodeDecodeError,  # a name that the archive declares as UTF-8 is not UTF-8
 )
 
 
-@dataclass(frozen=True)
-class _Member:
-    """What an archive holds.
-
-    Attributes:
-        name: as it stands in the archive.
-        kind: ``file``, ``folder``, or what else it is.
-        size: of a file, in bytes.
-        open: for reading.
-    """
+class _Member(NamedTuple):
+    """A member of an archive: its name, ``file``, ``folder`` or another kind, its size in bytes, and how to open it."""
 
     name: str
     kind: str
@@ -49,13 +39,12 @@ class _Member:
 
 
 def unpack(path: Path, target: Path) -> None:
-    """Unpack a .zip, or a .tar however it is compressed, into an empty folder.
+    """Unpack a .zip, or a .tar with any compression, into an empty folder.
 
-    Nothing of what Python's own extraction does for the rights, owners and links of members is needed for images, and
-    links are how archives escape from it: so they are refused.
+    Links are refused, because they can lead out of the target. Permissions and owners are not restored.
 
     Raises:
-        UserError: the archive is broken or encrypted, holds something else than files and folders, would write outside
+        UserError: the archive is broken or encrypted, contains anything but files and folders, would write outside
             of the target, or would fill the disk.
         OSError: the target cannot be written.
     """
@@ -73,7 +62,7 @@ def unpack(path: Path, target: Path) -> None:
                 _write(path, member, target)
     except BROKEN as error:
         raise UserError(f"{path}: not a whole archive ({error})") from None
-    except RuntimeError as error:  # a password is asked for
+    except RuntimeError as error:  # the archive needs a password or an unsupported compression
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
         if error.filename is not None:
@@ -90,25 +79,21 @@ def _of_zip(path: Path) -> Generator[_Member]:
                 f"437, as {guessed[0]!a}"
             )
         for info in archive.infolist():
-            mode = info.external_attr >> 16
-            plain = stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR)
+            plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
             kind = "folder" if info.is_dir() else "file" if plain else "link or device"
             yield _Member(_name_of(info)[0], kind, info.file_size, partial(archive.open, info))
 
 
 def _name_of(info: zipfile.ZipInfo) -> tuple[str, bool]:
-    """The name of a member, and whether its encoding is a guess.
+    """Return the name of a member, and whether its encoding is a guess.
 
-    A name is UTF-8 if the archive says so, else code page 437 by the standard. macOS writes UTF-8 and does not say so.
+    If the archive does not declare UTF-8, the standard prescribes code page 437. But macOS writes UTF-8 undeclared.
     """
-    if info.flag_bits & 0x800 or info.filename.isascii():
-        return info.filename, False
+    declared = info.flag_bits & 0x800 or info.filename.isascii()
     try:
-        return info.filename.encode("cp437").decode(), False
-    except UnicodeEncodeError:  # was not read as code page 437
-        return info.filename, False
-    except UnicodeDecodeError:
-        return info.filename, True
+        return info.filename if declared else info.filename.encode("cp437").decode(), False
+    except UnicodeError as error:  # it cannot be encoded if Python did not decode it as code page 437
+        return info.filename, isinstance(error, UnicodeDecodeError)
 
 
 def _of_tar(path: Path) -> Generator[_Member]:
@@ -119,25 +104,24 @@ def _of_tar(path: Path) -> Generator[_Member]:
 
 
 def _write(path: Path, member: _Member, target: Path) -> None:
-    place = PurePosixPath(member.name)
-    if place.is_absolute() or ".." in place.parts:
-        raise UserError(f"{path}: holds {member.name!r}, which would be written outside of its folder")
-    if "\0" in member.name:
-        raise UserError(f"{path}: holds {member.name!a}, which cannot be the name of a file")
-    if len(member.name) > LONGEST:
-        raise UserError(f"{path}: holds a name of {len(member.name):,} characters, {member.name[:40]!r}...")
+    name, place = member.name, target / member.name
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise UserError(f"{path}: contains {name!r}, which would be written outside of its folder")
+    if "\0" in name:
+        raise UserError(f"{path}: contains {name!a}, which cannot be the name of a file")
+    if len(name) > LONGEST:
+        raise UserError(f"{path}: contains a name of {len(name):,} characters, {name[:40]!r}...")
     if member.kind == "folder":
-        (target / place).mkdir(parents=True, exist_ok=True)
-    elif member.kind == "file":
-        (target / place).parent.mkdir(parents=True, exist_ok=True)
-        opened = member.open()
-        assert opened is not None
-        with opened, (target / place).open("wb") as file:
-            try:
-                shutil.copyfileobj(opened, file, 1 << 20)
-            except OSError as error:
-                if error.errno is None:  # of the archive
-                    raise
-                raise OSError(error.errno, os.strerror(error.errno), str(target / place)) from None
-    else:
-        raise UserError(f"{path}: {member.name!r} is a {member.kind}; only files and folders are unpacked")
+        place.mkdir(parents=True, exist_ok=True)
+        return
+    opened = member.open() if member.kind == "file" else None
+    if opened is None:
+        raise UserError(f"{path}: {name!r} is a {member.kind}; only files and folders are unpacked")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with opened, place.open("wb") as file:
+        try:
+            shutil.copyfileobj(opened, file, 1 << 20)
+        except OSError as error:
+            if error.errno is None:  # the archive is broken, not the disk
+                raise
+            raise OSError(error.errno, os.strerror(error.errno), str(place)) from None

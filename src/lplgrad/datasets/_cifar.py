@@ -1,37 +1,26 @@
-"""CIFAR-10 and CIFAR-100, as torchvision downloads them from their author's page and checks them by MD5."""
+"""CIFAR-10 and CIFAR-100. Torchvision downloads them from their author's page and checks their MD5."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from lplgrad.datasets import Images, Prepared
-from lplgrad.datasets._torchvision import download, unreachable
-from lplgrad.study.validation import Settings
+from lplgrad.datasets import Prepared, Source
+from lplgrad.datasets._torchvision import NoOptions, download, missing
+from lplgrad.datasets.prepared.arrays import Images
 
-Name = Literal["CIFAR10", "CIFAR100"]
-FILES = {
-    "CIFAR10": ("cifar-10-python.tar.gz", "cifar-10-batches-py"),
-    "CIFAR100": ("cifar-100-python.tar.gz", "cifar-100-python"),
-}
 URL = "https://www.cs.toronto.edu/~kriz"
 
 
-class NoOptions(Settings):
-    """There is nothing to choose."""
-
-
-def prepare_cifar(name: Name) -> Callable[[NoOptions, Path], Prepared]:
-    """The function that reads one of the two."""
+def cifar(name: str, archive: str, folder: str) -> Source:
+    """Return the source of one of the two: torchvision's class, the archive, and the folder in it."""
 
     def prepare(options: NoOptions, downloads: Path) -> Prepared:
-        import torchvision
+        import torchvision  # slow, and the Snakefile imports this module
 
         kind = getattr(torchvision.datasets, name)
-        archive, _ = FILES[name]
 
         def load() -> list[Any]:
             return [kind(downloads, train=train, download=True) for train in (True, False)]
@@ -44,16 +33,8 @@ def prepare_cifar(name: Name) -> Callable[[NoOptions, Path], Prepared]:
             provenance={"from": f"{URL}/{archive}", "md5": kind.tgz_md5, "torchvision": torchvision.__version__},
         )
 
-    return prepare
-
-
-def unavailable_cifar(name: Name) -> Callable[[NoOptions, Path], str | None]:
-    """The function that tells why one of the two cannot be had."""
-
     def unavailable(options: NoOptions, downloads: Path) -> str | None:
-        if any((downloads / place).exists() for place in FILES[name]):
-            return None
-        reason = unreachable(f"{URL}/{FILES[name][0]}")
-        return reason and f"{reason}; place {FILES[name][0]} in {downloads}"
+        placed = (downloads / archive).exists() or (downloads / folder).exists()
+        return None if placed else missing(f"{URL}/{archive}", f"{archive} in {downloads}")
 
-    return unavailable
+    return Source(prepare, NoOptions, pool_size=lambda options: 50_000, unavailable=unavailable)

@@ -1,4 +1,4 @@
-"""What lies in a folder of images: its folders, its classes, and the images of each class."""
+"""Read a folder of images: its folders, its classes, and the images of each class."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import printable
 from lplgrad.machine.log import say
 
+ClassFiles = dict[str, dict[Path, str]]  # by class: the path of each image, and its path without links
 
-def check_listed_once(listed: list[dict[str, dict[Path, str]]]) -> None:
-    """No file may be listed twice through links: it would have two labels, or be learned from and tested on."""
+
+def check_listed_once(listings: list[ClassFiles]) -> None:
+    """Refuse an image that links place in two classes or splits: its label or its split would be ambiguous."""
     seen: dict[str, Path] = {}
-    for images in listed:
+    for images in listings:
         for files in images.values():
             for path, real in files.items():
                 other = seen.setdefault(real, path)
@@ -26,17 +28,16 @@ def check_listed_once(listed: list[dict[str, dict[Path, str]]]) -> None:
                     )
 
 
-def listed(folder: Path) -> dict[str, dict[Path, str]]:
-    """The classes below a folder, in the order of their names, with the images of each as ``files_below`` tells them.
+def listed(folder: Path) -> ClassFiles:
+    """List the images below a folder by class, with the classes in the order of their names.
 
     Raises:
-        UserError: a class has no image or a name that is not accepted.
-        OSError: a folder cannot be read.
+        UserError: a class has no images, or its name is not accepted.
     """
-    classes = _class_folders(folder)
-    images: dict[str, dict[Path, str]] = {}
-    tell_loose_images(folder)
+    images: ClassFiles = {}
     others: list[Path] = []
+    classes = _class_folders(folder)
+    report_loose_images(folder)
     for name, place in classes.items():
         files = files_below(place)
         images[name] = {path: real for path, real in files.items() if is_image(path.name)}
@@ -44,27 +45,20 @@ def listed(folder: Path) -> dict[str, dict[Path, str]]:
         if not images[name]:
             raise UserError(f"{place}: a class without images; place some there or remove the folder")
     if others:
-        say(
-            f"{folder}: passed over {len(others)} file(s) that are no images by their names, as "
-            f"{printable(others[0].name)}"
-        )
+        example = printable(others[0].name)
+        say(f"{folder}: passed over {len(others)} file(s) whose names are not those of images, as {example}")
     return images
 
 
 def _class_folders(folder: Path) -> dict[str, Path]:
-    """The top folders by the names of their classes, in the order of the names.
-
-    Raises:
-        UserError: a name is not text that can be printed, or two folders have the same name in Unicode.
-    """
+    """Return the top folders by the names of their classes, in the order of the names."""
     found: dict[str, Path] = {}
     for place in folders_in(folder):
         try:
             place.name.encode()
         except UnicodeEncodeError:
             raise UserError(f"{printable(place)}: the name of this class is not UTF-8; rename the folder") from None
-        # Some systems write an accent as a character of its own.
-        name = unicodedata.normalize("NFC", place.name)
+        name = unicodedata.normalize("NFC", place.name)  # some systems store an accent as a separate character
         kinds = {unicodedata.category(character) for character in name}
         if kinds & {"Cc", "Zl", "Zp"} or kinds <= {"Zs", "Cf"}:
             raise UserError(f"{folder}: the name {name!a} of a class cannot be printed; rename the folder")
@@ -72,42 +66,38 @@ def _class_folders(folder: Path) -> dict[str, Path]:
             both = f"{found[name].name!a} and {place.name!a}"
             raise UserError(f"{folder}: the folders {both} have the same name in Unicode; merge them or rename one")
         found[name] = place
-    names = sorted(found)
     alike: dict[str, str] = {}
-    for name in names:
+    for name in sorted(found):
         other = alike.setdefault(name.casefold(), name)
         if other != name:
             both, differ = f"{other!r} and {name!r}", "in case only"
-            if other.lower() != name.lower():  # as a ligature and its letters, which print alike
+            if other.lower() != name.lower():  # such as a ligature and its letters, which look the same when printed
                 both, differ = f"{other!a} and {name!a}", "only in characters that Unicode takes for equal without case"
             say(f"warning: {folder}: the classes {both} differ {differ}, and are kept apart")
-    return {name: found[name] for name in names}
+    return dict(sorted(found.items()))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    """Return the entries of a folder in the order of their names, without hidden ones."""
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    return [entry for entry in entries if not entry.name.startswith(HIDDEN)]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Also of a link to a folder. A link that leads nowhere is none."""
+    """Return whether an entry is a folder or a link to one. A broken link is not."""
     return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry).is_dir())
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder, hidden ones left out, in the order of their names."""
-    return [Path(entry) for entry in _entries(folder) if not entry.name.startswith(HIDDEN) and _is_folder(entry)]
+    """Return the folders in a folder in the order of their names, without hidden ones."""
+    return [Path(entry) for entry in _entries(folder) if _is_folder(entry)]
 
 
 def files_below(folder: Path) -> dict[Path, str]:
-    """All files below a folder, links followed, hidden ones left out, in the order of their names.
+    """Return all files below a folder with their paths without links, in the order of their names.
 
-    What can be reached in several ways is listed once, by a way without links if there is one.
-
-    Returns:
-        The files, with the real path of each.
-
-    Raises:
-        OSError: a folder cannot be read.
+    Links are followed, and hidden files are left out. A file with several paths is listed once, if possible under a
+    path without links.
     """
     found: dict[str, Path] = {}
     seen: set[str] = set()
@@ -119,8 +109,6 @@ def files_below(folder: Path) -> dict[Path, str]:
             continue
         seen.add(real)
         for entry in _entries(place):
-            if entry.name.startswith(HIDDEN):
-                continue
             if _is_folder(entry):
                 (linked_folders if entry.is_symlink() else folders).append(Path(entry))
             elif entry.is_symlink():
@@ -133,14 +121,14 @@ def files_below(folder: Path) -> dict[Path, str]:
     return {path: real for real, path in sorted(found.items(), key=lambda item: item[1].relative_to(folder).parts)}
 
 
-def tell_loose_images(folder: Path) -> None:
-    """Say in the log which images lie beside the folders that are used."""
+def report_loose_images(folder: Path) -> None:
+    """Write to the log which images lie directly in a folder and are therefore not used."""
     loose = [entry.name for entry in _entries(folder) if is_image(entry.name) and Path(entry).is_file()]
     if loose:
         say(f"{folder}: passed over {len(loose)} image(s) outside of the class folders, as {printable(loose[0])}")
 
 
 def quoted(folders: list[Path]) -> str:
-    """The names of some folders, for a message."""
+    """Return the names of some folders, for a message."""
     names = ", ".join(f"'{printable(place.name)}'" for place in folders[:5])
     return names if len(folders) <= 5 else f"{names} and {len(folders) - 5} more"

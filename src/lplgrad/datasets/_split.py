@@ -1,4 +1,4 @@
-"""Splitting images into the training pool and a test set, the classes in proportion."""
+"""Split images into a training pool and a test set, with the classes in proportion."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ Indices = npt.NDArray[np.int64]
 
 
 def stratified_split(labels: Indices, classes: list[str], test_images: int, split_seed: int) -> tuple[Indices, Indices]:
-    """Draw a test set.
+    """Draw a test set. Return the indices of the training pool and of the test set, both ascending.
 
     Args:
-        labels: class of each image, shape (N,).
-        classes: their names.
+        labels: the class of each image, shape (N,).
+        classes: the names of the classes.
         test_images: how many images are held out.
-        split_seed: of the draw; the same seed and labels give the same split.
-
-    Returns:
-        Indices of the training pool and of the test set, ascending.
+        split_seed: the seed of the draw. The same seed and labels give the same split.
 
     Raises:
-        UserError: a class has too few images to be in both, or there are more test images than images.
+        UserError: a class has too few images, or one of the two sets cannot contain every class.
     """
-    from sklearn.model_selection import train_test_split
+    from sklearn.model_selection import train_test_split  # slow, and the Snakefile imports this module
 
     counts = np.bincount(labels, minlength=len(classes))
     lonely = np.flatnonzero(counts < 2)

@@ -1,4 +1,4 @@
-"""What the data sets that torchvision downloads have in common."""
+"""Downloads by torchvision."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from lplgrad.machine.errors import DownloadError
+from lplgrad.study.validation import Settings
 
 T = TypeVar("T")
-# What is wrong with the disk, and not with the network.
-_OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+DISK_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+
+
+class NoOptions(Settings):
+    """A source without options."""
 
 
 def unreachable(url: str, seconds: float = 3.0) -> str | None:
-    """Why a file cannot be downloaded; None where its host begins to send it.
+    """Return why a file cannot be downloaded, or None if its host begins to send it.
 
-    The host is asked as torchvision will ask it, and left when it answers: to HEAD, some answer otherwise.
+    The request is the one that torchvision makes, because some hosts answer a HEAD request differently.
     """
     try:
         with urlopen(Request(url, headers={"User-Agent": "pytorch/vision"}), timeout=seconds):
@@ -33,24 +37,30 @@ def unreachable(url: str, seconds: float = 3.0) -> str | None:
         return f"no connection to {url} ({error!r})"
 
 
+def missing(url: str, files: str) -> str | None:
+    """Return why a file cannot be downloaded, and which files to place by hand; None if it can be downloaded."""
+    reason = unreachable(url)
+    return reason and f"{reason}; place {files}"
+
+
 def download(name: str, files: str, downloads: Path, load: Callable[[], T]) -> T:
-    """Load one of torchvision's data sets, downloading what is missing.
+    """Load one of torchvision's data sets, and download what is missing.
 
     Args:
-        name: of the data set, for messages.
-        files: which files to place by hand, and where, if a download is not possible.
+        name: the name of the data set, for messages.
+        files: the files that the user can place by hand instead, and where.
         downloads: the folder for downloads.
-        load: makes the data set.
+        load: creates torchvision's data set.
 
     Raises:
-        DownloadError: it could not be downloaded, or what lies there has another checksum than it should.
-        OSError: it cannot be written.
+        DownloadError: the download failed, or a file has a wrong checksum.
+        OSError: the folder for downloads cannot be written.
     """
     downloads.mkdir(parents=True, exist_ok=True)
     try:
         return load()
     except (OSError, HTTPException, RuntimeError, EOFError, ValueError, KeyError) as error:
-        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise OSError(error.errno, error.strerror, error.filename or str(downloads)) from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DownloadError(

@@ -1,4 +1,4 @@
-"""Caltech-101 (Fei-Fei et al. 2004): 8,677 photographs of many sizes in 101 classes, the background left out."""
+"""Caltech-101 (Fei-Fei et al. 2004): 8,677 photographs of many sizes in 101 classes, without the background class."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from pydantic import Field
 
 from lplgrad.datasets import Fit, ImageFiles, Prepared, Source
 from lplgrad.datasets._split import stratified_split
-from lplgrad.datasets._torchvision import download, unreachable
+from lplgrad.datasets._torchvision import download, missing
 from lplgrad.machine.errors import UserError
 from lplgrad.study.validation import Count, Settings
 
 IMAGES = 8677
 PAGE = "https://data.caltech.edu/records/mzrjq-6wc02"
-ARCHIVE = f"{PAGE}/files/caltech-101.zip"
 FOLDER = "101_ObjectCategories"
 
 
 class Options(Settings):
-    """How the photographs are brought to one size and split. There is no official split.
+    """How the photographs are scaled and split. There is no official split.
 
     Attributes:
-        image_size: side in pixels of the square that they become.
-        fit: ``crop`` scales the shorter side to it and crops the middle, ``stretch`` scales both sides.
-        test_images: how many are held out, drawn at random with the classes in proportion.
-        split_seed: of that draw.
+        image_size: side in pixels of the square that each photograph becomes.
+        fit: ``crop`` scales the shorter side and crops the middle; ``stretch`` scales both sides.
+        test_images: how many images are held out, drawn at random with the classes in proportion.
+        split_seed: the seed of that draw.
     """
 
     image_size: Count = 224
@@ -37,8 +36,8 @@ class Options(Settings):
 
 
 def prepare(options: Options, downloads: Path) -> Prepared:
-    """List and split the photographs, downloading them where they are missing."""
-    import torchvision
+    """List and split the photographs, and download them if they are missing."""
+    import torchvision  # slow, and the Snakefile imports this module
 
     found = download(
         "Caltech-101",
@@ -58,20 +57,15 @@ def prepare(options: Options, downloads: Path) -> Prepared:
         ImageFiles([paths[index] for index in part], labels[part], options.image_size, options.fit)
         for part in stratified_split(labels, found.categories, options.test_images, options.split_seed)
     )
-    return Prepared(
-        train=train,
-        test=test,
-        classes=list(found.categories),
-        provenance={"from": PAGE, "torchvision": torchvision.__version__, **options.model_dump()},
-    )
+    provenance = {"from": PAGE, "torchvision": torchvision.__version__, **options.model_dump()}
+    return Prepared(train, test, list(found.categories), provenance)
 
 
 def unavailable(options: Options, downloads: Path) -> str | None:
-    """Without the folder or a connection."""
-    if (downloads / "caltech101" / FOLDER).exists():
-        return None
-    reason = unreachable(ARCHIVE)
-    return reason and f"{reason}; place the folder {FOLDER} in {downloads / 'caltech101'}"
+    """Return why the photographs cannot be read or downloaded."""
+    folder = downloads / "caltech101"
+    placed = (folder / FOLDER).exists()
+    return None if placed else missing(f"{PAGE}/files/caltech-101.zip", f"the folder {FOLDER} in {folder}")
 
 
 SOURCE = Source(

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 grey scans of 8x8 pixels, embedded in the library (UCI, Kaynak 1998)."""
+"""scikit-learn's handwritten digits: 1,797 grey scans of 8x8 pixels, part of the library (UCI, Kaynak 1998)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from lplgrad.datasets import Images, Prepared, Source
+from lplgrad.datasets import Prepared, Source
 from lplgrad.datasets._split import stratified_split
+from lplgrad.datasets.prepared.arrays import Images
 from lplgrad.study.validation import Settings
 
 IMAGES = 1797
@@ -19,8 +20,8 @@ class Options(Settings):
     """How the scans are split.
 
     Attributes:
-        test_images: how many are held out, drawn at random with the classes in proportion.
-        split_seed: of that draw.
+        test_images: how many scans are held out, drawn at random with the classes in proportion.
+        split_seed: the seed of that draw.
     """
 
     test_images: Annotated[int, Field(ge=10, le=IMAGES - 10)] = 597
@@ -29,21 +30,19 @@ class Options(Settings):
 
 def prepare(options: Options, downloads: Path) -> Prepared:
     """Read the scans and split them."""
-    import sklearn
-    from sklearn.datasets import load_digits
+    import sklearn.datasets  # slow, and the Snakefile imports this module
 
-    digits = load_digits()
+    digits = sklearn.datasets.load_digits()
     classes = [str(name) for name in digits.target_names]
     # Grey levels 0 to 16 become 0 to 255.
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     labels = digits.target.astype(np.int64)
-    train, test = stratified_split(labels, classes, options.test_images, options.split_seed)
-    return Prepared(
-        train=Images(images[train], labels[train]),
-        test=Images(images[test], labels[test]),
-        classes=classes,
-        provenance={"from": "sklearn.datasets.load_digits", "scikit-learn": sklearn.__version__},
+    train, test = (
+        Images(images[part], labels[part])
+        for part in stratified_split(labels, classes, options.test_images, options.split_seed)
     )
+    provenance = {"from": "sklearn.datasets.load_digits", "scikit-learn": sklearn.__version__}
+    return Prepared(train, test, classes, provenance)
 
 
 SOURCE = Source(prepare, Options, pool_size=lambda options: IMAGES - options.test_images)

@@ -1,8 +1,8 @@
-"""A folder of images: classes are its top folders, images lie at any depth below them.
+"""A folder of images. The top folders are classes, and images lie at any depth below them.
 
-Where the top folders are splits (train and test, train and val, by their usual names), the classes are below each.
-Otherwise a test set is drawn, the classes in proportion. The path may also be an archive of such a folder (.zip, .tar,
-.tar.gz, .tar.xz), which is unpacked once below the folder for downloads.
+If the top folders are splits (train and test, or train and val, by their usual names), the classes are one level below.
+Otherwise a test set is drawn, with the classes in proportion. An archive of such a folder (.zip, .tar, .tar.gz,
+.tar.xz) is unpacked once below the folder for downloads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from lplgrad.datasets import Fit, ImageFiles, Prepared, Source
 from lplgrad.datasets._archives import unpack
-from lplgrad.datasets._folders import check_listed_once, folders_in, listed, quoted, tell_loose_images
+from lplgrad.datasets._folders import ClassFiles, check_listed_once, folders_in, listed, quoted, report_loose_images
 from lplgrad.datasets._split import stratified_split
 from lplgrad.datasets.prepared.originals import HIDDEN
 from lplgrad.machine.errors import UserError
@@ -32,23 +32,22 @@ SPLIT_NAMES = {"train": "train|training", "validation": "val|valid|validation", 
 
 
 class Options(Settings):
-    """Where the folder is and how its images are brought to one size and split.
+    """Where the images are, and how they are scaled and split.
 
     Attributes:
-        path: of the folder or archive; ``~`` is the home folder.
-        image_size: side in pixels of the square that the images become; None where all are of one size already.
-        fit: ``crop`` scales the shorter side to it and crops the middle, ``stretch`` scales both sides.
-        top_folders: ``classes`` where the top folders are classes, although they look like splits; None tells by their
-            names.
-        validation: what a validation folder is for. ``test`` makes it the test set (instead of a test folder),
-            ``train`` adds it to the training pool, ``ignore`` leaves it out. None is ``ignore`` where there is a test
-            folder and ``test`` where there is none.
-        test_images: how many images are held out, where there is no test folder.
-        test_fraction: the same as a fraction of all; give one of the two at most.
-        split_seed: of the draw.
+        path: the folder or archive; ``~`` is the home folder.
+        image_size: side in pixels of the square that each image becomes. None if all images have one size already.
+        fit: ``crop`` scales the shorter side and crops the middle; ``stretch`` scales both sides.
+        top_folders: ``classes`` if the top folders are classes although they look like splits. None decides by names.
+        validation: how a validation folder is used. ``test`` makes it the test set instead of a test folder, ``train``
+            adds it to the training pool, ``ignore`` leaves it out. None is ``ignore`` if there is a test folder, else
+            ``test``.
+        test_images: how many images are held out if there is no test folder.
+        test_fraction: the same as a fraction of all images; give at most one of the two.
+        split_seed: the seed of that draw.
         value_range: the two numbers that become black and white, for grey images whose pixels are not unsigned 8-bit
-            numbers; what lies beyond is cut off. None takes the range of the kind of numbers: [0, 65535] for unsigned
-            16-bit and [0, 1] for floating-point numbers. Signed and 32-bit numbers need it.
+            numbers. Numbers beyond the range are clipped. None is [0, 65535] for unsigned 16-bit numbers and [0, 1] for
+            floating-point numbers. Signed and 32-bit numbers require a range.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -62,13 +61,9 @@ class Options(Settings):
     value_range: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Options:
+    def _consistent(self) -> Options:
         if self.test_images is not None and self.test_fraction is not None:
             raise problem_below("test_fraction", "test_images is given too; give one of them")
-        return self
-
-    @model_validator(mode="after")
-    def _range_rises(self) -> Options:
         if self.value_range is not None and not 1e-30 < self.value_range[1] - self.value_range[0] < 1e30:
             raise problem_below("value_range", f"must be [low, high] with low below high, not {self.value_range}")
         return self
@@ -78,67 +73,66 @@ def prepare(options: Options, downloads: Path) -> Prepared:
     """List the images and split them.
 
     Raises:
-        UserError: the folder, the classes or the options are not what they should be.
-        OSError: a folder cannot be read.
+        UserError: the folder, its classes or the options are not accepted.
     """
     folder = _unpacked(Path(options.path).expanduser(), downloads)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; place the images there, a folder for each class")
     known = {} if options.top_folders == "classes" else _split_folders(folder)
     used = _used_folders(folder, known, options)
+    provenance = {"from": "a folder of images", **options.model_dump()}
     if used:
-        parts = {split: [(place, listed(place)) for place in places] for split, places in used.items()}
-        classes = list(parts["train"][0][1])
-        for place, images in (parts["train"][0], *parts["test"]):
-            if len(images) < 2:
-                raise UserError(
-                    f"{place}: 1 class, {next(iter(images))!r}; a folder for each of two classes or more is needed, "
-                    "directly in the folder of the split"
-                )
-        for place, images in (*parts["train"], *parts["test"]):
-            if unknown := sorted(images.keys() - set(classes)):
-                raise UserError(f"{place}: class {unknown[0]!r} is not among those of {used['train'][0]}")
-        if lacking := [name for name in classes if name not in parts["test"][0][1]]:
-            say(
-                f"warning: {used['test'][0]}: no images of {len(lacking)} class(es), as {lacking[0]!r}; the test "
-                "accuracy says nothing about them"
-            )
-        check_listed_once([images for part in parts.values() for _, images in part])
-        train, test = (_files(options, [images for _, images in parts[split]], classes) for split in ("train", "test"))
-        told = {
-            "folders": {split: [str(place.relative_to(folder)) for place in places] for split, places in used.items()}
-        }
-    else:
-        images = listed(folder)
-        classes = list(images)
-        if len(classes) < 2:
-            hint = "".join(f"; if {folder / name} is the data set, set path to it" for name in classes)
+        train, test, classes = _listed_splits(used, options)
+        provenance["folders"] = {name: [str(place.relative_to(folder)) for place in used[name]] for name in used}
+        return Prepared(train, test, classes, provenance)
+    images = listed(folder)
+    classes = list(images)
+    if len(classes) < 2:
+        hint = "".join(f"; if {folder / name} is the data set, set path to it" for name in classes)
+        raise UserError(f"{folder}: {len(classes)} class(es); a folder for each of two classes or more is needed{hint}")
+    check_listed_once([images])
+    everything = _files(options, [images], classes)
+    held_out = options.test_images or round((options.test_fraction or 0.2) * len(everything.paths))
+    train, test = (
+        replace(everything, paths=[everything.paths[index] for index in part], labels=everything.labels[part])
+        for part in stratified_split(everything.labels, classes, held_out, options.split_seed)
+    )
+    return Prepared(train, test, classes, provenance)
+
+
+def _listed_splits(used: dict[str, list[Path]], options: Options) -> tuple[ImageFiles, ImageFiles, list[str]]:
+    """List the images of a training pool and a test set in folders of their own. Also return the classes.
+
+    Raises:
+        UserError: a split has too few classes, or a class that the training set lacks.
+    """
+    parts = {split: [(place, listed(place)) for place in places] for split, places in used.items()}
+    classes = list(parts["train"][0][1])
+    for place, images in (parts["train"][0], *parts["test"]):
+        if len(images) < 2:
             raise UserError(
-                f"{folder}: {len(classes)} class(es); a folder for each of two classes or more is needed{hint}"
+                f"{place}: 1 class, {next(iter(images))!r}; a folder for each of two classes or more is needed, "
+                "directly in the folder of the split"
             )
-        check_listed_once([images])
-        everything = _files(options, [images], classes)
-        held_out = options.test_images or round((options.test_fraction or 0.2) * len(everything.paths))
-        train, test = (
-            replace(everything, paths=[everything.paths[index] for index in part], labels=everything.labels[part])
-            for part in stratified_split(everything.labels, classes, held_out, options.split_seed)
-        )
-        told = {}
-    return Prepared(train, test, classes, {"from": "a folder of images", **options.model_dump(), **told})
+    for place, images in (*parts["train"], *parts["test"]):
+        if unknown := sorted(images.keys() - set(classes)):
+            raise UserError(f"{place}: class {unknown[0]!r} is not among those of {used['train'][0]}")
+    if gaps := [name for name in classes if name not in parts["test"][0][1]]:
+        say(f"warning: {used['test'][0]}: no images of {len(gaps)} class(es), as {gaps[0]!r}; accuracy ignores them")
+    check_listed_once([images for part in parts.values() for _, images in part])
+    train, test = (_files(options, [images for _, images in parts[split]], classes) for split in ("train", "test"))
+    return train, test, classes
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """The top folders that are splits, by what they are for: train and at least one of test and validation.
-
-    Returns:
-        Nothing where the top folders are classes.
+    """Return the top folders that are splits: train, and test or validation or both. Empty if they are classes.
 
     Raises:
-        UserError: they look like splits, but which is which cannot be told.
+        UserError: the folders look like splits, but it is unclear which is which.
     """
     folders = folders_in(folder)
     found: dict[str, dict[str, Path]] = {}
-    for place in sorted(folders, key=Path.is_symlink):  # a link to a split is no second one
+    for place in sorted(folders, key=Path.is_symlink):  # a link to a split is not a second split
         if split := _split_of(place.name):
             found.setdefault(split, {}).setdefault(os.path.realpath(place), place)
     places = {split: list(one.values()) for split, one in found.items()}
@@ -149,24 +143,22 @@ def _split_folders(folder: Path) -> dict[str, Path]:
                     f"{folder}: {quoted(several)} are both names of the {split} set; keep one of the folders, or set "
                     "top_folders to classes if they are classes"
                 )
-        others = [place for place in folders if _split_of(place.name) is None]
-        if others:
+        if others := [place for place in folders if _split_of(place.name) is None]:
             say(f"{folder}: passed over {quoted(others)}, beside the folders of the splits")
-        tell_loose_images(folder)
+        report_loose_images(folder)
         return {split: _entered(several[0]) for split, several in places.items()}
     for several in places.values():
         if any(len(_class_names(place)) > 1 for place in several):
             raise UserError(
                 f"{folder}: {quoted(several)} looks like a split, but there must be train and test, or train and val; "
-                "place the other one there, or set path to the folder that holds the classes to have a test set drawn, "
-                "or set top_folders to classes if this is a class"
+                "place the other one there, set path to the folder of the classes to have a test set drawn, or set "
+                "top_folders to classes if this is a class"
             )
     names = {place: below for place in folders if len(below := _class_names(place)) > 1}
     if len(names) == len(folders) > 1 and all(below <= max(names.values(), key=len) for below in names.values()):
         raise UserError(
-            f"{folder}: {quoted(folders)} all hold the same folders, or some of them, as if they were splits with a "
-            "folder for each class; name them train and test if they are splits, or set top_folders to classes if they "
-            "are classes"
+            f"{folder}: {quoted(folders)} all hold the same folders, or some of them, as splits do; name them train "
+            "and test if they are splits, or set top_folders to classes if they are classes"
         )
     if names and len(folders) > 1:
         say(
@@ -177,7 +169,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def _split_of(name: str) -> str | None:
-    """What a folder of this name is for: ``train``, ``validation`` or ``test``; None if the name is of no split."""
+    """Return ``train``, ``validation`` or ``test`` if a folder's name is that of a split, else None."""
     plain = re.sub(r"v\d+|[\W\d_]", "", name.casefold())
     for split, words in SPLIT_NAMES.items():
         if re.fullmatch(rf"(seg|images?|data)?({words})(set|images?|data)?", plain):
@@ -186,29 +178,26 @@ def _split_of(name: str) -> str | None:
 
 
 def _entered(place: Path) -> Path:
-    """A split's folder, or the one of the same name that is the only folder in it."""
+    """Return a split's folder, or the only folder in it if that has a name of the same split."""
     below = folders_in(place)
     if len(below) != 1 or _split_of(below[0].name) != _split_of(place.name):
         return place
-    tell_loose_images(place)
+    report_loose_images(place)
     return below[0]
 
 
 def _class_names(folder: Path) -> set[str]:
-    """The names of the folders in a folder, as class names; if there is only one, of the folders in that one."""
+    """Return the names of the folders in a folder, as class names. A single folder is entered first."""
     below = folders_in(folder)
     below = folders_in(below[0]) if len(below) == 1 else below
     return {unicodedata.normalize("NFC", place.name) for place in below}
 
 
 def _used_folders(folder: Path, splits: dict[str, Path], options: Options) -> dict[str, list[Path]]:
-    """The folders that the training pool and the test set are made of; what is done with a validation set is told.
-
-    Returns:
-        Nothing where there are no splits.
+    """Return the folders of ``train`` and ``test``, or nothing without splits. Log how a validation folder is used.
 
     Raises:
-        UserError: an option has no effect or leaves no test set, or a split holds no classes.
+        UserError: an option has no effect or leaves no test set, or a split has no folders of classes.
     """
     test, validation, wanted = splits.get("test"), splits.get("validation"), options.validation
     if validation is None and wanted is not None:
@@ -247,30 +236,26 @@ def _used_folders(folder: Path, splits: dict[str, Path], options: Options) -> di
     return used
 
 
-def _files(options: Options, found: list[dict[str, dict[Path, str]]], classes: list[str]) -> ImageFiles:
+def _files(options: Options, found: list[ClassFiles], classes: list[str]) -> ImageFiles:
     position = {name: number for number, name in enumerate(classes)}
     paths = [path for images in found for files in images.values() for path in files]
     labels = [position[name] for images in found for name, files in images.items() for _ in files]
-    value_range = None if options.value_range is None else (options.value_range[0], options.value_range[1])
-    return ImageFiles(paths, np.array(labels, dtype=np.int64), options.image_size, options.fit, value_range)
+    return ImageFiles(paths, np.array(labels, dtype=np.int64), options.image_size, options.fit, options.value_range)
 
 
 def _unpacked(path: Path, downloads: Path) -> Path:
-    """The folder itself, or where an archive of it was unpacked. A single folder at the top of an archive is entered.
-
-    Raises:
-        UserError: see ``unpack``.
-    """
+    """Return the folder, or for an archive the folder that it is unpacked to. A single top folder in it is entered."""
     if not path.is_file():
         return path
     target = downloads / f"{path.name}.{file_digest(path)[:12]}"
     if not target.exists():
-        beside = downloads / f".{path.name}.tmp"  # of an earlier process, or of nobody: this one has the folder's lock
+        # This process holds the lock of the folder, so an existing folder belongs to a process that ended.
+        beside = downloads / f".{path.name}.tmp"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         try:
             unpack(path, beside)
-            os.sync()  # for ever after what is there is taken to be whole
+            os.sync()  # later runs rely on the unpacked files being complete
             beside.replace(target)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -279,7 +264,7 @@ def _unpacked(path: Path, downloads: Path) -> Path:
 
 
 def unavailable(options: Options, downloads: Path) -> str | None:
-    """Without the folder."""
+    """Return the missing path, with what to do."""
     path = Path(options.path).expanduser()
     return None if path.exists() else f"{path} does not exist; place the images there, a folder for each class"
 

@@ -1,18 +1,12 @@
-"""Exact norms of per-sample gradients, for whole batches and without building a per-sample gradient of the network.
+"""Exact norms of per-sample gradients for whole batches, without per-sample gradients of the network in memory.
 
-For a batch of B samples, a model and a scalar loss per sample, this gives for every sample the norm of the gradient of
-*its own* loss with respect to all parameters. A gradient of a layer's parameters follows from the layer's input ``x``
-and the gradient ``g`` at its output, so one forward pass and one backward pass to the layers' outputs suffice:
+The gradient of a layer's parameters follows from the layer's input ``x`` and the gradient ``g`` at its output, so one
+forward pass and one backward pass to the layers' outputs suffice. A linear layer applied at T positions has the
+gradient ``sum_t g_t x_t^T``. Its squared norm is also the sum of the elementwise product of the Gram matrices over
+positions, ``(x x^T) * (g g^T)``. The cheaper one is computed. docs/gradient-norms.md derives this for all layers.
 
-- a linear layer applied at T positions has the gradient ``sum_t g_t x_t^T``, whose squared norm is also the sum of the
-  elementwise product of the Gram matrices ``(x x^T) * (g g^T)`` over positions; the cheaper of the two is computed;
-- a convolution is a linear layer applied to the patches of its input, which are not laid out (``convolution.py``);
-- a normalisation scales and shifts: ``sum g * x_hat`` and ``sum g``;
-- an embedding adds up ``g`` over the positions that share a row.
-
-The gradient at the logits is taken in float64 and scaled to length one before it is propagated, and the norm scaled
-back after: a confident sample's gradient would otherwise lose its digits, or underflow. docs/gradient-norms.md has the
-derivations.
+The gradient at the logits is computed in float64 and scaled to length one before the backward pass, and the norm is
+scaled back. Otherwise small gradients would lose digits or underflow.
 """
 
 from __future__ import annotations
@@ -36,9 +30,9 @@ class GradientNorms:
     """Norms of each sample's gradient, float64, shape (B,) each.
 
     Attributes:
-        total: one L2 (Frobenius) norm over all parameters together (paper, eq. 8).
-        sum: the sum over the parameter tensors of each tensor's L2 norm.
-        output: what the model returned for the batch, without a graph.
+        total: the L2 (Frobenius) norm over all parameters together (paper, eq. 8).
+        sum: the sum of the L2 norms of the parameter tensors.
+        output: the model's output for the batch, without a graph.
     """
 
     total: Tensor
@@ -47,17 +41,17 @@ class GradientNorms:
 
 
 class _Tap(torch.autograd.Function):
-    """The identity; its backward hands the gradient at a layer's output to a listener.
+    """The identity. Its backward pass gives the gradient at a layer's output to a listener.
 
-    The anchor gives the output a graph although neither input nor parameters need a gradient, so that the backward
-    pass computes nothing but the gradients at the layers' outputs.
+    The anchor gives the output a graph, although neither the input nor the parameters need a gradient. The backward
+    pass then computes only the gradients at the layers' outputs.
     """
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, anchor: Tensor, listener: Callable[[Tensor], None]) -> Tensor:
         ctx.listener = listener
-        # The same memory, but no view, which an activation could not overwrite in place. No supported layer's backward
-        # reads its own output, so nothing misses it.
+        # Share the memory, but not as a view, which an activation could not overwrite in place. No supported layer
+        # reads its own output in the backward pass.
         return output.data
 
     @staticmethod
@@ -68,7 +62,7 @@ class _Tap(torch.autograd.Function):
 
 @dataclass
 class _Call:
-    """A call of a layer: its input, and at which version that was, since in-place operations could change it later."""
+    """A call of a layer: its input, and the version of the input, because in-place operations may change it later."""
 
     input: Tensor
     version: int | None
@@ -83,13 +77,7 @@ class _Call:
 
 
 class _Pass:
-    """What is known of a batch while it passes: of each layer the calls and gradients so far, and the norms so far.
-
-    Attributes:
-        size: of the batch that passes.
-        norms: of each parameter tensor, float64, shape (B,).
-        squared: the sum of their squares, float64, shape (B,).
-    """
+    """The state of a batch: calls and gradients of each layer, and norms of parameter tensors, float64, shape (B,)."""
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.size = size
@@ -100,26 +88,24 @@ class _Pass:
         self.anchor = torch.zeros((), device=device, requires_grad=True)
 
     def total(self) -> Tensor:
-        """One norm over all parameters together, shape (B,)."""
+        """Return the norm over all parameters together, shape (B,)."""
         total = self.squared.sqrt()
         extreme = (self.squared < 1e-280) | ~(self.squared < 1e280)
-        if self.norms and extreme.any():  # float64 does not hold the squares of these norms
+        if self.norms and extreme.any():  # the squares leave the range of float64
             of_tensors = torch.stack(self.norms)[:, extreme]
             largest = of_tensors.amax(dim=0)
             total[extreme] = (of_tensors / largest.where(largest > 0, 1.0)).norm(dim=0) * largest
         return total
 
     def sum(self) -> Tensor:
-        """The sum of the norms of all parameter tensors, shape (B,)."""
+        """Return the sum of the norms of all parameter tensors, shape (B,)."""
         return sum(self.norms, torch.zeros_like(self.squared))
 
 
 def _unit_length(slopes: Tensor) -> tuple[Tensor, Tensor]:
-    """Each sample's slope at length one, and its length, shape (B,); of no slope nothing, and zero.
-
-    The largest entry is divided out first, since the square of 1e-200 is zero.
-    """
+    """Return unit gradients and their norms, shape (B,). A zero gradient stays zero."""
     flat = slopes.reshape(len(slopes), -1)
+    # Divide by the largest entry first, because the square of 1e-200 underflows.
     largest = flat.abs().amax(dim=1, keepdim=True)
     flat = flat / largest.where(largest > 0, 1.0)
     length = flat.norm(dim=1, keepdim=True)
@@ -128,7 +114,7 @@ def _unit_length(slopes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _slope(output: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """The slope of each sample's loss in the model's output, float64."""
+    """Return the gradient of each sample's loss with respect to the model's output, float64."""
     logits = output.double().requires_grad_()
     losses = loss(logits)
     if losses.shape != (len(output),):
@@ -138,28 +124,25 @@ def _slope(output: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 class PerSampleGradientNorms:
-    """Computes gradient norms of a model, batch by batch.
+    """Compute gradient norms of a model, batch by batch.
 
-    Use it as a context: on leaving, the model is as it was. Batch norm must be in eval mode, since in train mode a
-    sample's loss depends on its neighbours. Within the context the weights of convolutions lie in channels-last memory,
-    which is faster.
+    Use it as a context manager, which restores the model at the end. Within the context, the weights of convolutions
+    are in channels-last memory, which is faster.
 
-    The first dimension of every layer's input and output, and of the model's output, must be the batch, sample by
-    sample in the order of the inputs. Where its size is another, the layer is refused; that a first dimension of just
-    this size is something else cannot be seen.
+    The first dimension of every layer's input and output, and of the model's output, must be the batch, in the order of
+    the inputs. Another size is refused, but a dimension of the same size that is not the batch goes unnoticed.
 
     Args:
-        model: any module whose trainable parameters belong to supported layers and are used in their calls alone:
-            Linear, Conv1d and Conv2d (strides, dilation, groups, any padding), BatchNorm, GroupNorm, LayerNorm and
+        model: a module whose trainable parameters belong to supported layers and are used only in their calls: Linear,
+            Conv1d and Conv2d (strides, dilation, groups, any padding), BatchNorm in eval mode, GroupNorm, LayerNorm and
             Embedding. A layer may be called several times. Layers without trainable parameters may be of any kind.
-        contractions: what the factors of the weights' gradients are rounded to where they are multiplied, and the
-            products with them: ``torch.bfloat16`` or a wider type. Both passes of the network and all Gram matrices
-            keep their precision, as do the sums of squares. By default nothing is rounded.
+        contractions: ``torch.bfloat16`` or a wider type, to which the factors and products of weight gradients are
+            rounded. Both passes, all Gram matrices and the sums of squares keep their precision. The default rounds
+            nothing.
 
     Raises:
-        NotImplementedError: a trainable parameter belongs to a layer of another kind or with another forward pass, to
-            two layers, is computed from others (weight normalisation, pruning), is complex, or has a hook
-            (``register_hook``); it is named.
+        NotImplementedError: names a trainable parameter that belongs to an unsupported layer or forward pass or to two
+            layers, is computed from others (weight normalisation, pruning), is complex, or has a hook.
         ValueError: the model has no trainable parameters, or ``contractions`` is of another type.
     """
 
@@ -175,13 +158,12 @@ class PerSampleGradientNorms:
         self._pass: _Pass | None = None
 
     def __enter__(self) -> Self:
-        """Put the hooks in place.
+        """Install the hooks.
 
         Raises:
-            ValueError: a batch norm is in train mode, or has no running statistics; it is named.
+            ValueError: a batch norm is in train mode or has no running statistics, so samples depend on each other.
             RuntimeError: the context is entered already.
-            NotImplementedError, ValueError: the model was changed, and is not supported any more; or there is a forward
-                hook of all modules, which could change a layer's output before it is seen here.
+            NotImplementedError: the model is no longer supported, or a forward hook of all modules is set.
         """
         if self._handles:
             raise RuntimeError("this context is entered already")
@@ -191,7 +173,7 @@ class PerSampleGradientNorms:
         check_batch_norms(self.model)
         self._requires_grad = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
         for layer in self._layers:
-            # The first hook after the layer, so that what other hooks make of its output comes after it.
+            # This must be the first hook after the layer, before other hooks change the output.
             self._handles.append(layer.register_forward_hook(self._tap, prepend=True, with_kwargs=True))
             self._handles.append(layer.register_forward_pre_hook(self._freeze))
             if isinstance(layer, nn.Conv2d):
@@ -212,23 +194,23 @@ class PerSampleGradientNorms:
         self._thaw(self._requires_grad)
 
     def __call__(self, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> GradientNorms:
-        """The gradient norms of a batch.
+        """Return the gradient norms of a batch.
 
         Args:
-            inputs: what the model takes, the first dimension being the batch, shape (B, ...).
-            loss: from the model's output, in float64, to one scalar a sample, shape (B,).
+            inputs: the model's input, shape (B, ...).
+            loss: maps the model's output, in float64, to one scalar per sample, shape (B,).
 
         Returns:
             Norms over the parameters that required a gradient when the context was entered, in units of the loss per
             unit of a parameter.
 
         Raises:
-            RuntimeError: the context is not entered; the output depends on no layer; or a layer's input was overwritten
-                in place after its call.
-            ValueError: an empty batch; or the loss is not one scalar a sample.
-            TypeError: the model returns something else than a real tensor.
+            RuntimeError: the context is not entered, the output depends on no layer, or a layer's input was
+                overwritten in place after its call.
+            ValueError: the batch is empty, or the loss is not one scalar per sample.
+            TypeError: the model does not return a real tensor.
             NotImplementedError: the first dimension of a layer or of the output is not the batch, a layer's input has
-                too few axes to be a batch, or a parameter is used outside its layer's call; it is named.
+                too few axes, or a parameter is used outside its layer's call.
         """
         if not self._handles:
             raise RuntimeError("enter the context first: with PerSampleGradientNorms(model) as norms: ...")
@@ -245,15 +227,15 @@ class PerSampleGradientNorms:
                 output = self._forward(inputs)
                 unit, scale = _unit_length(_slope(output.detach(), loss))
                 self._backward((output * unit.to(output.dtype)).sum())
-                for layer in list(self._pass.gradients):  # of which a call had no part in the loss
+                for layer in list(self._pass.gradients):  # a call of these layers did not contribute to the loss
                     self._add_norms(layer)
                 return GradientNorms(self._pass.total() * scale, self._pass.sum() * scale, output.detach())
             finally:
-                self._pass = None  # with all feature maps, which would otherwise outlive a lack of memory
+                self._pass = None  # free all feature maps, also if memory ran out
                 self._thaw(self._requires_grad)
 
     def _forward(self, inputs: Tensor) -> Tensor:
-        """The model's output with its graph."""
+        """Return the model's output with its graph."""
         output = self.model(inputs)
         if not isinstance(output, Tensor):
             raise TypeError(f"the model must return a tensor, not a {type(output).__name__}; wrap it in one")
@@ -276,8 +258,8 @@ class PerSampleGradientNorms:
             )
 
     def _backward(self, loss: Tensor) -> None:
-        """Hand the gradient at each layer's output to ``_listen``. Where the layers were called no parameter needed a
-        gradient, so that one which gets a gradient now was used elsewhere."""
+        """Pass the gradient at each layer's output to ``_listen``. Within its layer's call, no parameter requires a
+        gradient. A parameter that gets one was therefore used elsewhere."""
         assert self._pass is not None
         trained = {name: one for name, one in self.model.named_parameters() if one.requires_grad}
         found = torch.autograd.grad(loss, [self._pass.anchor, *trained.values()], allow_unused=True)
@@ -286,7 +268,7 @@ class PerSampleGradientNorms:
             raise NotImplementedError(f"parameter {elsewhere[0]} is used outside its layer's call")
 
     def _freeze(self, layer: nn.Module, arguments: Any) -> None:
-        """Before a layer's call: no gradient of its parameters is to be computed."""
+        """Before a layer's call, disable the gradients of its parameters."""
         if self._pass is None:
             return
         with ordinary_functions():
@@ -298,9 +280,9 @@ class PerSampleGradientNorms:
             parameter.requires_grad_(self._requires_grad[parameter])
 
     def _tap(self, layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor:
-        """After a layer's call: note its input, and listen for the gradient at its output."""
+        """After a layer's call, record its input and listen for the gradient at its output."""
         if self._pass is None:
-            return output  # the model is called by itself
+            return output  # the model is called directly
         with ordinary_functions():
             self._thaw(layer.parameters(recurse=False))
             given: Tensor = (*arguments, *named.values())[0]
@@ -318,7 +300,7 @@ class PerSampleGradientNorms:
         return tapped
 
     def _listen(self, layer: nn.Module, call: _Call, gradient: Tensor) -> None:
-        """Collect the gradient at a layer's output; once it has come for every call of the layer, add its norms."""
+        """Collect the gradient at a layer's output. Add the layer's norms after the gradient of its last call."""
         assert self._pass is not None
         if not call.unchanged:
             raise RuntimeError(f"the input of {self._name(layer)} was overwritten in place after its call")

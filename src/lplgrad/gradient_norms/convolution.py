@@ -1,13 +1,12 @@
-"""Norms of a convolution's per-sample weight gradients, without laying out the patches of its input.
+"""Norms of a convolution's per-sample weight gradients.
 
 A convolution is a linear layer applied to T patches x_t of its input, so a sample's weight gradient is
-``sum_t g_t x_t^T``. Three ways lead to its norm; the cheapest is taken, by an estimate that knows sizes alone:
+``sum_t g_t x_t^T``. The cheapest of three methods is used, by an estimate from the sizes alone:
 
-- **directly**: the gradient itself, by the backward pass of a convolution on that one sample;
-- **by Gram matrices**: the squared norm is ``sum_{t,u} (g_t . g_u) (x_t . x_u)``. The patches' Gram matrix is a sum,
-  over the kernel's offsets, of the pixels' Gram matrix shifted along its diagonal; a sum over a rectangle of offsets is
-  a sum over its columns of sums over its rows. So a 3x3 kernel costs one product of the pixels and six additions;
-- a kernel of one pixel is a linear layer applied to the pixels.
+- **one by one**: compute the gradient itself, by the backward pass of a convolution on one sample;
+- **Gram matrices**: the squared norm is ``sum_{t,u} (g_t . g_u) (x_t . x_u)``. The patches' Gram matrix is the sum of
+  the pixels' Gram matrix, shifted along its diagonal, over the kernel's offsets: first over rows, then over columns;
+- **patches**: copy the patches, as for a linear layer. A kernel of one pixel always uses this method.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from torch.nn import functional as F
 
 from lplgrad.gradient_norms.parts import OuterProducts, at_a_time, gram_is_cheaper, squares, sum_of_products
 
-# Costs on a CPU, in multiplications of a product of large matrices: of passing over a number once, of laying out one
-# number of a patch, of a multiplication in the backward pass of one sample's convolution, and of calling that.
+# Costs on a CPU, in multiplications of a product of large matrices: of reading a number once, of copying a number of a
+# patch, of a multiplication in the backward pass of one sample's convolution, and of calling that.
 COST_OF_PASSING = 80
 COST_OF_LAYING_OUT = 230
 COST_ONE_BY_ONE = 3
 COST_OF_A_CALL = 3_000_000
-# Numbers worked on at a time, in Gram matrices and in patches: on a CPU about what its second-level cache holds.
+# Numbers processed at a time, in Gram matrices and in patches. On a CPU they fit into its second-level cache.
 GRAM_ENTRIES = {"cpu": 2**18, "cuda": 2**26}
 PATCH_ENTRIES = {"cpu": 2**20, "cuda": 2**27}
 
@@ -37,7 +36,7 @@ class Convolution:
     """A convolution's weight gradient.
 
     Attributes:
-        inputs: shape (B, C, H, W); already padded where the padding is not a symmetric one of zeros.
+        inputs: shape (B, C, H, W); padded already unless the padding is symmetric and zero.
         gradients: at the outputs, shape (B, O, H', W').
         kernel, stride, dilation, padding: in rows and in columns.
         groups: independent groups of channels.
@@ -53,7 +52,7 @@ class Convolution:
 
     @classmethod
     def of(cls, layer: nn.Conv1d | nn.Conv2d, x: Tensor, g: Tensor) -> Convolution:
-        """The weight gradient of a layer; a sequence is a map of one row."""
+        """Return the weight gradient of a layer. A sequence is a map with one row."""
         kernel, stride, dilation = (
             (1, *values) if len(values) == 1 else tuple(values)
             for values in (layer.kernel_size, layer.stride, layer.dilation)
@@ -72,13 +71,11 @@ class Convolution:
 
     @staticmethod
     def joined(parts: Sequence[Convolution]) -> OuterProducts:
-        """The sum over several calls of one layer."""
         return OuterProducts.joined([part.outer_products() for part in parts])
 
     def squared_norm(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
-        """See ``Part``."""
-        # A kernel of one pixel never takes a convolution's backward pass. Where it strides over few channels, oneDNN
-        # may write outside its memory.
+        # A kernel of one pixel must not use a convolution's backward pass: with a stride and few channels, oneDNN may
+        # write outside its memory.
         if self.kernel == (1, 1) and self.padding == (0, 0):
             return self.outer_products().squared_norm(dtype)
         positions = self.gradients[0, 0].numel()
@@ -101,7 +98,7 @@ class Convolution:
         return torch.cat(found), None if lost[0] is None else torch.cat(lost)
 
     def outer_products(self) -> OuterProducts:
-        """The patches laid out, as a linear layer's inputs."""
+        """Copy the patches, as the inputs of a linear layer."""
         (rows, columns), (height, width) = self.kernel, self.gradients.shape[2:]
         size, groups = len(self.inputs), self.groups
         x = self.inputs
@@ -119,7 +116,7 @@ class Convolution:
         return OuterProducts(patches.reshape(size, groups, height * width, -1), g.transpose(1, 2))
 
     def _split(self, count: int) -> list[Convolution]:
-        """The same of ``count`` samples at a time."""
+        """Split the batch into parts of ``count`` samples."""
         pairs = zip(torch.split(self.inputs, count), torch.split(self.gradients, count), strict=True)
         return [replace(self, inputs=x, gradients=g) for x, g in pairs]
 
@@ -148,11 +145,8 @@ class Convolution:
         return sum_of_products(of_patches.unsqueeze(1), (g @ g.mT).unsqueeze(1), self._fan_in, g.shape[2])
 
     def _slide(self, gram: Tensor, axis: int, length: int) -> Tensor:
-        """Sum a Gram matrix over the kernel's offsets along one axis of the map: 0 for rows, 1 for columns.
-
-        Args:
-            gram: of the positions before, shape (B, H, W, H, W).
-            length: positions after.
+        """Sum a Gram matrix, shape (B, H, W, H, W), over the kernel's offsets along one axis: 0 for rows, 1 for
+        columns. The result has ``length`` positions along the axis.
         """
         stride, before = self.stride[axis], gram.shape[1 + axis]
         windows = []
@@ -181,7 +175,7 @@ class Convolution:
         dtype = dtype or self.inputs.dtype
         x, g = self.inputs.to(dtype), self.gradients.to(dtype)
         shape = (g.shape[1], x.shape[1] // self.groups, *self.kernel)
-        # The backward pass reads the weight's shape and layout alone.
+        # The backward pass only reads the weight's shape and layout.
         weight = torch.empty(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
         found = []
         for one_x, one_g in zip(torch.split(x, 1), torch.split(g, 1), strict=True):
@@ -194,7 +188,7 @@ class Convolution:
 
 
 def zero_padding(layer: nn.Conv1d | nn.Conv2d) -> list[tuple[int, int]]:
-    """Zeros before and after each axis of a layer's input, as its forward pass puts them."""
+    """Return the numbers of zeros that a layer's forward pass adds before and after each axis of its input."""
     if layer.padding == "valid":
         return [(0, 0)] * len(layer.kernel_size)
     if layer.padding == "same":

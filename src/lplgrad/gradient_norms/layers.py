@@ -1,4 +1,4 @@
-"""What each kind of layer makes of its input and of the gradient at its output: the gradients of its parameters."""
+"""Compute the gradients of each kind of layer's parameters from its input and the gradient at its output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lplgrad.gradient_norms.convolution import Convolution
 from lplgrad.gradient_norms.layouts import contiguous, is_clear
 from lplgrad.gradient_norms.parts import Direct, OuterProducts, Part, Rows, out_of_range
 
-# Numbers of a sample's feature map from which two sums in one pass, sample by sample, beat two sums over the batch.
+# From this size of a sample's feature map, two sums in one pass per sample are faster than two sums over the batch.
 LARGE_MAP = 2**14
 
 
@@ -32,13 +32,13 @@ def _with_bias(layer: Any, weight: Part, g: Tensor, positions: tuple[int, ...]) 
 
 def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, x: Tensor, g: Tensor) -> dict[str, Part]:
     assert layer.running_mean is not None
-    assert layer.running_var is not None  # by check_batch_norms
+    assert layer.running_var is not None  # see check_batch_norms
     clear = x.dtype == layer.weight.dtype and all(is_clear(t[:1]) for t in (x, g))
     if x.device.type == "cpu" and x[0].numel() >= LARGE_MAP and clear:
         sums = [_batch_norm_backward(layer, *pair) for pair in zip(torch.split(x, 1), torch.split(g, 1), strict=True)]
         return {"weight": Direct(torch.stack([w for w, _ in sums])), "bias": Direct(torch.stack([b for _, b in sums]))}
     shape = (-1, *[1] * (x.dim() - 2))
-    # The mean is subtracted first: sum(g x) - mean sum(g) would cancel where the mean is far from zero.
+    # Subtract the mean first: sum(g x) - mean sum(g) would cancel if the mean is far from zero.
     scaled = g * (x - layer.running_mean.view(shape))
     return {
         "weight": Direct(_over_positions(scaled) / (layer.running_var + layer.eps).sqrt()),
@@ -47,7 +47,7 @@ def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, x: Tensor, g: Tensor) ->
 
 
 def _batch_norm_backward(layer: nn.modules.batchnorm._BatchNorm, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of scale and shift over a batch, shape (C,) each."""
+    """Return the gradients of scale and shift over a batch, shape (C,) each."""
     _, weight, bias = torch.ops.aten.native_batch_norm_backward(
         g, x, layer.weight, layer.running_mean, layer.running_var, None, None, False, layer.eps, (False, True, True)
     )
@@ -77,7 +77,7 @@ def _embedding(layer: nn.Embedding, x: Tensor, g: Tensor) -> dict[str, Part]:
     return {"weight": Rows(rows, g.reshape(*rows.shape, -1))}
 
 
-# Layers whose weight's gradient is linear in the input.
+# Layers whose weight gradient is linear in the input.
 LINEAR_IN_INPUT = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 PARTS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], dict[str, Part]]] = {
@@ -99,19 +99,16 @@ def norms(
     names: Sequence[str],
     contractions: torch.dtype | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
-    """The norm of each sample's gradient of some of a layer's parameters, and its square.
+    """Return the norm and the squared norm of each sample's gradient, for some of a layer's parameters.
 
-    A sample whose squares leave the range of the layer's precision, or cancel, is computed anew in float64, with its
-    inputs and gradients scaled to a largest entry of one. Its square may still overflow.
+    A sample whose squares cancel or leave the range of the layer's precision is computed again in float64, scaled to a
+    largest entry of one. Its square may still overflow.
 
     Args:
         layer: of a kind in ``PARTS``.
-        calls: the input of each of its calls, and the gradient at the output; shape (B, ...) each.
-        names: of the parameters.
+        calls: the input of each call and the gradient at its output, shape (B, ...) each.
+        names: of the parameters. Each gets two tensors, float64, shape (B,).
         contractions: see ``PerSampleGradientNorms``.
-
-    Returns:
-        For each name float64, shape (B,) each.
     """
     calls = [(_wide(x), _wide(g)) for x, g in calls]
     squared, lost = zip(*_squared_norms(layer, calls, names, contractions), strict=True)
@@ -121,7 +118,7 @@ def norms(
         anew = anew if one is None else anew | one
     if not anew.any():
         return found
-    nothing = anew & (_largest([g for _, g in calls]) == 0)  # there is no gradient, which is common and needs no sum
+    nothing = anew & (_largest([g for _, g in calls]) == 0)  # a zero gradient is common and needs no sum
     for norm, square in found:
         norm[nothing] = square[nothing] = 0
     anew &= ~nothing
@@ -133,7 +130,7 @@ def norms(
 
 
 def _exact_norms(layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]], names: Sequence[str]) -> list[Tensor]:
-    """The same in float64, of numbers of any size."""
+    """Return the norms, computed in float64 for numbers of any size."""
     scale = _scale([g for _, g in calls])
     scales = dict.fromkeys(names, scale)
     calls = [(x.double() if x.is_floating_point() else x, _divided(g, scale)) for x, g in calls]
@@ -158,18 +155,18 @@ def _squared_norms(
 
 
 def _wide(t: Tensor) -> Tensor:
-    """Half precision in float32: it has too small a range and too few digits for sums."""
+    """Convert half precision to float32, because its range and digits do not suffice for sums."""
     return t.float() if t.is_floating_point() and t.itemsize < 4 else t
 
 
 def _largest(tensors: Sequence[Tensor]) -> Tensor:
-    """Largest absolute entry of each sample, float64, shape (B,)."""
-    flat = [F.pad(t.flatten(1).abs(), (0, 1)) for t in tensors]  # there may be no entry
+    """Return the largest absolute entry of each sample, float64, shape (B,)."""
+    flat = [F.pad(t.flatten(1).abs(), (0, 1)) for t in tensors]  # a tensor may have no entries
     return torch.stack([t.amax(dim=1) for t in flat]).amax(dim=0).double()
 
 
 def _scale(tensors: Sequence[Tensor]) -> Tensor:
-    """What to divide each sample by, so that its largest entry is one, shape (B,)."""
+    """Return the divisors that make the largest entry of each sample one, shape (B,)."""
     largest = _largest(tensors)
     return largest.where(largest > 0, 1.0)
 
@@ -179,24 +176,24 @@ def _divided(t: Tensor, scale: Tensor) -> Tensor:
 
 
 def place(name: str, kind: str = "layer") -> str:
-    """What messages call a module, by its name within the model."""
+    """Return a description of a module for messages, from its name in the model."""
     return f"{kind} {name!r}" if name else "the model itself"
 
 
 def least_axes(layer: nn.Module) -> int:
-    """How many axes an input of a layer has at least, the batch included."""
+    """Return the least number of axes of a layer's input, including the batch."""
     if isinstance(layer, nn.LayerNorm):
         return 1 + len(layer.normalized_shape)
     return {nn.Conv2d: 4, nn.Conv1d: 3, nn.Embedding: 1}.get(type(layer), 2)
 
 
 def supported_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers that have trainable parameters.
+    """Return the layers that have trainable parameters.
 
     Raises:
-        NotImplementedError: a layer whose gradient norm is not known here or whose forward pass was replaced; a
-            parameter that two layers share, that is computed from others, that is complex, or that has a hook.
-        ValueError: there is no parameter, or all are frozen.
+        NotImplementedError: a layer is unsupported or has a replaced forward pass; or a parameter is shared, complex,
+            computed from others, or has a hook.
+        ValueError: the model has no parameters, or all are frozen.
     """
     owners: dict[nn.Parameter, str] = {}
     layers = []
@@ -245,13 +242,13 @@ def supported_layers(model: nn.Module) -> list[nn.Module]:
     return layers
 
 
-# What a layer's call runs through, and where PyTorch defines it.
+# The functions that a layer's call runs, and where PyTorch defines them.
 CALLED = ("__call__", "_call_impl", "_wrapped_call_impl", "_compiled_call_impl", "forward", "_conv_forward")
 PYTORCH = nn.__file__.rpartition("__init__")[0] + "modules"
 
 
 def _replaced(layer: nn.Module) -> str | None:
-    """Which part of a layer's forward pass was replaced, in the layer or in its class."""
+    """Return the name of a function of the forward pass that the layer or its class replaces, or None."""
     for name in CALLED:
         if vars(layer).get(name) is not None:
             return name
@@ -263,11 +260,7 @@ def _replaced(layer: nn.Module) -> str | None:
 
 
 def check_batch_norms(model: nn.Module) -> None:
-    """Whether each sample's loss is its own.
-
-    Raises:
-        ValueError: a batch norm is in train mode, or has no running statistics.
-    """
+    """Raise ValueError for a batch norm in train mode or without running statistics: samples depend on each other."""
     for name, layer in model.named_modules():
         if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
             continue

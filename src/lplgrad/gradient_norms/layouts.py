@@ -1,15 +1,12 @@
-"""Memory layouts for which PyTorch's normalisations compute the right numbers on the CPU.
+"""Memory layouts with which PyTorch's normalisations compute correct numbers on the CPU.
 
-On the CPU the backward pass of a batch norm has a fast way for an input and a gradient that are both contiguous, or
-both in channels-last memory. It tells the two apart by strides. That fails where an axis has size one, since its
-stride may be anything; a batch of one sample is such an axis. Then one layout is taken for the other, and the gradients
-are nonsense (PyTorch 2.14). An instance norm is computed as a batch norm of one sample.
+The backward pass of a batch norm has a fast kernel for an input and a gradient that are both contiguous or both
+channels-last, which it decides by strides. An axis of size one, such as a batch of one sample, may have any stride:
+PyTorch 2.14 then confuses the layouts and returns wrong gradients. Instance norms are affected too, because they are
+computed as a batch norm of one sample. Such tensors get the strides that PyTorch expects.
 
-Here such tensors get the strides that PyTorch expects. No others are touched.
-
-A group norm of channels-last tensors takes the variance as the mean square less the squared mean. In float32 this
-loses digits where a group's mean is large against its deviation: at a ratio of 100 the output is wrong by a percent
-(PyTorch 2.14). PyTorch's kernel for contiguous tensors is accurate, so group norms get contiguous tensors.
+The group norm of channels-last tensors loses digits in float32 if a group's mean is large compared with its deviation
+(PyTorch 2.14: a percent of the output at a ratio of 100). The kernel for contiguous tensors is used instead.
 """
 
 from __future__ import annotations
@@ -22,14 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-# Within it ``ClearLayouts`` costs nothing.
+# Disables ``ClearLayouts``, to save its cost.
 ordinary_functions = torch._C.DisableTorchFunction
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_clear(t: Tensor) -> bool:
-    """Whether a tensor's strides tell how it lies in memory."""
+    """Return whether a tensor's strides determine its memory layout."""
     layout = CHANNELS_LAST.get(t.dim())
     if layout is None or t.is_contiguous() or not t.is_contiguous(memory_format=layout):
         return True
@@ -37,23 +34,23 @@ def is_clear(t: Tensor) -> bool:
 
 
 def clear(t: Tensor) -> Tensor:
-    """The same numbers in the same order in memory, with strides that tell it."""
+    """Return the same numbers in the same order in memory, with strides that determine the layout."""
     return t if is_clear(t) else t.clone(memory_format=CHANNELS_LAST[t.dim()])
 
 
 def contiguous(t: Tensor) -> Tensor:
-    """The same numbers, contiguous also by the strides of axes of size one, which PyTorch picks its kernel by."""
+    """Return the same numbers, contiguous also by the strides of axes of size one, by which PyTorch picks a kernel."""
     expected = torch.empty(t.shape, device="meta").stride()
     return t if t.stride() == expected else t.clone(memory_format=torch.contiguous_format)
 
 
 class _GradientLaidOut(torch.autograd.Function):
-    """The identity; a function lays out the gradient that passes back."""
+    """The identity. A function changes the layout of the gradient in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, lay_out: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.lay_out = lay_out
-        # The same memory, but no view, which an activation could not overwrite in place.
+        # Share the memory, but not as a view, which an activation could not overwrite in place.
         return output.data
 
     @staticmethod
@@ -61,7 +58,7 @@ class _GradientLaidOut(torch.autograd.Function):
         return ctx.lay_out(gradient), None
 
 
-# What the input and the gradient need. An instance norm lays out its input contiguously itself.
+# The layouts for the input and the gradient. An instance norm makes its input contiguous itself.
 NORMS: dict[Callable[..., Any], tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     F.batch_norm: (clear, clear),
     torch.batch_norm: (clear, clear),
@@ -73,7 +70,7 @@ NORMS: dict[Callable[..., Any], tuple[Callable[[Tensor], Tensor], Callable[[Tens
 
 
 class ClearLayouts(TorchFunctionMode):
-    """Within it batch, instance and group norms, of modules or called as functions, compute the right numbers."""
+    """A context in which batch, instance and group norms, as modules or functions, compute correct numbers."""
 
     def __torch_function__(
         self,

@@ -1,4 +1,4 @@
-"""The forms in which a layer gives a parameter's per-sample gradients, each of which knows its squared norm."""
+"""Representations of a parameter's per-sample gradients. Each computes their squared norms."""
 
 from __future__ import annotations
 
@@ -14,36 +14,28 @@ class Part(Protocol):
     """The gradients of one parameter, for each sample of a batch."""
 
     def squared_norm(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
-        """Squared norm of each sample's gradient, float64, and whether it has lost digits, shape (B,) each.
+        """Return the squared norm of each sample's gradient, float64, and whether it has lost digits, shape (B,) each.
 
-        Digits are lost where terms cancel. None means that no terms cancel. The caller must check by ``out_of_range``
-        whether squares left the range of the working precision.
-
-        Args:
-            dtype: what the factors are rounded to where the gradient itself is computed.
+        Digits are lost if terms cancel; None means that none cancel. The caller must check ``out_of_range``. If the
+        gradient itself is computed, its factors are rounded to ``dtype``.
         """
 
     @staticmethod
     def joined(parts: Sequence[Any]) -> Part:
-        """The sum over several calls of one layer."""
+        """Return the sum over several calls of one layer."""
 
 
-# Numbers worked on at a time, in Gram matrices and gradients of single samples: about what a processor's cache holds.
+# Numbers processed at a time, in Gram matrices and gradients of single samples. On a CPU they fit into its cache.
 ENTRIES = {"cpu": 2**20, "cuda": 2**27}
-
-
-# Below it a sum of squares has lost digits, since squares of its larger terms may be too small for the precision.
+# A smaller sum of squares has lost digits: squares of its larger terms may be too small for the precision.
 LEAST = {torch.float32: 1e-24, torch.float64: 1e-270}
 
 
 def squares(gradients: Tensor) -> Tensor:
-    """Sum of the squares over all but the first dimension, float64, shape (B,).
+    """Return the sum of squares of ``gradients``, shape (B, ..., N), for each sample, float64, shape (B,).
 
-    Rows are added up in the tensors' own precision (half precision in float32), and the rows' sums in float64: about as
-    exact as float64 throughout and several times as fast.
-
-    Args:
-        gradients: shape (B, ..., N).
+    Rows are summed in the tensor's own precision (half precision in float32), and the sums of rows in float64. This is
+    about as exact as float64 throughout and several times as fast.
     """
     dtype = gradients.dtype if gradients.dtype in LEAST else torch.float32
     rows: Tensor = torch.linalg.vector_norm(gradients, dim=-1, dtype=dtype)
@@ -51,35 +43,33 @@ def squares(gradients: Tensor) -> Tensor:
 
 
 def out_of_range(squared: Tensor, dtype: torch.dtype) -> Tensor:
-    """Which sums of squares left the range of a precision: they are too small, infinite or not a number."""
+    """Return which sums of squares left the range of a precision: too small, infinite or not a number."""
     return ~((squared > LEAST[dtype]) & (squared < torch.inf))
 
 
 def at_a_time(entries: dict[str, int], each: int, device: torch.device) -> int:
-    """How many samples to work on at a time, from the numbers that are allowed on a device and what each takes."""
+    """Return how many samples to process at a time, from the allowed numbers per device and the numbers per sample."""
     return max(1, entries.get(device.type, entries["cuda"]) // max(1, each))
 
 
-# A squared norm from Gram matrices is a sum of products of both signs. Where it is this small a part of what they could
-# add up to, it has lost its digits.
+# A squared norm from Gram matrices sums products of both signs. Below this part of its bound it has lost its digits.
 CANCELLED = 1e-3
-# What part of a squared norm may be lost to products that are too small for the precision.
+# The part of a squared norm that may be lost to products that are too small for the precision.
 LOST = 1e-6
 
 
 def sum_of_products(of_inputs: Tensor, of_gradients: Tensor, fan_in: int, fan_out: int) -> tuple[Tensor, Tensor]:
-    """The sum of the elementwise product of two Gram matrices, which overwrites the first.
+    """Return the sum of the elementwise product of two Gram matrices, float64, and whether it has lost digits.
 
-    A term is at most the root of the product of the two on the diagonal that share its row and column (Cauchy and
-    Schwarz), so that the squared sum of the diagonal's roots bounds the sum of all terms' sizes. In the same way an
-    error of one matrix's entries, multiplied by the other's squared sum of roots, bounds what it makes of the sum.
+    Both results have the shape (B,). The sum is not negative. The first matrix is overwritten.
+
+    By Cauchy and Schwarz, a term is at most the root of the product of the diagonal terms in its row and column. The
+    squared sum of the diagonal's roots therefore bounds the sum of absolute terms. Likewise, an error of one matrix's
+    entries times the other's squared sum of roots bounds the error of the sum.
 
     Args:
-        of_inputs, of_gradients: shape (B, G, T, T) each, of G independent groups.
-        fan_in, fan_out: of how many products an entry of each is the sum.
-
-    Returns:
-        The sum, float64, not negative; and whether it has lost digits, shape (B,) each.
+        of_inputs, of_gradients: shape (B, G, T, T) each, with G independent groups.
+        fan_in, fan_out: the number of products that are summed in an entry of each.
     """
     inputs, gradients = (gram.diagonal(dim1=2, dim2=3) for gram in (of_inputs, of_gradients))
     diagonals = torch.stack([inputs * gradients, inputs, gradients]).clamp_min_(0).sqrt_()
@@ -92,7 +82,7 @@ def sum_of_products(of_inputs: Tensor, of_gradients: Tensor, fan_in: int, fan_ou
 
 
 def gram_is_cheaper(positions: int, fan_in: int, fan_out: int) -> bool:
-    """Whether the two Gram matrices over positions take fewer multiplications than the gradient itself."""
+    """Return whether the two Gram matrices over positions take fewer multiplications than the gradient itself."""
     return positions * (fan_in + fan_out) < fan_in * fan_out
 
 
@@ -110,13 +100,11 @@ class OuterProducts:
 
     @staticmethod
     def joined(parts: Sequence[OuterProducts]) -> OuterProducts:
-        """The positions of all parts, one after another."""
         return OuterProducts(
             torch.cat([part.inputs for part in parts], dim=2), torch.cat([part.gradients for part in parts], dim=2)
         )
 
     def squared_norm(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
-        """See ``Part``."""
         groups, positions, fan_in = self.inputs.shape[1:]
         fan_out = self.gradients.shape[3]
         by_gram = gram_is_cheaper(positions, fan_in, fan_out)
@@ -132,26 +120,24 @@ class OuterProducts:
 
 @dataclass(frozen=True)
 class Direct:
-    """A parameter's gradient itself, shape (B, ...): of a bias, a scale or a shift."""
+    """The gradient of a bias, a scale or a shift itself, shape (B, ...)."""
 
     gradient: Tensor
 
     @staticmethod
     def joined(parts: Sequence[Direct]) -> Direct:
-        """Their sum."""
         return Direct(torch.stack([part.gradient for part in parts]).sum(dim=0))
 
     def squared_norm(self, dtype: torch.dtype | None = None) -> tuple[Tensor, None]:
-        """See ``Part``."""
         return squares(self.gradient.flatten(1).unsqueeze(1)), None
 
 
 @dataclass(frozen=True)
 class Rows:
-    """An embedding's gradient: at each of T positions a gradient that is added to one row.
+    """An embedding's gradient: a gradient at each of T positions is added to one row.
 
     Attributes:
-        rows: shape (B, T); -1 where nothing is added.
+        rows: shape (B, T); -1 if nothing is added.
         gradients: shape (B, T, D).
     """
 
@@ -160,13 +146,11 @@ class Rows:
 
     @staticmethod
     def joined(parts: Sequence[Rows]) -> Rows:
-        """The positions of all parts, one after another."""
         return Rows(
             torch.cat([part.rows for part in parts], dim=1), torch.cat([part.gradients for part in parts], dim=1)
         )
 
     def squared_norm(self, dtype: torch.dtype | None = None) -> tuple[Tensor, None]:
-        """See ``Part``."""
         there = self.rows >= 0
         samples = torch.arange(len(self.rows), device=self.rows.device).unsqueeze(1).expand_as(self.rows)
         pairs, place = torch.unique(torch.stack([samples[there], self.rows[there]]), dim=1, return_inverse=True)

@@ -1,1 +1,1 @@
-"""The machine under a job: devices, leases, locks, signals, files, log, errors, random streams, code digests."""
+"""The machine under a job: devices, leases, locks, signals, files, log, timing, errors, random streams, digests."""

@@ -1,7 +1,4 @@
-"""The machine: which device a job computes on, how torch is set up there, and what is noted of it.
-
-Torch is imported by the functions, not by the module: what a job needs to decide before that import stays possible.
-"""
+"""Set up torch and the device that a job computes on."""
 
 from __future__ import annotations
 
@@ -9,67 +6,63 @@ import ctypes
 import os
 import platform
 import re
-import resource
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from lplgrad import __version__
+import torch
+
 from lplgrad.machine.errors import UserError
 from lplgrad.study.settings import Compute
 
-if TYPE_CHECKING:
-    import torch
+# Messages of PyTorch's allocators, CUDA and its libraries, HIP, C++ and the operating system when memory runs out, in
+# lower case and without spaces and underscores. CUDNN_STATUS_INTERNAL_ERROR and CUBLAS_STATUS_NOT_INITIALIZED are not
+# included: they have other causes too.
+LACKS_MEMORY = (
+    "outofmemory|alloc(ation)?failed|memoryallocation|statusmemoryerror|"
+    "can('t|not)allocatememory|notenoughmemory|badalloc"
+)
 
 
 def set_up(compute: Compute) -> torch.device:
-    """Choose the device and set up torch for a job. Nothing else in the program touches torch's global state.
+    """Choose the device and set up torch for a job. Only this function and ``tf32`` change torch's global state.
 
     Raises:
-        UserError: a GPU is asked for and there is none.
+        UserError: the settings require a GPU, and torch sees none.
     """
-    # Without it cuBLAS may choose other algorithms from run to run; it must be set before CUDA starts.
+    # Makes cuBLAS choose the same algorithms in every run. It must be set before CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    import torch
-
     _keep_memory()
     torch.set_num_threads(compute.threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False  # PyTorch leaves this on for convolutions
+    torch.backends.cudnn.allow_tf32 = False  # PyTorch enables it for convolutions
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
         raise UserError("compute.device: cuda, but torch sees no GPU; check the driver, or set it to auto or cpu")
-    if not available or compute.device == "cpu":
+    if compute.device == "cpu" or not available:
         return torch.device("cpu")
-    # Only for a GPU: the call imports the compiler, and on the CPU every operation used here is deterministic.
+    # On a GPU only: the call imports the compiler, and all operations used here are deterministic on a CPU.
     torch.use_deterministic_algorithms(compute.deterministic)
     return torch.device("cuda")
 
 
 def _keep_memory() -> None:
-    """Have glibc keep the memory that a tensor leaves for the next one.
+    """Make glibc keep freed memory for reuse.
 
-    By default it returns every large block to the kernel, which must then clear each page anew: a tenth of the time of
-    training on a CPU. PyTorch itself holds no memory back there, as it does on a GPU. Elsewhere nothing happens.
+    Otherwise the kernel clears the pages of each large block again, which takes a tenth of the training time on a CPU.
     """
     if platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_max = -1, -4  # malloc.h
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, -1)
+        mallopt(-4, 0)  # M_MMAP_MAX
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD
 
 
 @contextmanager
 def tf32(enabled: bool) -> Iterator[None]:
-    """Within it, a GPU rounds the operands of float32 convolutions and matrix products to TensorFloat-32, if enabled.
+    """Let a GPU round the operands of float32 convolutions and matrix products to TensorFloat-32, if enabled.
 
-    Around training alone: queries and evaluation stay float32 whatever the precision of training.
+    Use it for training only: queries and evaluation always compute in float32.
     """
-    import torch
-
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = enabled
@@ -79,87 +72,7 @@ def tf32(enabled: bool) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-# What errors of a lack of memory say, in lower case, without spaces and underscores: those of PyTorch's allocators, of
-# the CUDA and HIP runtimes, of cuBLAS, cuSOLVER, cuSPARSE, cuFFT and cuDNN, of C++ and of the operating system. A plain
-# CUDNN_STATUS_INTERNAL_ERROR or CUBLAS_STATUS_NOT_INITIALIZED is not among them, since it may mean anything.
-LACKS_MEMORY = (
-    "outofmemory",
-    "allocfailed",
-    "allocationfailed",
-    "memoryallocation",
-    "statusmemoryerror",
-    "can'tallocatememory",
-    "cannotallocatememory",
-    "notenoughmemory",
-    "badalloc",
-)
-
-
 def lacks_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out. PyTorch has a type of its own for some of these errors; the others say it in words."""
-    import torch
-
+    """Return whether memory ran out. PyTorch has its own type for some of these errors, but not for all."""
     words = re.sub(r"[\s_]", "", str(error)).lower()
-    return isinstance(error, torch.OutOfMemoryError) or any(word in words for word in LACKS_MEMORY)
-
-
-class Stopwatch:
-    """Seconds on the monotonic clock, the device's queue drained at both ends."""
-
-    def __init__(self, device: torch.device | None) -> None:
-        self.device = device
-        self.synchronize()
-        self.start = time.monotonic()
-
-    def seconds(self) -> float:
-        """Seconds since the watch was made."""
-        self.synchronize()
-        return time.monotonic() - self.start
-
-    def synchronize(self) -> None:
-        """Wait for what was asked of a GPU."""
-        if self.device is not None and self.device.type == "cuda":
-            import torch
-
-            torch.cuda.synchronize(self.device)
-
-
-def peak_memory_mb(device: torch.device | None) -> float:
-    """Highest memory of this process so far: on a GPU what torch allocated there, else the resident set."""
-    if device is not None and device.type == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage's peak may be that of the process that this one was started by
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if platform.system() == "Linux" else 2**20)
-
-
-def describe(device: torch.device | None) -> dict[str, Any]:
-    """The machine and the versions, for a timing file."""
-    machine: dict[str, Any] = {
-        "host": platform.node(),
-        "device": _processor(),
-        "versions": {"lplgrad": __version__, "python": platform.python_version()},
-    }
-    if device is not None:
-        import torch
-
-        machine["threads"] = torch.get_num_threads()
-        machine["versions"]["torch"] = torch.__version__
-        if device.type == "cuda":
-            machine["device"] = torch.cuda.get_device_name(device)
-            machine["versions"]["cuda"] = torch.version.cuda
-    return machine
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return isinstance(error, torch.OutOfMemoryError) or re.search(LACKS_MEMORY, words) is not None

@@ -1,4 +1,4 @@
-"""What a user can mend: errors that are told in one line, without a traceback."""
+"""Errors that the user can correct. The program prints them as one line, without a traceback."""
 
 import re
 from collections.abc import Iterable
@@ -6,10 +6,9 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something a user did or a file that is not what it should be.
+    """A mistake of the user, or a file with unexpected contents.
 
-    The message is one line: what is wrong, where, and what to do. What it quotes from a file may be anything: it breaks
-    no line, commands no terminal and fills no screen.
+    The message is one line: what is wrong, where, and what to do. Control characters and excess length are removed.
     """
 
     def __init__(self, message: str) -> None:
@@ -18,11 +17,11 @@ class UserError(Exception):
 
 
 class DownloadError(UserError):
-    """What a data set is made from could not be downloaded."""
+    """The files of a data set could not be downloaded."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint that follows an unknown name: the known one it resembles, or all of them."""
+    """Return a hint for an unknown name: the known name that resembles it, or all known names."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"

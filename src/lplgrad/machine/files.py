@@ -1,4 +1,4 @@
-"""Files written whole: each beside its place and then renamed, so that a job that is killed leaves no half of one."""
+"""Write files atomically: each is written to a temporary file and then renamed. A killed job leaves no partial file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lplgrad.machine.errors import UserError
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """A path to write to that takes the place of ``path`` when the block ends, and vanishes when it fails."""
+    """Yield a temporary path. If the block succeeds, its file replaces ``path``; otherwise it is deleted."""
     if path.is_dir():
-        raise UserError(f"{path}: a directory stands where a file is to be written; move it away")
+        raise UserError(f"{path}: is a folder, but a file must be written here; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_remains(path)
+    _remove_abandoned(path)
     temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -31,45 +31,38 @@ def beside(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename not in (None, str(temporary)):
             raise
-        # A write to a full disk names no file.
-        # numpy's says only what it could not do.
+        # If the disk is full, the error of a write names no file. NumPy's own error has no strerror.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
         remove(temporary)
 
 
-def _remove_remains(path: Path) -> None:
-    """Remove what processes of this machine that were killed while they wrote the same file have left beside it."""
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files that killed processes of this machine left for the same path."""
     for entry in path.parent.iterdir():
-        found = re.fullmatch(rf"\.{re.escape(path.name)}\.{_host()}\.(\d+)\.tmp", entry.name)
-        if found and not _is_alive(int(found[1])):
-            entry.unlink(missing_ok=True)
+        if found := re.fullmatch(rf"\.{re.escape(path.name)}\.{_host()}\.(\d+)\.tmp", entry.name):
+            try:
+                os.kill(int(found[1]), 0)  # only checks that the process exists
+            except ProcessLookupError:
+                entry.unlink(missing_ok=True)
+            except (PermissionError, OverflowError):
+                continue
 
 
 def _host() -> str:
-    """This machine's name, of letters and digits: process numbers mean something on it alone."""
+    """Return this machine's name in letters and digits. Process numbers are valid on one machine only."""
     return re.sub(r"\W", "", platform.node())[:40] or "here"
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
-
-
 def remove(path: Path) -> None:
-    """Remove a file if it is there; on a read-only disk even what is not there cannot be removed."""
+    """Remove a file if it exists. A read-only disk is an error only if the file exists."""
     if path.exists():
         path.unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of ``path`` when the block ends, and vanishes when it fails."""
+    """Yield a binary file. If the block succeeds, it replaces ``path``; otherwise it is deleted."""
     with beside(path) as temporary, temporary.open("wb") as file:
         yield file
 
@@ -81,18 +74,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a mapping as JSON, keys in the order given. NaN is an error: it is not JSON."""
+    """Write a mapping as JSON, with the keys in the given order. NaN raises ValueError, because JSON has no NaN."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def printable(name: Path | str) -> str:
-    """A name as one line of UTF-8: bytes that are not UTF-8 and control characters become escapes, as ``\\xe9``."""
+    """Return a name as one line of UTF-8. Escapes such as ``\\xe9`` replace invalid bytes and control characters."""
     text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: ascii(found[0])[1:-1], text)
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -101,7 +94,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a mapping from JSON.
 
     Raises:
-        UserError: the file is not JSON, or not a mapping.
+        UserError: the file is not JSON, or the JSON is not a mapping.
     """
     try:
         value = json.loads(path.read_bytes())

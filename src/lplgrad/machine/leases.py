@@ -1,8 +1,7 @@
-"""GPUs leased: every job takes a card that no other job has, since Snakemake counts cards and assigns none.
+"""Lease GPUs to jobs: Snakemake counts GPUs, but does not assign them.
 
-A lease is a lock on a file that is named by the card's UUID, in a folder of the user's on this machine. It ends with
-the process. Jobs that share a card lock its file together, and a slot's each for itself; a job that wants the card for
-itself locks its file alone. Jobs of several Snakemakes, and those started by hand, share the cards alike.
+A lease is a lock on a file named by the GPU's UUID. It ends with the process. Jobs that share a GPU hold a shared lock
+on its file and an exclusive lock on the file of a slot. A job that needs the whole GPU locks its file exclusively.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import subprocess
 import time
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 from lplgrad.machine import locks
@@ -20,36 +20,33 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.log import say
 
 DEVICES = Path("/dev")
-_leased: dict[str, list[int]] = {}  # at most one card, as long as this process lives
+_leased: dict[str, list[int]] = {}  # open lock files by GPU: at most one GPU, until the process ends
 
 
 def lease_gpu(jobs_per_gpu: int = 1, folder: Path | None = None) -> str | None:
-    """Wait for a free GPU and make it the only one that CUDA sees. To be called before CUDA is started.
+    """Wait for a free slot of a GPU and make the GPU the only one visible to CUDA. Call this before CUDA starts.
 
-    Nothing is leased where no GPU is visible, nor where SLURM made exactly one visible: that one was assigned already.
-
-    Args:
-        jobs_per_gpu: slots of a card. Cards are filled evenly.
-        folder: of the locks; None for the user's on this machine.
+    GPUs are filled evenly. The locks are in ``folder``, by default in a folder of this user on this machine.
 
     Returns:
-        The card's UUID (its index, where there is no nvidia-smi to tell it); None if nothing was leased.
+        The UUID of the GPU, or its index if nvidia-smi is missing. None if no GPU is visible, or if SLURM has assigned
+        the only visible one.
 
     Raises:
-        UserError: there are several cards, and the file system of the locks has none.
+        UserError: several GPUs are visible, and the file system of the folder does not support locks.
     """
     if _leased:
         return next(iter(_leased))
     devices = visible_devices()
     if not devices or (len(devices) == 1 and "SLURM_JOB_ID" in os.environ):
         return None
-    folder = folder or _users_folder()
+    folder = folder or _default_folder()
     files = {device: folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', device)}.lock" for device in devices}
-    said = False
+    waiting = False
     while True:
         for slot, (device, path) in product(range(jobs_per_gpu), files.items()):
             try:
-                held = _take(path, None if jobs_per_gpu == 1 else slot)
+                held = _acquire(path, None if jobs_per_gpu == 1 else slot)
             except OSError as error:
                 if error.errno not in locks.UNSUPPORTED:
                     raise
@@ -65,89 +62,80 @@ def lease_gpu(jobs_per_gpu: int = 1, folder: Path | None = None) -> str | None:
                 os.environ["CUDA_VISIBLE_DEVICES"] = device
                 say(f"GPU {device} is leased ({path})")
                 return device
-        if not said:
-            said = True
+        if not waiting:
+            waiting = True
             holders = "; ".join(f"{device} by {locks.holder(path)}" for device, path in files.items())
             say(f"waiting for a GPU, {jobs_per_gpu} job(s) on each: all are leased: {holders}")
         time.sleep(locks.POLL_SECONDS)
 
 
-def _take(card: Path, slot: int | None) -> list[int]:
-    """The locks of a card for itself, or of a slot beside others; none, if somebody else has it."""
+def _acquire(card: Path, slot: int | None) -> list[int]:
+    """Return the locks of a whole GPU (slot None) or of one slot; an empty list if another job holds them."""
     whole = locks.acquire(card, shared=slot is not None)
     if whole is None or slot is None:
         return [] if whole is None else [whole]
     part = locks.acquire(card.with_suffix(f".{slot}.lock"))
     if part is None:
-        os.close(whole)  # the file stays: others may share it
+        os.close(whole)  # keep the file: other jobs may share its lock
         return []
     return [whole, part]
 
 
 def visible_devices() -> list[str]:
-    """The GPUs that this process may use, told without torch: CUDA_VISIBLE_DEVICES, else all that nvidia-smi lists.
+    """Return the UUIDs of the GPUs in CUDA_VISIBLE_DEVICES, or of all GPUs. Without nvidia-smi, return indices.
 
-    Indices are those of nvidia-smi. A card that is divided (MIG) stands for its parts.
-
-    Returns:
-        UUIDs; indices where there is no nvidia-smi.
+    The instances of a divided GPU (MIG) replace the GPU. Indices are those of nvidia-smi.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None and not named.strip():
         return []
     cards = _listed_cards()
     if named is None:
-        return [device for card in cards for device in card[1:] or card]
-    found: list[str] = []
+        return [device for devices in cards.values() for device in devices]
+    visible: list[str] = []
     for word in named.split(","):
         devices = _named(word.strip(), cards)
         if not devices:
-            break  # as CUDA does: what follows a device that does not exist is not seen
-        found += devices
-    return list(dict.fromkeys(found))
+            break  # CUDA ignores everything after an unknown device
+        visible += devices
+    return list(dict.fromkeys(visible))
 
 
-def _named(word: str, cards: list[list[str]]) -> list[str]:
-    """The devices that a word of CUDA_VISIBLE_DEVICES names."""
+def _named(word: str, cards: dict[str, list[str]]) -> list[str]:
+    """Return the devices that a word of CUDA_VISIBLE_DEVICES names."""
     if re.fullmatch(r"\d{1,4}", word):
-        if not cards:
-            return [str(int(word))]
-        return (cards[int(word)][1:] or cards[int(word)]) if int(word) < len(cards) else []
+        return next(islice(cards.values(), int(word), None), []) if cards else [str(int(word))]
     if not word.startswith(("GPU-", "MIG-")):
         return []
-    # A UUID may be cut short as long as it is clear.
-    matching = [card[1:] or card for card in cards if card[0].startswith(word)]
-    matching += [[part] for card in cards for part in card[1:] if part.startswith(word)]
-    told = any(card[0].startswith("GPU-") for card in cards)  # else names stand for themselves
-    return matching[0] if len(matching) == 1 else ([] if told else [word])
+    # CUDA accepts the beginning of a UUID if it is unambiguous.
+    names = cards | {device: [device] for devices in cards.values() for device in devices}
+    matching = [devices for name, devices in names.items() if name.startswith(word)]
+    has_uuids = any(card.startswith("GPU-") for card in cards)
+    return matching[0] if len(matching) == 1 else ([] if has_uuids else [word])
 
 
-def _listed_cards() -> list[list[str]]:
-    """UUID of every card, followed by those of its parts; its index, where there is no nvidia-smi or it fails."""
+def _listed_cards() -> dict[str, list[str]]:
+    """Return the devices of each GPU: its instances (MIG) or itself. Without nvidia-smi, indices replace UUIDs."""
     program = shutil.which("nvidia-smi")
     try:
-        told = subprocess.run([program or "", "-L"], capture_output=True, text=True, timeout=120, check=True).stdout
-    except (OSError, subprocess.SubprocessError):  # a card that is lost may be all that it fails of
-        return [[str(index)] for index in range(len(list(DEVICES.glob("nvidia[0-9]*"))))]
-    cards: list[list[str]] = []
-    for line in told.splitlines():
-        uuid = re.search(r"\(UUID: ((?:GPU|MIG)-[^)\s]+)\)", line)
-        if uuid and line.startswith("GPU"):
-            cards.append([uuid[1]])
-        elif uuid and cards:
-            cards[-1].append(uuid[1])
-    return cards
+        output = subprocess.run([program or "", "-L"], capture_output=True, text=True, timeout=120, check=True).stdout
+    except (OSError, subprocess.SubprocessError):  # a single lost GPU can make it fail
+        return {str(index): [str(index)] for index in range(len(list(DEVICES.glob("nvidia[0-9]*"))))}
+    cards: dict[str, list[str]] = {}
+    for line in output.splitlines():
+        if uuid := re.search(r"\(UUID: ((?:GPU|MIG)-[^)\s]+)\)", line):
+            if line.startswith("GPU"):
+                cards[uuid[1]] = []
+            elif cards:
+                cards[next(reversed(cards))].append(uuid[1])
+    return {card: instances or [card] for card, instances in cards.items()}
 
 
-def _users_folder() -> Path:
-    """The user's folder of locks on this machine: always the same, whatever TMPDIR says, and nobody else's.
-
-    Raises:
-        UserError: somebody else made a folder of that name.
-    """
+def _default_folder() -> Path:
+    """Return this user's folder of locks on this machine, which does not depend on TMPDIR."""
     folder = Path("/tmp") / f"lplgrad-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
-    if found.st_uid != os.getuid() or not folder.is_dir() or folder.is_symlink():
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
         raise UserError(f"{folder}: is not yours; have it removed, since the leases of GPUs are kept there")
     return folder

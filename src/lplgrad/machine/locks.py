@@ -1,8 +1,7 @@
-"""Locks that the kernel keeps: whoever holds one has a file open, and its death, however it dies, frees the lock.
+"""Locks held by an open file. The kernel releases a lock when its holder ends, even if it was killed.
 
-Two uses: a round's folder, in which only one process may work at a time, and the leases of GPUs. ``flock`` is called as
-it is, not through a library: no fallback to locks that outlive their holder is wanted, and a lock's file is removed
-after use, since a study has thousands of folders.
+``flock`` is called directly: libraries fall back to lock files that outlive a killed holder. A lock's file is removed
+after use, because a study has thousands of folders.
 """
 
 from __future__ import annotations
@@ -19,16 +18,17 @@ from pathlib import Path
 from lplgrad.machine.log import say
 
 POLL_SECONDS = 0.2
-# How file systems say that they have no locks. 524 is ENOTSUPP, a number of the kernel's own that NFS and autofs let
-# through. EIO is not among them: where reading and writing fail, the job would fail too.
+# Errors of file systems without locks. 524 is the kernel's ENOTSUPP, which NFS and autofs return. EIO is not included:
+# a job cannot work on a disk that fails to read or write.
 UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, 524, errno.ENOLCK, errno.EINVAL}
+HELD = {errno.EAGAIN, errno.EACCES}
 
 
 def acquire(path: Path, shared: bool = False) -> int | None:
-    """Try once to get a lock, for oneself or to share.
+    """Try once to acquire a lock, exclusive or shared.
 
     Returns:
-        An open file to be closed by ``release``, or by the end of the process; None if another process has the lock.
+        An open file, which ``release`` or the end of the process closes; None if another process holds the lock.
 
     Raises:
         OSError: the file cannot be written, or its file system has no locks.
@@ -38,12 +38,12 @@ def acquire(path: Path, shared: bool = False) -> int | None:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
-            continue  # its last holder has just removed the folder, which was empty
+            continue  # the last holder has just removed the empty folder
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            # Whoever had it may have removed the file after it was opened here: then this locks a file without a name.
+            # The previous holder may have removed the file after it was opened here. The lock would then be useless.
             if os.path.samestat(os.fstat(descriptor), path.lstat()):
-                with suppress(OSError):  # who it is, is told for people only; the disk may be full
+                with suppress(OSError):  # the disk may be full, and the text is informative only
                     os.ftruncate(descriptor, 0)
                     os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
                 return descriptor
@@ -51,29 +51,28 @@ def acquire(path: Path, shared: bool = False) -> int | None:
             pass
         except OSError as error:
             os.close(descriptor)
-            if error.errno in (errno.EAGAIN, errno.EACCES):
+            if error.errno in HELD:
                 return None
             raise OSError(error.errno, error.strerror, str(path)) from None
         os.close(descriptor)
 
 
 def release(path: Path, descriptor: int) -> None:
-    """Give a lock back and remove its file."""
-    with suppress(FileNotFoundError):
-        path.unlink()
+    """Release a lock and remove its file."""
+    path.unlink(missing_ok=True)
     os.close(descriptor)
 
 
 def holder(path: Path) -> str:
-    """Who has a lock, for a message."""
-    try:
-        return path.read_text(errors="replace")[:200].strip() or "another process"
-    except OSError:
-        return "another process"
+    """Return who holds a lock, for a message."""
+    with suppress(OSError):
+        if text := path.read_text(errors="replace")[:200].strip():
+            return text
+    return "another process"
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process has a lock. Leaves no file where there was none."""
+    """Return whether a process holds a lock. The lock's file is not created."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -81,7 +80,7 @@ def is_held(path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno in (errno.EAGAIN, errno.EACCES)
+        return error.errno in HELD
     finally:
         os.close(descriptor)
     return False
@@ -89,19 +88,13 @@ def is_held(path: Path) -> bool:
 
 @contextmanager
 def alone(folder: Path, what: str) -> Iterator[Callable[[], bool]]:
-    """Be the only process that does ``what`` in a round's folder.
+    """Make sure that only one process does ``what`` in a folder, which is created if it is missing.
 
-    A Snakemake that was killed may have left a job running, and its successor comes to the same folder. The successor
-    waits; a job that can be taken up again asks, now and then, whether somebody waits, and ends where it is.
-
-    Args:
-        folder: of the round; made if it is missing.
-        what: name of the work.
-
-    Yields:
-        A function that tells whether another process waits for the folder.
+    A killed Snakemake may leave a job running, and the next Snakemake starts the same job again. The new job waits for
+    the old one. The yielded function returns whether another process waits. A job that can be resumed calls it
+    regularly, and ends early if one does.
     """
-    made = not folder.exists()
+    created = not folder.exists()
     lock, following = folder / f".{what}.lock", folder / f".{what}.next.lock"
     try:
         descriptor = _wait(lock, following, what)
@@ -116,19 +109,19 @@ def alone(folder: Path, what: str) -> Iterator[Callable[[], bool]]:
         yield lambda: is_held(following)
     finally:
         release(lock, descriptor)
-        if made:
-            with suppress(OSError):  # it is not empty
+        if created:
+            with suppress(OSError):  # the folder is not empty
                 folder.rmdir()
 
 
 def _wait(lock: Path, following: Path, what: str) -> int:
+    """Wait for a lock. Meanwhile hold ``following``, which asks the lock's holder to end."""
+    if (descriptor := acquire(lock)) is not None:
+        return descriptor
+    say(f"{lock.parent}: waiting for {holder(lock)}, which is doing the same ({what})")
     queued = None
-    said = False
     try:
         while (descriptor := acquire(lock)) is None:
-            if not said:
-                say(f"{lock.parent}: waiting for {holder(lock)}, which is doing the same ({what})")
-                said = True
             queued = queued or acquire(following)
             time.sleep(POLL_SECONDS)
         return descriptor

@@ -1,4 +1,4 @@
-"""Progress of a long command: a bar on a terminal, plain lines everywhere else (a job's log keeps no bar's debris)."""
+"""Progress of a long command: a bar on a terminal, and plain lines in a log."""
 
 from __future__ import annotations
 
@@ -11,23 +11,19 @@ T = TypeVar("T")
 
 
 def say(line: str) -> None:
-    """Write a line to standard error. A log that cannot be written, on a full disk, ends no job."""
+    """Write a line to standard error. A failure to write (a full disk) does not abort the job."""
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], total: int, what: str, line: Callable[[T], str] | None = None) -> Iterator[T]:
-    """Yield the items, showing how far it got.
+    """Yield the items and show the progress, labelled by one or two words.
 
-    Args:
-        items: what is worked on.
-        total: how many there are.
-        what: one word or two for the bar.
-        line: tells of an item: behind the bar on a terminal, as a line of its own elsewhere. Without it, elsewhere
-            ten lines at most are written.
+    ``line`` describes an item. A bar shows the description, and a log gets a line for each item. Without ``line``, a
+    log gets at most ten lines.
     """
     if sys.stderr.isatty():
-        from tqdm import tqdm
+        from tqdm import tqdm  # takes 60 ms to import, and most jobs write to a log
 
         with tqdm(items, total=total, desc=what, leave=False, dynamic_ncols=True) as bar:
             for item in bar:

@@ -1,24 +1,19 @@
-"""Random streams: one for each purpose, seed and round, and none shared by two.
+"""Random streams: one for each purpose, seed and round.
 
-Every draw of a study comes from ``numpy.random.SeedSequence(seed, spawn_key=(purpose, round))``. The strategy is
-never part of the key, so that the strategies of one seed are paired (they start from the same labels and weights and
-draw the same candidates), and a strategy that is added changes nothing for the others. Nothing draws from a global
-generator.
+Every draw comes from ``numpy.random.SeedSequence(seed, spawn_key=(purpose, round))``, and none from a global generator.
+The strategy is not part of the key. The strategies of a seed are therefore paired: they start from the same labels and
+weights and draw the same candidates. Adding a strategy changes no other strategy.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import torch
-
 
 class Purpose(IntEnum):
-    """What a stream is drawn for. The numbers are part of every result: add new ones at the end."""
+    """What a stream is used for. Every result depends on these numbers: add new ones at the end."""
 
     INITIAL_LABELS = 0
     CANDIDATES = 1
@@ -33,18 +28,10 @@ class Purpose(IntEnum):
 
 
 def stream(seed: int, purpose: Purpose, round_number: int = 0) -> np.random.Generator:
-    """The random stream of one purpose.
-
-    Args:
-        seed: the trial's seed, not negative.
-        purpose: what is drawn.
-        round_number: the round, from 1; 0 for what is drawn once per trial.
-    """
+    """Return the random stream of a trial's seed, a purpose and a round. Round 0 is for draws made once per trial."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(purpose), round_number)))
 
 
-def torch_stream(seed: int, purpose: Purpose, round_number: int = 0) -> torch.Generator:
-    """The same stream as a torch generator on the CPU, for the initialisation of weights."""
-    import torch
-
-    return torch.Generator().manual_seed(int(stream(seed, purpose, round_number).integers(2**63)))
+def torch_seed(seed: int, purpose: Purpose, round_number: int = 0) -> int:
+    """Return a seed for a torch generator, drawn from the same stream."""
+    return int(stream(seed, purpose, round_number).integers(2**63))

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP: a job ends at once and leaves nothing half-written, or first gets where it can go on."""
+"""Handle SIGTERM, SIGINT and SIGHUP: remove half-written files and end, or first reach a point to resume from."""
 
 from __future__ import annotations
 
@@ -12,31 +12,15 @@ from lplgrad.machine.log import say
 
 
 class Interrupted(BaseException):
-    """The process was asked to end.
-
-    Attributes:
-        number: of the signal.
-    """
+    """The signal ``number`` ended the process."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"ended by {signal.Signals(number).name}")
         self.number = number
 
 
-class Requests:
-    """What was asked for while ``deferred``.
-
-    Attributes:
-        number: of the signal that came; None as long as none did.
-    """
-
-    number: int | None = None
-
-
 def ends_cleanly() -> None:
-    """From now on SIGTERM raises ``Interrupted``, so that half-written files are removed; SIGINT and SIGHUP do so too,
-    if they are not ignored (as in a shell's background, and under nohup).
-    """
+    """Make SIGTERM, SIGINT and SIGHUP raise ``Interrupted``. Signals that are ignored, as under nohup, stay ignored."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
@@ -45,37 +29,27 @@ def ends_cleanly() -> None:
 
 
 @contextmanager
-def deferred(until: str) -> Iterator[Requests]:
-    """Note the first signal instead of ending; the second ends at once.
-
-    Args:
-        until: where the work will end, for the message.
-    """
-    requests = Requests()
+def deferred(until: str) -> Iterator[list[Interrupted]]:
+    """Append the first ``Interrupted`` to the yielded list, and say when the work will end. Raise the second one."""
+    received: list[Interrupted] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if requests.number is not None:
+        if received:
             raise Interrupted(number)
-        requests.number = number
+        received.append(Interrupted(number))
         say(f"{signal.Signals(number).name}: ending {until}; once more to end at once")
 
     before = _install(note)
     try:
-        yield requests
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _install(handler: signal._HANDLER) -> dict[int, signal._HANDLER]:
-    """Handlers that were there before, by signal. Only the main thread may have any."""
+    """Install a handler and return the previous ones by signal. Python permits this in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    before: dict[int, signal._HANDLER] = {
-        number: signal.getsignal(number)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
-    for number in before:
-        signal.signal(number, handler)
-    return before
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return {n: signal.signal(n, handler) for n in signals if signal.getsignal(n) is not signal.SIG_IGN}

@@ -9,8 +9,8 @@ from lplgrad.analysis.measured import read_calibration, read_choices, read_measu
 from lplgrad.machine.errors import UserError
 from lplgrad.report import comparison_figures as figures
 from lplgrad.report import style
+from lplgrad.report.document import check_endings
 from lplgrad.report.statistics_page import statistics
-from lplgrad.rounds.round import check_endings
 from lplgrad.study.reading import read_study_file
 
 OF_STUDY = ("differences", "penalties", "ranks")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from lplgrad.machine.errors import UserError
 
 Cell = str
 TEXT, STRONG = "text", "strong"
@@ -105,3 +108,10 @@ summary { margin: .6rem 0; cursor: pointer; color: #444; }
 small { color: #444; }
 .strong { font-weight: 700; }
 """
+
+
+def check_endings(paths: list[Path], endings: tuple[str, ...]) -> None:
+    """Refuse an output whose name does not end in one of the known formats."""
+    for path in paths:
+        if path.suffix not in endings:
+            raise UserError(f"--output: {path}: the name must end in {' or '.join(endings)}")

@@ -16,10 +16,10 @@ from lplgrad.machine.errors import UserError, nearest
 from lplgrad.report import chosen, figures, style
 from lplgrad.report import model_figures as models
 from lplgrad.report.chosen import Query
+from lplgrad.report.document import check_endings
 from lplgrad.report.model_figures import Observation
 from lplgrad.report.style import wrapped
 from lplgrad.report.tables import dataset_title, strategy_title
-from lplgrad.rounds.round import check_endings
 from lplgrad.rounds.settings import behind, check_settings
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study_file

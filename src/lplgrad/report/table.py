@@ -13,8 +13,7 @@ from lplgrad.machine.files import write_text
 from lplgrad.paper import ablation, published
 from lplgrad.paper import tables as paper_tables
 from lplgrad.report import deviations, tables
-from lplgrad.report.document import Part, document
-from lplgrad.rounds.round import check_endings
+from lplgrad.report.document import Part, check_endings, document
 from lplgrad.study.reading import read_study, read_study_file
 from lplgrad.study.settings import StudyFile
 

@@ -1,33 +1,27 @@
-"""Passes over images in eval mode: what a model says of them, and how often it is right."""
+"""Passes over images in eval mode: predictions and accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lplgrad.rounds.models import pool
+from lplgrad.rounds.models import global_average
 from lplgrad.rounds.networks import Networks
-
-
-def batch_size(height: int, width: int) -> int:
-    """Images in a batch of an evaluation: from the size of an image alone, so that results do not depend on memory."""
-    return max(1, 256 * 32 * 32 // (height * width))
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What networks say of N images, float32.
+    """Outputs of networks for N images, float32.
 
     Attributes:
         logits: shape (N, C).
-        features: penultimate features, shape (N, D); None if not asked for.
-        predicted_loss: of the loss prediction module, shape (N,); None if not asked for.
+        features: penultimate features, shape (N, D); None if not wanted.
+        predicted_loss: of the loss prediction module, shape (N,); None if not wanted.
     """
 
     logits: Tensor
@@ -39,20 +33,20 @@ class Predictions:
 def predict(
     networks: Networks, batches: Iterable[Tensor], features: bool = False, predicted_loss: bool = False
 ) -> Predictions:
-    """One pass over normalised images, shape (B, channels, H, W) a batch, in eval mode and in float32.
+    """Pass over normalised images once, in eval mode and in float32.
 
     Args:
         networks: the main model and, for ``predicted_loss``, the auxiliary module.
-        batches: the images.
-        features: keep the penultimate features.
-        predicted_loss: ask the loss prediction module.
+        batches: the images, shape (B, channels, H, W).
+        features: return the penultimate features.
+        predicted_loss: return the predicted losses.
     """
     for network in networks.named().values():
         network.eval()
     collected: dict[str, list[Tensor]] = {"logits": [], "features": [], "predicted_loss": []}
     for images in batches:
         stages = networks.model.stages(images)
-        pooled = pool(stages[-1])
+        pooled = global_average(stages[-1])
         collected["logits"].append(networks.model.classify(pooled))
         if features:
             collected["features"].append(pooled)
@@ -65,21 +59,14 @@ def predict(
 
 
 def accuracy(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """Fraction of images whose highest logit is their class's (the first, where several are highest)."""
+    """Return the fraction of images whose highest logit is their class's; of equal logits the first counts."""
     return float((logits.argmax(axis=1) == labels).mean())
 
 
 def accuracy_per_class(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> list[float | None]:
-    """The same for the images of each class; None for a class without test images."""
+    """Return the accuracy of each class; None for a class without test images."""
     right = logits.argmax(axis=1) == labels
     classes = logits.shape[1]
     found = np.bincount(labels[right], minlength=classes)
     there = np.bincount(labels, minlength=classes)
     return [int(hits) / int(count) if count else None for hits, count in zip(found, there, strict=True)]
-
-
-def batches_of(images: npt.NDArray[np.uint8], positions: npt.NDArray[np.int64] | None, size: int) -> Iterator[Any]:
-    """Images of an array on disk in batches, read one batch at a time: uint8, shape (B, H, W, C)."""
-    chosen = np.arange(len(images)) if positions is None else positions
-    for start in range(0, len(chosen), size):
-        yield images[chosen[start : start + size]]

@@ -1,16 +1,11 @@
-"""The files of a round: how each is written, and how a later job reads it back and finds it whole.
-
-What only tables and figures read is in ``report.round_files``. Every reader refuses what is truncated or foreign in
-one line that names the file.
-"""
+"""The files of a round: labels, scores and logits. Readers refuse a truncated or foreign file in one line."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,26 +14,20 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import remove, replacing, write_text
 from lplgrad.rounds.pool import LabeledSet
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 LABELED_COLUMNS = ["index", "round"]
 SCORE_COLUMNS = ["index", "score", "entropy", "confidence", "predicted_class", "selected"]
 TEST_SCORE_COLUMNS = ["index", "score", "loss"]
-CHECKPOINT_FORMAT = "lplgrad checkpoint 1"
-LABEL = re.compile(r"[0-9]{1,18},[0-9]{1,18}")  # int() takes more (1_000, full-width digits, signs, blanks)
-
-
-PROGRESS = "progress.safetensors"  # of a training, in its round's folder: see ``resuming``
+LABEL = re.compile(r"[0-9]{1,18},[0-9]{1,18}")  # int() accepts more: 1_000, full-width digits, signs, blanks
+PROGRESS = "progress.safetensors"  # of a training; see ``resume``
 
 
 def forget_progress(folder: Path) -> None:
-    """Remove the progress file of a round, of which a later job was handed the results."""
+    """Remove the progress file of a round whose results a later job has read."""
     remove(folder / PROGRESS)
 
 
 def write_labeled(path: Path, labeled: LabeledSet) -> None:
-    """Write the labelled set of a round: image index, and the round in which it was labelled."""
+    """Write the labelled set of a round: the index of each image, and the round in which it was labelled."""
     rows = [f"{index},{number}\n" for index, number in zip(labeled.indices, labeled.rounds, strict=True)]
     write_text(path, ",".join(LABELED_COLUMNS) + "\n" + "".join(rows))
 
@@ -47,11 +36,11 @@ def read_labeled(path: Path, images: int) -> LabeledSet:
     """Read the labelled set of a round.
 
     Args:
-        path: what ``write_labeled`` wrote.
+        path: a file of ``write_labeled``.
         images: size of the training pool.
 
     Raises:
-        UserError: the file is not such a list, or an index is out of range or stands twice.
+        UserError: the file is not such a list, or an index is out of range or appears twice.
     """
     rows = read_rows(path, LABELED_COLUMNS, LABEL, "2 whole numbers")
     values = np.array([[int(cell) for cell in row] for row in rows], dtype=np.int64).reshape(-1, 2)
@@ -63,19 +52,40 @@ def read_labeled(path: Path, images: int) -> LabeledSet:
         raise UserError(f"{path}: index {outside[0]} is not in the training pool of {images} images")
     unique, counts = np.unique(indices, return_counts=True)
     if len(unique) < len(indices):
-        raise UserError(f"{path}: index {unique[counts > 1][0]} stands in it twice")
+        raise UserError(f"{path}: index {unique[counts > 1][0]} appears twice")
     if (rounds < 1).any():
         raise UserError(f"{path}: rounds count from 1")
     return LabeledSet(indices, rounds)
 
 
-def read_rows(path: Path, columns: Sequence[str], row: re.Pattern[str], expected: str) -> list[list[str]]:
-    """Read the cells of a table each of whose lines matches ``row``, which ``expected`` describes in words.
+def check_rounds(path: Path, labeled: LabeledSet, rounds: int, query_size: int | None = None) -> None:
+    """Check that every round has the same number of labels. A file cut at the end of a line fails here.
+
+    Args:
+        path: the file of the labels, for the message.
+        labeled: the labels.
+        rounds: the newest round with labels.
+        query_size: labels of a round; None for as many as the first has.
 
     Raises:
-        UserError: a line does not match, the first line does not name just these columns, or the last has no end.
+        UserError: a round has more or fewer labels.
     """
-    # Split by hand: str.splitlines and csv.reader take more for a line or a cell than is ever written here.
+    counts = np.bincount(labeled.rounds, minlength=rounds + 1)[1:]
+    size = int(counts[0]) if query_size is None else query_size
+    wrong = np.flatnonzero(counts != np.where(np.arange(len(counts)) < rounds, size, 0))
+    if len(wrong):
+        number = int(wrong[0]) + 1
+        wanted = size if number <= rounds else 0
+        raise UserError(f"{path}: {counts[number - 1]} labels of round {number}, not {wanted}; delete it and run again")
+
+
+def read_rows(path: Path, columns: Sequence[str], row: re.Pattern[str], expected: str) -> list[list[str]]:
+    """Read the cells of a table whose lines all match ``row``, which ``expected`` describes in words.
+
+    Raises:
+        UserError: a line does not match, the header names other columns, or the last line has no end.
+    """
+    # Split by hand: str.splitlines and csv.reader accept line ends and quotes that are never written here.
     lines = read_text(path, columns).split("\n")[:-1]
     for number, line in enumerate(lines, start=2):
         if not row.fullmatch(line):
@@ -84,10 +94,10 @@ def read_rows(path: Path, columns: Sequence[str], row: re.Pattern[str], expected
 
 
 def read_text(path: Path, columns: Sequence[str]) -> str:
-    """Read the text of a table after its first line.
+    """Read the text of a table after its header.
 
     Raises:
-        UserError: the first line does not name just these columns, or the last line has no end.
+        UserError: the header names other columns, or the last line has no end.
     """
     try:
         text = path.read_bytes().decode()
@@ -112,8 +122,8 @@ def write_scores(
 ) -> None:
     """Write the scores of a round's candidates, all arrays of shape (S,).
 
-    A score is written with the digits that give its float32 back, so that the file alone repeats the selection.
-    What an acquisition function had no need of (a random query looks at no prediction) is left empty.
+    A score has enough digits to give its float32 back, so that the file alone repeats the selection. Predictions that
+    the query did not compute stay empty.
     """
     empty = [""] * len(indices)
     columns = (
@@ -134,9 +144,9 @@ def write_test_scores(
     scores: npt.NDArray[np.float32] | tuple[()] = (),
     losses: npt.NDArray[np.float64] | tuple[()] = (),
 ) -> None:
-    """Write the scores of test images beside their true losses in nats, all of shape (N,); the header alone for none.
+    """Write the scores of test images and their true losses in nats, all of shape (N,); without arrays, the header.
 
-    A score is written as in ``write_scores``, so that scores rank as they did; what is not finite as ``nan``, ``inf``.
+    A score has the digits of ``write_scores``. Numbers that are not finite are written as ``nan`` and ``inf``.
     """
     rows = [f"{index},{score!s},{loss:.6g}\n" for index, score, loss in zip(indices, scores, losses, strict=True)]
     write_text(path, ",".join(TEST_SCORE_COLUMNS) + "\n" + "".join(rows))
@@ -146,73 +156,3 @@ def write_logits(path: Path, logits: npt.NDArray[np.float32]) -> None:
     """Write the logits of the test images, float32, shape (N, C)."""
     with replacing(path) as file:
         np.save(file, logits, allow_pickle=False)
-
-
-def check_rounds(path: Path, labeled: LabeledSet, rounds: int, query_size: int | None = None) -> None:
-    """Every round has as many labels.
-
-    Args:
-        path: where the labels were read from.
-        labeled: the labels.
-        rounds: the newest round with labels.
-        query_size: labels of a round; None for as many as the first has.
-
-    Raises:
-        UserError: a round has more or fewer labels, as where the file was cut off at the end of a line.
-    """
-    counts = np.bincount(labeled.rounds, minlength=rounds + 1)[1:]
-    size = int(counts[0]) if query_size is None else query_size
-    wrong = np.flatnonzero(counts != np.where(np.arange(len(counts)) < rounds, size, 0))
-    if len(wrong):
-        number = int(wrong[0]) + 1
-        wanted = size if number <= rounds else 0
-        raise UserError(f"{path}: {counts[number - 1]} labels of round {number}, not {wanted}; delete it and run again")
-
-
-def write_checkpoint(path: Path, networks: Mapping[str, Mapping[str, Tensor]], description: Mapping[str, Any]) -> None:
-    """Write the networks of a round as one safetensors file.
-
-    Args:
-        path: the file.
-        networks: state of each network by name (``model``, ``auxiliary``, ...).
-        description: what is needed to build the networks again, as JSON can hold it.
-    """
-    from safetensors.torch import save
-
-    tensors = {
-        f"{network}/{name}": tensor.detach().cpu().contiguous()
-        for network, state in networks.items()
-        for name, tensor in state.items()
-    }
-    # One metadata entry: safetensors writes several in no fixed order.
-    header = json.dumps({"format": CHECKPOINT_FORMAT, **description}, sort_keys=True)
-    data = save(tensors, metadata={"lplgrad": header})
-    with replacing(path) as file:
-        file.write(data)
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read the networks of a round.
-
-    Returns:
-        The state of each network by name, on the CPU, and the description that was written with them.
-
-    Raises:
-        UserError: the file is truncated, or not a checkpoint of this program.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    path.open("rb").close()  # safetensors' own errors name no file
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("lplgrad", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}); delete it and run again") from None
-    if not isinstance(header, dict) or header.pop("format", None) != CHECKPOINT_FORMAT:
-        raise UserError(f"{path}: a safetensors file, but not a checkpoint of lplgrad")
-    networks: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        network, _, parameter = name.partition("/")
-        networks.setdefault(network, {})[parameter] = tensor
-    return networks, header

@@ -1,4 +1,4 @@
-"""Training for one round: the main model alone (recipe ``plain``) or with the loss prediction module (``joint``)."""
+"""The training loop: the main model alone (recipe ``plain``) or with the loss prediction module (``joint``)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim.sgd import sgd
 
 from lplgrad.machine.errors import UserError
-from lplgrad.rounds.models import pool
+from lplgrad.rounds.models import global_average
 from lplgrad.rounds.networks import Networks
 from lplgrad.rounds.transforms import Augment, Normalize
 from lplgrad.study.settings import Augmentation, Normalization, Recipe, Training
@@ -21,12 +21,12 @@ from lplgrad.study.settings import Augmentation, Normalization, Recipe, Training
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is told of an epoch.
+    """The record of an epoch.
 
     Attributes:
         number: from 1.
         loss: mean cross-entropy over the epoch's images.
-        pair_loss: mean pair loss over the epoch's batches that have a pair; None without an auxiliary module.
+        pair_loss: mean pair loss over the epoch's batches with a pair; None without an auxiliary module.
         learning_rate: of the main model.
     """
 
@@ -37,10 +37,10 @@ class Epoch:
 
 
 def pair_loss(predicted: Tensor, losses: Tensor, margin: float) -> Tensor:
-    """The loss of the loss prediction module (eq. 2 and 3).
+    """Return the loss of the loss prediction module (eq. 2 and 3), a scalar.
 
-    The batch is split into the pairs (i, B-1-i). Of a batch of odd size the sample in the middle has no partner; a
-    batch of one sample has no pair, and its pair loss is 0.
+    The batch is split into the pairs (i, B-1-i). In a batch of odd size the middle sample has no partner. A batch of
+    one sample has no pair, and its pair loss is 0.
 
     Args:
         predicted: predicted losses p, shape (B,).
@@ -60,14 +60,14 @@ def pair_loss(predicted: Tensor, losses: Tensor, margin: float) -> Tensor:
 
 
 def learning_rate(training: Training, epoch: int) -> float:
-    """The learning rate in an epoch, counted from 0."""
+    """Return the learning rate of an epoch; epochs count from 0."""
     return training.learning_rate * training.decay ** sum(epoch >= milestone for milestone in training.milestones)
 
 
 class Optimizer:
     """SGD with momentum and weight decay over one network.
 
-    ``torch.optim.SGD`` would do the same; but making one imports the compiler, a second for every job of a study.
+    ``torch.optim.SGD`` does the same, but its constructor imports the compiler: a second for every job of a study.
     """
 
     def __init__(self, network: nn.Module, training: Training) -> None:
@@ -77,7 +77,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Move every parameter against its gradient, and forget the gradient."""
+        """Update every parameter and clear its gradient."""
         gradients = [parameter.grad for parameter in self.parameters]
         sgd(
             self.parameters,
@@ -97,15 +97,15 @@ class Optimizer:
 
 @dataclass
 class State:
-    """A training between two epochs: all that it goes on from.
+    """A training between two epochs: all that it continues from.
 
     Attributes:
         networks: with their weights and buffers.
         optimizers: one for each network, by its name.
         batches, augmenting: the random streams.
-        epochs: how many there will be.
-        epoch: how many are done.
-        last: what was told of the last of these.
+        epochs: the number of epochs.
+        epoch: the number of finished epochs.
+        last: the record of the last finished epoch.
     """
 
     networks: Networks
@@ -134,21 +134,21 @@ def train(
     precision: str = "float32",
     begin: Callable[[State], None] = lambda state: None,
 ) -> Iterator[Epoch]:
-    """Train networks on a labelled set, in place, with new optimisers; an epoch for every step of the iterator.
+    """Train networks on a labelled set, in place, with new optimisers; each step of the iterator is an epoch.
 
     Args:
-        networks: main model, and the auxiliary module where the recipe has one, on the device of ``images``.
+        networks: main model, and the auxiliary module if the recipe has one, on the device of ``images``.
         images: the labelled images, uint8, shape (L, H, W, C).
         labels: their classes, int64, shape (L,).
         training, recipe, augmentation, normalization: the settings.
         batches: random stream of the order of the images.
         augmenting: random stream of the augmentation.
-        precision: ``bfloat16`` for autocast; ``tf32`` is the caller's: see ``devices.tf32``.
-        begin: is given the state before the first epoch, and may bring it to where an earlier run stopped. Whenever an
-            epoch is yielded, the state is that after it.
+        precision: ``bfloat16`` for autocast; the caller sets ``tf32``, see ``devices.tf32``.
+        begin: receives the state before the first epoch, and may bring it to where an earlier run stopped. Whenever an
+            epoch is yielded, the state is the one after it.
 
     Yields:
-        What is told of each epoch, after it.
+        The record of each epoch.
 
     Raises:
         UserError: the loss is no longer finite.
@@ -163,7 +163,7 @@ def train(
     for network in networks.named().values():
         network.train()
     for epoch in range(state.epoch, training.epochs):
-        # Up to and with that epoch, counted from 0; rounded first, as 0.29 * 100 falls just short of 29.
+        # Inclusive, zero-based. Rounded because 0.29 * 100 < 29 in floating point.
         attached = epoch <= round(recipe.detach_after * training.epochs, 6)
         rate = learning_rate(training, epoch)
         order = torch.from_numpy(batches.permutation(len(images))).to(device)
@@ -174,7 +174,7 @@ def train(
             batch = order[start : start + training.batch_size]
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
                 stages = networks.model.stages(normalize(augment(batch, draws)))
-                logits = networks.model.classify(pool(stages[-1]))
+                logits = networks.model.classify(global_average(stages[-1]))
                 predicted = None
                 if networks.auxiliary is not None:
                     predicted = networks.auxiliary(stages if attached else [stage.detach() for stage in stages])

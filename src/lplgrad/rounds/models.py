@@ -1,7 +1,6 @@
-"""The main models (backbones with a classifier) and the auxiliary one, the loss prediction module.
+"""The main models (backbones with a classifier) and the loss prediction module.
 
-Parameters are named as in torchvision, so that its weights load. Every parameter is drawn from a generator of its own
-purpose, with the distributions that are PyTorch's defaults.
+Parameters have torchvision's names, so that its weights load, and PyTorch's default distributions.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut around them (He et al. 2016).
 
     Attributes:
-        step: which rows and columns of the input the shortcut's convolution is given: every ``step``-th. It is 1, and
-            the convolution has the block's stride, unless the input has too few channels for that.
+        step: the shortcut's convolution reads every ``step``-th row and column of the input. It is 1, and the
+            convolution has the block's stride, unless the input has too few channels for that.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -97,7 +96,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape (B, C), of normalised images, shape (B, channels_in, H, W)."""
-        return self.classify(pool(self.stages(images)[-1]))
+        return self.classify(global_average(self.stages(images)[-1]))
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits, shape (B, C), of penultimate features, shape (B, channels[-1])."""
@@ -105,14 +104,14 @@ class ResNet(nn.Module):
         return logits
 
 
-def pool(feature_map: Tensor) -> Tensor:
-    """Global average pooling: (B, D, H, W) to (B, D). Of the last stage these are the penultimate features."""
-    # Laid out as it is in channels-last memory, its gradient is too, and need not be brought there to be added up.
+def global_average(feature_map: Tensor) -> Tensor:
+    """Average each channel, (B, D, H, W) to (B, D). For the last stage these are the penultimate features."""
+    # In channels-last memory the gradient has the same layout, so that no copy is needed to add it up.
     return feature_map.permute(0, 2, 3, 1).flatten(1, 2).mean(dim=1)
 
 
 class LossPrediction(nn.Module):
-    """The loss prediction module X (Yoo and Kweon 2019; paper, section III-B), for the stages of any backbone.
+    """The loss prediction module X (Yoo and Kweon 2019; paper, section III-B) for the stages of any backbone.
 
     Args:
         channels: channels of each stage's feature map.
@@ -126,7 +125,7 @@ class LossPrediction(nn.Module):
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Predicted loss p, shape (B,), from the feature map of every stage."""
-        hidden = [F.relu(layer(pool(stage))) for layer, stage in zip(self.stages, stages, strict=True)]
+        hidden = [F.relu(layer(global_average(stage))) for layer, stage in zip(self.stages, stages, strict=True)]
         predicted: Tensor = self.fc(torch.cat(hidden, dim=1))
         return predicted.squeeze(1)
 
@@ -135,23 +134,23 @@ ARCHITECTURES = {"resnet18": ((2, 2, 2, 2), 64), "small_resnet": ((1, 1, 1), 16)
 
 
 def build_model(settings: Model, channels_in: int, classes: int) -> ResNet:
-    """A main model without weights: its parameters are on the meta device until ``initialize`` or ``load_state``."""
+    """Build a main model without weights: its parameters are on the meta device."""
     blocks, width = ARCHITECTURES[settings.name]
     with torch.device("meta"):
         return ResNet(blocks, settings.width or width, channels_in, classes, settings.stem)
 
 
 def build_auxiliary(model: ResNet) -> LossPrediction:
-    """A loss prediction module for a main model, without weights."""
+    """Build a loss prediction module for a main model, without weights."""
     with torch.device("meta"):
         return LossPrediction(model.channels)
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
-    """Give a network without weights its first ones, on the CPU, from ``generator`` alone.
+    """Give a network its first weights, on the CPU, from ``generator`` alone.
 
     Raises:
-        NotImplementedError: the network has a kind of layer whose initialisation is not known here.
+        NotImplementedError: the network has a layer of an unknown kind.
     """
     for layer in network.modules():
         # Not network.to_empty(): on a meta tensor it imports sympy, half a second for every job.

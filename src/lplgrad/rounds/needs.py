@@ -1,10 +1,9 @@
-"""What an acquisition function needs to be given, computed once for all candidates of a round; then for test images."""
+"""What acquisition functions need: computed once for all candidates of a round, then for test images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Set
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,124 +11,111 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lplgrad.acquisition import Acquisition, Candidates, Need, scores_of
-from lplgrad.datasets import Images
+from lplgrad.acquisition import Acquisition, Candidates, scores_of
+from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import GradientNorms, PerSampleGradientNorms
 from lplgrad.machine.devices import lacks_memory
-from lplgrad.machine.log import track
-from lplgrad.rounds.evaluation import batch_size, batches_of, predict
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.log import say
+from lplgrad.machine.randomness import Purpose
+from lplgrad.rounds import networks
+from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.networks import Networks
-from lplgrad.rounds.transforms import Normalize, to_tensor
+from lplgrad.rounds.pool import Indices, draw_test_images
+from lplgrad.rounds.round import Round
+from lplgrad.rounds.transforms import Augment, to_tensor
+from lplgrad.study.settings import QueryJob
 
 
-class Measured(TypedDict, total=False):
-    """The measured fields of ``acquisition.Candidates``. Logits are always among them: every pass gives them."""
-
-    logits: Tensor
-    features: Tensor | None
-    labeled_features: Tensor | None
-    predicted_loss: Tensor | None
-    gradient_norms: GradientNorms
-
-
-@dataclass(frozen=True)
 class Scorer:
-    """A round's model in place, and the acquisition function that asks it.
-
-    Attributes:
-        function, options: the acquisition function.
-        networks: of the round, on the device.
-        normalize: as they were trained.
-        device: where they are.
-    """
-
-    function: Acquisition
-    options: Any
-    networks: Networks
-    normalize: Normalize
-    device: torch.device
-
-    def batches(
-        self,
-        images: npt.NDArray[np.uint8],
-        positions: npt.NDArray[np.int64],
-        what: str,
-        augment: Callable[[Tensor], Tensor] | None = None,
-    ) -> Iterator[Tensor]:
-        """Normalised images in batches, with a line of progress that says ``what`` they are.
-
-        Args:
-            images: a split, uint8, shape (N, H, W, C).
-            positions: which of them.
-            what: in words.
-            augment: done to every batch before.
-        """
-        size = batch_size(*images.shape[1:3])
-        for read in track(batches_of(images, positions, size), -(-len(positions) // size), what):
-            batch = to_tensor(read, self.device)
-            yield self.normalize(batch if augment is None else augment(batch))
-
-    def measure(self, candidates: Iterable[Tensor], labeled: Iterable[Tensor] = ()) -> Measured:
-        """What the function needs to be given; see the function ``measure``."""
-        loss = self.function.loss(self.options) if self.function.loss is not None else None
-        return measure(self.networks, self.function.needs, loss, candidates, labeled)
-
-    def score_test_images(
-        self, test: Images, positions: npt.NDArray[np.int64], about: dict[str, Any]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-        """Score test images as if they were candidates, beside their true loss.
-
-        Args:
-            test: the split, never augmented.
-            positions: which of its images.
-            about: what candidates are told of the round: seed, round_number, query_size.
-
-        Returns:
-            Scores, and cross-entropies in nats of the same logits, in float64; each of shape (N,). What a model that
-            is not quite sound says may not be finite.
-        """
-        measured = self.measure(self.batches(test.images, positions, "test images"))
-        scores = scores_of(self.function, Candidates(indices=positions, **about, **measured), self.options)
-        labels = to_tensor(test.labels[positions], self.device)
-        losses = F.cross_entropy(measured["logits"].double(), labels, reduction="none")
-        return scores, losses.cpu().numpy()
-
-
-def measure(
-    networks: Networks,
-    needs: Set[Need],
-    loss: Callable[[Tensor], Tensor] | None,
-    candidates: Iterable[Tensor],
-    labeled: Iterable[Tensor],
-) -> Measured:
-    """Compute what an acquisition function declares.
+    """The model of a round on its device, and the acquisition function that scores with it.
 
     Args:
-        networks: of the round; in eval mode afterwards, else unchanged.
-        needs: the declaration.
-        loss: of the logits, in float64, to one scalar a sample; for ``gradient_norms``.
-        candidates: normalised images of the S candidates, in batches.
-        labeled: the same of the labelled set; read only where its features are needed.
+        here: the round; the model is its checkpoint.
+        function, options: the acquisition function.
+
+    Raises:
+        UserError: the checkpoint does not fit the data or the function.
     """
-    measured: Measured
-    if "gradient_norms" in needs:
-        if len(needs) > 1 + ("logits" in needs):
-            raise NotImplementedError("gradient norms together with features or predicted losses")
-        assert loss is not None
-        norms = gradient_norms(networks, loss, candidates)
-        measured = {"logits": norms.output, "gradient_norms": norms}
-    else:
-        found = predict(networks, candidates, "features" in needs, "predicted_loss" in needs)
-        measured = {"logits": found.logits, "features": found.features, "predicted_loss": found.predicted_loss}
-    if "labeled_features" in needs:
-        measured["labeled_features"] = predict(networks, labeled, features=True).features
-    return measured
+
+    def __init__(self, here: Round[QueryJob], function: Acquisition, options: Any) -> None:
+        path = here.arguments.checkpoint
+        self.here, self.function, self.options = here, function, options
+        self.checkpoint = networks.load(path)
+        if "predicted_loss" in function.needs and self.checkpoint.networks.auxiliary is None:
+            raise UserError(f"{path}: has no loss prediction module, which {here.settings.acquisition} needs")
+        self.checkpoint.check_fits(here.data.channels, here.data.classes)
+        self.checkpoint.networks.to(here.device)
+
+    def candidates(self, indices: Indices) -> Candidates:
+        """Measure the candidates of the round, shape (S,)."""
+        augmenting = self.here.stream(Purpose.QUERY_AUGMENTATION)
+
+        def augmented(images: Tensor) -> Tensor:
+            augment = Augment(images, self.here.settings.augmentation, augmenting)
+            return augment(torch.arange(len(images), device=images.device), augment.draw())
+
+        change = augmented if self.here.settings.query_transform == "train" else None
+        return self._measure(
+            indices,
+            self._batches("train", indices, "candidates", change),
+            self._batches("train", self.here.labeled.indices, "labelled", change),
+        )
+
+    def test_scores(self) -> tuple[Indices, npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+        """Score test images as if they were candidates, never augmented.
+
+        Returns:
+            Positions in the test set, scores, and cross-entropies in nats of the same logits in float64; each of shape
+            (N,). A model that is not quite sound may give numbers that are not finite: the log counts them.
+        """
+        test = self.here.data.test
+        positions = draw_test_images(len(test.images), self.here.seed)
+        measured = self._measure(positions, self._batches("test", positions, "test images"))
+        scores = scores_of(self.function, measured, self.options)
+        assert measured.logits is not None
+        labels = to_tensor(test.labels[positions], self.here.device)
+        losses = F.cross_entropy(measured.logits.double(), labels, reduction="none").cpu().numpy()
+        broken = np.count_nonzero(~(np.isfinite(scores) & np.isfinite(losses)))
+        if broken:  # no reason to end a query whose candidates all had sound scores
+            say(f"{broken} of {len(positions)} test images have a score or a loss that is not finite")
+        return positions, scores, losses
+
+    def predictions(self, candidates: Candidates) -> dict[str, Any]:
+        """Return entropy, confidence and class of the predictions for the candidates, each of shape (S,)."""
+        assert candidates.logits is not None
+        return {
+            "entropy": entropy(candidates.logits).cpu().numpy(),
+            "confidence": candidates.logits.double().softmax(dim=1).amax(dim=1).cpu().numpy(),
+            "predicted": candidates.logits.argmax(dim=1).cpu().numpy(),
+        }
+
+    def _batches(self, split: str, *arguments: Any) -> Iterable[Tensor]:
+        positions, what, *augment = arguments
+        return self.here.batches(split, positions, self.checkpoint.normalization, what, *augment)
+
+    def _measure(self, indices: Indices, images: Iterable[Tensor], labeled: Iterable[Tensor] = ()) -> Candidates:
+        """Compute what the function needs. The labelled images are read only if their features are needed."""
+        trained, needs = self.checkpoint.networks, self.function.needs
+        if "gradient_norms" in needs:
+            if len(needs) > 1 + ("logits" in needs):
+                raise NotImplementedError("gradient norms together with features or predicted losses")
+            assert self.function.loss is not None
+            norms = gradient_norms(trained, self.function.loss(self.options), images)
+            measured: dict[str, Any] = {"logits": norms.output, "gradient_norms": norms}
+        else:
+            found = predict(trained, images, "features" in needs, "predicted_loss" in needs)
+            measured = {"logits": found.logits, "features": found.features, "predicted_loss": found.predicted_loss}
+        if "labeled_features" in needs:
+            measured["labeled_features"] = predict(trained, labeled, features=True).features
+        here = self.here
+        return Candidates(indices, here.seed, here.number, here.settings.query_size, **measured)
 
 
 def gradient_norms(networks: Networks, loss: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> GradientNorms:
-    """Gradient norms of the main model over batches of images, which are split to what is fastest.
+    """Compute gradient norms of the main model over batches of images, which are split to the fastest size.
 
-    Where memory runs out, as it may on a GPU that others use too, half as many are taken at a time from there on.
+    If memory runs out, as it may on a shared GPU, this size is halved from there on.
     """
     networks.model.eval()
     parts: list[GradientNorms] = []
@@ -154,10 +140,10 @@ def gradient_norms(networks: Networks, loss: Callable[[Tensor], Tensor], batches
 
 
 def gradient_batch_size(images: Tensor) -> int:
-    """How many images to ask for their gradient norms at a time: from their size and the kind of device alone, so that
-    results do not depend on memory.
+    """Return how many images take part in one pass for gradient norms.
 
-    On a CPU few are fastest, since their feature maps fit its cache; a GPU needs many to be busy.
+    It follows from their size and the kind of device alone, so that results do not depend on memory. On a CPU few are
+    fastest, because their feature maps fit its cache. A GPU needs many to be busy.
 
     Args:
         images: shape (B, channels, H, W).

@@ -1,41 +1,54 @@
-"""The networks of a round: what a recipe trains, built, given first weights, and brought to disk and back."""
+"""The networks of a round: built, given their first weights, written to a checkpoint and read back."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
 
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.randomness import Purpose, torch_stream
-from lplgrad.rounds.files import read_checkpoint, write_checkpoint
+from lplgrad.machine.files import replacing
+from lplgrad.machine.randomness import Purpose, torch_seed
 from lplgrad.rounds.models import LossPrediction, ResNet, build_auxiliary, build_model, initialize
 from lplgrad.study.settings import Model, Normalization
 from lplgrad.study.validation import parse
 
+FORMAT = "lplgrad checkpoint 1"
+
 
 @dataclass
 class Networks:
-    """What a round trains.
+    """The networks that a round trains.
 
     Attributes:
         model: the main model.
-        auxiliary: the loss prediction module, where the recipe has one.
+        auxiliary: the loss prediction module, if the recipe has one.
     """
 
     model: ResNet
     auxiliary: LossPrediction | None = None
 
     def named(self) -> dict[str, nn.Module]:
-        """The networks there are, by name."""
+        """Return the networks by name."""
         networks: dict[str, nn.Module] = {"model": self.model}
         if self.auxiliary is not None:
             networks["auxiliary"] = self.auxiliary
         return networks
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all weights and buffers by ``<network>/<name>``."""
+        return {
+            f"{name}/{key}": tensor
+            for name, network in self.named().items()
+            for key, tensor in network.state_dict().items()
+        }
 
     def to(self, device: torch.device) -> Networks:
         """Move all to a device, convolutions in channels-last memory."""
@@ -47,49 +60,87 @@ class Networks:
 def first_networks(
     model: Model, channels: int, classes: int, auxiliary: bool, seed: int, round_number: int
 ) -> Networks:
-    """Networks with new weights. Main model and auxiliary module draw from streams of their own, so that all recipes
-    start from the same main model.
+    """Build networks with new weights. Each network has a random stream of its own, so that the main models of all
+    recipes start equal.
 
     Args:
         model: the main model.
         channels: channels of an image.
         classes: number of classes.
-        auxiliary: whether there is a loss prediction module.
+        auxiliary: whether to build a loss prediction module.
         seed: the trial's seed.
-        round_number: the round that starts anew: 1, or every one of a recipe with ``init: fresh``.
+        round_number: the round that starts with new weights: 1, or every round of a recipe with ``init: fresh``.
     """
-    networks = _build(model, channels, classes, auxiliary)
-    initialize(networks.model, torch_stream(seed, Purpose.MODEL_WEIGHTS, round_number))
+    networks = build(model, channels, classes, auxiliary)
+    weights_seed = torch_seed(seed, Purpose.MODEL_WEIGHTS, round_number)
+    initialize(networks.model, torch.Generator().manual_seed(weights_seed))
     if networks.auxiliary is not None:
-        initialize(networks.auxiliary, torch_stream(seed, Purpose.AUXILIARY_WEIGHTS, round_number))
+        weights_seed = torch_seed(seed, Purpose.AUXILIARY_WEIGHTS, round_number)
+        initialize(networks.auxiliary, torch.Generator().manual_seed(weights_seed))
     return networks
 
 
-def _build(model: Model, channels: int, classes: int, auxiliary: bool) -> Networks:
+def build(model: Model, channels: int, classes: int, auxiliary: bool) -> Networks:
+    """Build networks without weights, on the meta device."""
     main = build_model(model, channels, classes)
     return Networks(main, build_auxiliary(main) if auxiliary else None)
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a header that JSON can hold as one safetensors file. Nothing in it is pickled."""
+    # One metadata entry: safetensors writes several in no fixed order.
+    metadata = {"lplgrad": json.dumps(header, sort_keys=True)}
+    data = serialize({name: one.detach().cpu().contiguous() for name, one in tensors.items()}, metadata=metadata)
+    with replacing(path) as file:
+        file.write(data)
+
+
+def read_tensors(
+    path: Path, kind: str, remedy: str = "; delete it and run again"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file of ``write_tensors``: the tensors, on the CPU, and the header.
+
+    Args:
+        path: the file.
+        kind: the value of ``format`` in the header.
+        remedy: end of an error's message.
+
+    Raises:
+        UserError: the file is truncated, or has another format.
+    """
+    path.open("rb").close()  # safetensors' own errors name no file
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("lplgrad", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}){remedy}") from None
+    if not isinstance(header, dict) or header.pop("format", None) != kind:
+        raise UserError(f"{path}: a safetensors file, but not of the format {kind!r}")
+    return tensors, header
+
+
 def save(path: Path, networks: Networks, model: Model, normalization: Normalization, classes: list[str]) -> None:
-    """Write a checkpoint that holds all one needs to predict with it."""
+    """Write a checkpoint that holds everything needed to predict with it."""
     description = {
+        "format": FORMAT,
         "model": model.model_dump(),
         "channels": networks.model.conv1.in_channels,
         "classes": classes,
         "normalization": normalization.model_dump(),
     }
-    write_checkpoint(path, {name: network.state_dict() for name, network in networks.named().items()}, description)
+    write_tensors(path, networks.tensors(), description)
 
 
 @dataclass
 class Checkpoint:
-    """A checkpoint as it was read.
+    """A checkpoint.
 
     Attributes:
         path: the file.
         networks: with their weights, on the CPU.
         model: how the main model is built.
-        normalization: what the images were normalised with.
+        normalization: of the images that it was trained on.
         classes: names of the classes.
     """
 
@@ -106,7 +157,7 @@ class Checkpoint:
         model: Model | None = None,
         normalization: Normalization | None = None,
     ) -> None:
-        """Make sure that the checkpoint is of the images and, to train it on, of the settings at hand.
+        """Check that the checkpoint fits the images and, for a warm start, the settings.
 
         Raises:
             UserError: what differs.
@@ -120,23 +171,21 @@ class Checkpoint:
         }
         for what, (found, expected) in wanted.items():
             if found != expected:
-                raise UserError(
-                    f"{self.path}: its {what} are not those asked for ({_short(found)}; {_short(expected)})"
-                )
+                raise UserError(f"{self.path}: other {what} than expected ({_short(found)}, not {_short(expected)})")
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint. Nothing in the result shares memory with another.
+    """Read a checkpoint.
 
     Raises:
-        UserError: the file is truncated, foreign, or its weights are not those of the model it describes.
+        UserError: the file is truncated or foreign, or its weights do not fit the model that it describes.
     """
-    states, description = read_checkpoint(path)
+    tensors, description = read_tensors(path, FORMAT)
     try:
         model = parse(Model, description["model"], str(path))
         normalization = parse(Normalization, description["normalization"], str(path))
         classes, channels = description["classes"], description["channels"]
-        first, last = states["model"]["conv1.weight"].shape, states["model"]["fc.weight"].shape
+        first, last = tensors["model/conv1.weight"].shape, tensors["model/fc.weight"].shape
     except (KeyError, TypeError):
         raise UserError(f"{path}: does not describe its model; was it written by another version?") from None
     # Before anything of the size that the file claims is made.
@@ -147,9 +196,10 @@ def load(path: Path) -> Checkpoint:
         or len(normalization.mean) != channels
     ):
         raise UserError(f"{path}: describes another model than its weights are of")
-    networks = _build(model, channels, len(classes), "auxiliary" in states)
+    networks = build(model, channels, len(classes), any(name.startswith("auxiliary/") for name in tensors))
     for name, network in networks.named().items():
-        _load_state(network, states.get(name, {}), f"{path}: {name}")
+        state = {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+        _load_state(network, state, f"{path}: {name}")
     return Checkpoint(path, networks, model, normalization, classes)
 
 
@@ -158,7 +208,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _load_state(network: nn.Module, state: Mapping[str, Any], where: str) -> None:
+def _load_state(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     expected = network.state_dict()
     wrong = sorted(set(expected) ^ set(state)) or [
         name

@@ -1,5 +1,4 @@
-"""Which images of the pool are labelled, which are candidates of a round, what a query adds; and which test images are
-scored beside the candidates."""
+"""The pool of a trial: labelled images, candidates of a round, and the test images that are scored like candidates."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.randomness import Purpose, stream
 
 Indices = npt.NDArray[np.int64]
-TEST_IMAGES = 1000  # scored after every query, to hold scores against true losses; all of them where there are fewer
+TEST_IMAGES = 1000  # scored after every query to compare scores with true losses; all, if the set has fewer
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class LabeledSet:
         return len(self.indices)
 
     def extended(self, chosen: Indices, round_number: int) -> LabeledSet:
-        """The labelled set after ``chosen`` was labelled for round ``round_number``."""
+        """Return the labelled set after ``chosen`` was labelled for round ``round_number``."""
         repeated = np.intersect1d(self.indices, chosen)
         if len(repeated) or len(np.unique(chosen)) < len(chosen):
             raise ValueError(f"a query chose images twice or images that have labels: {repeated[:5]}")
@@ -42,7 +41,7 @@ class LabeledSet:
 
 
 def initial_labels(images: int, query_size: int, seed: int) -> LabeledSet:
-    """The labels of round 1: ``query_size`` of ``images`` images, uniformly and without replacement."""
+    """Draw the labels of round 1: ``query_size`` of ``images`` images, uniformly and without replacement."""
     if query_size > images:
         raise UserError(f"query_size: {query_size} images are to be labelled, but the pool has {images}")
     drawn = stream(seed, Purpose.INITIAL_LABELS).permutation(images)[:query_size]
@@ -50,14 +49,14 @@ def initial_labels(images: int, query_size: int, seed: int) -> LabeledSet:
 
 
 def draw_candidates(images: int, labeled: LabeledSet, size: int | None, seed: int, round_number: int) -> Indices:
-    """The candidates of a round: a random subset S of the unlabelled pool (paper, section III; Beluch et al. 2018).
+    """Draw the candidates: a random subset S of the unlabelled pool (paper, section III; Beluch et al. 2018).
 
-    One permutation of all images is drawn by seed and round, and the first ``size`` of them that have no label are
-    taken: strategies whose labelled sets differ still draw nearly the same candidates.
+    Seed and round determine one permutation of all images. The candidates are its first ``size`` images without a
+    label, so strategies with different labelled sets still draw nearly the same candidates.
 
     Args:
         images: size N of the training pool.
-        labeled: what has a label.
+        labeled: the labelled images.
         size: size of the subset S, or None for the whole unlabelled pool.
         seed: the trial's seed.
         round_number: the round, from 1.
@@ -66,7 +65,7 @@ def draw_candidates(images: int, labeled: LabeledSet, size: int | None, seed: in
         Indices of the candidates, ascending, int64, shape (S,).
 
     Raises:
-        UserError: fewer than ``size`` images are left without a label.
+        UserError: fewer than ``size`` images have no label.
     """
     left = images - len(labeled)
     if size is not None and size > left:
@@ -80,7 +79,7 @@ def draw_candidates(images: int, labeled: LabeledSet, size: int | None, seed: in
 
 
 def draw_test_images(images: int, seed: int) -> Indices:
-    """The test images that are scored after every query: the same in all rounds and for all strategies of a seed.
+    """Draw the test images that are scored after every query: the same in all rounds and for all strategies of a seed.
 
     Args:
         images: size of the test set.

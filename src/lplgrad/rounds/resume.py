@@ -1,10 +1,10 @@
-"""Training that goes on where an earlier process stopped, within a round, and ends with the same bytes.
+"""Training that continues where an earlier process stopped, within a round, and ends with the same bytes.
 
-Every so many seconds the state between two epochs is written to one file beside the round's outputs: weights and
-buffers of all networks, momenta, random streams, the epoch. The file names what it belongs to by a digest of settings,
-inputs and code; one that belongs to anything else is discarded, and so is one that is not whole. That it is unknown to
-Snakemake is on purpose: of a job that failed, and of one whose end it did not live to see, Snakemake deletes what it
-knows. So the file outlives its job, and is removed by the next one that the results of this one are handed to.
+At intervals the state between two epochs is written to one file beside the round's outputs: weights and buffers of all
+networks, momenta, random streams, the epoch. A digest of settings, inputs and code says which training the file belongs
+to. A file of another training, or a truncated one, is discarded. Snakemake does not know the file on purpose: it
+deletes the known outputs of a job that failed, or whose end it did not see. So the file outlives its job. The next job
+that reads this round's results deletes it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from torch import Tensor
 
 from lplgrad.machine.digest import code_digest
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import replacing
 from lplgrad.machine.log import say
-from lplgrad.machine.signals import Interrupted, deferred
+from lplgrad.machine.signals import deferred
 from lplgrad.rounds.files import PROGRESS
 from lplgrad.rounds.loop import Epoch, State
+from lplgrad.rounds.networks import read_tensors, write_tensors
 
 FORMAT = "lplgrad progress 1"
-SHARE = 0.02  # of the time at most goes into writing
+SHARE = 0.02  # largest share of the time that goes into writing
 LONGEST = 600.0  # seconds between two writes, however slow one was
 
 
@@ -40,9 +40,9 @@ class Progress:
 
     Args:
         folder: of the round.
-        digest: of all that the training's result depends on.
-        seconds: between two writes; longer, where writing is slow. 0 writes after every epoch.
-        wanted: tells whether another process waits for the folder.
+        digest: of everything that the training's result depends on.
+        seconds: between two writes; longer if writing is slow. 0 writes after every epoch.
+        wanted: returns whether another process waits for the folder.
     """
 
     def __init__(self, folder: Path, digest: str, seconds: float, wanted: Callable[[], bool] = lambda: False) -> None:
@@ -61,45 +61,45 @@ class Progress:
             return
         try:
             self.earlier_seconds = restore(state, self.path, self.digest)
-        except UserError as error:
-            say(f"{error}; it is discarded, and the round is trained from its first epoch")
+        except (UserError, OSError) as error:
+            say(f"{self.path}: discarded ({error}); the round is trained from its first epoch")
             self.path.unlink()
             return
-        say(f"{self.path}: going on after epoch {state.epoch} of {state.epochs}")
+        say(f"{self.path}: continuing after epoch {state.epoch} of {state.epochs}")
 
     def keep(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
-        """Yield what is told of epochs, and write the state now and then; last of all, when the process is to end.
+        """Yield the records of epochs, and write the state at intervals and when the process is to end.
 
         Raises:
             UserError: another process took over.
-            Interrupted: the process was asked to end.
+            Interrupted: the process received a signal to end.
         """
-        with deferred("after this epoch") as requests:
+        with deferred("after this epoch") as interruptions:
             for epoch in epochs:
                 yield epoch
                 if self.state is None:
                     continue
                 if self.state.epoch == self.state.epochs:
                     if self.path.exists() or time.monotonic() - self.started >= self.seconds:
-                        self.write()  # Snakemake may be dead by now, and have the job done again
+                        self.write()  # if Snakemake is dead by now, it runs the job again
                     continue
                 if self.wanted():
                     self.write()
-                    raise UserError("another process has come for this round and goes on from here; this one ends")
-                if requests.number is not None:
+                    raise UserError("another process waits for this round and continues it; this one ends")
+                if interruptions:
                     self.write()
-                    raise Interrupted(requests.number)
+                    raise interruptions[0]
                 if time.monotonic() - self.written >= self.interval:
                     self.write()
 
     def write(self) -> None:
-        """Write the state. A disk that is full does not end a training that may yet be told of it in vain."""
+        """Write the state. A full disk must not abort training: log that the progress was not saved and continue."""
         assert self.state is not None
         begun = time.monotonic()
         try:
             save(self.state, self.path, self.digest, self.earlier_seconds + begun - self.started)
         except OSError as error:
-            say(f"{self.path}: {error.strerror}; training goes on, but could not be taken up from here")
+            say(f"{self.path}: {error.strerror}; the progress was not saved, and training continues")
         self.written = time.monotonic()
         if self.seconds:
             self.interval = max(self.seconds, min((self.written - begun) / SHARE, LONGEST))
@@ -107,11 +107,7 @@ class Progress:
 
 def _tensors(state: State) -> dict[str, Tensor]:
     """All tensors of a state by name. Before the first step there are no momenta."""
-    tensors = {
-        f"{name}/{key}": tensor
-        for name, network in state.networks.named().items()
-        for key, tensor in network.state_dict().items()
-    }
+    tensors = state.networks.tensors()
     for name, optimizer in state.optimizers.items():
         for position, parameter in enumerate(optimizer.parameters):
             momentum = optimizer.momentum_buffers[position]
@@ -120,9 +116,7 @@ def _tensors(state: State) -> dict[str, Tensor]:
 
 
 def save(state: State, path: Path, digest: str, seconds: float) -> None:
-    """Write a state after an epoch. Nothing in the file is pickled."""
-    from safetensors.torch import save as serialize
-
+    """Write a state after an epoch."""
     header = {
         "format": FORMAT,
         "digest": digest,
@@ -131,14 +125,11 @@ def save(state: State, path: Path, digest: str, seconds: float) -> None:
         "last": None if state.last is None else asdict(state.last),
         "streams": {name: generator.bit_generator.state for name, generator in state.streams().items()},
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(state).items()}
-    data = serialize(tensors, metadata={"lplgrad": json.dumps(header)})
-    with replacing(path) as file:
-        file.write(data)
+    write_tensors(path, _tensors(state), header)
 
 
 def restore(state: State, path: Path, digest: str) -> float:
-    """Bring a state that is before its first epoch to where a file says; changed only if all of the file is sound.
+    """Bring a state to what a file holds. The state changes only if all of the file is sound.
 
     Returns:
         Seconds that were trained before.
@@ -146,18 +137,9 @@ def restore(state: State, path: Path, digest: str) -> float:
     Raises:
         UserError: the file is not whole, or of another training.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("lplgrad", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a whole progress file ({' '.join(str(error).split())})") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise UserError(f"{path}: not a progress file of lplgrad")
+    tensors, header = read_tensors(path, FORMAT, remedy="")
     if header.get("digest") != digest:
-        raise UserError(f"{path}: is of other settings, inputs or code")
+        raise UserError("it is of other settings, inputs or code")
     epoch, seconds, last = header.get("epoch"), header.get("seconds"), header.get("last")
     expected = _tensors(state)
     if (
@@ -170,19 +152,18 @@ def restore(state: State, path: Path, digest: str) -> float:
         or {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
         != {name: (tensor.shape, tensor.dtype) for name, tensor in expected.items()}
     ):
-        raise UserError(f"{path}: does not fit the training that it is of")
+        raise UserError("it does not fit the training")
     streams = state.streams()
     try:
         for name in streams:
             np.random.PCG64().state = header["streams"][name]
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise UserError(f"{path}: does not tell where its random streams are") from None
+        raise UserError("it has no positions of its random streams") from None
     for name, generator in streams.items():
         generator.bit_generator.state = header["streams"][name]
     with torch.no_grad():
-        for name, network in state.networks.named().items():
-            for key, tensor in network.state_dict().items():
-                tensor.copy_(tensors[f"{name}/{key}"])  # in place: the memory format is part of the arithmetic
+        for key, tensor in state.networks.tensors().items():
+            tensor.copy_(tensors[key])  # in place: the memory format is part of the arithmetic
         for name, optimizer in state.optimizers.items():
             optimizer.momentum_buffers[:] = [
                 torch.empty_like(parameter).copy_(tensors[f"{name}/momentum/{position}"])

@@ -1,4 +1,4 @@
-"""What several sub-commands share: arguments, and reading what they name."""
+"""A round of a trial, opened once for the job that works on it: a training, a query or an observation."""
 
 from __future__ import annotations
 
@@ -7,42 +7,153 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
 
 from lplgrad import __version__
+from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.log import say
+from lplgrad.machine.leases import lease_gpu
+from lplgrad.machine.locks import alone
+from lplgrad.machine.log import say, track
+from lplgrad.machine.randomness import Purpose, stream
+from lplgrad.rounds.files import check_rounds, read_labeled
+from lplgrad.rounds.pool import Indices, LabeledSet
+from lplgrad.rounds.settings import digests
+from lplgrad.rounds.stopping import has_stopped
+from lplgrad.study.settings import Normalization, ObservationJob, QueryJob, TrainingJob
+from lplgrad.study.validation import Settings, parse_settings
 
 if TYPE_CHECKING:
-    from lplgrad.rounds.pool import LabeledSet
-    from lplgrad.study.validation import Settings
+    import torch
+    from torch import Tensor
+
+JobT = TypeVar("JobT", TrainingJob, QueryJob, ObservationJob)
 
 
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in (0, 1], not {text}")
-    return value
+@dataclass
+class Round(Generic[JobT]):
+    """A round of a trial and the job that works on it.
+
+    Attributes:
+        arguments: of the job's command.
+        settings: of the job.
+        data: the prepared data set.
+        labeled: the labelled set of the round.
+        number: the round, from 1.
+        stopped: the trial has reached its target accuracy before, so the job has nothing to compute.
+        wanted: returns whether another process waits for the round's folder.
+        digests: of the data, the labels and the checkpoint that the job was given when it began.
+    """
+
+    arguments: argparse.Namespace
+    settings: JobT
+    data: DatasetArrays
+    labeled: LabeledSet
+    number: int
+    stopped: bool
+    wanted: Callable[[], bool]
+    digests: dict[str, object] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.digests = digests(self.arguments)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the job writes to."""
+        return Path(self.arguments.output)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the trial."""
+        return int(self.arguments.seed)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device that the job computes on. The first use leases a GPU, so use it after all checks."""
+        from lplgrad.machine import devices  # imports torch, which a stopped round and a random query do without
+
+        if self.settings.compute.device != "cpu":
+            lease_gpu(self.arguments.jobs_per_gpu)  # before CUDA starts
+        return devices.set_up(self.settings.compute)
+
+    def stream(self, purpose: Purpose) -> np.random.Generator:
+        """The random stream of a purpose in this round."""
+        return stream(self.seed, purpose, self.number)
+
+    def batches(
+        self,
+        split: str,
+        positions: Indices | None,
+        normalization: Normalization,
+        what: str = "",
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> Iterator[Tensor]:
+        """Read images as batches of network input. Evaluations and queries have no other way from array to network.
+
+        The size of a batch follows from the size of an image alone, so that results do not depend on memory.
+
+        Args:
+            split: ``train`` or ``test``.
+            positions: which images of the split; None for all.
+            normalization: that the network was trained with.
+            what: name of the images in lines of progress; empty for no lines.
+            augment: applied to each batch first, uint8, shape (B, H, W, C).
+
+        Yields:
+            float32, shape (B, channels, H, W), on the device.
+        """
+        from lplgrad.rounds.transforms import Normalize, batch_size, to_tensor  # imports torch; see ``device``
+
+        images = getattr(self.data, split).images
+        chosen = np.arange(len(images)) if positions is None else positions
+        size, normalize = batch_size(*images.shape[1:3]), Normalize(normalization, self.device)
+        starts: Iterable[int] = range(0, len(chosen), size)
+        if what:
+            starts = track(starts, -(-len(chosen) // size), what)
+        for start in starts:
+            batch = to_tensor(images[chosen[start : start + size]], self.device)
+            yield normalize(batch if augment is None else augment(batch))
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """The argument of a trial that may stop before its budget is spent."""
-    parser.add_argument(
-        "--target-accuracy", type=_fraction, metavar="FRACTION", help="test accuracy at which the trial stops"
-    )
+@contextmanager
+def open_round(arguments: argparse.Namespace, job: type[JobT], what: str) -> Iterator[Round[JobT]]:
+    """Open a round for a job, alone in its folder, and check everything that can be checked without torch.
+
+    Args:
+        arguments: of the command: ``data``, ``labeled``, ``checkpoint``, ``seed``, ``settings``, ``jobs_per_gpu``,
+            ``output``, and those that only some jobs have: ``round``, ``target_accuracy``, ``previous``, ``metrics``.
+        job: the kind of its settings.
+        what: name of the job.
+
+    Raises:
+        UserError: an argument or a file is wrong.
+    """
+    with alone(arguments.output, what) as wanted:
+        settings = parse_settings(job, arguments.settings)
+        _log_settings(settings)
+        data = open_dataset(arguments.data)
+        labeled = read_labeled(arguments.labeled, len(data.train.images))
+        newest = int(labeled.rounds.max())
+        number, metrics = vars(arguments).get("round", newest), _metrics(arguments)
+        stopped = metrics is not None and has_stopped(metrics, arguments.target_accuracy)
+        if not stopped:
+            if newest != number:
+                raise UserError(f"{arguments.labeled}: the labels of round {newest}, not of round {number}")
+            check_rounds(arguments.labeled, labeled, number)
+            _check_clock([arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])])
+        yield Round(arguments, settings, data, labeled, number, stopped, wanted)
 
 
-def add_partial(parser: argparse.ArgumentParser) -> None:
-    """The argument of a table that was made while its study ran, by ``lplgrad report --partial``."""
-    parser.add_argument("--partial", action="store_true", help="the study is not finished: rounds may be missing")
-
-
-def say_settings(settings: Settings) -> None:
-    """The first line of a job's log: what runs where, with which settings."""
-    from importlib.metadata import version
-
+def _log_settings(settings: Settings) -> None:
+    """Write the first line of a job's log: what runs where, with which settings."""
     cards = os.environ.get("CUDA_VISIBLE_DEVICES")
     where = f"{platform.node()}, CUDA_VISIBLE_DEVICES={cards}" if cards else platform.node()
     say(
@@ -51,32 +162,19 @@ def say_settings(settings: Settings) -> None:
     )
 
 
-def check_seed(seed: int) -> None:
-    """A seed of the command line is held to what the configuration allows."""
-    if not 0 <= seed < 2**32:
-        raise UserError(f"--seed: must be from 0 to {2**32 - 1}, not {seed}")
+def _metrics(arguments: argparse.Namespace) -> Path | None:
+    """The metrics that show whether a trial with a target accuracy has stopped before this job."""
+    given = vars(arguments)
+    if given.get("target_accuracy") is None or ("previous" in given and arguments.round == 1):
+        return None
+    option = "previous" if "previous" in given else "metrics"
+    if given[option] is None:
+        raise UserError(f"--{option}: missing: it shows whether the target accuracy was reached")
+    return Path(given[option]) / "metrics.json" if option == "previous" else Path(given[option])
 
 
-def check_positive(option: str, number: int) -> None:
-    """A count of the command line, or a round: rounds count from 1."""
-    if number < 1:
-        raise UserError(f"{option}: must be 1 or more, not {number}")
-
-
-def check_round(path: Path, labeled: LabeledSet, round_number: int) -> None:
-    """The labels of a round end with those that the query before it bought, and each round bought as many."""
-    from lplgrad.rounds.files import check_rounds
-
-    newest = int(labeled.rounds.max())
-    if newest != round_number:
-        raise UserError(f"{path}: the labels of round {newest}, not of round {round_number}")
-    check_rounds(path, labeled, round_number)
-
-
-def check_clock(paths: Iterable[Path]) -> None:
-    """The clock was not set back since the inputs were written: Snakemake discards outputs that are older than their
-    inputs, when the work is done.
-    """
+def _check_clock(paths: Iterable[Path]) -> None:
+    """Refuse inputs that are dated ahead of the clock: Snakemake would discard the outputs as older than them."""
     now = time.time()
     for path in paths:
         ahead = path.stat().st_mtime - now
@@ -85,10 +183,3 @@ def check_clock(paths: Iterable[Path]) -> None:
                 f"{path}: is dated {ahead / 3600:.1f} hours ahead of this machine's clock, and Snakemake would discard "
                 'what is made of it; set the clock right, or date the files anew (docs/cluster.md, "The pulled plug")'
             )
-
-
-def check_endings(paths: list[Path], endings: tuple[str, ...]) -> None:
-    """The ending of an output's name says what is written."""
-    for path in paths:
-        if path.suffix not in endings:
-            raise UserError(f"--output: {path}: the name must end in {' or '.join(endings)}")

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lplgrad import __version__, acquisition
 from lplgrad.datasets.prepared.arrays import checksums
@@ -24,6 +24,9 @@ from lplgrad.machine.files import file_digest, read_json, write_json
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.settings import QueryJob, TrainingJob
 from lplgrad.study.validation import Settings, first_difference, parse
+
+if TYPE_CHECKING:
+    from lplgrad.rounds.round import Round
 
 TRAINING, QUERY = "settings.json", "query_settings.json"
 RERUN = "delete it and give it to Snakemake as the target, which runs the round again"
@@ -47,7 +50,7 @@ class Difference:
     problem: str
 
 
-def digests(arguments: argparse.Namespace) -> dict[str, Any]:
+def digests(arguments: argparse.Namespace) -> dict[str, object]:
     """The digests of what a training or a query is given. It takes them when it begins, since a file may change later.
 
     Args:
@@ -60,36 +63,26 @@ def digests(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def write_settings(
-    arguments: argparse.Namespace,
-    name: str,
-    settings: Settings,
-    labels: int | None,
-    given: dict[str, Any],
-    torch: str | None = None,
-) -> None:
+def write_settings(here: Round[Any], name: str, torch: str | None = None) -> None:
     """Write what a training or a query was given, into the folder of its round.
 
     Args:
-        arguments: of the command: ``output``, ``round``, ``seed`` and ``target_accuracy``.
+        here: the round.
         name: of the file, ``TRAINING`` or ``QUERY``. Of a training, the digest of its own checkpoint is written too.
-        settings: of the job.
-        labels: size of the labelled set; None if the trial had stopped.
-        given: its ``digests``.
         torch: the version of PyTorch; None for the one that is installed.
     """
     values = {
-        "round": arguments.round,
-        "seed": arguments.seed,
-        "labels": labels,
-        "target_accuracy": arguments.target_accuracy,
-        "settings": with_defaults(type(settings), settings.model_dump(by_alias=True)),
-        **given,
+        "round": here.number,
+        "seed": here.seed,
+        "labels": None if here.stopped else len(here.labeled),
+        "target_accuracy": here.arguments.target_accuracy,
+        "settings": with_defaults(type(here.settings), here.settings.model_dump(by_alias=True)),
+        **here.digests,
     }
     if name == TRAINING:
-        values["trained"] = file_digest(arguments.output / "checkpoint.safetensors")
+        values["trained"] = file_digest(here.folder / "checkpoint.safetensors")
     versions = {"lplgrad": __version__, "torch": torch or version("torch")}
-    write_json(arguments.output / name, {**values, "versions": versions})
+    write_json(here.folder / name, {**values, "versions": versions})
 
 
 def torch_version(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Draw the labels of round 1: images of the training pool, uniformly at random."""
+"""``lplgrad start``: the labels of round 1."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from lplgrad.datasets.prepared.arrays import open_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.rounds.files import write_labeled
 from lplgrad.rounds.pool import initial_labels
-from lplgrad.rounds.round import check_positive, check_seed
 from lplgrad.study.settings import Budget, pool_problem
 from lplgrad.study.validation import parse
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draw and write the labels."""
-
-    check_seed(arguments.seed)
-    check_positive("--query-size", arguments.query_size)
+    """Draw the labels of round 1 and write them."""
     images = len(open_dataset(arguments.data).train.images)
     if arguments.labels is not None:
         values = {"query_size": arguments.query_size, "candidates": arguments.candidates or "all"}

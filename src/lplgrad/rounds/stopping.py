@@ -1,8 +1,8 @@
-"""Stopping before the budget is spent: a trial that has reached its target accuracy buys no more labels.
+"""Stopping before the budget is spent: a trial that has reached its target accuracy labels no more images.
 
-The rounds that remain are still rounds of the workflow, whose shape does not depend on what is measured; but they train
-and query nothing. Their metrics say ``stopped: true``, their labels are those that the trial stopped with, and all else
-is the last trained round's.
+The remaining rounds are still rounds of the workflow, whose shape does not depend on measurements, but they train and
+query nothing. Their metrics contain ``stopped: true``, their labels are those with which the trial stopped, and
+everything else is copied from the last trained round.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ SPENT = ("train_seconds", "test_seconds")
 
 
 def has_stopped(metrics: Path, target_accuracy: float) -> bool:
-    """Whether a trial has reached its target by the round of which these are the metrics.
+    """Return whether a trial has reached its target accuracy by a round.
 
     Args:
-        metrics: ``metrics.json`` of a round.
+        metrics: ``metrics.json`` of the round.
         target_accuracy: as a fraction.
 
     Raises:
-        UserError: the file is not one.
+        UserError: the file is not the metrics of a round.
     """
     values = read_json(metrics)
     try:
@@ -35,15 +35,15 @@ def has_stopped(metrics: Path, target_accuracy: float) -> bool:
 
 
 def repeat_round(previous: Path, folder: Path, round_number: int) -> dict[str, Any]:
-    """Let a round of a stopped trial be as the one before.
+    """Repeat the round before in a round of a stopped trial.
 
     Args:
-        previous: folder of the round before: its checkpoint, test logits, metrics and timing.
+        previous: folder of the round before, with its checkpoint, test logits, metrics and timing.
         folder: of the round.
         round_number: of the round.
 
     Returns:
-        The metrics of the round. They are not written yet, since they mark a finished round and so must come last.
+        The metrics of the round. The caller writes them last, because they mark a finished round.
     """
     timing = read_json(previous / "timing.json")
     metrics = read_json(previous / "metrics.json")

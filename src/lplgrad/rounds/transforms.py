@@ -1,4 +1,4 @@
-"""Images from uint8 to what a model is given: augmentation and normalisation, on the device, by whole batches."""
+"""Augmentation and normalisation of uint8 images, on the device, in whole batches."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Normalize:
         self.shift = (-mean / std).float().view(1, -1, 1, 1).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """From uint8, shape (B, H, W, C), to float32, shape (B, C, H, W), in channels-last memory."""
+        """Return float32, shape (B, C, H, W) in channels-last memory, from uint8, shape (B, H, W, C)."""
         return torch.addcmul(self.shift, images.permute(0, 3, 1, 2).float(), self.scale)
 
 
 class Augment:
-    """Random crop after padding with black, and random horizontal flip.
+    """Crop at random after padding with black, and flip horizontally at random.
 
-    All of an epoch's draws are made at once on the CPU, so that they are the same on every device.
+    All draws of an epoch are made at once on the CPU, so that they are the same on every device.
 
     Args:
         images: uint8, shape (N, H, W, C), on their device.
@@ -51,7 +51,7 @@ class Augment:
         self.crops = padded.unfold(1, height, 1).unfold(2, width, 1)
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The draws of an epoch, each of shape (N,): top and left of the crop, and whether to flip."""
+        """Draw for an epoch, each of shape (N,): top and left of the crop, and whether to flip."""
         offsets = 2 * self.settings.crop_padding + 1
         top = self.generator.integers(offsets, size=self.count)
         left = self.generator.integers(offsets, size=self.count)
@@ -60,14 +60,11 @@ class Augment:
         return torch.from_numpy(top).to(device), torch.from_numpy(left).to(device), torch.from_numpy(flip).to(device)
 
     def __call__(self, batch: Tensor, draws: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """The images of a batch.
+        """Return the augmented images of a batch, uint8, shape (B, H, W, C).
 
         Args:
             batch: positions, shape (B,).
             draws: what ``draw`` returned for this epoch.
-
-        Returns:
-            uint8, shape (B, H, W, C).
         """
         top, left, flip = (values[batch] for values in draws)
         images = self.crops[batch, top, left].permute(0, 2, 3, 1)
@@ -77,5 +74,10 @@ class Augment:
 
 
 def to_tensor(array: npt.NDArray[np.uint8 | np.int64], device: torch.device) -> Tensor:
-    """Images or labels as read from disk, copied to the device."""
+    """Copy images or labels to the device."""
     return torch.from_numpy(np.array(array)).to(device)
+
+
+def batch_size(height: int, width: int) -> int:
+    """Return the number of images in a batch of an evaluation, which follows from the size of an image alone."""
+    return max(1, 256 * 32 * 32 // (height * width))

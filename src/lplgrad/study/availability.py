@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lplgrad import datasets
-from lplgrad.datasets.prepared.originals import ORIGINALS, change, read_listing
+from lplgrad.datasets.prepared.originals import ORIGINALS, change
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
 from lplgrad.study.layout import Layout
@@ -60,7 +60,7 @@ def changed_originals(study: Study) -> dict[str, str]:
         if originals is None or not manifest.exists() or not (folder / ORIGINALS).exists():
             continue
         try:
-            problem = change(read_listing(folder / ORIGINALS), originals)
+            problem = change(folder / ORIGINALS, originals)
         except OSError as error:
             raise UserError(f"datasets.{name}: {error.filename}: {error.strerror}") from None
         if problem:

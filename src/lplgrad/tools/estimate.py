@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from lplgrad.rounds.round import check_positive
 from lplgrad.study.availability import check_prepared_datasets
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
@@ -15,7 +14,6 @@ from lplgrad.tools.rates import measure_rates
 def run(arguments: argparse.Namespace) -> None:
     """Read, multiply and print."""
 
-    check_positive("--jobs", arguments.jobs)
     study = read_study(arguments.files)
     check_prepared_datasets(study)
     layout = Layout(study)

@@ -15,10 +15,12 @@ from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import PerSampleGradientNorms
 from lplgrad.machine import devices
 from lplgrad.machine.randomness import Purpose, stream
-from lplgrad.rounds.evaluation import batch_size, predict
+from lplgrad.machine.timing import Stopwatch
+from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.loop import train
 from lplgrad.rounds.needs import gradient_batch_size
 from lplgrad.rounds.networks import first_networks
+from lplgrad.rounds.transforms import batch_size
 from lplgrad.study.layout import Layout
 from lplgrad.study.settings import Compute, Dataset, Normalization, Recipe
 from lplgrad.tools.costs import ANY, images_of, key
@@ -100,9 +102,9 @@ def median_seconds(case: Callable[[], object], device: torch.device, repeats: in
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     seconds = []
     for _ in range(repeats + 1):
-        devices.Stopwatch(device).synchronize()
+        Stopwatch(device).synchronize()
         start = clock()
         case()
-        devices.Stopwatch(device).synchronize()
+        Stopwatch(device).synchronize()
         seconds.append(clock() - start)
     return statistics.median(seconds[1:])

@@ -1,1 +1,1 @@
-"""Data sets on disk: decoding of images, and the arrays that all sources end in."""
+"""Prepared data sets: decode images into arrays on disk, and open the arrays."""

@@ -1,9 +1,9 @@
-"""A prepared data set on disk: one uint8 array per split, opened without being read.
+"""A prepared data set on disk: one uint8 array per split, mapped into memory when opened.
 
-``data/<dataset>/`` holds ``{train,test}_images.npy`` (uint8, N x H x W x C), ``{train,test}_labels.npy`` (int64),
-``dataset.json`` (classes, shapes, counts, checksums, channel statistics), ``provenance.json`` (where the images came
-from, for people) and ``stamps.json`` (size and time of the image arrays when they were last compared with their
-checksums). ``dataset.json`` is written last: if it exists, the rest is whole.
+``data/<dataset>/`` contains ``{train,test}_images.npy`` (uint8, N x H x W x C), ``{train,test}_labels.npy`` (int64),
+``dataset.json`` (classes, shapes, counts, checksums, channel statistics), ``provenance.json`` (the origin of the
+images, for people) and ``stamps.json`` (size and time of the image arrays when they were last compared with their
+checksums). ``dataset.json`` is written after the arrays: if it exists, they are complete.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from lplgrad.datasets import Images
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json, write_json
 
@@ -30,14 +28,27 @@ SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 
 @dataclass(frozen=True)
-class DatasetArrays:
-    """A prepared data set, its images mapped into memory.
+class Images:
+    """One split of a data set.
 
     Attributes:
-        folder: where it lies.
+        images: uint8, shape (N, H, W, C) with 1 or 3 channels.
+        labels: the class of each image, int64, shape (N,).
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class DatasetArrays:
+    """A prepared data set, with its images mapped into memory.
+
+    Attributes:
+        folder: of the data set.
         train, test: the splits.
-        classes: names in the order of the labels.
-        mean, std: per channel over the training pool, images scaled to [0, 1].
+        classes: the names of the classes, in the order of the labels.
+        mean, std: of each channel over the training pool, for images scaled to [0, 1].
     """
 
     folder: Path
@@ -49,27 +60,18 @@ class DatasetArrays:
 
     @property
     def channels(self) -> int:
-        """Channels of an image."""
+        """Return the number of channels of an image."""
         return int(self.train.images.shape[-1])
-
-    @property
-    def side(self) -> int:
-        """The shorter side of an image in pixels."""
-        return int(min(self.train.images.shape[1:3]))
 
 
 def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
-    """Open a prepared data set and check that it is still the one that was prepared.
+    """Open a prepared data set, and check that it has not changed since it was prepared.
 
-    The labels are compared with their checksum. The images are mapped into memory and not read, unless the size or the
-    time of their file has changed: then they are compared with their checksum too.
-
-    Args:
-        folder: of the data set.
-        read_all: compare the images in any case.
+    The labels are always compared with their checksum. The images are compared if the size or the time of their file
+    has changed, or if ``read_all`` is set.
 
     Raises:
-        UserError: a file is missing, cut off, or not what ``dataset.json`` describes.
+        UserError: a file is missing, truncated, or does not match ``dataset.json``.
     """
     manifest = folder / "dataset.json"
     if not manifest.exists():
@@ -87,34 +89,31 @@ def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
     if not sound:
         raise UserError(f"{manifest}: not the description of a data set; prepare it anew")
     train, test = (_open_split(folder, split, shapes[split], len(classes)) for split in SPLITS)
-    known = _known_stamps(folder)
+    stamps, known = _image_stamps(folder), dict[str, Any]()
+    with suppress(OSError, UserError):  # without readable stamps, all images are compared
+        known = read_json(folder / STAMPS)
     for split, part in (("train", train), ("test", test)):
-        _compare(folder / f"{split}_labels.npy", part.labels, expected[f"{split}_labels"])
-        if read_all or known.get(split) != _stamp(folder, split):
-            _compare(folder / f"{split}_images.npy", part.images, expected[f"{split}_images"])
-    if known != {split: _stamp(folder, split) for split in SPLITS}:
-        with suppress(OSError):  # where nothing can be written, the next job compares again
-            write_stamps(folder)
+        arrays: dict[str, npt.NDArray[Any]] = {"labels": part.labels}
+        if read_all or known.get(split) != stamps[split]:
+            arrays["images"] = part.images
+        for kind, array in arrays.items():
+            if sha256(array) != expected[f"{split}_{kind}"]:
+                raise UserError(f"{folder / f'{split}_{kind}.npy'}: changed since it was prepared; {AGAIN}")
+    if known != stamps:
+        with suppress(OSError):  # if the folder is read-only, the next job compares again
+            write_json(folder / STAMPS, stamps)
     return DatasetArrays(folder, train, test, classes, mean, std)
 
 
-def _compare(path: Path, array: npt.NDArray[Any], expected: str) -> None:
-    if sha256(array) != expected:
-        raise UserError(f"{path}: changed since it was prepared; {AGAIN}")
-
-
 def checksums(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each array when it was prepared, by ``<split>_images`` and ``<split>_labels``.
-
-    Two data sets with the same checksums are the same data set.
+    """Return the SHA-256 of each array when it was prepared, by ``<split>_images`` and ``<split>_labels``.
 
     Raises:
         UserError: ``dataset.json`` has no checksums.
     """
     manifest = folder / "dataset.json"
-    described = read_json(manifest)
     try:
-        return _checksums_in(described)
+        return _checksums_in(read_json(manifest))
     except (KeyError, TypeError):
         raise UserError(f"{manifest}: not the description of a data set; prepare it anew") from None
 
@@ -124,27 +123,14 @@ def _checksums_in(described: Mapping[str, Any]) -> dict[str, str]:
     return {f"{split}_{kind}": splits[split][f"{kind}_sha256"] for split in SPLITS for kind in ("images", "labels")}
 
 
-def write_stamps(folder: Path) -> None:
-    """Write the size and the time of the image arrays, which were just compared with their checksums or written."""
-    write_json(folder / STAMPS, {split: _stamp(folder, split) for split in SPLITS})
-
-
-def _stamp(folder: Path, split: str) -> list[int]:
-    """Size in bytes and time of last change in nanoseconds: if a file has kept both, it is taken to be unchanged."""
-    found = (folder / f"{split}_images.npy").stat()
-    return [found.st_size, found.st_mtime_ns]
-
-
-def _known_stamps(folder: Path) -> dict[str, Any]:
-    """The stamps that were written last; none if there is no such file or it is broken."""
-    try:
-        return read_json(folder / STAMPS)
-    except (OSError, UserError):
-        return {}
+def _image_stamps(folder: Path) -> dict[str, list[int]]:
+    """Return the size in bytes and the time in nanoseconds of each image array. They identify an unchanged file."""
+    found = {split: (folder / f"{split}_images.npy").stat() for split in SPLITS}
+    return {split: [stat.st_size, stat.st_mtime_ns] for split, stat in found.items()}
 
 
 def sha256(array: npt.NDArray[Any]) -> str:
-    """Checksum of an array's values."""
+    """Return the checksum of an array's values."""
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
@@ -153,10 +139,8 @@ def _are(kind: type, values: object) -> bool:
 
 
 def _open_split(folder: Path, split: str, shape: tuple[int, ...], classes: int) -> Images:
-    arrays: Mapping[str, Any] = {
-        kind: open_array(folder / f"{split}_{kind}.npy", mapped=kind == "images") for kind in ("images", "labels")
-    }
-    images, labels = arrays["images"], arrays["labels"]
+    images = open_array(folder / f"{split}_images.npy", mapped=True)
+    labels = open_array(folder / f"{split}_labels.npy", mapped=False)
     if images.dtype != np.uint8 or images.shape != shape or labels.dtype != np.int64 or labels.shape != shape[:1]:
         raise UserError(f"{folder}: the {split} arrays are not those that dataset.json describes; prepare it anew")
     if len(labels) and (labels.min() < 0 or labels.max() >= classes):
@@ -168,7 +152,7 @@ def open_array(path: Path, mapped: bool) -> npt.NDArray[Any]:
     """Open an array on disk, mapped into memory or read.
 
     Raises:
-        UserError: it is missing or cut off.
+        UserError: the file is missing, truncated or not an array.
     """
     if not path.is_file():
         raise UserError(f"{path}: missing; {AGAIN}")
@@ -178,7 +162,6 @@ def open_array(path: Path, mapped: bool) -> npt.NDArray[Any]:
             raise ValueError("an archive of arrays")
     except PermissionError:
         raise
-    # All that NumPy's parser of a header that is not one was seen to raise.
-    except (ValueError, EOFError, OSError, SyntaxError, TokenError, TypeError, OverflowError, MemoryError) as error:
+    except Exception as error:  # NumPy raises exceptions of many types for a broken header
         raise UserError(f"{path}: not a whole array ({error}); {AGAIN}") from None
     return array

@@ -1,6 +1,6 @@
-"""A listing of the files that a data set was prepared from, to notice later that they changed.
+"""A listing of the files that a data set was prepared from, to detect later changes.
 
-No file is opened: a file counts as unchanged while its name, its size and its time stay the same.
+No file is opened: a file counts as unchanged while its name, size and time are the same.
 """
 
 from __future__ import annotations
@@ -9,37 +9,25 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict, cast
 
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
 
 ORIGINALS = "originals.json"  # a listing, in the folder of the prepared data set
-HIDDEN = (".", "__MACOSX")  # names of files and folders that begin like this are left out
-# Files with these endings are images. Other files in a folder of images do not matter.
+HIDDEN = (".", "__MACOSX")  # prefixes of the names of hidden files and folders
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by its name."""
+    """Return whether a file's name is that of an image. Other files in a folder of images are ignored."""
     return not name.startswith(HIDDEN) and Path(name).suffix.lower() in ENDINGS
 
 
-class Listing(TypedDict):
-    """What a listing keeps of the files.
+def listing(path: Path) -> dict[str, int | str]:
+    """List an archive, or the images below a folder. Hidden files are left out, and links are followed.
 
-    Attributes:
-        files: how many there are.
-        names_and_sizes, times: a digest of each.
-    """
-
-    files: int
-    names_and_sizes: str
-    times: str
-
-
-def listing(path: Path) -> Listing:
-    """List an archive, or the images below a folder; hidden files are left out and links are followed.
+    Returns:
+        The number of ``files``, a digest of their ``names_and_sizes`` and a digest of their ``times``.
 
     Raises:
         OSError: a folder cannot be read.
@@ -49,7 +37,7 @@ def listing(path: Path) -> Listing:
         try:
             found = place.stat()
             size, time = found.st_size, found.st_mtime_ns
-        except OSError:  # a link that leads nowhere
+        except OSError:  # a broken link
             size, time = -1, -1
         names.update(os.fsencode(name) + b"\0%d\n" % size)
         times.update(b"%d\n" % time)
@@ -62,34 +50,30 @@ def _raise(error: OSError) -> None:
 
 
 def _images_below(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The images below a folder with their names relative to it, in an order that follows from the names alone."""
+    """Yield the images below a folder with their names relative to it, in an order that depends on the names only."""
     entered: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(place)
-        folders[:] = sorted(name for name in folders if not name.startswith(HIDDEN)) if real not in entered else []
-        for file in (Path(place, name) for name in sorted(files) if real not in entered):
-            if is_image(file.name):
-                yield str(file.relative_to(folder)), file
+        if real in entered:
+            folders.clear()
+            continue
         entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(HIDDEN))
+        for file in (Path(place, name) for name in sorted(files) if is_image(name)):
+            yield str(file.relative_to(folder)), file
 
 
-def read_listing(path: Path) -> Listing:
-    """Read a listing.
+def change(earlier: Path, path: Path) -> str | None:
+    """Return how the files at a path differ from an earlier listing; None if they are the same or were deleted.
 
     Raises:
-        UserError: the file is not one.
+        UserError: ``earlier`` is not a listing.
     """
-    found = read_json(path)
-    sound = found.keys() == Listing.__required_keys__ and type(found["files"]) is int
-    if not (sound and isinstance(found["names_and_sizes"], str) and isinstance(found["times"], str)):
-        raise UserError(f"{path}: not a listing of files; delete it to go on with the images that were prepared")
-    return cast(Listing, found)
-
-
-def change(known: Listing, path: Path) -> str | None:
-    """How the files at a path differ from an earlier listing of them; None if they do not, or are not there."""
+    known = read_json(earlier)
+    if {key: type(value) for key, value in known.items()} != {"files": int, "names_and_sizes": str, "times": str}:
+        raise UserError(f"{earlier}: not a listing of files; delete it to go on with the images that were prepared")
     if not path.exists():
-        return None  # whoever has prepared a data set may delete what it was prepared from
+        return None  # the originals may be deleted once they are prepared
     found = listing(path)
     if found["files"] != known["files"]:
         return f"{found['files']:,} files, not {known['files']:,}"

@@ -1,4 +1,4 @@
-"""Preparing a data set: what a source delivers is checked, decoded where it is in files, and written as arrays."""
+"""Write a prepared data set: check what a source returned, decode its files, and write arrays."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
-from lplgrad.datasets import ImageFiles, Images, Prepared
-from lplgrad.datasets.prepared.arrays import SPLITS, DatasetArrays, open_array, open_dataset, sha256, write_stamps
-from lplgrad.datasets.prepared.images import UnreadableImagesError, decode_all, first_shape
-from lplgrad.datasets.prepared.originals import ORIGINALS, Listing
+from lplgrad.datasets import ImageFiles, Prepared
+from lplgrad.datasets.prepared.arrays import SPLITS, DatasetArrays, Images, open_array, open_dataset, sha256
+from lplgrad.datasets.prepared.images import decode_all, first_shape
+from lplgrad.datasets.prepared.originals import ORIGINALS
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import beside, remove, replacing, write_json
+from lplgrad.machine.files import beside, printable, remove, replacing, write_json, write_text
 from lplgrad.machine.log import say
+
+UNREADABLE = "unreadable.tsv"  # images that could not be decoded, and why, in the folder of the data set
 
 
 def write_dataset(
@@ -28,23 +30,22 @@ def write_dataset(
     prepared: Prepared,
     threads: int = 1,
     settings: Mapping[str, Any] | None = None,
-    originals: Listing | None = None,
+    originals: Mapping[str, Any] | None = None,
 ) -> DatasetArrays:
-    """Check what a source delivered, decode what is still in files, and write it.
+    """Check what a source returned, decode its files, and write the data set.
 
     Args:
         folder: of the data set.
-        prepared: what the source delivered.
-        threads: that decode.
-        settings: the source and its options, which the data set is known by.
-        originals: a listing of the files that it is prepared from, taken before any was read.
+        prepared: what the source returned.
+        threads: for decoding.
+        settings: the source and its options, which identify the data set.
+        originals: a listing of the original files, taken before any was read.
 
     Raises:
-        UserError: there is something in it that no data set may have.
-        UnreadableImagesError: images could not be decoded; those of both splits were tried.
+        UserError: the images or labels are not accepted, or images of either split cannot be decoded.
     """
-    # When a preparation by hand fails, the data set that was there before stays. Under Snakemake it is already gone:
-    # Snakemake deletes the outputs of a rule before it runs the rule's command.
+    # If the preparation fails, the previous data set stays. Under Snakemake it is gone already: Snakemake deletes the
+    # outputs of a rule before it runs the command.
     staging = folder / ".new"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -59,25 +60,17 @@ def write_dataset(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     write_json(folder / "provenance.json", {**prepared.provenance, "pillow": PIL.__version__})
-    write_stamps(folder)
-    if originals is None:
-        remove(folder / ORIGINALS)
-    else:
+    remove(folder / ORIGINALS)
+    if originals is not None:
         write_json(folder / ORIGINALS, originals)
     described = {"classes": prepared.classes, "mean": mean, "std": std, "splits": splits}
     write_json(folder / "dataset.json", {"settings": settings or {}, **described})
-    return open_dataset(folder)
+    remove(folder / UNREADABLE)
+    return open_dataset(folder)  # also writes the stamps
 
 
 def _write_arrays(folder: Path, staging: Path, prepared: Prepared, threads: int) -> dict[str, Any]:
-    """Check and write the arrays of both splits; what ``dataset.json`` says of each split.
-
-    Args:
-        folder: of the data set, for messages.
-        staging: where the arrays are written.
-        prepared: what the source delivered.
-        threads: that decode.
-    """
+    """Check the arrays of both splits and write them to ``staging``. Return their descriptions for ``dataset.json``."""
     parts: dict[str, Images | ImageFiles] = {split: getattr(prepared, split) for split in SPLITS}
     splits: dict[str, Any] = {}
     shape = first_shape([part for part in parts.values() if isinstance(part, ImageFiles)])
@@ -90,11 +83,9 @@ def _write_arrays(folder: Path, staging: Path, prepared: Prepared, threads: int)
             with replacing(target) as file:
                 np.save(file, part.images, allow_pickle=False)
         else:
-            try:
-                kinds += _decode(target, part, shape, threads, f"{split} images")
-            except UnreadableImagesError as error:
-                unreadable |= error.reasons
-                continue
+            decoded, broken = _decode(target, part, shape, threads, f"{split} images")
+            kinds += decoded
+            unreadable |= broken
         with replacing(staging / f"{split}_labels.npy") as file:
             np.save(file, part.labels, allow_pickle=False)
         counts = np.bincount(part.labels, minlength=len(prepared.classes))
@@ -107,7 +98,14 @@ def _write_arrays(folder: Path, staging: Path, prepared: Prepared, threads: int)
             "per_class": dict(zip(prepared.classes, counts.tolist(), strict=True)),
         }
     if unreadable:
-        raise UnreadableImagesError(unreadable, sum(len(part.labels) for part in parts.values()))
+        lines = (f"{printable(path)}\t{printable(reason)}\n" for path, reason in unreadable.items())
+        write_text(folder / UNREADABLE, "".join(lines))
+        path, reason = next(iter(unreadable.items()))
+        raise UserError(
+            f"{len(unreadable)} of {sum(len(part.labels) for part in parts.values())} images cannot be read, the first "
+            f"is {printable(path)} ({reason}); all are listed in {folder / UNREADABLE}: repair or remove them and run "
+            "again"
+        )
     if len(kinds) > 1:
         listed = " and ".join(f"{count} of {kind} numbers" for kind, count in sorted(kinds.items()))
         say(
@@ -117,25 +115,22 @@ def _write_arrays(folder: Path, staging: Path, prepared: Prepared, threads: int)
     return splits
 
 
-def _decode(target: Path, files: ImageFiles, shape: tuple[int, ...], threads: int, what: str) -> Counter[str]:
-    """Decode a split straight into its file: the images together may be larger than the memory.
-
-    Returns:
-        How many images have each kind of numbers.
-    """
+def _decode(
+    target: Path, files: ImageFiles, shape: tuple[int, ...], threads: int, what: str
+) -> tuple[Counter[str], dict[Path, str]]:
+    """Decode a split directly into its file, because the images may not fit into memory. Return as ``decode_all``."""
     with beside(target) as temporary:
-        # The space is claimed first: a full disk would end a write into mapped memory with a signal. macOS cannot.
+        # Allocate the space first: if the disk is full, a write into mapped memory raises a signal. macOS cannot do it.
         with temporary.open("wb") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, len(files.paths) * math.prod(shape) + 4096)
         array = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(files.paths), *shape))
-        kinds = decode_all(files, array, threads, what)
+        result = decode_all(files, array, threads, what)
         array.flush()
-    return kinds
+    return result
 
 
 def _check_labels(folder: Path, split: str, labels: npt.NDArray[np.int64], classes: list[str]) -> None:
-    """What a source must never deliver, whatever it read."""
     if not len(labels) or labels.min() < 0 or labels.max() >= len(classes):
         raise UserError(f"{folder}: {split} labels must be one class from 0 to {len(classes) - 1} per image")
     missing = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
@@ -151,7 +146,7 @@ def _check_images(folder: Path, split: str, images: npt.NDArray[Any], labels: np
 
 
 def _histograms(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """How many pixels have each level, by channel: shape (C, 256)."""
+    """Return the number of pixels with each level in each channel, shape (C, 256)."""
     histograms = np.zeros((images.shape[-1], 256), dtype=np.int64)
     for channel, histogram in enumerate(histograms):
         for block in np.array_split(images, max(1, images[..., 0].size >> 22)):
@@ -160,23 +155,22 @@ def _histograms(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def _statistics(histograms: npt.NDArray[np.int64]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over all pixels, images scaled to [0, 1]; from ``_histograms``."""
+    """Return the mean and standard deviation of each channel over all pixels, for images scaled to [0, 1]."""
     levels = np.arange(256) / 255
     means, deviations = [], []
     for histogram in histograms:
         weights = histogram / histogram.sum()
         mean = float(weights @ levels)
         means.append(mean)
-        # A channel without contrast is only centred.
+        # A channel without contrast is centred, but not scaled.
         deviations.append(float(np.sqrt(weights @ (levels - mean) ** 2)) or 1.0)
     return means, deviations
 
 
 def _warn_of_little_contrast(folder: Path, histograms: npt.NDArray[np.int64]) -> None:
-    """Say when all but 0.1 % of the pool's darkest and brightest pixels use a quarter of the levels or less.
+    """Warn if the pixels, without the darkest and brightest 0.1 %, use a quarter of the levels or less.
 
-    Numbers of 12 bits that are stored in 16 and scaled as such keep 17 levels of 256; a few defective pixels do not
-    change that. Dark images may be like this for good reasons.
+    This happens if 12-bit numbers are stored in 16 bits: they keep 17 of 256 levels. Defective pixels cannot hide it.
     """
     shares = np.cumsum(histograms.sum(axis=0)) / histograms.sum()
     low, high = (int(np.searchsorted(shares, share)) for share in (0.001, 0.999))
