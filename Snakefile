@@ -1,5 +1,5 @@
-# What follows from what. Every rule calls the command line of the package in src/ (`lplgrad <command> --help` tells what
-# it does); docs/architecture.md tells why things are where they are.
+# What follows from what. Every rule calls the command line of the package in src/ (`lplgrad <command> --help` explains
+# it). docs/architecture.md explains why things are where they are.
 from pathlib import Path
 
 from snakemake.utils import min_version
@@ -29,12 +29,10 @@ include: "workflow/rules/statistics.smk"
 
 onsuccess:
     delete_leftovers()
-    warn_of_gaps()
     warn_of_data()
 
 
 onerror:
-    warn_of_gaps()
     warn_of_data()
 
 
@@ -42,4 +40,7 @@ rule all:
     default_target: True
     input:
         RESULTS,
+        rules.measurements.output,
+        rules.timings.output,
+        PRESENT.missing_results(),
     localrule: True

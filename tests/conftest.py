@@ -52,7 +52,7 @@ def record_settings(layout: Layout, torch: str = "2") -> None:
                 (layout.round(trial, number), "query_settings.json", query, target),
             ):
                 if Path(folder).exists():
-                    values = {**about, "target_accuracy": stops_at, "settings": json.loads(settings)}
+                    values = {**about, "target_accuracy": stops_at, "settings": settings}
                     Path(folder, name).write_text(json.dumps(values))
 
 

@@ -19,6 +19,7 @@ from lplgrad.rounds.pool import LabeledSet, draw_candidates, draw_test_images
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import Budget, StudyFile
+from lplgrad.study.validation import words
 from tests.conftest import record_settings
 
 HOME = Path(__file__).parents[1]
@@ -149,7 +150,7 @@ def commands(file: StudyFile) -> Iterator[list[str]]:
     def drawn(name: str) -> list[str]:
         return ["--output", f"{root}/figures/{name}.svg"]
 
-    yield ["study", "--settings", layout.study_settings(), "--prepared", "--output", study[1]]
+    yield ["study", "--settings", *words(layout.study_settings()), "--prepared", "--output", study[1]]
     yield ["measurements", *study, "--output", root]
     yield ["timings", *study, "--output", timed]
     yield ["statistics", *study, "--measurements", measured, "--output", f"{root}/statistics"]

@@ -25,9 +25,9 @@ from lplgrad.rounds import networks
 from lplgrad.rounds.files import read_labeled
 from lplgrad.rounds.loop import Optimizer, State
 from lplgrad.rounds.resume import restore, save
-from lplgrad.study.reading import merge, read_study, read_study_file
+from lplgrad.study.reading import read_study, read_study_file
 from lplgrad.study.settings import Model, Normalization, Study, StudyFile, Training
-from lplgrad.study.validation import read_yaml
+from lplgrad.study.validation import merge, read_yaml
 from tests.conftest import CLASSES, small_images
 
 HOME = Path(__file__).parents[1]

@@ -116,6 +116,7 @@ def project(finished: Path, tmp_path: Path) -> Path:
 
 
 STRATEGIES, SEEDS, ROUNDS = 3, 2, 3
+DIGITS = "small/digits"  # below the study's folder
 ROUNDS_OF_A_STUDY = {
     "prepare": 1, "start": SEEDS, "train_start": 2 * SEEDS, "query": STRATEGIES * SEEDS * (ROUNDS - 1),
     # Of entropy's first seed the models of rounds 1 and 2 are looked into, so that the latter's is kept.
@@ -263,12 +264,67 @@ class TestAgain:
         assert "measurements.csv" in changed
         assert not [name for name in changed if name.startswith("small/")], "no file of a round"
 
-    def test_a_model_that_was_not_kept_is_trained_again_and_that_is_told(self, project: Path) -> None:
+    def test_models_that_were_not_kept_are_trained_again_and_a_line_counts_them(self, project: Path) -> None:
         config = overlay(project, model_figures__strategies=["entropy", "lplgrad"])
-        said = snakemake(project, "-n", config=config)
-        assert "model_figures names models of lplgrad, digits, small budget, seed 1 that were not kept" in said
-        assert "rounds 2 to 3 are trained again" in said
+        assert "2 round(s) of 1 trial(s) are trained again" in snakemake(project, "-n", config=config)
         assert rounds(jobs(project, config=config)) == {"observe": 2, "train_kept": 2, "query": 1}
+        config = overlay(project, keep_checkpoints=True)
+        found = rounds(jobs(project, config=config))
+        # Of entropy's first seed all models are there; random queries ask none.
+        assert found == {"train_kept": 10, "query": 3}
+        said = snakemake(project, "-n", config=config)
+        assert said.count("10 round(s) of 5 trial(s) are trained again, to the same results") == 1
+        assert "trained again" not in snakemake(project, "-n")
+
+    def test_deleted_results_are_asked_for(self, project: Path) -> None:
+        """Each with its trial from the newest checkpoint before on."""
+        study = project / "results" / "tiny"
+        (study / DIGITS / "lplgrad/seed1/round1/query_settings.json").unlink()  # query 2, train 1, train_kept 1
+        (study / DIGITS / "lplgrad/seed2/round2/metrics.json").unlink()  # train 1, query 1, train_kept 1
+        (study / DIGITS / "random/seed1/round2/next_labeled.csv").unlink()  # query 1, train 1, train_kept 1
+        (study / DIGITS / "start/seed2/plain/checkpoint.safetensors").unlink()  # train_start 1, and two trials:
+        shutil.rmtree(study / DIGITS / "random/seed2/round3")  # train 1, train_kept 1; entropy: and query 2
+        assert rounds(jobs(project)) == {"train_start": 1, "query": 6, "train": 5, "train_kept": 5}
+
+    def test_a_deleted_table_is_asked_for(self, project: Path) -> None:
+        for name in ("classes.csv", "timings.csv", "tables/datasets.csv"):
+            (project / "results" / "tiny" / name).unlink()
+        found = jobs(project)
+        assert {"measurements", "timings", "datasets_table"} <= set(found)
+        assert rounds(found) == {}
+
+    def test_deleted_results_come_back_with_the_same_bytes(self, finished: Path, project: Path) -> None:
+        study = project / "results" / "tiny"
+        for name in ("metrics.json", "scores.csv"):
+            (study / DIGITS / "random/seed1/round2" / name).unlink()
+        (study / "measurements.csv").unlink()
+        (study / DIGITS / "entropy/seed2/round3/checkpoint.safetensors").unlink()
+        snakemake(project)
+        assert results(project) == results(finished)
+        assert jobs(project) == {}
+
+    def test_results_of_a_data_set_that_is_gone_stay_as_they_are(self, project: Path) -> None:
+        shutil.rmtree(project / "data" / "digits")
+        (project / "results" / "tiny" / DIGITS / "random/seed1/round2/scores.csv").unlink()
+        (project / "results" / "tiny" / DIGITS / "random/seed1/round3/checkpoint.safetensors").unlink()
+        said = snakemake(project, "-n")
+        assert "Nothing to be done" in said
+        assert "trained again" not in said
+
+    def test_another_spelling_of_the_folder_of_data_runs_nothing(self, project: Path) -> None:
+        (project.parent / "disk").mkdir()
+        shutil.move(project / "data", project.parent / "disk" / "data")
+        (project / "data").symlink_to(project.parent / "disk" / "data")
+        for spelling in ("data/", "./data", str(project / "data")):
+            assert jobs(project, config=overlay(project, data_dir=spelling)) == {}, spelling
+
+    def test_a_rerun_names_the_key_that_changed(self, project: Path) -> None:
+        said = snakemake(project, "-n", config=overlay(project, datasets__digits__training__epochs=3))
+        reasons = re.findall("Params have changed.*across all output: (.*)", said)
+        assert {reason.strip() for reason in reasons} == {
+            "before: 'training.epochs=2' now: 'training.epochs=3'",
+            "before: 'datasets.digits.training.epochs=2' now: 'datasets.digits.training.epochs=3'",
+        }
 
     def test_a_seed_more_runs_only_what_is_new(self, project: Path) -> None:
         config = overlay(project, run__seeds=[1, 2, 3])

@@ -108,7 +108,7 @@ def _folder(about: str) -> Argument:
 
 
 def _settings(about: str, **options: Any) -> Argument:
-    return _arg("--settings", about, metavar="YAML", **options)
+    return _arg("--settings", about, metavar="KEY=VALUE", nargs="+", **options)
 
 
 # In the order in which data flows.
@@ -116,7 +116,7 @@ COMMANDS = {
     "prepare": Command(
         "lplgrad.datasets.prepared.prepare",
         "Prepare a data set: read or download its images once and write them as arrays",
-        "lplgrad prepare --settings '{source: digits}' --output data/digits",
+        "lplgrad prepare --settings source=digits --output data/digits",
         [
             _settings("the data set's source and the source's options", required=True),
             _path(
@@ -143,19 +143,20 @@ COMMANDS = {
         "lplgrad.rounds.train",
         "Train for one round and test: write the checkpoint, the test logits, the metrics and the time it took",
         "lplgrad train --data data/digits --labeled labeled.csv --round 1 --seed 1 --output round1 \\\n"
-        "      --settings '{model: {name: small_resnet}, training: {epochs: 60, milestones: [48]}, "
-        "recipe: {auxiliary: true}}'",
+        "      --settings model.name=small_resnet training.epochs=60 'training.milestones=[48]' recipe.auxiliary=true",
         [
             DATA,
             LABELED,
             _path("--checkpoint", "FILE", "checkpoint of the round before, which a warm start continues", nargs="?"),
             ROUND,
             TARGET,
-            _path("--previous", "DIR", "folder of the round before, which is repeated if it reached the target"),
+            _path(
+                "--previous", "DIR", "folder of the round before, which is repeated if it reached the target", nargs="?"
+            ),
             SEED,
             _settings(
                 "model, training, augmentation, normalization, recipe and compute; missing keys have their defaults",
-                default="{}",
+                default=[],
             ),
             _arg(
                 "--progress-seconds", "seconds between two notes of the progress, from which an interrupted training "
@@ -169,7 +170,7 @@ COMMANDS = {
         "lplgrad.rounds.query",
         "Score the candidates and choose: write every score, and the labelled set of the next round",
         "lplgrad query --data data/digits --labeled labeled.csv --checkpoint round1/checkpoint.safetensors \\\n"
-        "      --round 1 --seed 1 --settings '{acquisition: gradient_norm, query_size: 20, candidates: 600}' \\\n"
+        "      --round 1 --seed 1 --settings acquisition=gradient_norm query_size=20 candidates=600 \\\n"
         "      --output round1",
         [
             DATA,
@@ -177,7 +178,7 @@ COMMANDS = {
             _path("--checkpoint", "FILE", "checkpoint of the round; random needs none", nargs="?"),
             ROUND,
             TARGET,
-            _path("--metrics", "FILE", "metrics of the round, for --target-accuracy"),
+            _path("--metrics", "FILE", "metrics of the round, for --target-accuracy", nargs="?"),
             SEED,
             _settings(
                 "acquisition and its options, query_size, candidates, query_transform, augmentation, compute",
@@ -197,7 +198,7 @@ COMMANDS = {
             LABELED,
             _needed("--checkpoint", "FILE", "checkpoint of the round"),
             SEED,
-            _settings("unlabeled_images, embedded_images and compute", default="{}"),
+            _settings("unlabeled_images, embedded_images and compute", default=[]),
             JOBS_PER_GPU,
             _folder("folder for features.npy, observed.csv and confidence.csv"),
         ],

@@ -26,6 +26,7 @@ from lplgrad.rounds import networks
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study_file
 from lplgrad.study.settings import Model, Normalization, StudyFile
+from lplgrad.study.validation import words
 from tests.conftest import CLASSES
 from tests.finished_study import TEST, finish, study_of
 
@@ -71,7 +72,7 @@ def look_into(layout: Layout, data: DatasetArrays) -> None:
     common = ["--data", str(data.folder), "--checkpoint", "model", "--seed", "1"]
     for number in (1, 2):
         place = ["--labeled", layout.labels(TRIAL, number), "--output", layout.round(TRIAL, number)]
-        assert main(["observe", *common, *place, "--settings", layout.observation_settings()]) == 0
+        assert main(["observe", *common, *place, "--settings", *words(layout.observation_settings())]) == 0
 
 
 def scores_of(file: StudyFile, trial: Trial, number: int) -> pd.DataFrame:

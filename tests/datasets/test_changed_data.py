@@ -24,7 +24,7 @@ from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset, sha256
 from lplgrad.datasets.prepared.originals import change, listing
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import write_json
-from lplgrad.study.layout import changed_originals
+from lplgrad.study.availability import changed_originals
 from lplgrad.study.reading import read_study
 
 HOME = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from lplgrad.datasets._split import stratified_split
 from lplgrad.datasets.prepared.arrays import open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.errors import UserError
-from lplgrad.study.layout import unavailable_datasets
+from lplgrad.study.availability import unavailable_datasets
 from lplgrad.study.reading import read_study
 from tests.image_files import noise, prepare, save
 

@@ -269,7 +269,7 @@ class TestDeviations:
     def of(self, *overlays: str) -> pd.DataFrame:
         preset = [HOME / "config.yaml", HOME / "studies" / "authors_code.yaml"]
         study = read_study([HOME / "config.yaml", *(HOME / name for name in overlays)])
-        study = Study.model_validate_json(Layout(study).study_settings())  # what study.yaml has
+        study = Study.model_validate(Layout(study).study_settings())  # what study.yaml has
         return deviations.deviations_table(study, PAPER.study, read_study(preset))
 
     def test_the_authors_code_differs_in_just_these(self) -> None:
@@ -380,10 +380,10 @@ class TestShownModels:
             (folder / "metrics.json").write_text("{}")
             if number in (1, 4, 6, 10):
                 (folder / "checkpoint.safetensors").write_text("")
-        assert layout.gone_models() == {trial: range(2, 11)}
+        assert layout.gone_models() == {trial: list(range(2, 11))}
         for number in (2, 4):
             Path(layout.round(trial, number)).mkdir(parents=True, exist_ok=True)
             Path(layout.round(trial, number), "features.npy").write_text("")
-        assert layout.gone_models() == {trial: range(7, 11)}
+        assert layout.gone_models() == {trial: list(range(7, 11))}
         Path(layout.round(trial, 8), "features.npy").write_text("")
         assert layout.gone_models() == {}

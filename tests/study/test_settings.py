@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ConfigDict
 
 from lplgrad import acquisition, datasets
 from lplgrad.cli import main
 from lplgrad.machine.errors import UserError
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study, read_study_file
-from lplgrad.study.settings import Study, StudyFile
-from lplgrad.study.validation import parse_settings
+from lplgrad.study.settings import Study, StudyFile, Training
+from lplgrad.study.validation import Settings, parse_settings, words
 
 BASE: dict[str, Any] = {
     "study": "base",
@@ -222,7 +223,7 @@ def test_dictionaries_merge_and_lists_replace(base: Path, tmp_path: Path) -> Non
 def test_merging_is_snakemakes(base: Path) -> None:
     from snakemake.utils import update_config
 
-    from lplgrad.study.reading import merge
+    from lplgrad.study.validation import merge
 
     over = {"run": {"seeds": [9]}, "recipes": {"new": {"auxiliary": False}}, "title": {"odd": 1}, "datasets": 5}
     theirs = copy.deepcopy(BASE)
@@ -235,13 +236,70 @@ def test_merging_is_snakemakes(base: Path) -> None:
     [
         ("data", "data"), ("data/", "data"), ("./data", "data"), ("a//b/.//", "a/b"), ("../data", "../data"),
         ("/", "/"), ("/some/where/", "/some/where"), ("/some/where", "/some/where"), ("~/data/", "/home/me/data"),
+        ("HERE/data", "data"), ("HERE/a/b/", "a/b"), ("HERE/../data", "data"), ("LINK/a", "a"), ("HERE", "."),
+        ("big", "big"), ("HERE/big", "big"), ("BIG", "BIG"),
     ],
 )  # fmt: skip
 def test_a_folder_of_data_is_written_in_one_way(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, kept: str
 ) -> None:
+    """A link to the working directory is the same folder; a link below it keeps its name."""
+    here, disk = tmp_path / "here", tmp_path / "disk"
+    here.mkdir()
+    disk.mkdir()
+    (tmp_path / "link").symlink_to(here)
+    (here / "big").symlink_to(disk)
+    monkeypatch.chdir(here)
     monkeypatch.setenv("HOME", "/home/me")
+    for name, folder in (("HERE/..", here / "../here"), ("HERE", here), ("LINK", tmp_path / "link"), ("BIG", disk)):
+        given, kept = given.replace(name, str(folder)), kept.replace(name, str(folder))
     assert read_study([base, write(tmp_path, "mine.yaml", {"data_dir": given})]).data_dir == kept
+
+
+def test_words_of_a_command_line_are_the_settings() -> None:
+    values: dict[str, Any] = {
+        "text": "a 'b' \"c\" {d} \n\t\\ $HOME = <é🐱\u2028\x85\x7f", "none": None, "map": {}, "list": [],
+        "number": 1e-05,
+        "deep": {"er": {"yes": True, "numbers": [1, 2.5, "3"], "empty": {}}, "no-dash_1": "x=y"},
+    }  # fmt: skip
+    found = words(values)
+    assert {"deep.er.yes=true", "none=null", "map={}", "list=[]", 'deep.no-dash_1="x=y"'} <= set(found)
+    assert parse_settings(Anything, found).model_dump() == values
+    assert list(parse_settings(Anything, found).model_dump()) == list(values), "study.yaml keeps the order"
+
+
+class Anything(Settings):
+    model_config = ConfigDict(extra="allow")
+
+    @classmethod
+    def option_keys(cls, values: Any) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["epochs=3", "batch_size=8", "milestones=[]"], ""),
+        (["{epochs: 3, milestones: []}", "batch_size=8"], ""),
+        (["learning_rate=5e-4", "milestones=[1, 2]"], ""),
+        ([], ""),
+        ([""], ""),
+        (["epochs"], "--settings: expected keys and values, not 'epochs'"),
+        (["epochs=3", "[]", "[1]"], "--settings: expected keys and values, not '[1]'"),
+        (["epochs=3", "epochs=4"], "--settings: epochs is given twice"),
+        (["epoch=3"], "--settings: unknown key 'epoch' (did you mean 'epochs'?)"),
+        (["epochs=three"], "--settings: epochs: input should be a valid integer, not 'three'"),
+        (["epochs=["], "--settings: epochs: line 1, column 2: expected the node content"),
+        (["epochs.more=3"], "--settings: epochs: input should be a valid integer, not {'more': 3}"),
+    ],
+)
+def test_settings_by_hand(given: list[str], message: str) -> None:
+    if message:
+        with pytest.raises(UserError) as caught:
+            parse_settings(Training, given)
+        assert str(caught.value).startswith(message)
+    else:
+        assert isinstance(parse_settings(Training, given), Training)
 
 
 def test_a_study_file_comes_back(base: Path, tmp_path: Path) -> None:
@@ -329,15 +387,13 @@ class TestLayout:
 
     def test_settings_of_jobs_keep_every_letter(self, base: Path, tmp_path: Path) -> None:
         """JSON's own escapes for these letters are two halves of a letter to YAML."""
-        title = "a 🐱, 𠮷 and 猫"
+        title = "a 🐱, 𠮷, 猫, \x85, \u2028, ' and \" = {} <"
         study = read_study([base, write(tmp_path, "emoji.yaml", {"title": title})])
-        assert parse_settings(Study, Layout(study).study_settings()).title == title
+        assert parse_settings(Study, words(Layout(study).study_settings())).title == title
 
     def test_a_study_without_what_it_does_not_run(self, base: Path, tmp_path: Path) -> None:
-        import json
-
         over = write(tmp_path, "over.yaml", {"run": {"strategies": ["random"]}})
-        settings = json.loads(Layout(read_study([base, over])).study_settings())
+        settings = Layout(read_study([base, over])).study_settings()
         assert list(settings["strategies"]) == ["random"]
         assert list(settings["recipes"]) == ["plain"]
         assert Study.model_validate(settings).run.strategies == ["random"]

@@ -1,9 +1,10 @@
-# The study, read and checked, and what the rules ask of it. No rule stands here.
+# The study, read and checked, and what the rules ask of it. This file has no rules.
 import hashlib
 import json
 import mimetypes
 import os
 import sys
+from itertools import product
 from shlex import quote
 
 from snakemake.cli import get_argument_parser
@@ -15,31 +16,17 @@ CONFIG = HOME / "config.yaml"
 sys.path.insert(0, str(HOME / "src"))
 
 from lplgrad import acquisition
-from lplgrad.machine.digest import code_digest
+from lplgrad.machine import digest
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.leases import visible_devices
-from lplgrad.study.reading import check_reported, read_study
 from lplgrad.report import captions
+from lplgrad.study import availability
+from lplgrad.study.layout import CHECKPOINT, Layout, Trial, one_of
+from lplgrad.study.reading import check_reported, read_study
 from lplgrad.study.settings import shown_title
-from lplgrad.study.layout import (
-    Trial,
-    Layout,
-    changed_originals,
-    check_prepared_datasets,
-    lost_datasets,
-    lost_message,
-    one_of,
-    preparation_warnings,
-    unavailable_datasets,
-)
+from lplgrad.study.validation import words
 
 mimetypes.add_type("text/plain", ".yaml")  # which the report would otherwise warn of
-
-# Jobs find the package wherever they run: on this machine or a cluster, with the Python that runs Snakemake or, where
-# rules have environments of their own (--sdm), with theirs.
-PYTHON = "python" if workflow.deployment_settings.deployment_method else quote(sys.executable)
-PYTHONPATH = quote(os.pathsep.join(filter(None, [str(HOME / "src"), os.environ.get("PYTHONPATH")])))
-
 
 # Snakemake tells a workflow too late what it is about to do.
 REPORTS = any(word.partition("=")[0] == "--report" for word in sys.argv)
@@ -48,21 +35,20 @@ NO_JOBS = REPORTS or "--unlock" in sys.argv
 
 def is_forced(manifest):
     """Whether the command line makes Snakemake prepare a data set again."""
-    told, _ = get_argument_parser().parse_known_args(sys.argv[1:])
-    named = {*told.forcerun, *(told.targets if told.force else [])}
+    given, _ = get_argument_parser().parse_known_args(sys.argv[1:])
+    named = {*given.forcerun, *(given.targets if given.force else [])}
     # Snakemake compares file names in this form.
     files = {name if os.path.isabs(name) else os.path.relpath(name) for name in named}
-    return told.forceall or "prepare" in named or manifest in files
+    return given.forceall or "prepare" in named or manifest in files
 
 
-# The study of config.yaml and of what the command line puts over it. Snakemake merges the same files into `config`; here
-# each is checked on its own first.
+# Snakemake merges the same files into `config`. Here each is checked on its own first.
 FILES = [] if workflow.config_settings.replace_workflow_config else [CONFIG]
 try:
     STUDY = read_study([*FILES, *workflow.overwrite_configfiles], workflow.config_settings.config)
-    check_prepared_datasets(STUDY)
+    availability.check_prepared_datasets(STUDY)
     # On a cluster's node the files are not listed again.
-    changed = changed_originals(STUDY) if workflow.is_main_process else {}
+    changed = availability.changed_originals(STUDY) if workflow.is_main_process else {}
     refused = [why for name, why in changed.items() if not is_forced(f"{STUDY.data_dir}/{name}/dataset.json")]
     if refused and not NO_JOBS:
         raise UserError("; ".join(refused))
@@ -70,16 +56,12 @@ try:
         check_reported(STUDY)
 except UserError as error:
     raise WorkflowError(str(error)) from None
-for problem in changed.values():
-    logger.warning(problem)
-for name in lost_datasets(STUDY) if workflow.is_main_process else []:
-    logger.warning(lost_message(STUDY, name))
-
-UNAVAILABLE = unavailable_datasets(STUDY)
+LOST = availability.lost_datasets(STUDY)
+UNAVAILABLE = availability.unavailable_datasets(STUDY)
 
 
 def warn_of_gaps():
-    """Tell which data sets are left out."""
+    """Say which data sets are left out."""
     for dataset, reason in UNAVAILABLE.items():
         logger.warning(f"data set {dataset} is left out: {reason}")
 
@@ -88,18 +70,20 @@ warn_of_gaps()
 if len(UNAVAILABLE) == len(STUDY.run.datasets):
     raise WorkflowError("none of the study's data sets can be had")
 LAYOUT = Layout(STUDY, UNAVAILABLE)
-for trial, numbers in LAYOUT.gone_models().items():
-    logger.warning(
-        f"model_figures names models of {trial.strategy}, {trial.dataset}, {trial.budget} budget, seed {trial.seed} that "
-        f"were not kept: rounds {numbers[0]} to {numbers[-1]} are trained again, to the same results"
-    )
+PRESENT = Layout(STUDY, {**UNAVAILABLE, **LOST})  # the results of a lost data set stay as they are
+if workflow.is_main_process:
+    for problem in [*changed.values(), *LOST.values()]:
+        logger.warning(problem)
+    if gone := {} if NO_JOBS else PRESENT.gone_models():
+        again = {PRESENT.trained(trial, number) for trial, numbers in gone.items() for number in numbers}
+        logger.warning(
+            "checkpoints that the study keeps (see keep_checkpoints, model_figures) are missing: "
+            f"{len(again)} round(s) of {len(gone)} trial(s) are trained again, to the same results"
+        )
 PUBLISHED = set(read_study([CONFIG]).run.datasets)  # config.yaml is the paper
-MODEL_FIGURES = {
-    "embeddings": "t-SNE",
-    "confidence": "confidence",
-    "loss-correlation": "scores and true loss",
-    "class-accuracy": "accuracy by class",
-}
+MODEL_FIGURES = {"embeddings": "t-SNE", "confidence": "confidence"}
+MODEL_FIGURES |= {"loss-correlation": "scores and true loss", "class-accuracy": "accuracy by class"}
+of_trainings, of_queries = LAYOUT.of_trainings, LAYOUT.of_queries
 ROOT = LAYOUT.root
 DATA = STUDY.data_dir
 LOGS = f"logs/{STUDY.study}"
@@ -108,15 +92,25 @@ ROUND_PATH = "{budget}/{dataset}/{strategy}/seed{seed}/round{round}"
 ROUND = f"{ROOT}/{ROUND_PATH}"
 ROUND_LOGS = f"{LOGS}/{ROUND_PATH}"
 ENVIRONMENT = HOME / "envs" / "lplgrad.yaml"
-# Snakemake counts GPUs, it does not look for them. Where jobs run on this machine, it is told how many places on GPUs
-# there are (a job finds its own, see src/lplgrad/leases.py); where there is none, no job waits for one.
+CHOICES = {
+    "budget": STUDY.run.budgets,
+    "dataset": LAYOUT.datasets,
+    "strategy": STUDY.run.strategies,
+    "recipe": LAYOUT.recipes(),
+    "seed": [str(seed) for seed in STUDY.run.seeds],
+}
+# Snakemake does not look for GPUs. Where jobs run on this machine, it learns here how many places on GPUs there are (a
+# job finds its own, see src/lplgrad/machine/leases.py). Where there is none, no job waits for one.
 LOCAL = workflow.is_main_process and workflow.resource_settings.nodes is None
 PLACES = len(visible_devices()) * STUDY.compute.jobs_per_gpu if LOCAL and STUDY.compute.device != "cpu" else 0
 GPU = 1 if PLACES or (not LOCAL and STUDY.compute.device != "cpu") else 0
 if PLACES and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", PLACES)
+# Jobs run with the Python that runs Snakemake or, if rules have environments of their own (--sdm), with theirs.
+PYTHON = "python" if workflow.deployment_settings.deployment_method else quote(sys.executable)
+PYTHONPATH = quote(os.pathsep.join(filter(None, [str(HOME / "src"), os.environ.get("PYTHONPATH")])))
 EXPLAIN = quote(str(HOME / "workflow" / "explain.sh"))  # what it means if a signal ended a job
-# These options cannot change a result, so they are variables of the shell and not params: changing them reruns nothing.
+# The two options cannot change a result, so they are variables of the shell and not params: changing them reruns nothing.
 shell.prefix(
     f"set -euo pipefail; . {EXPLAIN}; "
     f'lplgrad() ( (PYTHONPATH={PYTHONPATH} exec {PYTHON} -m lplgrad "$@") || explain "lplgrad $1" $? ); '
@@ -126,24 +120,20 @@ shell.prefix(
 
 
 wildcard_constraints:
-    budget=one_of(STUDY.run.budgets),
-    dataset=one_of(LAYOUT.datasets),
-    strategy=one_of(STUDY.run.strategies),
-    recipe=one_of(LAYOUT.recipes()),
-    seed=one_of([str(seed) for seed in STUDY.run.seeds]),
+    **{name: one_of(choices) for name, choices in CHOICES.items()},
     round="[1-9][0-9]*",
 
 
 def warn_of_data():
-    """Repeat what preparing the data sets warned of, which would otherwise stay in a log that nobody reads."""
+    """Say which data sets are left out, and repeat what preparing the others warned of in logs that nobody reads."""
+    warn_of_gaps()
     for dataset in LAYOUT.datasets:
-        for line in preparation_warnings(STUDY, dataset):
+        for line in availability.preparation_warnings(STUDY, dataset):
             logger.warning(line)
 
 
 def delete_leftovers():
-    """Delete what trainings kept in case they had to be done again; and, once all of the study is there, the temporary
-    models that a Snakemake which was killed left behind."""
+    """Delete progress that is no longer needed and, after the whole study, models that a killed Snakemake left."""
     for kept in Path(ROOT).rglob("progress.safetensors"):
         if (kept.parent / "metrics.json").exists():
             kept.unlink()
@@ -152,14 +142,72 @@ def delete_leftovers():
             left.unlink()
 
 
+def harmless(json_text):
+    """The same JSON without the mark that ends a script, since the report's page writes it into one."""
+    return json_text.replace("<", "\\u003c")
+
+
+def settings(values, *names):
+    """Parameters for `--settings`: all words in one, which depends on the output so that Snakemake does not compare it,
+    and each word in one of its own, so that Snakemake names the words that changed and no others."""
+    choices = product(*(CHOICES[name] for name in names))
+    known = {which: [harmless(word) for word in words(values(*which))] for which in choices}
+
+    def all_words(wildcards, output=None):
+        return known[tuple(wildcards.get(name) or recipe_of(wildcards) for name in names)]
+
+    def one_word(number):
+        # A shorter list begins again, which adds no parameter that differs.
+        return lambda wildcards: all_words(wildcards)[number % len(all_words(wildcards))]
+
+    count = max(map(len, known.values()))
+    return {"settings": all_words, **{f"setting{number}": one_word(number) for number in range(count)}}
+
+
+def code_digest(*roots, **options):
+    """Digest of the code that a job runs, with the name under which Snakemake shows that it changed."""
+    return f"code={digest.code_digest(*roots, **options)}"
+
+
+def query_code(wildcards):
+    """Digest of the code that a query runs."""
+    name = STUDY.strategies[wildcards.strategy].acquisition
+    unused = set() if "gradient_norms" in acquisition.load(name).needs else {"gradient_norms"}
+    return code_digest("rounds.query.run", f"acquisition.{name}.ACQUISITION", without=unused)
+
+
+def paper_digest(*names):
+    """Digest of some or all files of the paper's numbers and claims. As inputs their absolute paths would count too."""
+    folder = HOME / "src" / "lplgrad" / "paper"
+    files = [folder / name for name in names] or sorted([*folder.glob("*.csv"), *folder.glob("*.yaml")])
+    return f"paper={hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:16]}"
+
+
 def beside_snakefile(path):
     """A file of the project as an input; relative, so that a project that was moved reruns nothing."""
     return os.path.relpath(HOME / path)
 
 
+def trained_files(folder):
+    """What a training writes into the folder of its round."""
+    names = {"checkpoint": CHECKPOINT, "logits": "test_logits.npy"}
+    names |= {name: f"{name}.json" for name in ("metrics", "timing", "settings")}
+    return {key: f"{folder}/{name}" for key, name in names.items()}
+
+
 def trial_of(wildcards):
     """The trial that a job belongs to."""
     return Trial(wildcards.budget, wildcards.dataset, wildcards.strategy, int(wildcards.seed))
+
+
+def recipe_of(wildcards):
+    """How the strategy of a job trains."""
+    return STUDY.strategies[wildcards.strategy].recipe
+
+
+def trained(wildcards, before=0):
+    """What a round, or one before it, leaves behind of its training."""
+    return trained_files(LAYOUT.trained(trial_of(wildcards), int(wildcards.round) - before))
 
 
 def labels(wildcards):
@@ -173,76 +221,34 @@ def labels(wildcards):
 
 def previous_checkpoint(wildcards):
     """The checkpoint that a warm start trains on."""
-    if STUDY.recipes[STUDY.strategies[wildcards.strategy].recipe].init == "fresh":
-        return []
-    return f"{LAYOUT.trained(trial_of(wildcards), int(wildcards.round) - 1)}/checkpoint.safetensors"
+    return [] if STUDY.recipes[recipe_of(wildcards)].init == "fresh" else trained(wildcards, before=1)["checkpoint"]
 
 
 def queried_checkpoint(wildcards):
     """The checkpoint that a query asks, if it asks one."""
-    if not acquisition.load(STUDY.strategies[wildcards.strategy].acquisition).needs:
-        return []
-    return f"{LAYOUT.trained(trial_of(wildcards), int(wildcards.round))}/checkpoint.safetensors"
-
-
-def queried_gpu(wildcards):
-    """A query that asks no model needs no GPU."""
-    return GPU if acquisition.load(STUDY.strategies[wildcards.strategy].acquisition).needs else 0
-
-
-def results_of_round(trial, number):
-    """What a round leaves behind of its training."""
-    names = ("checkpoint.safetensors", "test_logits.npy", "metrics.json", "timing.json", "settings.json")
-    return [f"{LAYOUT.trained(trial, number)}/{name}" for name in names]
-
-
-def previous_results(wildcards):
-    """Where a trial may stop early: the round before, which tells whether it has."""
-    if LAYOUT.target(wildcards.budget, wildcards.dataset) is None:
-        return []
-    return results_of_round(trial_of(wildcards), int(wildcards.round) - 1)
-
-
-def metrics_of_round(wildcards):
-    """The same for a query: the metrics of its own round."""
-    if LAYOUT.target(wildcards.budget, wildcards.dataset) is None:
-        return []
-    return f"{LAYOUT.trained(trial_of(wildcards), int(wildcards.round))}/metrics.json"
-
-
-def target(wildcards, input):
-    """The arguments that let a trial stop early, where it may."""
-    accuracy = LAYOUT.target(wildcards.budget, wildcards.dataset)
-    if accuracy is None:
-        return ""
-    if hasattr(input, "metrics"):
-        return f"--target-accuracy {accuracy} --metrics {quote(input.metrics)}"
-    return f"--target-accuracy {accuracy} --previous {quote(os.path.dirname(input.previous[0]))}"
-
-
-def paper_digest(*names):
-    """Digest of some files of the paper's numbers and claims, or of all. They are no inputs: as such their absolute paths
-    would count too."""
-    folder = HOME / "src" / "lplgrad" / "paper"
-    files = [folder / name for name in names] or sorted([*folder.glob("*.csv"), *folder.glob("*.yaml")])
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-
-
-def query_code(wildcards):
-    """Digest of the code that a query runs."""
-    name = STUDY.strategies[wildcards.strategy].acquisition
-    unused = set() if "gradient_norms" in acquisition.load(name).needs else {"gradient_norms"}
-    return code_digest("rounds.query.run", f"acquisition.{name}.ACQUISITION", without=unused)
-
-
-def prepare_code(wildcards):
-    """Digest of the code that prepares a data set."""
-    return code_digest("datasets.prepared.prepare.run", f"datasets.{STUDY.datasets[wildcards.dataset].source}.SOURCE")
+    needs = acquisition.load(STUDY.strategies[wildcards.strategy].acquisition).needs
+    return observed_checkpoint(wildcards) if needs else []
 
 
 def observed_checkpoint(wildcards):
     """The model that is looked into."""
-    return f"{LAYOUT.trained(trial_of(wildcards), int(wildcards.round))}/checkpoint.safetensors"
+    return trained(wildcards)["checkpoint"]
+
+
+def previous_results(wildcards):
+    """Where a trial may stop early: the round before, which shows whether it has."""
+    return list(trained(wildcards, before=1).values()) if target(wildcards) else []
+
+
+def metrics_of_round(wildcards):
+    """The same for a query: the metrics of its own round."""
+    return trained(wildcards)["metrics"] if target(wildcards) else []
+
+
+def target(wildcards):
+    """The argument that lets a trial stop early, where it may: in any round but the first."""
+    accuracy = wildcards.get("round") and LAYOUT.target(wildcards.budget, wildcards.dataset)
+    return f"--target-accuracy {accuracy}" if accuracy else ""
 
 
 def observations(wildcards):
@@ -255,9 +261,7 @@ def observations(wildcards):
 def scores_of_trial(wildcards):
     """The scores of all queries of a trial."""
     trial = trial_of(wildcards)
-    return [
-        f"{LAYOUT.round(trial, number)}/scores.csv" for number in range(1, LAYOUT.rounds(trial.budget, trial.dataset))
-    ]
+    return [f"{LAYOUT.round(trial, number)}/scores.csv" for number in LAYOUT.numbers(trial)[:-1]]
 
 
 def strategy_label(wildcards):
@@ -273,28 +277,3 @@ def dataset_category(wildcards):
 def model_label(kind, wildcards):
     """What the report calls a figure of a trial's models."""
     return f"{MODEL_FIGURES[kind]}, {strategy_label(wildcards)}, {wildcards.budget} budget, seed {wildcards.seed}"
-
-
-def harmless(json_text):
-    """JSON that means the same without the mark that ends a script, since the report's page writes it into one."""
-    return json_text.replace("<", "\\u003c")
-
-
-def of_trainings(name):
-    """A file of every training of the study; round 1 once for all strategies of a recipe."""
-    return list(
-        dict.fromkeys(
-            f"{LAYOUT.trained(trial, number)}/{name}"
-            for trial in LAYOUT.trials()
-            for number in range(1, LAYOUT.rounds(trial.budget, trial.dataset) + 1)
-        )
-    )
-
-
-def of_queries(name):
-    """A file of every query of the study; the last round has none."""
-    return [
-        f"{LAYOUT.round(trial, number)}/{name}"
-        for trial in LAYOUT.trials()
-        for number in range(1, LAYOUT.rounds(trial.budget, trial.dataset))
-    ]

@@ -15,10 +15,12 @@ rule prepare:
         ENVIRONMENT
     threads: 8
     params:
-        settings=lambda wildcards: LAYOUT.source_settings(wildcards.dataset),
+        **settings(LAYOUT.source_settings, "dataset"),
         downloads=f"{DATA}/downloads",
         folder=subpath(output.manifest, parent=True),
-        code=prepare_code,
+        code=lambda wildcards: code_digest(
+            "datasets.prepared.prepare.run", f"datasets.{STUDY.datasets[wildcards.dataset].source}.SOURCE"
+        ),
     shell:
         "lplgrad prepare --settings {params.settings:q} --downloads {params.downloads:q} --threads {threads} "
         "--output {params.folder:q} > {log:q} 2>&1"

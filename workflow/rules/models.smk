@@ -22,8 +22,8 @@ rule observe:
     resources:
         gpu=GPU,
     params:
+        **settings(LAYOUT.observation_settings),
         data=subpath(input.manifest, parent=True),
-        settings=lambda wildcards: LAYOUT.observation_settings(),
         folder=subpath(output.features, parent=True),
         code=lambda wildcards: code_digest("rounds.observe.run"),
     shell:

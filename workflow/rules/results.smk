@@ -22,8 +22,8 @@ rule study:
     conda:
         ENVIRONMENT
     params:
-        settings=lambda wildcards: harmless(LAYOUT.study_settings()),  # braces in it are no wildcards
-        unavailable=lambda wildcards: harmless(json.dumps(UNAVAILABLE, ensure_ascii=False)),
+        **settings(LAYOUT.study_settings),
+        unavailable=lambda wildcards: harmless(json.dumps(UNAVAILABLE, ensure_ascii=False)),  # braces in it are no wildcards
         code=lambda wildcards: code_digest("study.record.run"),
     shell:
         "lplgrad study --settings {params.settings:q} --unavailable {params.unavailable:q} --prepared "
@@ -200,7 +200,7 @@ if PUBLISHED & set(LAYOUT.datasets):
     TABLES += ["accuracy_against_paper", "time_against_paper"]
 RESULTS = [
     rules.study.output,
-    expand(f"{ROOT}/tables/{{table}}.html", table=TABLES),
+    expand(f"{ROOT}/tables/{{table}}.{{ending}}", table=TABLES, ending=["csv", "html"]),
     expand(rules.learning_curves.output, budget=STUDY.run.budgets),
     expand(rules.dataset_curves.output, dataset=LAYOUT.datasets),
     expand(

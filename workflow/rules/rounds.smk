@@ -1,4 +1,5 @@
 # The loop of active learning, unrolled: draw labels, train, query, train, query, ...
+START = "{budget}/{dataset}/start/seed{seed}"
 
 
 rule start:
@@ -6,15 +7,15 @@ rule start:
         manifest=f"{DATA}/{{dataset}}/dataset.json",
         arrays=ancient([f"{DATA}/{{dataset}}/{array}.npy" for array in ARRAYS]),
     output:
-        f"{ROOT}/{{budget}}/{{dataset}}/start/seed{{seed}}/labeled.csv",
+        f"{ROOT}/{START}/labeled.csv",
     log:
-        f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/start.log",
+        f"{LOGS}/{START}/start.log",
     benchmark:
-        f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/start.tsv"
+        f"{LOGS}/{START}/start.tsv"
     localrule: True  # done before a cluster would have begun
     conda:
         ENVIRONMENT
-    resources:  # no parameters: they are only looked at, and a larger budget must not draw the start anew
+    resources:  # no parameters: they are only checked, and a larger budget must not draw the start anew
         candidates=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).subset or 0,
         labels=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).labels,
     params:
@@ -26,39 +27,6 @@ rule start:
         "--labels {resources.labels} --seed {wildcards.seed} --output {output:q} > {log:q} 2>&1"
 
 
-rule train_start:
-    input:
-        labeled=rules.start.output,
-        manifest=rules.start.input.manifest,
-        arrays=rules.start.input.arrays,
-    output:
-        multiext(
-            f"{ROOT}/{{budget}}/{{dataset}}/start/seed{{seed}}/{{recipe}}/",
-            checkpoint="checkpoint.safetensors",
-            logits="test_logits.npy",
-            metrics="metrics.json",
-            timing="timing.json",
-            settings="settings.json",
-        ),
-    log:
-        f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/{{recipe}}/train.log",
-    benchmark:
-        f"{LOGS}/{{budget}}/{{dataset}}/start/seed{{seed}}/{{recipe}}/train.tsv"
-    conda:
-        ENVIRONMENT
-    threads: STUDY.compute.threads
-    resources:
-        gpu=GPU,
-    params:
-        data=subpath(input.manifest, parent=True),
-        settings=lambda wildcards: LAYOUT.training_settings(wildcards.dataset, wildcards.recipe),
-        folder=subpath(output.metrics, parent=True),
-        code=lambda wildcards: code_digest("rounds.train.run"),
-    shell:
-        "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --round 1 --seed {wildcards.seed} "
-        "--settings {params.settings:q} $place $progress --output {params.folder:q} > {log:q} 2>&1"
-
-
 rule train:
     input:
         labeled=labels,
@@ -67,11 +35,7 @@ rule train:
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
-        checkpoint=temp(f"{ROUND}/checkpoint.safetensors"),
-        logits=f"{ROUND}/test_logits.npy",
-        metrics=f"{ROUND}/metrics.json",
-        timing=f"{ROUND}/timing.json",
-        settings=f"{ROUND}/settings.json",
+        **{**trained_files(ROUND), "checkpoint": temp(f"{ROUND}/checkpoint.safetensors")},
     log:
         f"{ROUND_LOGS}/train.log",
     benchmark:
@@ -82,33 +46,45 @@ rule train:
     resources:
         gpu=GPU,
     params:
+        **settings(LAYOUT.training_settings, "dataset", "recipe"),
         data=subpath(input.manifest, parent=True),
-        settings=lambda wildcards: LAYOUT.training_settings(
-            wildcards.dataset, STUDY.strategies[wildcards.strategy].recipe
-        ),
-        folder=subpath(output.metrics, parent=True),
+        round=lambda wildcards, output: wildcards.get("round", 1),
+        previous=lambda wildcards, input: [os.path.dirname(file) for file in input.previous[:1]],
         target=target,
+        folder=subpath(output.metrics, parent=True),
         code=lambda wildcards: code_digest("rounds.train.run"),
     shell:
         "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} $place $progress "
-        "--output {params.folder:q} > {log:q} 2>&1"
+        "--previous {params.previous:q} --round {params.round} {params.target} --seed {wildcards.seed} "
+        "--settings {params.settings:q} $place $progress --output {params.folder:q} > {log:q} 2>&1"
 
 
 # The same, where the checkpoint stays: of every trial's last round, and where the configuration keeps more. The
 # constraint looks ahead along the whole path, since which round is the last depends on the data set and the budget.
 use rule train as train_kept with:
     output:
-        checkpoint=f"{ROUND}/checkpoint.safetensors",
-        logits=f"{ROUND}/test_logits.npy",
-        metrics=f"{ROUND}/metrics.json",
-        timing=f"{ROUND}/timing.json",
-        settings=f"{ROUND}/settings.json",
+        **trained_files(ROUND),
     wildcard_constraints:
         budget=f"(?={LAYOUT.kept_checkpoints()})(?:{one_of(STUDY.run.budgets)})",
 
 
 ruleorder: train_kept > train
+
+
+# Round 1, once for all strategies of a recipe.
+use rule train as train_start with:
+    input:
+        labeled=rules.start.output,
+        checkpoint=[],
+        previous=[],
+        manifest=rules.start.input.manifest,
+        arrays=rules.start.input.arrays,
+    output:
+        **trained_files(f"{ROOT}/{START}/{{recipe}}"),
+    log:
+        f"{LOGS}/{START}/{{recipe}}/train.log",
+    benchmark:
+        f"{LOGS}/{START}/{{recipe}}/train.tsv"
 
 
 rule query:
@@ -132,14 +108,14 @@ rule query:
         ENVIRONMENT
     threads: STUDY.compute.threads
     resources:
-        gpu=queried_gpu,
+        gpu=lambda wildcards: GPU if queried_checkpoint(wildcards) else 0,
     params:
+        **settings(LAYOUT.query_settings, "budget", "dataset", "strategy"),
         data=subpath(input.manifest, parent=True),
-        settings=lambda wildcards: LAYOUT.query_settings(wildcards.budget, wildcards.dataset, wildcards.strategy),
         folder=subpath(output.scores, parent=True),
         target=target,
         code=query_code,
     shell:
         "lplgrad query --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--round {wildcards.round} {params.target} --seed {wildcards.seed} --settings {params.settings:q} $place "
-        "--output {params.folder:q} > {log:q} 2>&1"
+        "--metrics {input.metrics:q} --round {wildcards.round} {params.target} --seed {wildcards.seed} "
+        "--settings {params.settings:q} $place --output {params.folder:q} > {log:q} 2>&1"

@@ -8,7 +8,6 @@ Imports neither torch nor pandas.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,8 +81,8 @@ def departures(
         row = (trial.budget, trial.dataset, trial.strategy)
         if row not in settings:
             recipe = layout.study.strategies[trial.strategy].recipe
-            training = with_defaults(TrainingJob, json.loads(layout.training_settings(trial.dataset, recipe)))
-            settings[row] = training, with_defaults(QueryJob, json.loads(layout.query_settings(*row)))
+            training = with_defaults(TrainingJob, layout.training_settings(trial.dataset, recipe))
+            settings[row] = training, with_defaults(QueryJob, layout.query_settings(*row))
         if trial.dataset not in sets:
             prepared = Path(layout.data(trial.dataset))
             sets[trial.dataset] = checksums(prepared) if (prepared / "dataset.json").exists() else {}

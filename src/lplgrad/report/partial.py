@@ -14,7 +14,8 @@ from lplgrad.machine.files import write_text
 from lplgrad.machine.log import say
 from lplgrad.report import figure, table
 from lplgrad.report.document import Part, document
-from lplgrad.study.layout import Layout, absent_datasets
+from lplgrad.study.availability import absent_datasets
+from lplgrad.study.layout import Layout
 from lplgrad.study.reading import left_out, read_study
 from lplgrad.study.settings import StudyFile
 

@@ -12,21 +12,18 @@ Imports neither torch nor Snakemake.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from lplgrad import datasets
-from lplgrad.datasets.prepared.originals import ORIGINALS, change
-from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import read_json
-from lplgrad.study.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob, pool_problem
+from lplgrad import acquisition
+from lplgrad.study.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob
+from lplgrad.study.validation import Settings
 
-FAILED_DOWNLOAD = "failed_download.txt"  # in a data set's folder: why it could not be downloaded
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,10 @@ class Layout:
     def rounds(self, budget: str, dataset: str) -> int:
         """Number of rounds of a trial."""
         return self.budget(budget, dataset).rounds
+
+    def numbers(self, trial: Trial) -> range:
+        """The numbers of the rounds of a trial."""
+        return range(1, self.rounds(trial.budget, trial.dataset) + 1)
 
     def trials(self) -> Iterator[Trial]:
         """All trials, in the order of the configuration."""
@@ -120,30 +121,70 @@ class Layout:
         for trial in self.trials():
             named = trial.budget in wanted.budgets and trial.dataset in wanted.datasets
             if named and trial.strategy in wanted.strategies and trial.seed == seed:
-                last = self.rounds(trial.budget, trial.dataset)
-                shown[trial] = [number for number in sorted(set(wanted.rounds)) if number <= last]
+                shown[trial] = [number for number in self.numbers(trial) if number in wanted.rounds]
         return {trial: numbers for trial, numbers in shown.items() if numbers}
 
-    def gone_models(self) -> dict[Trial, range]:
-        """The rounds that are trained again for models that are to be shown and were not kept: of each trial all that
-        follow its newest kept model before the first of them, since Snakemake remakes what depends on what it remakes.
-        """
-        gone = {}
-        for trial, numbers in self.shown_models().items():
-            last = self.rounds(trial.budget, trial.dataset)
-            folders = [Path(self.trained(trial, number)) for number in range(1, last + 1)]
-            kept = [(folder / "checkpoint.safetensors").exists() for folder in folders]
-            wanted = [
+    def of_trainings(self, *names: str) -> list[str]:
+        """Files of all trainings; round 1 once for all strategies of a recipe."""
+        numbers = ((trial, number) for trial in self.trials() for number in self.numbers(trial))
+        folders = dict.fromkeys(self.trained(trial, number) for trial, number in numbers)
+        return [f"{folder}/{name}" for folder in folders for name in names]
+
+    def of_queries(self, *names: str) -> list[str]:
+        """Files of all queries; the last round has none."""
+        numbers = ((trial, number) for trial in self.trials() for number in self.numbers(trial)[:-1])
+        return [f"{self.round(trial, number)}/{name}" for trial, number in numbers for name in names]
+
+    def missing_results(self) -> list[str]:
+        """The files of rounds that are missing beside others, or although the study has been finished before."""
+        kept = ((trial, number) for trial, numbers in self._kept_models().items() for number in numbers)
+        results = [
+            *self.of_trainings("metrics.json", "settings.json", "test_logits.npy"),
+            *self.of_queries("scores.csv", "next_labeled.csv", "test_scores.csv", "query_settings.json"),
+            *dict.fromkeys(f"{self.trained(trial, number)}/{CHECKPOINT}" for trial, number in kept),
+        ]
+        missing = [path for path in results if not Path(path).exists()]
+        finished = any(Path(self.root, name).exists() for name in ("measurements.csv", "timings.csv", "statistics"))
+        return [path for path in missing if finished or Path(path).parent.exists()]
+
+    def _kept_models(self) -> dict[Trial, list[int]]:
+        """The rounds whose checkpoints a finished study must have; shown models only until they were looked into."""
+        kept, shown = {}, self.shown_models()
+        for trial in self.trials():
+            numbers = self.numbers(trial)
+            kept[trial] = [
                 number
                 for number in numbers
-                if (folders[number - 1] / "metrics.json").exists()
-                and not kept[number - 1]
-                and not Path(self.round(trial, number), "features.npy").exists()
+                if self.study.keep_checkpoints
+                or number in (1, numbers[-1])
+                or (number in shown.get(trial, []) and not Path(self.round(trial, number), "features.npy").exists())
             ]
-            if wanted:
-                before = [number for number in range(1, wanted[0]) if kept[number - 1]]
-                gone[trial] = range(max(before, default=0) + 1, last + 1)
-        return gone
+        return kept
+
+    def gone_models(self) -> dict[Trial, list[int]]:
+        """The rounds that are trained again because checkpoints of finished rounds are missing.
+
+        A warm start needs the checkpoint before, and Snakemake remakes what depends on what it remakes.
+        """
+        again = {}
+        for trial, kept in self._kept_models().items():
+            folders = {number: Path(self.trained(trial, number)) for number in self.numbers(trial)}
+            there = {number for number, folder in folders.items() if (folder / CHECKPOINT).exists()}
+            gone = [number for number in kept if number not in there and (folders[number] / "metrics.json").exists()]
+            if not gone:
+                continue
+            strategy = self.study.strategies[trial.strategy]
+            reads_before = (
+                self.study.recipes[strategy.recipe].init == "warm"
+                or self.target(trial.budget, trial.dataset) is not None
+            )
+            first = gone[0]
+            while reads_before and first > 1 and first - 1 not in there:
+                first -= 1
+            if reads_before or acquisition.load(strategy.acquisition).needs:
+                gone = list(range(first, len(folders) + 1))
+            again[trial] = gone
+        return again
 
     def kept_checkpoints(self) -> str:
         """A regular expression for the rounds whose checkpoints stay, as ``<budget>/<dataset>/.../round<r>/``."""
@@ -162,197 +203,57 @@ class Layout:
 
     def leftover_checkpoints(self) -> Iterator[Path]:
         """Models that are not kept and that the next round has used; Snakemake deletes them, unless it is killed."""
-        kept = re.compile(self.kept_checkpoints())
-        for trial in self.trials():
-            for number in range(2, self.rounds(trial.budget, trial.dataset)):
-                folder = PurePosixPath(self.round(trial, number))
-                checkpoint = Path(folder, "checkpoint.safetensors")
+        shown = self.shown_models()
+        for trial in [] if self.study.keep_checkpoints else self.trials():
+            for number in self.numbers(trial)[1:-1]:
+                checkpoint = Path(self.round(trial, number), CHECKPOINT)
                 used = Path(self.round(trial, number + 1), "metrics.json").exists()
-                if used and checkpoint.exists() and not kept.match(f"{folder.relative_to(self.root)}/"):
+                if used and checkpoint.exists() and number not in shown.get(trial, []):
                     yield checkpoint
 
     def target(self, budget: str, dataset: str) -> float | None:
         """The test accuracy at which a trial stops, if one is set."""
         return self.budget(budget, dataset).target_accuracy
 
-    def _compute(self) -> Compute:
-        """What of the machine's part belongs to a job's result."""
-        return Compute.model_validate({name: getattr(self.study.compute, name) for name in Compute.model_fields})
-
-    def study_settings(self) -> str:
-        """``--settings`` of ``lplgrad study``, as JSON: the study without what it defines and does not run."""
+    def study_settings(self) -> dict[str, Any]:
+        """``--settings`` of ``lplgrad study``: the study without what it defines and does not run."""
         values = self.study.model_dump(by_alias=True)
-        strategies = {name: values["strategies"][name] for name in self.study.run.strategies}
-        datasets = {name: values["datasets"][name] for name in self.study.run.datasets}
-        for row in datasets.values():
-            row["budgets"] = {name: row["budgets"][name] for name in self.study.run.budgets}
-        recipes = {name: values["recipes"][name] for name in self.recipes()}
+        names = {**values["run"], "recipes": self.recipes()}
+        for kind in ("recipes", "strategies", "datasets"):
+            values[kind] = {name: values[kind][name] for name in names[kind]}
+        for row in values["datasets"].values():
+            row["budgets"] = {name: row["budgets"][name] for name in names["budgets"]}
         figures = values["model_figures"]
         for kind in ("budgets", "datasets", "strategies"):
-            figures[kind] = [name for name in figures[kind] if name in values["run"][kind]]
-        return _json({**values, "recipes": recipes, "strategies": strategies, "datasets": datasets}, sort_keys=False)
+            figures[kind] = [name for name in figures[kind] if name in names[kind]]
+        return values
 
-    def source_settings(self, dataset: str) -> str:
-        """``--settings`` of ``lplgrad prepare``, as JSON."""
+    def source_settings(self, dataset: str) -> dict[str, Any]:
+        """``--settings`` of ``lplgrad prepare``."""
         row = self.study.datasets[dataset]
-        return _json({"source": row.source, **row.options})
+        return {"source": row.source, **row.options}
 
-    def training_settings(self, dataset: str, recipe: str) -> str:
-        """``--settings`` of ``lplgrad train``, as JSON."""
-        row = self.study.datasets[dataset]
-        job = TrainingJob(
-            model=row.model,
-            training=row.training,
-            augmentation=row.augmentation,
-            normalization=row.normalization,
-            recipe=self.study.recipes[recipe],
-            compute=self._compute(),
-        )
-        return _json(job.model_dump(by_alias=True))
+    def training_settings(self, dataset: str, recipe: str) -> dict[str, Any]:
+        """``--settings`` of ``lplgrad train``."""
+        return self._job(TrainingJob, {**dict(self.study.datasets[dataset]), "recipe": self.study.recipes[recipe]})
 
-    def query_settings(self, budget: str, dataset: str, strategy: str) -> str:
-        """``--settings`` of ``lplgrad query``, as JSON."""
-        row = self.study.datasets[dataset]
-        job = QueryJob(
-            acquisition=self.study.strategies[strategy].acquisition,
-            options=self.study.strategies[strategy].options,
-            query_size=row.budgets[budget].query_size,
-            candidates=row.budgets[budget].candidates,
-            query_transform=row.query_transform,
-            augmentation=row.augmentation,
-            compute=self._compute(),
-        )
-        return _json(job.model_dump(by_alias=True))
+    def query_settings(self, budget: str, dataset: str, strategy: str) -> dict[str, Any]:
+        """``--settings`` of ``lplgrad query``."""
+        row, asked = self.study.datasets[dataset], self.study.strategies[strategy]
+        chosen = {"acquisition": asked.acquisition, "options": asked.options}
+        return self._job(QueryJob, {**dict(row), **dict(row.budgets[budget]), **chosen})
 
-    def observation_settings(self) -> str:
-        """``--settings`` of ``lplgrad observe``, as JSON."""
-        wanted = self.study.model_figures
-        job = ObservationJob(
-            unlabeled_images=wanted.unlabeled_images,
-            embedded_images=wanted.embedded_images,
-            compute=self._compute(),
-        )
-        return _json(job.model_dump())
+    def observation_settings(self) -> dict[str, Any]:
+        """``--settings`` of ``lplgrad observe``."""
+        return self._job(ObservationJob, dict(self.study.model_figures))
 
-
-def absent_datasets(study: Study) -> list[str]:
-    """The study's data sets that are not prepared and of which it has no results: of those alone none are lost when a
-    data set is left out.
-    """
-    prepared, lost = Path(study.data_dir), lost_datasets(study)
-    return [name for name in study.run.datasets if not (prepared / name / "dataset.json").exists() and name not in lost]
-
-
-def check_prepared_datasets(study: Study) -> None:
-    """A data set's folder is its name; what is in it must be what the study means by that name, and hold its budgets.
-
-    Raises:
-        UserError: it was prepared from another source, or with other options; or a budget is larger than its pool.
-    """
-    for name in study.run.datasets:
-        manifest = Path(study.data_dir) / name / "dataset.json"
-        row = study.datasets[name]
-        if not manifest.exists():
-            continue
-        told = read_json(manifest)
-        if found := told.get("settings"):
-            wanted = {"source": row.source, **row.all_options}
-            changed = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
-            if changed:
-                raise UserError(
-                    f"datasets.{name}: {manifest.parent} was prepared with another {changed[0]} "
-                    f"({found.get(changed[0])!r}, not {wanted.get(changed[0])!r}); give this one another name or "
-                    "another data_dir, or delete that folder"
-                )
-        try:
-            pool = int(told["splits"]["train"]["images"][0])
-        except (KeyError, TypeError, ValueError, IndexError):
-            continue  # whoever opens the arrays tells what is wrong with it
-        for budget in study.run.budgets:
-            if problem := pool_problem(row.budgets[budget], pool):
-                raise UserError(f"datasets.{name}.budgets.{budget}.{problem[0]}: {problem[1]} ({manifest.parent})")
-
-
-def changed_originals(study: Study) -> dict[str, str]:
-    """What to do about data sets whose original files have changed since they were prepared, by name.
-
-    Names, sizes and times of the files are compared; no file is opened.
-    """
-    downloads, found = Path(study.data_dir) / "downloads", {}
-    for name in study.run.datasets:
-        folder, row = Path(study.data_dir) / name, study.datasets[name]
-        source = datasets.load(row.source)
-        originals = source.originals(source.options.model_validate(row.options), downloads)
-        if originals is None or not (folder / "dataset.json").exists() or not (folder / ORIGINALS).exists():
-            continue
-        try:
-            problem = change(folder / ORIGINALS, originals)
-        except OSError as error:
-            raise UserError(f"datasets.{name}: {error.filename}: {error.strerror}") from None
-        if problem:
-            found[name] = (
-                f"datasets.{name}: {originals} has changed since {folder} was prepared ({problem}); to go on with the "
-                f"images that were prepared, delete {folder / ORIGINALS}; to use the images as they are now, run "
-                f"Snakemake with --forcerun {folder / 'dataset.json'}, which runs all rounds of the data set again"
-            )
-    return found
-
-
-def lost_datasets(study: Study) -> list[str]:
-    """The study's data sets that are no longer prepared, although there are results of them."""
-    root, prepared = Path(Layout(study).root), Path(study.data_dir)
-    return [
-        name
-        for name in study.run.datasets
-        if not (prepared / name / "dataset.json").exists()
-        and any((root / budget / name).exists() for budget in study.run.budgets)
-    ]
-
-
-def preparation_warnings(study: Study, name: str) -> list[str]:
-    """What ``prepare`` warned of when this study's workflow prepared a data set, from its log."""
-    log = Path(Layout(study).preparation_log(name))
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    return [f"data set {name}: {line}" for line in lines if line.startswith("warning: ")]
-
-
-def lost_message(study: Study, name: str) -> str:
-    """What a lost data set means."""
-    manifest = Path(study.data_dir) / name / "dataset.json"
-    return (
-        f"data set {name}: {manifest} is missing; if all of its rounds are finished, they stay as they are; to prepare "
-        f"it and run them again, give Snakemake --forcerun {manifest}"
-    )
-
-
-def unavailable_datasets(study: Study) -> dict[str, str]:
-    """The absent data sets that cannot be had, with the reason. Asks the network at most once a data set, all at a
-    time. One whose download failed is not tried again until the file that tells of it is deleted: an address that
-    answers and sends something else would fail, and hold up the tables of all others, on every run.
-    """
-
-    def reason(name: str) -> str | None:
-        failed = Path(study.data_dir) / name / FAILED_DOWNLOAD
-        if failed.exists():
-            return failed.read_text(encoding="utf-8", errors="replace").strip()
-        row = study.datasets[name]
-        source = datasets.load(row.source)
-        return source.unavailable(source.options.model_validate(row.options), Path(study.data_dir) / "downloads")
-
-    absent = absent_datasets(study)
-    with ThreadPoolExecutor() as pool:
-        reasons = zip(absent, pool.map(reason, absent), strict=True)
-        return {name: why for name, why in reasons if why is not None}
+    def _job(self, kind: type[Settings], given: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a kind of job, and the part of ``compute`` that changes its result."""
+        compute = {name: getattr(self.study.compute, name) for name in Compute.model_fields}
+        given = {**given, "compute": Compute.model_validate(compute)}
+        return kind.model_validate({name: given[name] for name in kind.model_fields}).model_dump(by_alias=True)
 
 
 def one_of(names: list[str]) -> str:
     """A regular expression that matches any of some names."""
     return "|".join(re.escape(name) for name in names) or "(?!)"
-
-
-def _json(value: Mapping[str, object], sort_keys: bool = True) -> str:
-    # YAML reads the escapes that JSON has for an emoji as two halves of a letter.
-    return json.dumps(value, sort_keys=sort_keys, ensure_ascii=False)

@@ -5,7 +5,6 @@ Imports neither torch nor Snakemake.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,7 @@ from typing import Any
 from lplgrad.machine.errors import UserError
 from lplgrad.study.layout import Layout
 from lplgrad.study.settings import Study, StudyFile
-from lplgrad.study.validation import first_difference, parse, read_yaml
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` over ``base``: mappings are merged key by key, everything else is replaced (Snakemake's rule)."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = merge(below if isinstance(below, Mapping) else {}, value) if isinstance(value, Mapping) else value
-    return merged
+from lplgrad.study.validation import first_difference, merge, parse, read_yaml
 
 
 def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Study:
@@ -97,6 +87,6 @@ def check_reported(study: Study) -> None:
     """
     written = Path(Layout(study).root) / "study.yaml"
     if written.exists():
-        ran, asked = (json.loads(Layout(one).study_settings()) for one in (read_study_file(written).study, study))
+        ran, asked = (Layout(one).study_settings() for one in (read_study_file(written).study, study))
         if problem := first_difference(ran, asked):
             raise UserError(f"{written}: {problem}; run Snakemake before --report, or name the configuration that ran")

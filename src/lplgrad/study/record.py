@@ -10,7 +10,8 @@ import yaml
 from lplgrad.datasets.prepared.arrays import open_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import write_text
-from lplgrad.study.layout import Layout, changed_originals, check_prepared_datasets
+from lplgrad.study.availability import changed_originals, check_prepared_datasets
+from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import Study, StudyFile, pool_problem
 from lplgrad.study.validation import parse, parse_settings, read_yaml

@@ -8,14 +8,14 @@ Imports neither torch nor Snakemake. Behaviour does not live here: every value r
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
+from itertools import product
+from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from lplgrad import acquisition, datasets
 from lplgrad.machine.errors import nearest
@@ -27,8 +27,8 @@ from lplgrad.study.validation import (
     Seed,
     Settings,
     Title,
-    check_options,
     problem_below,
+    wrong,
 )
 
 
@@ -70,11 +70,8 @@ class Training(Settings):
     @model_validator(mode="after")
     def _milestones_are_reached(self) -> Self:
         if self.milestones != sorted(set(self.milestones)) or any(m >= self.epochs for m in self.milestones):
-            raise PydanticCustomError(
-                "milestones",
-                "milestones {milestones} must rise and lie before the last epoch (epochs: {epochs}); [] for none",
-                {"milestones": str(self.milestones), "epochs": self.epochs},
-            )
+            limit = f"must rise and lie before the last epoch (epochs: {self.epochs})"
+            raise wrong(f"milestones {self.milestones} {limit}; [] for none")
         return self
 
 
@@ -104,7 +101,7 @@ class Normalization(Settings):
     @model_validator(mode="after")
     def _same_channels(self) -> Self:
         if len(self.mean) != len(self.std):
-            raise PydanticCustomError("channels", "mean and std must have one value per channel each")
+            raise wrong("mean and std must have one value per channel each")
         return self
 
 
@@ -139,7 +136,7 @@ class Recipe(Settings):
         idle = self.model_fields_set & self.of_auxiliary
         if not self.auxiliary and any(getattr(self, key) != type(self).model_fields[key].default for key in idle):
             keys = ", ".join(sorted(key.rstrip("_") for key in idle))
-            raise PydanticCustomError("idle", "{keys} has no effect without auxiliary: true", {"keys": keys})
+            raise wrong(f"{keys} has no effect without auxiliary: true")
         return self
 
 
@@ -206,27 +203,16 @@ class Budget(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.labels % self.query_size:
-            raise PydanticCustomError(
-                "multiple",
-                "labels: {labels} is not a multiple of query_size: {query_size}",
-                {"labels": self.labels, "query_size": self.query_size},
-            )
+            raise wrong(f"labels: {self.labels} is not a multiple of query_size: {self.query_size}")
         if self.subset is not None and self.subset < self.query_size:
-            raise PydanticCustomError(
-                "subset",
-                "candidates: {subset} is smaller than query_size: {query_size}, so no query could be answered",
-                {"subset": self.subset, "query_size": self.query_size},
-            )
+            sizes = f"candidates: {self.subset} is smaller than query_size: {self.query_size}"
+            raise wrong(f"{sizes}, so no query could be answered")
         return self
 
 
 def _one_of(kind: str, value: str, known: list[str]) -> str:
     if value not in known:
-        raise PydanticCustomError(
-            "one_of",
-            "unknown {kind} {value} ({hint})",
-            {"kind": kind, "value": repr(value), "hint": nearest(value, known)},
-        )
+        raise wrong(f"unknown {kind} {value!r} ({nearest(value, known)})")
     return value
 
 
@@ -247,16 +233,7 @@ class Strategy(Row):
     title: Title | None = None
     acquisition: AcquisitionName
     function_key: ClassVar[str] = "acquisition"
-
-    @classmethod
-    def options_of(cls, function: str) -> type[Settings] | None:
-        """The options of an acquisition function."""
-        return acquisition.load(function).options if function in acquisition.names() else None
-
-    @model_validator(mode="after")
-    def _options_fit(self) -> Self:
-        check_options(acquisition.load(self.acquisition).options, self.options)
-        return self
+    registry: ClassVar[ModuleType] = acquisition  # type: ignore[assignment]  # the module, not the key above
 
 
 class Dataset(Row):
@@ -280,27 +257,15 @@ class Dataset(Row):
     query_transform: Literal["test", "train"] = "test"
     budgets: Annotated[dict[Name, Budget], Field(min_length=1)]
     function_key: ClassVar[str] = "source"
-
-    @classmethod
-    def options_of(cls, function: str) -> type[Settings] | None:
-        """The options of a source."""
-        return datasets.load(function).options if function in datasets.names() else None
-
-    @model_validator(mode="after")
-    def _options_fit(self) -> Self:
-        check_options(datasets.load(self.source).options, self.options)
-        return self
+    registry: ClassVar[ModuleType] = datasets
 
     @model_validator(mode="after")
     def _budgets_fit_the_pool(self) -> Self:
         source = datasets.load(self.source)
         pool = source.pool_size(source.options.model_validate(self.options))
-        if pool is not None:
-            for name, budget in self.budgets.items():
-                problem = pool_problem(budget, pool)
-                if problem:
-                    key, message = problem
-                    raise problem_below(f"budgets.{name}.{key}", message)
+        for name, budget in self.budgets.items():
+            if pool is not None and (problem := pool_problem(budget, pool)):
+                raise problem_below(f"budgets.{name}.{problem[0]}", problem[1])
         return self
 
 
@@ -337,7 +302,7 @@ class Run(Settings):
     def _once(cls, values: list[Any]) -> list[Any]:
         repeated = sorted({str(value) for value in values if values.count(value) > 1})
         if repeated:
-            raise PydanticCustomError("distinct", "{which} is listed twice", {"which": ", ".join(repeated)})
+            raise wrong(f"{', '.join(repeated)} is listed twice")
         return values
 
 
@@ -365,6 +330,15 @@ class ModelFigures(Settings):
     embedded_images: Annotated[int, Field(ge=2)] = 2_000
 
 
+def _from_here(path: str) -> str:
+    """A folder as pathlib writes it, and from the working directory if it lies below: Snakemake compares text."""
+    given = Path(path).expanduser()
+    for folder in (given, *given.parents):
+        if folder.exists() and folder.samefile("."):
+            return str(given.relative_to(folder))
+    return str(given)
+
+
 class Study(Settings):
     """A whole study, as its configuration files describe it.
 
@@ -381,13 +355,7 @@ class Study(Settings):
 
     study: Name
     title: Title
-    data_dir: Annotated[
-        str,
-        Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$"),
-        AfterValidator(os.path.expanduser),
-        # Snakemake compares names as text, and messages name files as pathlib writes them.
-        AfterValidator(lambda path: str(PurePosixPath(path))),
-    ] = "data"
+    data_dir: Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$"), AfterValidator(_from_here)] = "data"
     run: Run
     recipes: Annotated[dict[Name, Recipe], Field(min_length=1)]
     strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]
@@ -398,7 +366,7 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _references_resolve(self) -> Self:
-        for key, problem in self._broken_references():
+        for key, problem in [*self._broken_references(), *self._confusing_titles()]:
             raise problem_below(key, problem)
         return self
 
@@ -416,22 +384,18 @@ class Study(Settings):
                     "not train (auxiliary: false)",
                 )
         for kind, defined in (("strategies", self.strategies), ("datasets", self.datasets)):
-            for name in getattr(self.run, kind):
-                if name not in defined:
-                    yield f"run.{kind}", f"{name!r} is not defined under {kind} ({nearest(name, defined)})"
-            for name in getattr(self.model_figures, kind):
-                if name not in defined:
-                    yield f"model_figures.{kind}", f"{name!r} is not defined under {kind} ({nearest(name, defined)})"
-        yield from self._confusing_titles()
+            for where, part in (("run", self.run), ("model_figures", self.model_figures)):
+                for name in getattr(part, kind):
+                    if name not in defined:
+                        yield f"{where}.{kind}", f"{name!r} is not defined under {kind} ({nearest(name, defined)})"
         budgets = {budget for row in self.datasets.values() for budget in row.budgets}
         for name in self.model_figures.budgets:
             if name not in budgets:
                 yield "model_figures.budgets", f"no data set has a budget {name!r} ({nearest(name, budgets)})"
-        for name in self.run.datasets:
-            for budget in self.run.budgets:
-                if name in self.datasets and budget not in self.datasets[name].budgets:
-                    hint = nearest(budget, self.datasets[name].budgets)
-                    yield "run.budgets", f"data set {name!r} has no budget {budget!r} ({hint})"
+        for name, budget in product(self.run.datasets, self.run.budgets):
+            if name in self.datasets and budget not in self.datasets[name].budgets:
+                hint = nearest(budget, self.datasets[name].budgets)
+                yield "run.budgets", f"data set {name!r} has no budget {budget!r} ({hint})"
 
     def _confusing_titles(self) -> Iterable[tuple[str, str]]:
         """Titles that a reader could not tell apart, or could not see at all."""
@@ -496,11 +460,7 @@ class SourceJob(Row):
 
     source: SourceName
     function_key: ClassVar[str] = "source"
-
-    @classmethod
-    def options_of(cls, function: str) -> type[Settings] | None:
-        """The options of a source."""
-        return Dataset.options_of(function)
+    registry: ClassVar[ModuleType] = datasets
 
 
 class QueryJob(Settings):

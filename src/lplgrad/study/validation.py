@@ -1,14 +1,15 @@
-"""Strict settings: the base of every settings class, and how a mistake in one is told in a line.
+"""Strict settings: the base of every settings class, and the one line that reports a mistake.
 
-Pydantic does the checking; this module gives it the project's manners. Imports neither torch nor Snakemake.
+Pydantic checks. Imports neither torch nor Snakemake.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, TypeVar
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -20,19 +21,26 @@ from lplgrad.machine.errors import UserError, nearest
 RESERVED_NAMES = {"start", "downloads"}
 
 
+def problem_below(key: str, problem: str) -> PydanticCustomError:
+    """An error for a validator to raise, about ``key`` below the settings that it checks."""
+    return PydanticCustomError("problem", "{problem}", {"problem": problem, "key": key})
+
+
+def wrong(problem: str) -> PydanticCustomError:
+    """An error for a validator to raise, about what it checks."""
+    return problem_below("", problem)
+
+
 def _name(value: object) -> object:
-    """A name becomes a folder and a word in a shell command: nothing that either would take for more."""
+    """Check a name, which becomes a folder and a word in a shell command."""
     if isinstance(value, str) and (not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", value) or value in RESERVED_NAMES):
-        raise PydanticCustomError(
-            "name",
-            "{value} cannot be a name: use letters, digits, '_' and '-', a letter first (but not start or downloads)",
-            {"value": repr(value)},
-        )
+        letters = "use letters, digits, '_' and '-', a letter first (but not start or downloads)"
+        raise wrong(f"{value!r} cannot be a name: {letters}")
     return value
 
 
 def _scientific(value: object) -> object:
-    """``5e-4`` is a string to YAML 1.1, which wants ``5.0e-4``; everybody means the number."""
+    """Read ``5e-4`` as a number, although YAML 1.1 wants ``5.0e-4``."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value
@@ -46,30 +54,24 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Settings(BaseModel):
-    """What all settings share: unknown keys and wrong types are errors, and nothing changes after it was read."""
+    """Settings that refuse unknown keys and wrong types, and cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_by_alias=True, validate_by_name=True)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, values: object) -> object:
-        if isinstance(values, Mapping):
-            options = cls.option_keys(values)
-            if options is None:
-                return values
+        options = cls.option_keys(values) if isinstance(values, Mapping) else None
+        if isinstance(values, Mapping) and options is not None:
             known = {field.alias or name for name, field in cls.model_fields.items()} | options
             for key in values:
                 if key not in known and key not in cls.model_fields:
-                    raise PydanticCustomError(
-                        "unknown_key",
-                        "unknown key {key} ({hint})",
-                        {"key": repr(key), "hint": nearest(str(key), known)},
-                    )
+                    raise wrong(f"unknown key {key!r} ({nearest(str(key), known)})")
         return values
 
     @classmethod
     def option_keys(cls, values: Mapping[str, Any]) -> set[str] | None:
-        """Keys that may stand beside the class's own; None where that cannot be told yet."""
+        """The keys that may stand beside the class's own; None if they are not known yet."""
         return set()
 
 
@@ -78,77 +80,65 @@ class Row(Settings):
 
     Attributes:
         function_key: the key that names the function.
+        registry: the package that has a module for each function.
     """
 
     model_config = ConfigDict(extra="allow")
     function_key: ClassVar[str]
-
-    @classmethod
-    def options_of(cls, function: str) -> type[Settings] | None:
-        """The options of a function; None where there is none of that name."""
-        raise NotImplementedError
+    registry: ClassVar[ModuleType]
 
     @classmethod
     def option_keys(cls, values: Mapping[str, Any]) -> set[str] | None:
         """The options of the function that the row names."""
-        if cls.function_key not in values:
-            return set()
-        options = cls.options_of(str(values[cls.function_key]))
-        return None if options is None else set(options.model_fields)
+        function = str(values.get(cls.function_key, ""))
+        if function and function not in cls.registry.names():
+            return None
+        return set(cls.registry.load(function).options.model_fields) if function else set()
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys that are not the row's own: the function's options."""
+        """The function's options: the keys that are not the row's own."""
         return dict(self.model_extra or {})
 
     @property
     def all_options(self) -> dict[str, Any]:
         """The same with the default of every option that is not given."""
-        kind = self.options_of(getattr(self, self.function_key))
-        return {} if kind is None else kind.model_validate(self.options).model_dump()
+        return self._checked_options().model_dump()
+
+    def _checked_options(self) -> Settings:
+        kind: type[Settings] = self.registry.load(getattr(self, self.function_key)).options
+        return kind.model_validate(self.options)
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        try:
+            self._checked_options()
+        except ValidationError as error:
+            raise problem_below(*first_problem(error)) from None
+        return self
 
 
-# The errors of pydantic that are clearer with the offending value, and the errors that bring their own key along.
+# The errors of pydantic that are clearer with the offending value.
 _WITH_VALUE = {
     "bool_type", "finite_number", "float_type", "greater_than", "greater_than_equal", "int_from_float", "int_type",
     "less_than", "less_than_equal", "literal_error", "string_pattern_mismatch", "string_type",
 }  # fmt: skip
-_WITH_KEY = "below"
-
-
-def problem_below(key: str, problem: str) -> PydanticCustomError:
-    """An error about ``key`` below the settings that a validator looks at."""
-    return PydanticCustomError(_WITH_KEY, "{key}: {problem}", {"key": key, "problem": problem})
-
-
-def check_options(kind: type[Settings], options: Mapping[str, Any]) -> None:
-    """Check a row's options, from within a validator of that row."""
-    try:
-        kind.model_validate(options)
-    except ValidationError as error:
-        place, message = first_problem(error)
-        raise (
-            problem_below(place, message)
-            if place
-            else PydanticCustomError("options", "{problem}", {"problem": message})
-        ) from None
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
     """The first error of a validation: the dotted key, and what is wrong with its value."""
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    place = [str(part) for part in first["loc"] if part != "[key]"]
     message = first["msg"]
-    if first["type"] == _WITH_KEY:
-        key, message = message.split(": ", 1)
-        place = f"{place}.{key}" if place else key
+    if first["type"] == "problem":
+        place += filter(None, [first["ctx"]["key"]])
     elif first["type"] == "missing":
         message = "is missing"
     else:
         message = message[:1].lower() + message[1:]
         if first["type"] in _WITH_VALUE:
             message += f", not {first['input']!r}"
-    return place, message
+    return ".".join(place), message
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -167,6 +157,57 @@ def parse(kind: type[SettingsT], values: object, where: str) -> SettingsT:
     except ValidationError as error:
         place, message = first_problem(error)
         raise UserError(f"{where}: {place}: {message}" if place else f"{where}: {message}") from None
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` over ``base``: mappings are merged key by key, everything else is replaced (Snakemake's rule)."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below if isinstance(below, Mapping) else {}, value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def words(settings: Mapping[str, Any], above: str = "") -> list[str]:
+    """Write settings as words ``key=value`` for a command line, with dotted keys and JSON values."""
+    found = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found += words(value, f"{above}{key}.")
+        else:
+            found.append(f"{above}{key}={json.dumps(value, ensure_ascii=False)}")
+    return found
+
+
+def parse_settings(kind: type[SettingsT], given: Iterable[str], option: str = "--settings") -> SettingsT:
+    """Check settings from the command line: words as ``words`` writes them, or mappings in YAML.
+
+    Raises:
+        UserError: the key, and what is wrong with it.
+    """
+    values: dict[str, Any] = {}
+    keys = set()
+    for word in given:
+        if pair := re.fullmatch(r"([\w-]+(?:\.[\w-]+)*)=(.*)", word, re.DOTALL):
+            key, layer = pair[1], _read_value(pair[2], f"{option}: {pair[1]}")
+            if key in keys:
+                raise UserError(f"{option}: {key} is given twice")
+            keys.add(key)
+            for part in reversed(key.split(".")):
+                layer = {part: layer}
+        else:
+            layer = read_yaml(word, option) or {}
+        if not isinstance(layer, Mapping):
+            raise UserError(f"{option}: expected keys and values, not {word!r}")
+        values = merge(values, layer)
+    return parse(kind, values, option)
+
+
+def _read_value(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)  # YAML folds some letters of a JSON string, and takes 1e-05 for one
+    except (ValueError, RecursionError):
+        return read_yaml(text, where)
 
 
 def first_difference(found: object, expected: object, key: str = "") -> str:
@@ -223,8 +264,3 @@ def read_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: {line}{error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
-
-
-def parse_settings(kind: type[SettingsT], text: str, option: str = "--settings") -> SettingsT:
-    """Parse settings of the command line: YAML in one argument."""
-    return parse(kind, read_yaml(text, option) or {}, option)

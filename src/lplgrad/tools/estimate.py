@@ -11,7 +11,8 @@ from itertools import groupby
 from lplgrad import acquisition
 from lplgrad.rounds.networks import build
 from lplgrad.rounds.pool import TEST_IMAGES
-from lplgrad.study.layout import Layout, Trial, check_prepared_datasets
+from lplgrad.study.availability import check_prepared_datasets
+from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import Model
 from lplgrad.tools.rates import ANY, Rates, key, measure_rates, rate, read_rates, size_of

@@ -14,15 +14,13 @@ from lplgrad.machine import locks
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
 from lplgrad.rounds.settings import QUERY, TRAINING
-from lplgrad.study.layout import (
-    Layout,
-    Trial,
+from lplgrad.study.availability import (
     changed_originals,
     check_prepared_datasets,
     lost_datasets,
-    lost_message,
     preparation_warnings,
 )
+from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import left_out, read_study
 
 
@@ -35,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
         problems = [f"changed: {problem}" for problem in changed_originals(study).values()]
     except UserError as error:
         problems = [f"wrong data: {error}"]
-    problems += [f"not prepared: {lost_message(study, name)}" for name in lost_datasets(study)]
+    problems += [f"not prepared: {message}" for message in lost_datasets(study).values()]
     for name in study.run.datasets:
         problems += preparation_warnings(study, name)
     for line in (*problems, *report(Layout(study, left_out(study)))):

@@ -15,7 +15,7 @@ from lplgrad.machine.errors import DownloadError, UserError
 from lplgrad.machine.files import remove, write_text
 from lplgrad.machine.locks import alone
 from lplgrad.machine.log import say
-from lplgrad.study.layout import FAILED_DOWNLOAD
+from lplgrad.study.availability import FAILED_DOWNLOAD
 from lplgrad.study.settings import SourceJob
 from lplgrad.study.validation import parse, parse_settings
 

@@ -1,0 +1,126 @@
+"""Decide which data sets of a study are available, and whether a prepared one is still what the study means.
+
+Imports neither torch nor Snakemake.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lplgrad import datasets
+from lplgrad.datasets.prepared.originals import ORIGINALS, change
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import read_json
+from lplgrad.study.layout import Layout
+from lplgrad.study.settings import Study, pool_problem
+
+FAILED_DOWNLOAD = "failed_download.txt"  # in a data set's folder: why it could not be downloaded
+
+
+def check_prepared_datasets(study: Study) -> None:
+    """Check that each prepared folder holds the data set that the study means by its name, and fits its budgets.
+
+    Raises:
+        UserError: it was prepared from another source or with other options, or a budget is larger than its pool.
+    """
+    for name in study.run.datasets:
+        manifest, row = _manifest(study, name), study.datasets[name]
+        if not manifest.exists():
+            continue
+        described = read_json(manifest)
+        if found := described.get("settings"):
+            wanted = {"source": row.source, **row.all_options}
+            changed = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
+            if changed:
+                raise UserError(
+                    f"datasets.{name}: {manifest.parent} was prepared with another {changed[0]} "
+                    f"({found.get(changed[0])!r}, not {wanted.get(changed[0])!r}); give this one another name or "
+                    "another data_dir, or delete that folder"
+                )
+        try:
+            pool = int(described["splits"]["train"]["images"][0])
+        except (KeyError, TypeError, ValueError, IndexError):
+            continue  # whoever opens the arrays reports what is wrong
+        for budget in study.run.budgets:
+            if problem := pool_problem(row.budgets[budget], pool):
+                raise UserError(f"datasets.{name}.budgets.{budget}.{problem[0]}: {problem[1]} ({manifest.parent})")
+
+
+def changed_originals(study: Study) -> dict[str, str]:
+    """Say what to do about data sets whose original files have changed since they were prepared, by name.
+
+    Names, sizes and times of the files are compared. No file is opened.
+    """
+    problems = {}
+    for name in study.run.datasets:
+        manifest, row = _manifest(study, name), study.datasets[name]
+        folder, source = manifest.parent, datasets.load(row.source)
+        originals = source.originals(source.options.model_validate(row.options), _downloads(study))
+        if originals is None or not manifest.exists() or not (folder / ORIGINALS).exists():
+            continue
+        try:
+            problem = change(folder / ORIGINALS, originals)
+        except OSError as error:
+            raise UserError(f"datasets.{name}: {error.filename}: {error.strerror}") from None
+        if problem:
+            problems[name] = (
+                f"datasets.{name}: {originals} has changed since {folder} was prepared ({problem}); to go on with the "
+                f"images that were prepared, delete {folder / ORIGINALS}; to use the images as they are now, run "
+                f"Snakemake with --forcerun {manifest}, which runs all rounds of the data set again"
+            )
+    return problems
+
+
+def lost_datasets(study: Study) -> dict[str, str]:
+    """Name the data sets that have results but are no longer prepared, each with a message for the user."""
+    root = Path(Layout(study).root)
+    return {
+        name: f"data set {name}: {_manifest(study, name)} is missing; if all of its rounds are finished, they stay as "
+        f"they are; to prepare it and run them again, give Snakemake --forcerun {_manifest(study, name)}"
+        for name in study.run.datasets
+        if not _manifest(study, name).exists() and any((root / budget / name).exists() for budget in study.run.budgets)
+    }
+
+
+def absent_datasets(study: Study) -> list[str]:
+    """Name the data sets that are not prepared and have no results: the study loses nothing without them."""
+    lost = lost_datasets(study)
+    return [name for name in study.run.datasets if not _manifest(study, name).exists() and name not in lost]
+
+
+def unavailable_datasets(study: Study) -> dict[str, str]:
+    """Name the absent data sets that cannot be prepared, with the reason.
+
+    Each host is asked once, and all at the same time. A download that failed is not tried again until the user deletes
+    the file that says so: an address that answers with the wrong content would hold up all other tables on every run.
+    """
+
+    def reason(name: str) -> str | None:
+        failed = _manifest(study, name).with_name(FAILED_DOWNLOAD)
+        if failed.exists():
+            return failed.read_text(encoding="utf-8", errors="replace").strip()
+        row = study.datasets[name]
+        source = datasets.load(row.source)
+        return source.unavailable(source.options.model_validate(row.options), _downloads(study))
+
+    absent = absent_datasets(study)
+    with ThreadPoolExecutor() as pool:
+        return {name: why for name, why in zip(absent, pool.map(reason, absent), strict=True) if why is not None}
+
+
+def preparation_warnings(study: Study, name: str) -> list[str]:
+    """Read the warnings of ``prepare`` from its log, if this study's workflow prepared the data set."""
+    try:
+        log = Path(Layout(study).preparation_log(name)).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [f"data set {name}: {line}" for line in log.splitlines() if line.startswith("warning: ")]
+
+
+def _manifest(study: Study, name: str) -> Path:
+    return Path(study.data_dir) / name / "dataset.json"
+
+
+def _downloads(study: Study) -> Path:
+    return Path(study.data_dir) / "downloads"
