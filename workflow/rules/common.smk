@@ -4,7 +4,7 @@ import json
 import mimetypes
 import os
 import sys
-from shlex import quote
+from shlex import join, quote
 
 from snakemake.cli import get_argument_parser
 from snakemake.exceptions import WorkflowError
@@ -20,7 +20,6 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.leases import visible_devices
 from lplgrad.study.reading import check_reported, read_study
 from lplgrad.report import captions
-from lplgrad.study.settings import shown_title
 from lplgrad.study.layout import (
     Trial,
     Layout,
@@ -94,12 +93,6 @@ for trial, numbers in LAYOUT.gone_models().items():
         f"were not kept: rounds {numbers[0]} to {numbers[-1]} are trained again, to the same results"
     )
 PUBLISHED = set(read_study([CONFIG]).run.datasets)  # config.yaml is the paper
-MODEL_FIGURES = {
-    "embeddings": "t-SNE",
-    "confidence": "confidence",
-    "loss-correlation": "scores and true loss",
-    "class-accuracy": "accuracy by class",
-}
 ROOT = LAYOUT.root
 DATA = STUDY.data_dir
 LOGS = f"logs/{STUDY.study}"
@@ -220,11 +213,9 @@ def target(wildcards, input):
     return f"--target-accuracy {accuracy} --previous {quote(os.path.dirname(input.previous[0]))}"
 
 
-def paper_digest(*names):
-    """Digest of some files of the paper's numbers and claims, or of all. They are no inputs: as such their absolute paths
-    would count too."""
-    folder = HOME / "src" / "lplgrad" / "paper"
-    files = [folder / name for name in names] or sorted([*folder.glob("*.csv"), *folder.glob("*.yaml")])
+def file_digest(*patterns):
+    """Digest of files of the package that are not code. They are not inputs: as such their absolute paths would count."""
+    files = [file for pattern in patterns for file in sorted((HOME / "src" / "lplgrad").glob(pattern))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
@@ -245,34 +236,70 @@ def observed_checkpoint(wildcards):
     return f"{LAYOUT.trained(trial_of(wildcards), int(wildcards.round))}/checkpoint.safetensors"
 
 
-def observations(wildcards):
-    """What was seen in the models of a trial."""
-    trial = trial_of(wildcards)
+def made_from(needs):
+    """The inputs among what a kind of table or figure needs."""
+    return {name: rules.diagnostics.output if name == "diagnostics" else FILES[name] for name in needs if name in FILES}
+
+
+def made_from_trial(wildcards):
+    """The inputs of a figure of one trial: scores and images, tables, or what was observed in its models."""
+    kind, trial = figure_row(wildcards)[0], trial_of(wildcards)
+    if kind == "chosen":
+        rounds = range(1, LAYOUT.rounds(trial.budget, trial.dataset))
+        scores = [f"{LAYOUT.round(trial, number)}/scores.csv" for number in rounds]
+        return {"scores": scores, "data": rules.prepare.output}
+    if kind == "class-accuracy":
+        return made_from(FIGURES[kind].needs)
     names = ("features.npy", "observed.csv", "confidence.csv")
-    return [f"{LAYOUT.round(trial, number)}/{name}" for number in LAYOUT.shown_models()[trial] for name in names]
+    rounds = LAYOUT.shown_models()[trial]
+    observed = [f"{LAYOUT.round(trial, number)}/{name}" for number in rounds for name in names]
+    return {"observed": observed, "manifest": rules.start.input.manifest}
 
 
-def scores_of_trial(wildcards):
-    """The scores of all queries of a trial."""
-    trial = trial_of(wildcards)
-    return [
-        f"{LAYOUT.round(trial, number)}/scores.csv" for number in range(1, LAYOUT.rounds(trial.budget, trial.dataset))
-    ]
+def options(needs, **names):
+    """The options that give a kind of table or figure what it needs: files, and names of what it shows."""
+    given = {name: value for name, value in {**FILES, **names}.items() if name in needs}
+    return " ".join(f"--{name} {join([value] if isinstance(value, str) else value)}" for name, value in given.items())
 
 
-def strategy_label(wildcards):
-    """What the report calls a strategy."""
-    return captions.label(shown_title(STUDY.strategies, wildcards.strategy))
+def table_kind(wildcards):
+    """The kind of a table as the command names it."""
+    return wildcards.table.replace("_", "-")
 
 
-def dataset_category(wildcards):
-    """What the report calls a data set."""
-    return captions.label(shown_title(STUDY.datasets, wildcards.dataset))
+def table_command(wildcards):
+    """The command that makes a table."""
+    kind = table_kind(wildcards)
+    return f"table {kind} {options(TABLES[kind].needs)}"
 
 
-def model_label(kind, wildcards):
-    """What the report calls a figure of a trial's models."""
-    return f"{MODEL_FIGURES[kind]}, {strategy_label(wildcards)}, {wildcards.budget} budget, seed {wildcards.seed}"
+def figure_command(wildcards):
+    """The command that draws a figure."""
+    kind = figure_row(wildcards)[0]
+    return f"figure {kind} {options(FIGURES[kind].needs, **figure_names(wildcards))}"
+
+
+def figure_row(wildcards):
+    """The row of a figure in SHOWN_FIGURES, found by its path or by the folder that the path begins with."""
+    return SHOWN_FIGURES.get(wildcards.figure) or SHOWN_FIGURES[wildcards.figure.partition("/")[0]]
+
+
+def figure_names(wildcards):
+    """The names of what a figure shows: wildcards, or parts of a path such as strategies/small/digits/entropy."""
+    folder, *parts = wildcards.figure.split("/")
+    return {**dict(zip(NAMES.get(folder, []), parts)), **dict(wildcards.items())}
+
+
+def of_figure(column):
+    """What the report calls a figure: a function of the wildcards."""
+    return lambda wildcards: captions.placed(STUDY, figure_row(wildcards)[column], figure_names(wildcards))
+
+
+def shown(path, caption, category, label, subcategory=None):
+    """An output in the report."""
+    labels = (lambda wildcards: {"result": label(wildcards)}) if callable(label) else {"result": label}
+    caption = f"../../report/{caption}.rst"
+    return report(path, caption=caption, category=category, subcategory=subcategory, labels=labels)
 
 
 def harmless(json_text):

@@ -20,6 +20,9 @@ from matplotlib.text import Text
 
 from lplgrad.machine.files import replacing
 from lplgrad.machine.log import say
+from lplgrad.report.wording import dataset_title, strategy_title
+from lplgrad.study.layout import Trial
+from lplgrad.study.settings import StudyFile
 
 mpl.use("Agg")
 
@@ -94,9 +97,18 @@ def _spare(number: int) -> Look:
     return Look(color, markers[(place + turn) % size], dashes[(place - turn - turn // size) % size])
 
 
-def band(mean: Any, spread: Any, low: float, high: float) -> tuple[Any, Any]:
-    """The ends of a band of ``spread`` around ``mean``, cut off where the quantity that is drawn has its bounds."""
-    return (mean - spread).clip(low, high), (mean + spread).clip(low, high)
+def draw_curve(
+    axis: Any, look: Look, title: str, x: Any, mean: Any, std: Any, bounds: tuple[float, float], linewidth: float
+) -> Any:
+    """Draw a curve with a band of one standard deviation, cut off at the bounds of the quantity; return the line."""
+    (line,) = axis.plot(
+        x, mean, color=look.color, marker=look.marker, markersize=5, linewidth=linewidth,
+        dashes=look.dashes or (None, None), label=title, markeredgecolor="white", markeredgewidth=0.6,
+    )  # fmt: skip
+    spread = std.fillna(0)
+    ends = (mean - spread).clip(*bounds), (mean + spread).clip(*bounds)
+    axis.fill_between(x, *ends, color=look.color, alpha=0.1, linewidth=0)
+    return line
 
 
 def set_up() -> None:
@@ -141,6 +153,14 @@ def wrapped(text: str, width: int) -> str:
     text = " ".join(text.split())
     taken = sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
     return textwrap.fill(text, width * len(text) // taken) if taken > width else text
+
+
+def title_of_trial(figure: Any, file: StudyFile, trial: Trial) -> None:
+    """Write above a figure which trial it shows. The figure grows if it must."""
+    text = f"{strategy_title(file, trial.strategy)} on {dataset_title(file, trial.dataset)}"
+    title = wrapped(f"{text}, {trial.budget} budget, seed {trial.seed}", round(12 * figure.get_figwidth()))
+    figure.set_figheight(figure.get_figheight() + 0.17 * title.count("\n"))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
 
 
 def legend(figure: Any, handles: Mapping[str, Any], titles: Mapping[str, str], place: str) -> None:
