@@ -123,7 +123,7 @@ ROUNDS_OF_A_STUDY = {
 }  # fmt: skip
 
 
-DRAWN = ("measurements", "accuracy_table", "time_table", "learning_curves", "strategy_figure", "datasets_table")
+DRAWN = ("measurements", "table", "study_figure", "budget_figure")
 
 
 def add(text: str) -> str:
@@ -203,7 +203,8 @@ class TestFresh:
             datasets__digits_hard={**digits, "title": "Hard"}, strategies__hard_random={**random, "title": "Other"},
         )  # fmt: skip
         found = jobs(project, config=config)
-        assert (found["strategy_figure"], found["chosen_figure"]) == (4, 4)
+        drawn = {"strategies": 4, "datasets": 2, "of the study": 3}
+        assert (found["study_figure"], found["trial_figure"]) == (sum(drawn.values()), 4 + 4)
 
     def test_a_gpu_is_asked_for_where_there_is_one(self, tmp_path: Path) -> None:
         project = copy_project(tmp_path)
