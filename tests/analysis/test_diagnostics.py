@@ -203,7 +203,7 @@ class TestArtifacts:
         assert part.heading == "Digits (8x8), small budget, 1 seed"
         assert part.text == ("Over all 20 test images.",)
         assert part.head == ("strategy and score", "6 labels")
-        assert part.rows == (("Entropy\nentropy", "0.998"),)
+        assert part.rows == [("Entropy\nentropy", "0.998")]
         self.path("entropy").write_text("index,score,loss\n" + rows.replace(",5e-05", ",nan"))
         found = score_loss.score_loss(ran)
         assert found["correlation"].isna().all(), "ranks of the other images alone would not show where it failed"

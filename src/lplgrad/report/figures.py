@@ -12,18 +12,9 @@ import seaborn as sns
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lplgrad.analysis.comparison import random_of
+from lplgrad.report import style
 from lplgrad.report.kinds import function_of, inputs_of
-from lplgrad.report.style import (
-    TITLE_WIDTH,
-    draw_curve,
-    legend,
-    looks,
-    note,
-    save,
-    set_up,
-    title_of_trial,
-    wrapped,
-)
+from lplgrad.report.style import TITLE_WIDTH, draw_curve, legend, looks, note, set_up, wrapped
 from lplgrad.report.wording import dataset_title, strategy_title, strategy_titles
 from lplgrad.rounds.round import check_endings
 from lplgrad.study.settings import StudyFile
@@ -35,8 +26,8 @@ def run(arguments: argparse.Namespace) -> None:
     inputs = inputs_of(arguments)
     figure = function_of(arguments)(**inputs)
     if "trial" in inputs:
-        title_of_trial(figure, inputs["file"], inputs["trial"])
-    save(figure, arguments.output)
+        style.title_of_trial(figure, inputs["file"], inputs["trial"])
+    style.save(figure, arguments.output)
 
 
 def learning_curves(measurements: pd.DataFrame, file: StudyFile, budget: str) -> Any:

@@ -81,25 +81,6 @@ def chosen(file: StudyFile, trial: Trial) -> Any:
     return contact_sheet(queries, data)
 
 
-def class_accuracy(file: StudyFile, trial: Trial, classes: pd.DataFrame) -> Any:
-    """Draw the test accuracy of every class after each round that ``model_figures`` names."""
-    _, rounds = _shown(file, trial)
-    for name, value in vars(trial).items():
-        classes = classes[classes[name] == value]
-    return draw_class_accuracy(classes, rounds)
-
-
-def embeddings(file: StudyFile, trial: Trial) -> Any:
-    """Draw the features of test images after each round that ``model_figures`` names."""
-    observations, data = _observed(file, trial)
-    return draw_embeddings(observations, data.classes)
-
-
-def confidence(file: StudyFile, trial: Trial) -> Any:
-    """Draw the confidence in training images after each round that ``model_figures`` names."""
-    return draw_confidence(_observed(file, trial)[0])
-
-
 def loss_correlation(file: StudyFile, trial: Trial) -> Any:
     """Draw how well scores rank the losses after each round that ``model_figures`` names."""
     return draw_loss_correlation(_observed(file, trial)[0])
@@ -192,17 +173,18 @@ def _thumbnail(axis: Any, candidate: pd.Series[Any], data: DatasetArrays, names:
         axis.text(0.5, -0.04, names[int(predicted)][:12], **below, fontsize=6.5, color="#B23A00")
 
 
-def draw_embeddings(observations: list[Observation], classes: list[str]) -> Any:
+def embeddings(file: StudyFile, trial: Trial) -> Any:
     """Draw a t-SNE of the features of test images after each round, coloured by class (figure 6).
 
     Each panel is an embedding of its own. How well the classes separate can be compared between panels; positions and
     distances cannot.
     """
+    observations, data = _observed(file, trial)
     set_up()
     figure, axes = plt.subplots(
         1, len(observations), figsize=(3.3 * len(observations) + 1.2, 3.6), squeeze=False, layout="constrained"
     )
-    palette = sns.husl_palette(len(classes), s=0.85, l=0.6)
+    palette = sns.husl_palette(len(data.classes), s=0.85, l=0.6)
     for axis, observation in zip(axes[0], observations, strict=True):
         perplexity = min(30.0, (len(observation.features) - 1) / 3)
         embedding = TSNE(init="pca", perplexity=perplexity, random_state=0, n_jobs=1).fit_transform(
@@ -214,14 +196,15 @@ def draw_embeddings(observations: list[Observation], classes: list[str]) -> Any:
         axis.set(xticks=[], yticks=[])
         axis.set_aspect("equal", adjustable="datalim")
         axis.spines[:].set_visible(False)
-    if len(classes) <= 20:
+    if len(data.classes) <= 20:
         handles = [Line2D([], [], marker="o", linestyle="", markersize=5, color=color) for color in palette]
-        figure.legend(handles, [wrapped(name, TITLE_WIDTH) for name in classes], loc="outside right center")
+        figure.legend(handles, [wrapped(name, TITLE_WIDTH) for name in data.classes], loc="outside right center")
     return figure
 
 
-def draw_confidence(observations: list[Observation]) -> Any:
+def confidence(file: StudyFile, trial: Trial) -> Any:
     """Draw histograms of the confidence in labelled and in unlabelled images after each round, as shares (figure 7)."""
+    observations, _ = _observed(file, trial)
     set_up()
     figure, axes = plt.subplots(
         1, len(observations), figsize=(3.1 * len(observations), 3.2), squeeze=False, sharex=True, sharey=True
@@ -269,15 +252,12 @@ def draw_loss_correlation(observations: list[Observation]) -> Any:
     return figure
 
 
-def draw_class_accuracy(classes: pd.DataFrame, rounds: list[int]) -> Any:
-    """Draw the test accuracy of every class after each round (figure 8).
-
-    Args:
-        classes: a row for each round and class of one trial: round, labels, class, accuracy.
-        rounds: the rounds to show.
-    """
+def class_accuracy(file: StudyFile, trial: Trial, classes: pd.DataFrame) -> Any:
+    """Draw the test accuracy of every class after each round (figure 8)."""
+    _, rounds = _shown(file, trial)
+    mine = classes[(classes[list(vars(trial))] == list(vars(trial).values())).all(axis=1)]
     set_up()
-    shown = classes[classes["round"].isin(rounds)].assign(accuracy=lambda frame: frame["accuracy"].astype(float) * 100)
+    shown = mine[mine["round"].isin(rounds)].assign(accuracy=lambda frame: frame["accuracy"].astype(float) * 100)
     names = list(dict.fromkeys(shown["class"]))
     titles = [wrapped(name, TITLE_WIDTH) for name in names]
     height = 3.4 if len(names) <= 20 else 1.6 + 0.12 * len(names)
