@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from lplgrad.analysis import curves
-from lplgrad.report import statistics_page as report
+from lplgrad.analysis.statistics import statistics
+from lplgrad.report import statistics as report
 from tests.made_up_study import NAMES, STUDY, trial
 
 
@@ -98,7 +99,7 @@ class TestCurves:
 
     def test_nothing_saved_has_no_sign(self) -> None:
         rows = trial(50, 70, 90) + trial(50, 70.4, 90, strategy="random")
-        found = report.statistics(pd.DataFrame(rows), NAMES, [60])
+        found = statistics(pd.DataFrame(rows), NAMES, [60])
         text = str(report.parts(found, pd.DataFrame(rows), STUDY))
         assert "15\\nsaves 0'" in text
 

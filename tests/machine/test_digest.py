@@ -18,8 +18,8 @@ JOBS: dict[str, tuple[str, ...]] = {
     "coreset": ("rounds.query.run", "acquisition.coreset.ACQUISITION"),
     "norms": ("rounds.query.run", "acquisition.gradient_norm.ACQUISITION"),
     "observe": ("rounds.observe.run",),
-    "figure": ("report.figure.run",),
-    "table": ("report.table.run",),
+    "figure": ("report.figures.run", "report.trial_figures.chosen"),
+    "table": ("report.tables.run", "report.tables.accuracy"),
     "diagnostics": ("report.diagnostics.run",),
     "claims": ("paper.claims.run",),
 }
@@ -80,7 +80,7 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
         ("rounds/files.py", "{score!s},{loss:.6g}", "{score!s},{loss:.7g}", QUERIES),
         # A constant of the engine of gradient norms.
         ("gradient_norms/layers.py", "sqrt()", "sqrt().mul(1)", {"norms", "observe"}),
-        ("report/chosen.py", "COLUMNS = 10", "COLUMNS = 9", {"figure"}),
+        ("report/trial_figures.py", "COLUMNS = 10", "COLUMNS = 9", {"figure"}),
         # Words: a help text, a message, a check of a setting.
         ("cli.py", "seed of the trial", "the trial's seed", set()),
         ("machine/errors.py", "class UserError(Exception)", "class UserError(Exception, object)", set()),

@@ -18,8 +18,9 @@ from scipy import stats
 from lplgrad import paper
 from lplgrad.analysis.inference import Estimate, estimate, welch
 from lplgrad.machine.errors import UserError
-from lplgrad.paper import claims_page, published_claims
+from lplgrad.paper import claims as page
 from lplgrad.paper import judging as claims
+from lplgrad.paper import published_claims
 from lplgrad.paper.claimed import Measured, values
 from lplgrad.paper.judging import FAILS, HOLDS, NOT_PUBLISHED, NOT_RUN, OPEN, UNTESTED, Case, Claim
 from tests.made_up_study import OVERLAY, TWO, study, trial, write_measurements
@@ -356,4 +357,4 @@ class TestFile:
         findings = [
             (claims.judge(listed, "published", []), claims.judge(listed, "measured", [])) for listed in LISTED.claims
         ]
-        assert "nan" not in str(claims_page.parts(findings)).lower()
+        assert "nan" not in str(page.parts(findings)).lower()

@@ -21,7 +21,7 @@ from lplgrad.analysis import collect
 from lplgrad.analysis.trained import trained
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
-from lplgrad.report import chosen, figures, style, tables
+from lplgrad.report import figures, style, tables, trial_figures
 from lplgrad.report.document import document
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
@@ -170,7 +170,7 @@ def test_bars_of_many_classes_can_be_seen() -> None:
         classes=[str(label) for label in labels],
     )
     scores = pd.DataFrame({"index": labels, "score": 1.0, "predicted_class": 0, "selected": labels % 7 == 0})
-    figure = chosen.contact_sheet([chosen.Query(1, scores)], cast(Any, data))
+    figure = trial_figures.contact_sheet([trial_figures.Query(1, scores)], cast(Any, data))
     figure.set_dpi(200)
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())
@@ -201,17 +201,17 @@ def test_one_round_has_one_tick() -> None:
     assert [tick for tick in figure.axes[1].get_xticks() if low <= tick <= high] == [10]
 
 
-def query(number: int, selected: list[int]) -> chosen.Query:
+def query(number: int, selected: list[int]) -> trial_figures.Query:
     frame = pd.DataFrame({"index": range(4), "score": 1.0, "predicted_class": 0, "selected": selected})
-    return chosen.Query(number, frame if any(selected) else frame.iloc[:0])
+    return trial_figures.Query(number, frame if any(selected) else frame.iloc[:0])
 
 
 def test_a_contact_sheet_without_choices_says_why(data: DatasetArrays) -> None:
     """A trial of one round has no query, and queries after its target accuracy was reached choose nothing."""
-    assert "no query of this trial bought labels. It has one round." in words(chosen.contact_sheet([], data))
+    assert "no query of this trial bought labels. It has one round." in words(trial_figures.contact_sheet([], data))
     stopped = [query(number, [0, 0, 0, 0]) for number in (1, 2)]
-    assert "It reached its target accuracy in round 1." in words(chosen.contact_sheet(stopped, data))
-    later = words(chosen.contact_sheet([query(1, [1, 1, 0, 0]), *stopped[1:]], data))
+    assert "It reached its target accuracy in round 1." in words(trial_figures.contact_sheet(stopped, data))
+    later = words(trial_figures.contact_sheet([query(1, [1, 1, 0, 0]), *stopped[1:]], data))
     assert "The trial reached its target accuracy in round 2 and chose no more." in later
     assert "round 1" in later
 
