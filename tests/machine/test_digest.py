@@ -19,7 +19,7 @@ JOBS: dict[str, tuple[str, ...]] = {
     "norms": ("rounds.query.run", "acquisition.gradient_norm.ACQUISITION"),
     "observe": ("rounds.observe.run",),
     "figure": ("report.figures.run", "report.trial_figures.chosen"),
-    "table": ("report.tables.run", "report.tables.accuracy"),
+    "table": ("report.tables.run", "paper.tables.datasets"),
     "diagnostics": ("report.diagnostics.run",),
     "claims": ("paper.claims.run",),
 }
