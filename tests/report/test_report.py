@@ -185,6 +185,18 @@ def words(figure: Figure) -> str:
     return " ".join(" ".join(text.get_text().split()) for text in figure.findobj(Text))
 
 
+def test_a_repeated_round_counts_once_for_a_class() -> None:
+    """Seed 1 stopped in round 1, so that its rounds 2 and 3 repeat it; seed 2 has 10, 20 and 30 labels."""
+    panel = {"budget": "small", "dataset": "digits", "strategy": "lplgrad", "class": "zero"}
+    rows = [(1, 1, 10, 0.9), (1, 2, 10, 0.9), (1, 3, 10, 0.9), (2, 1, 10, 0.5), (2, 2, 20, 0.6), (2, 3, 30, 0.7)]
+    classes = pd.DataFrame(
+        [{**panel, **dict(zip(("seed", "round", "labels", "accuracy"), row, strict=True))} for row in rows]
+    )
+    figure = figures.strategy(measurements(), classes, STUDY, "small", "digits", "lplgrad")
+    shown = figure.axes[1].collections[0].get_array()
+    np.testing.assert_allclose(np.ravel(shown), [70, 60, 70])
+
+
 def test_curves_without_a_gain_say_why() -> None:
     frame = measurements()
     alone = figures.learning_curves(frame[frame["strategy"] == "random"], STUDY, "small")

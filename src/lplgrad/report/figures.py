@@ -137,6 +137,7 @@ def strategy(
     left.set_ylabel("test accuracy (%)")
     left.set_title(wrapped(f"{strategy_title(file, strategy)}: every seed, and the mean", 54), loc="left")
     grid = classes.query(chosen).assign(accuracy=lambda frame: frame["accuracy"].astype(float) * 100)
+    grid = grid.drop_duplicates(["seed", "labels", "class"])  # a stopped trial repeats its last round
     grid = grid.pivot_table(index="class", columns="labels", values="accuracy", sort=False)
     many = len(grid) > 20
     if many:
