@@ -122,8 +122,8 @@ ROUNDS_OF_A_STUDY = {
 }  # fmt: skip
 
 
-# The jobs that write texts: all tables, the three pages, and the figure of ranks.
-PAGES = {"table": 5, "statistics": 1, "diagnostics": 1, "claims": 1, "study_figure": 1}
+# The jobs that write texts (all tables, the three pages and the figure of ranks), and two that read the diagnostics.
+PAGES = {"table": 5, "statistics": 1, "diagnostics": 1, "claims": 1, "study_figure": 1, "budget_figure": 2}
 
 
 def rounds(found: dict[str, int]) -> dict[str, int]:
