@@ -123,8 +123,8 @@ ROUNDS_OF_A_STUDY = {
 }  # fmt: skip
 
 
-# The jobs that write texts: all tables, the three pages, and the figure of ranks.
-PAGES = {"table": 5, "statistics": 1, "diagnostics": 1, "claims": 1, "study_figure": 1}
+# The jobs that write texts (all tables, the three pages and the figure of ranks), and two that read the diagnostics.
+PAGES = {"table": 5, "statistics": 1, "diagnostics": 1, "claims": 1, "study_figure": 1, "budget_figure": 2}
 
 
 def rounds(found: dict[str, int]) -> dict[str, int]:
@@ -199,8 +199,8 @@ class TestFresh:
             datasets__digits_hard={**digits, "title": "Hard"}, strategies__hard_random={**random, "title": "Other"},
         )  # fmt: skip
         found = jobs(project, config=config)
-        drawn = {"strategies": 4, "datasets": 2, "of the study": 3}
-        assert (found["study_figure"], found["trial_figure"]) == (sum(drawn.values()), 4 + 4)
+        assert found["study_figure"] == 4 + 2 + 3, "strategies, data sets, and three of the study"
+        assert found["trial_figure"] == 4
 
     def test_a_gpu_is_asked_for_where_there_is_one(self, tmp_path: Path) -> None:
         project = copy_project(tmp_path)

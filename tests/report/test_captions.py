@@ -62,6 +62,17 @@ def test_a_label_shows_a_title_as_it_is(title: str) -> None:
     rendered("\n".join(["A text.", "", *targets, f".. _{label}: javascript:app.showCategory('x')", ""]))
 
 
+@pytest.mark.parametrize("title", TITLES)
+def test_titles_take_the_places_in_a_label(title: str) -> None:
+    study = read_study([HOME / "config.yaml", HOME / "tests" / "tiny.yaml"])
+    titled = study.strategies["random"].model_copy(update={"title": title})
+    study = study.model_copy(update={"strategies": {"random": titled}})
+    names = {"dataset": "digits", "strategy": "random", "budget": "small"}
+    placed = captions.placed(study, "{strategy}, {dataset}, {budget} budget", names)
+    assert placed == f"{captions.label(title)}, Digits (8x8), small budget"
+    assert captions.placed(study, None, names) is None
+
+
 def test_ordinary_titles_stay_as_they_are() -> None:
     for title in ("Digits (8x8)", "CIFAR-10", "Entropy (joint)"):
         assert captions.label(title) == title

@@ -321,7 +321,8 @@ use rule measurements as study_figure with:
         figure=one_of(STUDY_FIGURES),
     params:
         command=figure_command,
-        to=lambda wildcards, output: list(output),
+        # The format that is drawn first settles the layout: of contact sheets .png, of other figures .svg.
+        to=lambda wildcards, output: sorted(output, reverse=wildcards.figure != "chosen"),
         texts=lambda wildcards: TEXTS if wildcards.figure == "ranks" else "",
         code=lambda wildcards: code_digest("report.figures.run", FIGURES[figure_row(wildcards)[0]].function),
 

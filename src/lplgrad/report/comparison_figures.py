@@ -250,7 +250,7 @@ def draw_choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, bu
         ),
         Lines(
             part, "error_ranking", "probability that an error\noutscores a right one", (0, 1), level=0.5,
-            without="The ranking of errors is left out: no query asked a model that was right and wrong on candidates.",
+            without="The ranking of errors is left out: no queried model was both right and wrong on candidates.",
         ),
     ]  # fmt: skip
     silent = [name for name in file.study.run.datasets if name not in {*part["dataset"], *file.unavailable}]
