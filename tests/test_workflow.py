@@ -127,9 +127,9 @@ ROUNDS_OF_A_STUDY = {
 DRAWN = ("measurements", "accuracy_table", "time_table", "learning_curves", "strategy_figure", "datasets_table")
 
 
-def add(text: str) -> str:
-    """A module with a line of code more."""
-    return text + "\nMORE = 1\n"
+def add(name: str) -> Callable[[str], str]:
+    """An edit of a module that gives a definition one more line of code."""
+    return lambda text: f"{text}\n{name} = {name}\n"
 
 
 def rounds(found: dict[str, int]) -> dict[str, int]:
@@ -347,10 +347,11 @@ class TestAgain:
     def test_a_change_late_in_a_trial_starts_from_the_newest_checkpoint_kept(self, project: Path) -> None:
         folder = "results/tiny/small/digits/lplgrad/seed1/round2"
         keep = ("--config", "keep_checkpoints=True")
+        last = folder.replace("round2", "round3/metrics.json")
         snakemake(project, f"{folder}/checkpoint.safetensors", *keep)
-        assert rounds(jobs(project, *keep)) == {}
+        assert jobs(project, last, *keep) == {}
         change_a_label(project / folder / "next_labeled.csv")
-        assert rounds(jobs(project, *keep)) == {"train_kept": 1}
+        assert jobs(project, last, *keep) == {"train_kept": 1}
 
     def test_a_setting_reruns_what_it_touches(self, project: Path) -> None:
         margin = overlay(project, recipes={"joint": {"margin": 0.5}})
@@ -370,11 +371,11 @@ class TestAgain:
     @pytest.mark.parametrize(
         ("file", "edit", "touched", "untouched"),
         [
-            ("report/figures.py", add, {"learning_curves", "strategy_figure"}, {"measurements", "accuracy_table"}),
-            ("report/tables.py", add, {"accuracy_table", "learning_curves"}, {"measurements"}),
-            ("commands/measurements.py", add, {"measurements", "accuracy_table"}, {"time_table", "datasets_table"}),
-            ("training.py", lambda text: "# why\n" + text.replace('"""', '"""Well: ', 1), set(), set(DRAWN)),
-            ("cli.py", add, set(), set(DRAWN)),
+            ("report/figures.py", add("strategy"), {"strategy_figure"}, {"measurements", "accuracy_table"}),
+            ("report/tables.py", add("accuracy_parts"), {"accuracy_table"}, {"measurements", "learning_curves"}),
+            ("analysis/collect.py", add("measurements"), {"measurements", "accuracy_table"}, {"datasets_table"}),
+            ("rounds/training.py", lambda text: f"# why\n{text}".replace('"""', '"""Well: ', 1), set(), set(DRAWN)),
+            ("cli.py", add("main"), set(), set(DRAWN)),
         ],
     )
     def test_an_edit_reruns_what_it_touches(
@@ -388,8 +389,9 @@ class TestAgain:
         assert not untouched & set(found)
 
     def test_an_edit_of_training_retrains_everything(self, project: Path) -> None:
-        path = project / "src" / "lplgrad" / "training.py"
-        path.write_text(path.read_text() + "\nMORE = 1\n")
+        path = project / "src" / "lplgrad" / "rounds" / "training.py"
+        path.write_text(add("train_and_test")(path.read_text()))
+        assert re.search("before: 'code=[0-9a-f]{16}' now: 'code=[0-9a-f]{16}'", snakemake(project, "-n"))
         found = jobs(project)
         assert (found["train_start"], found["train"], found["train_kept"]) == (4, 5, 7)
         assert "start" not in found
