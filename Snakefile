@@ -22,9 +22,6 @@ report: "report/workflow.rst"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/rounds.smk"
 include: "workflow/rules/results.smk"
-include: "workflow/rules/tables.smk"
-include: "workflow/rules/models.smk"
-include: "workflow/rules/statistics.smk"
 
 
 onsuccess:

@@ -145,36 +145,36 @@ def commands(file: StudyFile) -> Iterator[list[str]]:
     """
     layout = Layout(file.study)
     root, study = str(layout.root), ["--study", f"{layout.root}/study.yaml"]
-    measured, timed = f"{root}/measurements.csv", f"{root}/timings.csv"
+    measurements, timings = ["--measurements", f"{root}/measurements.csv"], ["--timings", f"{root}/timings.csv"]
 
     def drawn(name: str) -> list[str]:
         return ["--output", f"{root}/figures/{name}.svg"]
 
     yield ["study", "--settings", *words(layout.study_settings()), "--prepared", "--output", study[1]]
     yield ["measurements", *study, "--output", root]
-    yield ["timings", *study, "--output", timed]
-    yield ["statistics", *study, "--measurements", measured, "--output", f"{root}/statistics"]
+    yield ["timings", *study, "--output", timings[1]]
+    yield ["statistics", *study, *measurements, "--output", f"{root}/statistics"]
     yield ["diagnostics", *study, "--output", f"{root}/statistics"]
-    yield ["claims", *study, "--measurements", measured, "--timings", timed, "--output", f"{root}/claims"]
+    yield ["claims", *study, *measurements, *timings, "--output", f"{root}/claims"]
     for kind in ("datasets", "budgets", "accuracy", "ablation", "accuracy-against-paper", "time", "time-against-paper"):
-        source = {"datasets": [], "budgets": []}.get(kind, ["--measurements", timed if "time" in kind else measured])
+        source = [*measurements, *timings] if kind not in ("datasets", "budgets") else []
         yield ["table", kind, *study, *source, "--output", f"{root}/tables/{kind}.csv", f"{root}/tables/{kind}.html"]
     for kind in ("differences", "penalties", "ranks"):
-        yield ["compare", kind, *study, "--measurements", measured, *drawn(kind)]
+        yield ["figure", kind, *study, *measurements, *drawn(kind)]
     for budget in file.study.run.budgets:
         of = [*study, "--budget", budget]
-        yield ["figure", "learning-curves", *of, "--measurements", measured, *drawn(f"learning_curves_{budget}")]
-        yield ["compare", "cost", *of, "--measurements", measured, "--timings", timed, *drawn(f"cost_{budget}")]
+        yield ["figure", "learning-curves", *of, *measurements, *drawn(f"learning_curves_{budget}")]
+        yield ["figure", "cost", *of, *measurements, *timings, *drawn(f"cost_{budget}")]
         for kind in ("calibration", "choices"):
-            yield ["compare", kind, *of, "--diagnostics", f"{root}/statistics", *drawn(f"{kind}_{budget}")]
+            yield ["figure", kind, *of, "--diagnostics", f"{root}/statistics", *drawn(f"{kind}_{budget}")]
     for dataset in layout.datasets:
-        yield ["figure", "dataset-curves", *study, "--dataset", dataset, "--measurements", measured, *drawn(dataset)]
+        yield ["figure", "dataset-curves", *study, "--dataset", dataset, *measurements, *drawn(dataset)]
     first = file.study.run.seeds[0]
     for trial in layout.trials():
         if trial.seed == first:
             place = f"{trial.budget}/{trial.dataset}/{trial.strategy}"
             of = [*study, "--budget", trial.budget, "--dataset", trial.dataset, "--strategy", trial.strategy]
-            tables = ["--measurements", measured, "--classes", f"{root}/classes.csv"]
+            tables = [*measurements, "--classes", f"{root}/classes.csv"]
             yield ["figure", "strategy", *of, *tables, *drawn(f"strategies/{place}")]
             yield ["figure", "chosen", *of, "--seed", str(first), *drawn(f"chosen/{place}")]
             if trial in layout.shown_models():

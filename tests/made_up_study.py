@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from lplgrad.analysis.trained import trained
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import StudyFile
 
@@ -51,19 +52,21 @@ def study(
                             "budget": budget, "dataset": dataset, "strategy": name, "recipe": RECIPES[name],
                             "acquisition": ACQUISITIONS[name], "seed": seed + 1,
                             "round": number + 1, "labels": 10 * (number + 1), "accuracy": points / 100,
-                            "train_loss": 1.0, "stopped": False, "torch": "2",
+                            "train_loss": 1.0, "repeats": 0, "torch": "2",
                         }
                     )  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def trial(*accuracies: float, strategy: str = "lplgrad", seed: int = 1, labels: int = 10) -> list[dict[str, Any]]:
-    """The rows of one trial, accuracies in percent."""
+def trial(
+    *accuracies: float, strategy: str = "lplgrad", seed: int = 1, labels: int = 10, repeats: int = 0
+) -> list[dict[str, Any]]:
+    """The rows of one trial, accuracies in percent. It stopped if some rounds repeat its last one."""
     return [
         {
             "budget": "small", "dataset": "digits", "strategy": strategy, "recipe": RECIPES[strategy],
             "acquisition": strategy, "seed": seed, "round": number, "labels": labels * number,
-            "accuracy": accuracy / 100, "stopped": False,
+            "accuracy": accuracy / 100, "repeats": repeats if number == len(accuracies) else 0,
         }
         for number, accuracy in enumerate(accuracies, start=1)
     ]  # fmt: skip
@@ -71,11 +74,13 @@ def trial(*accuracies: float, strategy: str = "lplgrad", seed: int = 1, labels: 
 
 def stopping(frame: pd.DataFrame, strategy: str, seed: int, last: int) -> pd.DataFrame:
     """The measurements if one trial had reached its target accuracy after the round ``last``."""
-    frame = frame.copy()
-    mine = (frame["strategy"] == strategy) & (frame["seed"] == seed) & (frame["round"] > last)
-    then = frame[(frame["strategy"] == strategy) & (frame["seed"] == seed) & (frame["round"] == last)].iloc[0]
-    frame.loc[mine, ["labels", "accuracy", "stopped"]] = [then["labels"], then["accuracy"], True]
-    return frame
+    again = (frame["strategy"] == strategy) & (frame["seed"] == seed) & (frame["round"] > last)
+    return trained(frame, again).assign(repeats=lambda found: found["repeats"] + frame["repeats"])
+
+
+def write_measurements(frame: pd.DataFrame, path: Path) -> None:
+    """Write measurements of trials that did not stop as ``lplgrad measurements`` does."""
+    frame.rename(columns={"repeats": "stopped"}).assign(stopped=False).to_csv(path, index=False)
 
 
 def without(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -102,8 +107,8 @@ BROKEN: dict[str, Callable[[], pd.DataFrame]] = {
     "no seed in common": lambda: without(study(2), "(strategy == 'random') == (seed == 1)"),
     "unequal rounds": lambda: without(study(), "strategy == 'entropy' and round == 4"),
     "a strategy absent on one": lambda: without(study(panels=TWO), "budget == 'large' and strategy == 'lplgrad'"),
-    "stopped": lambda: study().assign(stopped=lambda f: (f["round"] == 4) & (f["seed"] == 1)),
-    "an accuracy missing": lambda: study().assign(accuracy=lambda f: f["accuracy"].where(f.index != 7)),
+    "stopped": lambda: trained(study(), (study()["round"] == 4) & (study()["seed"] == 1)),
+    "a round missing": lambda: study().drop(index=7),
 }
 
 

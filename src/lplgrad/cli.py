@@ -38,20 +38,35 @@ class Argument:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """A kind of table or figure.
+
+    Attributes:
+        function: makes it, given the study and what it needs; a name below ``lplgrad``.
+        needs: the options that must be given, without their dashes.
+    """
+
+    function: str
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Command:
     """A command.
 
     Attributes:
-        module: its ``run`` takes the parsed arguments.
+        module: its ``run`` takes the parsed arguments; of ``module:function`` that function does.
         about: what the command does, in one line.
         example: a call that works in the project's folder.
         arguments: in the order of the help.
+        kinds: the kinds of tables and figures that the command makes.
     """
 
     module: str
     about: str
     example: str
     arguments: list[Argument] = field(default_factory=list)
+    kinds: dict[str, Kind] = field(default_factory=dict)
 
 
 def _arg(name: str, about: str, *, exclusive: bool = False, **options: Any) -> Argument:
@@ -110,6 +125,34 @@ def _folder(about: str) -> Argument:
 def _settings(about: str, **options: Any) -> Argument:
     return _arg("--settings", about, metavar="KEY=VALUE", nargs="+", **options)
 
+
+TABLES = {
+    "datasets": Kind("paper.tables.datasets"),
+    "budgets": Kind("paper.tables.budgets"),
+    "deviations": Kind("report.deviations.deviations", ("presets",)),
+    "accuracy": Kind("report.tables.accuracy", ("measurements",)),
+    "accuracy-against-paper": Kind("paper.tables.accuracy", ("measurements",)),
+    "ablation": Kind("paper.ablation.ablation", ("measurements",)),
+    "time": Kind("report.tables.time", ("timings",)),
+    "time-against-paper": Kind("paper.tables.time", ("timings",)),
+}
+TRIAL = ("budget", "dataset", "strategy", "seed")
+FIGURES = {
+    "learning-curves": Kind("report.figures.learning_curves", ("measurements", "budget")),
+    "dataset-curves": Kind("report.figures.dataset_curves", ("measurements", "dataset")),
+    "strategy": Kind("report.figures.strategy", ("measurements", "classes", "budget", "dataset", "strategy")),
+    "differences": Kind("report.comparison_figures.differences", ("measurements",)),
+    "penalties": Kind("report.comparison_figures.penalties", ("measurements",)),
+    "ranks": Kind("report.comparison_figures.ranks", ("measurements",)),
+    "cost": Kind("report.comparison_figures.cost", ("measurements", "timings", "budget")),
+    "calibration": Kind("report.comparison_figures.calibration", ("diagnostics", "budget")),
+    "choices": Kind("report.comparison_figures.choices", ("diagnostics", "budget")),
+    "chosen": Kind("report.trial_figures.chosen", TRIAL),
+    "class-accuracy": Kind("report.trial_figures.class_accuracy", ("classes", *TRIAL)),
+    "embeddings": Kind("report.trial_figures.embeddings", TRIAL),
+    "confidence": Kind("report.trial_figures.confidence", TRIAL),
+    "loss-correlation": Kind("report.trial_figures.loss_correlation", TRIAL),
+}
 
 # In the order in which data flows.
 COMMANDS = {
@@ -216,30 +259,27 @@ COMMANDS = {
         ],
     ),
     "measurements": Command(
-        "lplgrad.analysis.measurements",
+        "lplgrad.analysis.collect",
         "Collect accuracies: one row for each round, and one for each class and round, from all metrics.json",
         "lplgrad measurements --study results/demo/study.yaml --output results/demo",
         [STUDY, _folder("folder for measurements.csv and classes.csv")],
     ),
     "timings": Command(
-        "lplgrad.analysis.timings",
+        "lplgrad.analysis.collect:run_timings",
         "Collect seconds: one row for each round, from all timing.json and query_timing.json",
         "lplgrad timings --study results/demo/study.yaml --output results/demo/timings.csv",
         [STUDY, _needed("--output", "CSV", "file to write")],
     ),
     "table": Command(
-        "lplgrad.report.table",
+        "lplgrad.report.tables",
         "Make a table: its numbers as .csv, and a page to read as .html",
         "lplgrad table accuracy --study results/demo/study.yaml --measurements results/demo/measurements.csv \\\n"
         "      --output accuracy.csv accuracy.html",
         [
-            _arg(
-                "kind", "which table",
-                choices=["datasets", "budgets", "deviations", "accuracy", "accuracy-against-paper", "ablation", "time",
-                         "time-against-paper"],
-            ),
+            _arg("kind", "which table", choices=list(TABLES)),
             STUDY,
-            _path("--measurements", "CSV", "measurements.csv, or timings.csv for tables of time"),
+            MEASUREMENTS,
+            TIMINGS,
             _path(
                 "--presets", ("PAPER", "AUTHORS_CODE"),
                 "for deviations: config.yaml, and the overlay of the authors' code", nargs=2,
@@ -247,21 +287,20 @@ COMMANDS = {
             PARTIAL,
             FILES,
         ],
+        TABLES,
     ),
     "figure": Command(
-        "lplgrad.report.figure",
+        "lplgrad.report.figures",
         "Draw a figure: in every format that the endings of the outputs name (.svg, .pdf, .png)",
         "lplgrad figure learning-curves --study results/demo/study.yaml \\\n"
         "      --measurements results/demo/measurements.csv --budget small --output curves.svg curves.png",
         [
-            _arg(
-                "kind", "which figure",
-                choices=["learning-curves", "dataset-curves", "strategy", "class-accuracy", "embeddings", "confidence",
-                         "loss-correlation", "chosen"],
-            ),
+            _arg("kind", "which figure", choices=list(FIGURES)),
             STUDY,
             MEASUREMENTS,
+            TIMINGS,
             _path("--classes", "CSV", "classes.csv"),
+            _path("--diagnostics", "DIR", "folder of lplgrad diagnostics"),
             _arg("--budget", "name of the budget"),
             _arg("--dataset", "name of the data set"),
             _arg("--strategy", "name of the strategy"),
@@ -269,6 +308,7 @@ COMMANDS = {
             PARTIAL,
             FILES,
         ],
+        FIGURES,
     ),
     "statistics": Command(
         "lplgrad.report.statistics",
@@ -279,7 +319,7 @@ COMMANDS = {
             STUDY,
             _needed("--measurements", "CSV", "measurements.csv"),
             _arg(
-                "--accuracies", "accuracies whose labels are counted (default: round numbers on the curves)",
+                "--accuracies", "accuracies to count labels for (default: round numbers on the curves)",
                 type=float, nargs="+", default=[], metavar="PERCENT",
             ),
             PARTIAL,
@@ -292,28 +332,9 @@ COMMANDS = {
         "lplgrad diagnostics --study results/demo/study.yaml --output results/demo/statistics",
         [STUDY, _folder("folder for the tables and the page")],
     ),
-    "compare": Command(
-        "lplgrad.report.compare",
-        "Draw how strategies compare: in every format that the endings of the outputs name (.svg, .pdf, .png)",
-        "lplgrad compare differences --study results/demo/study.yaml \\\n"
-        "      --measurements results/demo/measurements.csv --output differences.svg",
-        [
-            _arg(
-                "kind", "which figure",
-                choices=["differences", "penalties", "ranks", "cost", "calibration", "choices"],
-            ),
-            STUDY,
-            _path("--measurements", "CSV", "measurements.csv, for the first four"),
-            _path("--timings", "CSV", "timings.csv, for cost"),
-            _path("--diagnostics", "DIR", "folder of lplgrad diagnostics, for calibration and choices"),
-            _arg("--budget", "name of the budget, for the last three"),
-            PARTIAL,
-            FILES,
-        ],
-    ),
     "claims": Command(
         "lplgrad.paper.claims",
-        "Compare the paper's claims with numbers: the paper's own, and a study's; tables as .csv, and a page to read",
+        "Judge the paper's claims by its own numbers and by a study's: tables as .csv, and a page to read",
         "lplgrad claims --study results/demo/study.yaml --measurements results/demo/measurements.csv \\\n"
         "      --timings results/demo/timings.csv --output results/demo/claims",
         [
@@ -334,6 +355,7 @@ COMMANDS = {
             _arg("--partial", "leave gaps where rounds are missing (else an error)", action="store_true"),
             _folder("folder to write to"),
         ],
+        {**TABLES, **FIGURES},
     ),
     "status": Command(
         "lplgrad.tools.status",
@@ -384,7 +406,7 @@ def parser() -> argparse.ArgumentParser:
                 exclusive = sub.add_mutually_exclusive_group(required=True)
             into = exclusive if argument.exclusive and exclusive is not None else sub
             into.add_argument(argument.name, **argument.options)
-        sub.set_defaults(module=command.module, prog=sub.prog)
+        sub.set_defaults(module=command.module, prog=sub.prog, kinds=command.kinds)
     return top
 
 
@@ -399,7 +421,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     parsed = parser().parse_args(given)
     try:
-        importlib.import_module(parsed.module).run(parsed)
+        module, _, function = parsed.module.partition(":")
+        getattr(importlib.import_module(module), function or "run")(parsed)
     except UserError as error:
         return _fail(parsed.prog, str(error))
     except BrokenPipeError:

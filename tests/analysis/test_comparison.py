@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from lplgrad.analysis import comparison, curves
+from lplgrad.analysis.statistics import statistics
 from lplgrad.report import comparison_figures
-from lplgrad.report import statistics_page as report
+from lplgrad.report import statistics as report
 from tests.made_up_study import BROKEN, NAMES, STUDY, TWO, stopping, study, study_of, trial, without
 
 WILCOXON = ("p_wilcoxon", "p_wilcoxon_floor")
@@ -85,11 +86,11 @@ class TestComparison:
 
     def test_one_seed_wins_nothing_and_loses_nothing(self) -> None:
         frame = study(seeds=1)
-        found = report.statistics(frame, NAMES)
+        found = statistics(frame, NAMES)
         assert found.penalties[["wins", "share"]].isna().all(axis=None)
         part = next(part for part in report.parts(found, frame, STUDY) if part.heading.startswith("Wins"))
         assert {cell for row in part.rows for cell in row[1:]} == {"–"}
-        texts = {text.get_text() for text in comparison_figures.penalties(found, STUDY).axes[0].texts}
+        texts = {text.get_text() for text in comparison_figures.penalties(STUDY, frame).axes[0].texts}
         assert texts == {"–"}
         plt.close("all")
 
@@ -97,7 +98,7 @@ class TestComparison:
         """lplgrad beats the two others everywhere; that random is missing on one of two data sets is none of its
         merit."""
         frame = study(panels=TWO, gain=10)
-        found = report.statistics(without(frame, "budget == 'large' and strategy == 'random'"), NAMES)
+        found = statistics(without(frame, "budget == 'large' and strategy == 'random'"), NAMES)
         beaten = found.penalties.set_index(["strategy", "baseline"]).loc["lplgrad"]
         assert beaten["wins"].tolist() == [2, 1]
         assert beaten["share"].tolist() == [1, 1]
@@ -113,14 +114,14 @@ class TestComparison:
         means, seeds = comparison.block_means(curves.areas(lacking))
         assert seeds.tolist() == [4, 4]
         assert (means["entropy"] < means["random"]).all()
-        text = report.rank_text(report.statistics(lacking, NAMES), study_of(lacking))
+        text = report.rank_text(statistics(lacking, NAMES), study_of(lacking))
         assert "averaged over 2 blocks (each budget and data set is one), in each over the 4 seeds that all" in text
 
     def test_a_panel_without_a_common_seed_is_no_block(self) -> None:
         frame = without(study(2, panels=TWO), "budget == 'large' and (strategy == 'random') == (seed == 1)")
-        found = report.statistics(frame, NAMES)
+        found = statistics(frame, NAMES)
         assert found.ranking.blocks == 1
-        assert "No block, since there they have no seed in common: Digits (8x8), large" in report.rank_text(
+        assert "No block, because the strategies have no seed in common: Digits (8x8), large" in report.rank_text(
             found, study_of(frame)
         )
 

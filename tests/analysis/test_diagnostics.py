@@ -13,12 +13,12 @@ import pytest
 import yaml
 from scipy import stats
 
-from lplgrad.analysis import calibration, choices, diagnostics, measured
-from lplgrad.analysis.diagnostics import trained_rounds
+from lplgrad.analysis import choices, diagnostics, measured, score_loss
+from lplgrad.analysis.trained import trained_rounds
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import write_json, write_text
-from lplgrad.report import score_loss
+from lplgrad.report import diagnostics as page
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import StudyFile
@@ -73,7 +73,8 @@ def small_study(folder: Path, target: float | None = None) -> StudyFile:
 
 def test_the_page_of_true_losses(data: DatasetArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strategies down in the order of the study, labels across; what a seed lacks is told, what all lack is a dash."""
-    monkeypatch.setattr(score_loss, "TEST_IMAGES", 7)
+    for module in (score_loss, page):
+        monkeypatch.setattr(module, "TEST_IMAGES", 7)
     about = {"budget": "small", "dataset": "data", "round": 1, "labels": 10}
     later = {**about, "round": 2, "labels": 20}
     correlations = pd.DataFrame(
@@ -86,14 +87,14 @@ def test_the_page_of_true_losses(data: DatasetArrays, tmp_path: Path, monkeypatc
             )
         ]
     )  # fmt: skip
-    (_, part) = score_loss.parts(score_loss.over_seeds(correlations), small_study(tmp_path))
+    (_, part) = page.parts(score_loss.over_seeds(correlations), small_study(tmp_path))
     assert part.heading == "Digits (8x8), small budget, 2 seeds"
     assert part.text == ("Over 7 of the 20 test images, drawn anew for every seed.",)
     assert part.head == ("strategy and score", "10 labels", "20 labels")
-    assert part.rows == (
+    assert part.rows == [
         ("Entropy\nentropy", "0.600 ± 0.141\n[−0.671, 1.871]", "0.250 (of 1)"),
         ("Random\nrandom", "0.300 ± 0.000", "–"),
-    )
+    ]
 
 
 def test_rounds_up_to_one_that_is_shown_need_nothing_of_later_ones(
@@ -197,23 +198,23 @@ class TestArtifacts:
             ["entropy", 1, 1, 6, "entropy"], ["random", 1, 1, 6, "random"],
         ]  # fmt: skip
         assert found["correlation"].tolist() == pytest.approx([1 - 12 / (20 * 399), np.nan], nan_ok=True)
-        (text, part) = score_loss.parts(score_loss.over_seeds(found), ran)
-        assert "Random labelling asks no model" in " ".join(text.text)
+        (text, part) = page.parts(score_loss.over_seeds(found), ran)
+        assert "Random labelling uses no model" in " ".join(text.text)
         assert part.heading == "Digits (8x8), small budget, 1 seed"
         assert part.text == ("Over all 20 test images.",)
         assert part.head == ("strategy and score", "6 labels")
-        assert part.rows == (("Entropy\nentropy", "0.998"),)
+        assert part.rows == [("Entropy\nentropy", "0.998")]
         self.path("entropy").write_text("index,score,loss\n" + rows.replace(",5e-05", ",nan"))
         found = score_loss.score_loss(ran)
         assert found["correlation"].isna().all(), "ranks of the other images alone would not show where it failed"
-        (text,) = score_loss.parts(score_loss.over_seeds(found), ran)
-        assert score_loss.NO_SCORES in text.text
+        (text,) = page.parts(score_loss.over_seeds(found), ran)
+        assert "This study has no such score" in text.text[-1]
         assert score_loss.over_seeds(found.iloc[:0]).empty, "a study of a single round asks nothing"
 
     def test_what_the_query_wrote_is_what_is_read(self, ran: StudyFile, data: DatasetArrays) -> None:
         """The oracle is the round's test logits, of all test images since there are no more than are drawn."""
         logits = np.load("results/tiny/small/data/start/seed1/plain/test_logits.npy")
-        entropies, losses = calibration.entropies(logits), calibration.losses(logits, data.test.labels)
+        entropies, losses = choices.entropies(logits), choices.losses(logits, data.test.labels)
         found = score_loss.score_loss(ran)["correlation"][0]
         assert found == pytest.approx(stats.spearmanr(entropies, losses).statistic)
         assert found == pytest.approx(diagnostics.calibration(ran)["entropy_loss_correlation"][0])

@@ -77,8 +77,8 @@ SAID = {
     "one round": "Nothing is tested here: no seed has an area of LPLgrad and of another strategy.",
     "all at their target in round 1": "There are no ranks: in no budget and data set could strategies be compared.",
     "one at its target in round 1": "Ranks of the mean area",
-    "one of each": "No accuracy to ask for: there are no labels but those of round 1.",
-    "one budget of one round": "Refused: the trials have no round in common that a query had a part in.",
+    "one of each": "No accuracy to count labels for: there are no labels but those of round 1.",
+    "one budget of one round": "Refused: no round after a query is common to all trials.",
 }
 
 

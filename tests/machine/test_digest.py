@@ -18,8 +18,8 @@ JOBS: dict[str, tuple[str, ...]] = {
     "coreset": ("rounds.query.run", "acquisition.coreset.ACQUISITION"),
     "norms": ("rounds.query.run", "acquisition.gradient_norm.ACQUISITION"),
     "observe": ("rounds.observe.run",),
-    "figure": ("report.figure.run",),
-    "table": ("report.table.run",),
+    "figure": ("report.figures.run", "report.trial_figures.chosen"),
+    "table": ("report.tables.run", "paper.tables.datasets"),
     "diagnostics": ("report.diagnostics.run",),
     "claims": ("paper.claims.run",),
 }
@@ -69,7 +69,8 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
     ("file", "old", "new", "jobs"),
     [
         ("rounds/loop.py", "pairs == 0", "pairs == 1", {"train"}),
-        ("rounds/models.py", "nn.BatchNorm2d(", "nn.BatchNorm2d(1 + ", {"train", *QUERIES, "observe"}),
+        # The table of data sets counts the parameters of the models.
+        ("rounds/models.py", "nn.BatchNorm2d(", "nn.BatchNorm2d(1 + ", {"train", *QUERIES, "observe", "table"}),
         ("rounds/pool.py", "TEST_IMAGES = 1000", "TEST_IMAGES = 900", {*QUERIES, "diagnostics"}),
         ("acquisition/coreset.py", "BLOCK = 256", "BLOCK = 128", {"coreset"}),
         # Every query writes entropies next to its scores.
@@ -79,7 +80,7 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
         ("rounds/files.py", "{score!s},{loss:.6g}", "{score!s},{loss:.7g}", QUERIES),
         # A constant of the engine of gradient norms.
         ("gradient_norms/layers.py", "sqrt()", "sqrt().mul(1)", {"norms", "observe"}),
-        ("report/chosen.py", "COLUMNS = 10", "COLUMNS = 9", {"figure"}),
+        ("report/trial_figures.py", "COLUMNS = 10", "COLUMNS = 9", {"figure"}),
         # Words: a help text, a message, a check of a setting.
         ("cli.py", "seed of the trial", "the trial's seed", set()),
         ("machine/errors.py", "class UserError(Exception)", "class UserError(Exception, object)", set()),

@@ -18,11 +18,12 @@ from scipy import stats
 from lplgrad import paper
 from lplgrad.analysis.inference import Estimate, estimate, welch
 from lplgrad.machine.errors import UserError
-from lplgrad.paper import claims_page, published_claims
+from lplgrad.paper import claims as page
 from lplgrad.paper import judging as claims
+from lplgrad.paper import published_claims
 from lplgrad.paper.claimed import Measured, values
 from lplgrad.paper.judging import FAILS, HOLDS, NOT_PUBLISHED, NOT_RUN, OPEN, UNTESTED, Case, Claim
-from tests.made_up_study import OVERLAY, TWO, study, trial
+from tests.made_up_study import OVERLAY, TWO, study, trial, write_measurements
 
 LISTED = claims.read_claims(Path(paper.__file__).with_name("claims.yaml"))
 
@@ -333,7 +334,7 @@ class TestFile:
              "baselines": ["random"], "at": "area", "above": 0}
         )  # fmt: skip
         (tmp_path / "claims.yaml").write_text(yaml.safe_dump(listed))
-        study(gain=5).to_csv(tmp_path / "m.csv", index=False)
+        write_measurements(study(gain=5), tmp_path / "m.csv")
         (tmp_path / "more.yaml").write_text(yaml.safe_dump(OVERLAY))
         files = (Path(__file__).parents[1] / "tiny.yaml", tmp_path / "more.yaml")
         home = Path(__file__).parents[2]
@@ -356,4 +357,4 @@ class TestFile:
         findings = [
             (claims.judge(listed, "published", []), claims.judge(listed, "measured", [])) for listed in LISTED.claims
         ]
-        assert "nan" not in str(claims_page.parts(findings)).lower()
+        assert "nan" not in str(page.parts(findings)).lower()

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from lplgrad.analysis.trained import trained
 from lplgrad.paper import ablation, published
 from lplgrad.paper import tables as paper_tables
 from lplgrad.report import deviations, figures, tables
@@ -32,7 +33,7 @@ def measurements(accuracy: Callable[[str, int, int], float]) -> pd.DataFrame:
     rows = [
         {
             "budget": "high", "dataset": "cifar10", "strategy": strategy, "acquisition": "gradient_norm", "seed": seed,
-            "round": labels // 1000, "labels": labels, "accuracy": accuracy(strategy, seed, labels), "stopped": False,
+            "round": labels // 1000, "labels": labels, "accuracy": accuracy(strategy, seed, labels), "repeats": 0,
         }
         for strategy in ("lplgrad", "ent_gradnorm")
         for seed in (1, 2, 3)
@@ -189,6 +190,7 @@ class TestTime:
             {
                 "budget": "high", "dataset": "cifar10", "strategy": strategy, "seed": seed, "round": number,
                 "train_seconds": train[seed - 1], "query_seconds": query[seed - 1] if number == 1 else np.nan,
+                "repeats": 0,
             }
             for strategy, train, query in (
                 ("lplgrad", (10.0, 10.0), (2.0, 2.0)), ("coreset", (11.0, 12.0), (4.0, 6.0)),
@@ -224,8 +226,8 @@ class TestTime:
 
     def test_a_trial_that_stopped_is_compared_in_the_rounds_it_trained(self, timings: pd.DataFrame) -> None:
         early = (timings["strategy"] == "coreset") & (timings["seed"] == 2)
-        timings.loc[early & (timings["round"] == 1), "query_seconds"] = 0.0
-        timings.loc[early & (timings["round"] == 2), "train_seconds"] = 0.0
+        timings.loc[early, "query_seconds"] = np.nan
+        timings = trained(timings, early & (timings["round"] == 2))
         found = paper_tables.time_against_paper(timings).query("strategy == 'coreset'").set_index(["phase", "unit"])
         assert found["seeds"].to_dict() == {
             ("train", "round"): 2, ("train", "trial"): 1, ("query", "round"): 1, ("query", "trial"): 1,
@@ -319,8 +321,7 @@ class TestStopping:
     def stopped(self) -> pd.DataFrame:
         frame = measurements(lambda strategy, seed, labels: curve(labels) + 0.01 * seed)
         early = (frame["seed"] == 3) & (frame["strategy"] == "lplgrad") & (frame["labels"] > 5000)
-        frame.loc[early, ["labels", "accuracy", "stopped"]] = [5000, curve(5000) + 0.03, True]
-        return frame
+        return trained(frame, early)
 
     def test_in_the_table(self, stopped: pd.DataFrame) -> None:
         table = tables.accuracy_table(stopped).query("strategy == 'lplgrad'").set_index("labels")

@@ -12,11 +12,9 @@ import pandas as pd
 import pytest
 
 from lplgrad.machine.errors import UserError
-from lplgrad.report import comparison_figures, style
-from lplgrad.report import model_figures as models
-from lplgrad.report import statistics_page as report
+from lplgrad.report import comparison_figures, style, trial_figures
 from lplgrad.study.settings import StudyFile
-from tests.made_up_study import NAMES, STUDY, TWO, stopping, study, study_of
+from tests.made_up_study import STUDY, TWO, stopping, study, study_of
 
 
 class TestStopped:
@@ -38,8 +36,8 @@ class TestReport:
     @pytest.mark.parametrize("kind", ["differences", "penalties", "ranks"])
     def test_the_same_numbers_draw_the_same_bytes(self, tmp_path: Path, kind: str) -> None:
         for name in ("one", "two"):
-            found = report.statistics(study(panels=TWO), NAMES)
-            figure = getattr(comparison_figures, kind)(found, study_of(study(panels=TWO)))
+            frame = study(panels=TWO)
+            figure = getattr(comparison_figures, kind)(study_of(frame), frame)
             style.save(figure, [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"])
         for ending in ("svg", "png"):
             assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()
@@ -65,7 +63,7 @@ class TestReport:
             for number in (1, 2, 3)
             if (name, seed, number) != ("entropy", 2, 3)
         ]  # fmt: skip
-        error, likelihood, correlation = comparison_figures.calibration(pd.DataFrame(rows), STUDY, "small").axes
+        error, likelihood, correlation = comparison_figures.draw_calibration(pd.DataFrame(rows), STUDY, "small").axes
         for axis, expected in ((error, [13, 23]), (likelihood, [1, 1]), (correlation, [0.5, 0.5])):
             assert [line.get_label() for line in axis.lines] == ["Entropy", "Random"]
             for line in axis.lines:
@@ -89,8 +87,8 @@ class TestReport:
             for seed, values in enumerate(extremes, start=1)
         ]
         frame = pd.DataFrame(rows)
-        drawn = comparison_figures.calibration(frame, STUDY, "small").axes
-        drawn += comparison_figures.choices(frame, pd.DataFrame(pairs), STUDY, "small").axes
+        drawn = comparison_figures.draw_calibration(frame, STUDY, "small").axes
+        drawn += comparison_figures.draw_choices(frame, pd.DataFrame(pairs), STUDY, "small").axes
         bounds = [(0, 100), (0, math.inf), (-1, 1), (0, 1), (0, math.inf), (0, 1), (0, 1)]
         for axis, (low, high) in zip(drawn, bounds, strict=True):
             points = np.concatenate([path.vertices for band in axis.collections for path in band.get_paths()])[:, 1]
@@ -109,7 +107,7 @@ class TestReport:
             for one, other, jaccard in (("entropy", "lplgrad", 0.5), ("lplgrad", "random", 0.2),
                                         ("entropy", "random", 0.1)):  # fmt: skip
                 pairs.append({**place, "strategy": one, "baseline": other, "jaccard": jaccard / number})
-        figure = comparison_figures.choices(pd.DataFrame(rows), pd.DataFrame(pairs), STUDY, "small")
+        figure = comparison_figures.draw_choices(pd.DataFrame(rows), pd.DataFrame(pairs), STUDY, "small")
         balance, spread, overlap, ranking = figure.axes
         drawn = {line.get_label(): line.get_ydata().tolist() for line in overlap.lines}
         assert drawn == {"Entropy": [0.5, 0.25], "Random": [0.2, 0.1]}
@@ -123,16 +121,16 @@ class TestReport:
         known = {"balance_labeled": 0.9, "spread": math.nan, "error_ranking": math.nan}
         frame = pd.DataFrame([{**about, **known}])
         overlap = pd.DataFrame(columns=[*about, "baseline", "jaccard"])
-        figure = comparison_figures.choices(frame, overlap, STUDY, "small")
+        figure = comparison_figures.draw_choices(frame, overlap, STUDY, "small")
         assert [axis.get_ylabel() for axis in figure.axes] == ["class balance of\nthe labelled set"]
         said = " ".join(figure.get_supxlabel().split())
         assert "Overlap with Random is left out: no other strategy chose images on its seeds." in said
         assert "Spread is left out" in said
         assert "The ranking of errors is left out" in said
-        nothing = comparison_figures.choices(frame.iloc[:0], overlap, STUDY, "small")
+        nothing = comparison_figures.draw_choices(frame.iloc[:0], overlap, STUDY, "small")
         assert "no query bought labels" in nothing.axes[0].texts[0].get_text()
         with pytest.raises(UserError, match="no budget 'smal'"):
-            comparison_figures.choices(frame, overlap, STUDY, "smal")
+            comparison_figures.draw_choices(frame, overlap, STUDY, "smal")
 
     def test_titles_with_an_underscore_first_are_in_the_legend(self) -> None:
         strategies = STUDY.study.strategies
@@ -145,13 +143,13 @@ class TestReport:
     def test_correlations_with_the_loss_are_drawn_as_they_are(self) -> None:
         asked = pd.DataFrame({"loss": [1, 2, 3], "gradient_norm": [1, 2, 3], "entropy": [3, 2, 1]}, dtype=float)
         seen = [
-            models.Observation(number, 10 * number, np.zeros((3, 2), np.float32), frame, pd.DataFrame())
+            trial_figures.Observation(number, 10 * number, np.zeros((3, 2), np.float32), frame, pd.DataFrame())
             for number, frame in (
                 (1, asked.assign(predicted_loss=math.nan)),
                 (2, asked.assign(predicted_loss=math.nan, entropy=[1.0, 3, 2])),
             )
         ]
-        (axis,) = models.loss_correlations(seen).axes
+        (axis,) = trial_figures.draw_loss_correlation(seen).axes
         drawn = {line.get_label(): line.get_ydata() for line in axis.lines[:-1]}
         assert list(drawn) == ["gradient norm", "entropy"], "a model without a module predicts no loss"
         assert drawn["gradient norm"] == pytest.approx([1, 1])

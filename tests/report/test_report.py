@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from lplgrad.analysis import collect
+from lplgrad.analysis.trained import trained
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
-from lplgrad.report import chosen, figures, style, tables
+from lplgrad.report import figures, style, tables, trial_figures
 from lplgrad.report.document import document
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
@@ -42,7 +43,7 @@ def measurements() -> pd.DataFrame:
         {
             "budget": "small", "dataset": "digits", "strategy": strategy, "recipe": "plain", "acquisition": strategy,
             "seed": seed, "round": number, "labels": 10 * number, "accuracy": accuracy, "train_loss": 1.0,
-            "stopped": False,
+            "repeats": 0,
         }
         for (strategy, seed), curve in accuracies.items()
         for number, accuracy in enumerate(curve, start=1)
@@ -88,23 +89,28 @@ def test_time_table_by_hand() -> None:
     assert section.heading.endswith("on a card")
 
 
+def timed(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    return trained(frame, frame["train_seconds"] == 0)
+
+
 def test_times_of_trials_that_stopped() -> None:
-    """Seed 1 of lplgrad stops after round 2 of 3: its query there and its round 3 cost nothing, and it is no trial."""
+    """Seed 1 of lplgrad stops after round 2 of 3, which has no query, and it is no trial."""
     rows = [
         {
             "budget": "small", "dataset": "digits", "strategy": "lplgrad", "seed": seed, "round": number,
             "train_seconds": 0.0 if (seed, number) == (1, 3) else 10.0 * number,
-            "query_seconds": np.nan if number == 3 else 0.0 if (seed, number) == (1, 2) else 4.0, "device": "a card",
+            "query_seconds": np.nan if number == 3 or (seed, number) == (1, 2) else 4.0, "device": "a card",
         }
         for seed in (1, 2)
         for number in (1, 2, 3)
     ]  # fmt: skip
-    table = tables.time_table(pd.DataFrame(rows))
+    table = tables.time_table(timed(rows))
     wanted = ["seeds", "train_round", "query_round", "trials", "train_trial", "query_trial"]
     assert table[wanted].to_numpy().tolist() == [[2, 90 / 5, 4, 1, 60, 8]]
     (section,) = tables.time_parts(table, STUDY)
     assert section.rows == [["LPLgrad", "18.0", "4.0", "60.0 (of 1)", "8.0 (of 1)"]]
-    none = tables.time_table(pd.DataFrame(rows[:3]))
+    none = tables.time_table(timed(rows[:3]))
     assert none["trials"].tolist() == [0]
     assert tables.time_parts(none, STUDY)[0].rows[0][3:] == ["–", "–"]
 
@@ -164,7 +170,7 @@ def test_bars_of_many_classes_can_be_seen() -> None:
         classes=[str(label) for label in labels],
     )
     scores = pd.DataFrame({"index": labels, "score": 1.0, "predicted_class": 0, "selected": labels % 7 == 0})
-    figure = chosen.contact_sheet([chosen.Query(1, scores)], cast(Any, data))
+    figure = trial_figures.contact_sheet([trial_figures.Query(1, scores)], cast(Any, data))
     figure.set_dpi(200)
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())
@@ -195,17 +201,17 @@ def test_one_round_has_one_tick() -> None:
     assert [tick for tick in figure.axes[1].get_xticks() if low <= tick <= high] == [10]
 
 
-def query(number: int, selected: list[int]) -> chosen.Query:
+def query(number: int, selected: list[int]) -> trial_figures.Query:
     frame = pd.DataFrame({"index": range(4), "score": 1.0, "predicted_class": 0, "selected": selected})
-    return chosen.Query(number, frame if any(selected) else frame.iloc[:0])
+    return trial_figures.Query(number, frame if any(selected) else frame.iloc[:0])
 
 
 def test_a_contact_sheet_without_choices_says_why(data: DatasetArrays) -> None:
     """A trial of one round has no query, and queries after its target accuracy was reached choose nothing."""
-    assert "no query of this trial bought labels. It has one round." in words(chosen.contact_sheet([], data))
+    assert "no query of this trial bought labels. It has one round." in words(trial_figures.contact_sheet([], data))
     stopped = [query(number, [0, 0, 0, 0]) for number in (1, 2)]
-    assert "It reached its target accuracy in round 1." in words(chosen.contact_sheet(stopped, data))
-    later = words(chosen.contact_sheet([query(1, [1, 1, 0, 0]), *stopped[1:]], data))
+    assert "It reached its target accuracy in round 1." in words(trial_figures.contact_sheet(stopped, data))
+    later = words(trial_figures.contact_sheet([query(1, [1, 1, 0, 0]), *stopped[1:]], data))
     assert "The trial reached its target accuracy in round 2 and chose no more." in later
     assert "round 1" in later
 

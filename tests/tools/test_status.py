@@ -13,7 +13,7 @@ from lplgrad.cli import main
 from lplgrad.machine import locks
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study
-from lplgrad.tools.progress import progress_of, report, seconds_left
+from lplgrad.tools.status import report, seconds_left, status_of
 from tests.conftest import record_settings
 
 HOME = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def test_where_a_trial_stands_and_what_is_left(layout: Layout) -> None:
     queried(ROOT / "entropy/seed1/round1", 3.0)
     trained(ROOT / "entropy/seed1/round2", 2, 0.6, 40.0)
     record_settings(layout)
-    found = progress_of(layout, Trial("small", "digits", "entropy", 1))
+    found = status_of(layout, Trial("small", "digits", "entropy", 1))
     assert (found.trained, found.queried, found.accuracies) == (2, 1, [0.5, 0.6])
     assert found.seconds_per_label == 2.0
     assert found.next is not None
@@ -67,7 +67,7 @@ def test_where_a_trial_stands_and_what_is_left(layout: Layout) -> None:
     # Round 3 trains on 30 labels at 2 seconds each, and one query is left.
     assert seconds_left(layout, [found]) == (60 + 3, 0)
     # random shares round 1: rounds 2 and 3, at the rate of round 1, and two queries as entropy's was.
-    random = progress_of(layout, Trial("small", "digits", "random", 1))
+    random = status_of(layout, Trial("small", "digits", "random", 1))
     assert random.trained == 1
     assert seconds_left(layout, [random, found]) == (2 * 20 + 2 * 30 + 2 * 3 + 60 + 3, 0)
     lines = list(report(layout))
@@ -126,7 +126,7 @@ def test_what_jobs_take_to_start_and_end_is_left_too(layout: Layout) -> None:
         log(folder, kind, "done\n")
         Path("logs", *folder.parts[1:], f"{kind}.tsv").write_text(f"s\th:m:s\n{seconds}\t0:00:{seconds}\n")
     # Rounds 2 and 3 at 2 seconds a label and 6 besides, and one query.
-    found = progress_of(layout, Trial("small", "digits", "entropy", 1))
+    found = status_of(layout, Trial("small", "digits", "entropy", 1))
     assert seconds_left(layout, [found]) == (40 + 6 + 60 + 6 + 8, 0)
 
 

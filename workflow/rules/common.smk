@@ -5,7 +5,7 @@ import mimetypes
 import os
 import sys
 from itertools import product
-from shlex import quote
+from shlex import join, quote
 
 from snakemake.cli import get_argument_parser
 from snakemake.exceptions import WorkflowError
@@ -23,7 +23,6 @@ from lplgrad.report import captions
 from lplgrad.study import availability
 from lplgrad.study.layout import CHECKPOINT, Layout, Trial, one_of
 from lplgrad.study.reading import check_reported, read_study
-from lplgrad.study.settings import shown_title
 from lplgrad.study.validation import words
 
 mimetypes.add_type("text/plain", ".yaml")  # which the report would otherwise warn of
@@ -81,8 +80,6 @@ if workflow.is_main_process:
             f"{len(again)} round(s) of {len(gone)} trial(s) are trained again, to the same results"
         )
 PUBLISHED = set(read_study([CONFIG]).run.datasets)  # config.yaml is the paper
-MODEL_FIGURES = {"embeddings": "t-SNE", "confidence": "confidence"}
-MODEL_FIGURES |= {"loss-correlation": "scores and true loss", "class-accuracy": "accuracy by class"}
 of_trainings, of_queries = LAYOUT.of_trainings, LAYOUT.of_queries
 ROOT = LAYOUT.root
 DATA = STUDY.data_dir
@@ -176,11 +173,10 @@ def query_code(wildcards):
     return code_digest("rounds.query.run", f"acquisition.{name}.ACQUISITION", without=unused)
 
 
-def paper_digest(*names):
-    """Digest of some or all files of the paper's numbers and claims. As inputs their absolute paths would count too."""
-    folder = HOME / "src" / "lplgrad" / "paper"
-    files = [folder / name for name in names] or sorted([*folder.glob("*.csv"), *folder.glob("*.yaml")])
-    return f"paper={hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:16]}"
+def file_digest(name, *patterns):
+    """Digest of files of the package that are not code, under a name. As inputs their absolute paths would count too."""
+    files = [file for pattern in patterns for file in sorted((HOME / "src" / "lplgrad").glob(pattern))]
+    return f"{name}={hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:16]}"
 
 
 def beside_snakefile(path):
@@ -249,31 +245,3 @@ def target(wildcards):
     """The argument that lets a trial stop early, where it may: in any round but the first."""
     accuracy = wildcards.get("round") and LAYOUT.target(wildcards.budget, wildcards.dataset)
     return f"--target-accuracy {accuracy}" if accuracy else ""
-
-
-def observations(wildcards):
-    """What was seen in the models of a trial."""
-    trial = trial_of(wildcards)
-    names = ("features.npy", "observed.csv", "confidence.csv")
-    return [f"{LAYOUT.round(trial, number)}/{name}" for number in LAYOUT.shown_models()[trial] for name in names]
-
-
-def scores_of_trial(wildcards):
-    """The scores of all queries of a trial."""
-    trial = trial_of(wildcards)
-    return [f"{LAYOUT.round(trial, number)}/scores.csv" for number in LAYOUT.numbers(trial)[:-1]]
-
-
-def strategy_label(wildcards):
-    """What the report calls a strategy."""
-    return captions.label(shown_title(STUDY.strategies, wildcards.strategy))
-
-
-def dataset_category(wildcards):
-    """What the report calls a data set."""
-    return captions.label(shown_title(STUDY.datasets, wildcards.dataset))
-
-
-def model_label(kind, wildcards):
-    """What the report calls a figure of a trial's models."""
-    return f"{MODEL_FIGURES[kind]}, {strategy_label(wildcards)}, {wildcards.budget} budget, seed {wildcards.seed}"

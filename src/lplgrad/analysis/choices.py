@@ -1,20 +1,23 @@
-"""What a query chose: balance of its classes, redundancy, agreement with other strategies, and whether the scores
-ranked the errors first."""
+"""What accuracy does not say, from arrays: the balance, redundancy and agreement of what queries chose, how scores rank
+errors and losses, and whether a model's confidence is calibrated."""
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import special, stats
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
 
 from lplgrad.analysis.inference import Array
 
 Indices = npt.NDArray[np.int64]
 SIDE = 32
+BINS = 15
 SCORES = ("gradient_norm", "predicted_loss", "entropy")
 
 
@@ -28,25 +31,15 @@ def class_balance(labels: Indices, classes: int) -> float:
 
 
 def jaccard(one: Indices, other: Indices) -> float:
-    """Size of the intersection of two sets over that of their union: 1 for the same, 0 for none in common.
-
-    Args:
-        one, other: the members, each once. NaN where both are empty.
-    """
+    """Size of the intersection of two sets over that of their union; NaN if both are empty. Members are distinct."""
     common = len(np.intersect1d(one, other, assume_unique=True))
     union = len(one) + len(other) - common
     return common / union if union else math.nan
 
 
 def shrunk(images: npt.NDArray[np.uint8], side: int = SIDE) -> Array:
-    """Images as rows of pixels for distances: averaged over blocks until no side is longer than ``side``.
-
-    Args:
-        images: uint8, shape (N, H, W, C).
-
-    Returns:
-        Shape (N, D), in [0, 1].
-    """
+    """Pixels for distances, shape (N, D), in [0, 1]: uint8 images of shape (N, H, W, C), averaged over blocks until no
+    side is longer than ``side``."""
     count, height, width, channels = images.shape
     block = max(1, math.ceil(max(height, width) / side))
     rows, columns = height // block, width // block
@@ -60,14 +53,8 @@ def nearest_distance(pixels: Array) -> float:
     NaN for fewer than two."""
     if len(pixels) < 2:
         return math.nan
-    squares = (pixels**2).sum(axis=1)
-    nearest = np.empty(len(pixels))
-    for start in range(0, len(pixels), 512):
-        part = slice(start, start + 512)
-        distances = squares[part, None] + squares[None, :] - 2 * pixels[part] @ pixels.T
-        np.fill_diagonal(distances[:, start:], np.inf)
-        nearest[part] = distances.min(axis=1)
-    return float(np.sqrt(np.maximum(nearest, 0)).mean())
+    distances, _ = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(pixels).kneighbors()
+    return float(distances.mean())
 
 
 def rank_correlation(one: Array, other: Array) -> float:
@@ -80,11 +67,7 @@ def rank_correlation(one: Array, other: Array) -> float:
 
 
 def loss_correlations(asked: pd.DataFrame) -> dict[str, float]:
-    """How well each of ``SCORES`` ranks images by their loss.
-
-    Args:
-        asked: a row an image: loss, and a column for each score, empty where the model has none.
-    """
+    """How well each of ``SCORES`` ranks images (rows) by their loss; NaN if the model has no such score."""
     loss = asked["loss"].to_numpy(float)
     return {name: rank_correlation(asked[name].to_numpy(float), loss) for name in SCORES}
 
@@ -92,8 +75,30 @@ def loss_correlations(asked: pd.DataFrame) -> dict[str, float]:
 def error_ranking(scores: Array, wrong: npt.NDArray[np.bool_]) -> float:
     """The probability that a misclassified candidate scores higher than a correctly classified one, ties counting half
     (area under the ROC curve; Hanley & McNeil 1982): 0.5 for scores that know nothing. NaN unless there are both."""
-    positives, negatives = int(wrong.sum()), int((~wrong).sum())
-    if not positives or not negatives:
-        return math.nan
-    ranks = stats.rankdata(scores)
-    return float((ranks[wrong].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(roc_auc_score(wrong, scores)) if 0 < wrong.sum() < len(wrong) else math.nan
+
+
+def losses(logits: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64]) -> Array:
+    """Cross-entropy of each image in nats, shape (N,), from logits of shape (N, C), in float64."""
+    log_probabilities = special.log_softmax(logits.astype(np.float64), axis=1)
+    found: Array = -log_probabilities[np.arange(len(labels)), labels]
+    return found
+
+
+def entropies(logits: npt.NDArray[np.floating[Any]]) -> Array:
+    """Entropy of each prediction in nats, shape (N,)."""
+    found: Array = special.entr(special.softmax(logits.astype(np.float64), axis=1)).sum(axis=1)
+    return found
+
+
+def calibration_error(logits: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64], bins: int = BINS) -> float:
+    """Expected calibration error (Naeini et al. 2015; Guo et al. 2017, eq. 3).
+
+    The highest probability of each image falls into one of ``bins`` bins of equal width, closed above; the error is the
+    mean over images of |accuracy - mean confidence| of their bin: 0 to 1.
+    """
+    probabilities = special.softmax(logits.astype(np.float64), axis=1)
+    confidence, right = probabilities.max(axis=1), logits.argmax(axis=1) == labels
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps = np.bincount(place, right, bins) - np.bincount(place, confidence, bins)
+    return float(np.abs(gaps).sum() / len(labels))

@@ -1,50 +1,49 @@
-"""Bring the measurements of all rounds of a study together, one tidy row a round."""
+"""Collect the measurements of all rounds of a study: one tidy row a round."""
 
 from __future__ import annotations
 
+import argparse
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lplgrad.analysis.departures import Departures, check_settings
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import read_json
-from lplgrad.rounds.settings import QUERY, RERUN, Difference, check_settings, differences, torch_version
+from lplgrad.machine.files import read_json, write_text
+from lplgrad.rounds.settings import QUERY, RERUN, torch_version
 from lplgrad.study.layout import Layout, Trial
+from lplgrad.study.reading import read_study_file
 from lplgrad.study.settings import StudyFile
 
+SECONDS, MACHINE = ("train_seconds", "test_seconds"), ("device", "host", "threads")
 Row = dict[str, Any]
+ReadRound = Callable[[Trial, int, Path], Row | None]  # the columns of a round, from its folder; None if it is missing
 
 
-Departed = Mapping[Trial, Difference]
+def run(arguments: argparse.Namespace) -> None:
+    """Write accuracies: a row for each round, and a row for each class and round."""
+    file = read_study_file(arguments.study)
+    departed = check_settings(Layout(file.study, file.unavailable))
+    tables = {"measurements": measurements(file, False, departed), "classes": class_accuracies(file, False, departed)}
+    for name, table in tables.items():
+        write_text(arguments.output / f"{name}.csv", table.to_csv(index=False))
 
 
-def departures(file: StudyFile, partial: bool) -> Departed:
-    """Where trials were run with other settings than the study's.
-
-    Args:
-        file: the study.
-        partial: leave out rounds of other settings; otherwise they are an error.
-
-    Raises:
-        UserError: there is such a round, and ``partial`` is False.
-    """
-    layout = Layout(file.study, file.unavailable)
-    if partial:
-        return differences(layout)
-    check_settings(layout)
-    return {}
+def run_timings(arguments: argparse.Namespace) -> None:
+    """Write seconds: a row for each round."""
+    write_text(arguments.output, timings(read_study_file(arguments.study)).to_csv(index=False))
 
 
-def measurements(file: StudyFile, partial: bool = False, departed: Departed | None = None) -> pd.DataFrame:
-    """Accuracy after every round: the same bytes on every run of the study on the same machine.
+def measurements(file: StudyFile, partial: bool = False, departed: Departures | None = None) -> pd.DataFrame:
+    """Collect the accuracy after every round: the same bytes on every run of the study on the same machine.
 
     Args:
         file: the study.
-        partial: leave out rounds that are missing or were run with other settings; otherwise they are an error.
-        departed: the ``departures``, which take long to find in a large study; None to find them now.
+        partial: leave out rounds that are missing or depart from the study; otherwise they are an error.
+        departed: of ``check_settings``, which takes long in a large study; None to call it now.
 
     Returns:
         Columns budget, dataset, strategy, recipe, acquisition, seed, round, labels, accuracy (fraction), train_loss,
@@ -52,24 +51,23 @@ def measurements(file: StudyFile, partial: bool = False, departed: Departed | No
         in the trial of every strategy of that recipe.
 
     Raises:
-        UserError: a round is missing or was run with other settings than the study's, and ``partial`` is False.
+        UserError: a round is missing or departs from the study, and ``partial`` is False.
     """
 
-    def row(trial: Trial, number: int, folder: str) -> Row | None:
-        metrics = _read(Path(folder) / "metrics.json", ["labels", "accuracy", "train_loss", "stopped"], partial)
-        return metrics and {"round": number, **metrics, "torch": torch_version(Path(folder))}
+    def read(trial: Trial, number: int, folder: Path) -> Row | None:
+        metrics = _read(folder / "metrics.json", ["labels", "accuracy", "train_loss", "stopped"], partial)
+        return metrics and {**metrics, "torch": torch_version(folder)}
 
-    return _collect(file, row, partial, departed)
+    return _collect(file, read, partial, departed)
 
 
-def class_accuracies(file: StudyFile, partial: bool = False, departed: Departed | None = None) -> pd.DataFrame:
-    """Accuracy of every class after every round: columns as above up to labels, then class and accuracy."""
+def class_accuracies(file: StudyFile, partial: bool = False, departed: Departures | None = None) -> pd.DataFrame:
+    """Collect the accuracy of every class after every round: columns as above up to labels, then class, accuracy."""
 
-    def rows(trial: Trial, number: int, folder: str) -> Row | None:
-        metrics = _read(Path(folder) / "metrics.json", ["labels", "accuracy_per_class"], partial)
-        return metrics and {"round": number, **metrics}
+    def read(trial: Trial, number: int, folder: Path) -> Row | None:
+        return _read(folder / "metrics.json", ["labels", "accuracy_per_class"], partial)
 
-    wide = _collect(file, rows, partial, departed)
+    wide = _collect(file, read, partial, departed)
     if wide.empty:
         return wide
     wide["class"] = wide["accuracy_per_class"].map(list)
@@ -77,8 +75,8 @@ def class_accuracies(file: StudyFile, partial: bool = False, departed: Departed 
     return wide.explode(["class", "accuracy"], ignore_index=True)
 
 
-def timings(file: StudyFile, partial: bool = False, departed: Departed | None = None) -> pd.DataFrame:
-    """Seconds and memory of every round, and the machine: what is not the same on every run.
+def timings(file: StudyFile, partial: bool = False, departed: Departures | None = None) -> pd.DataFrame:
+    """Collect seconds and memory of every round, and the machine: what is not the same on every run.
 
     Returns:
         Columns budget, dataset, strategy, recipe, acquisition, seed, round, train_seconds, test_seconds,
@@ -86,63 +84,50 @@ def timings(file: StudyFile, partial: bool = False, departed: Departed | None = 
         device, host, threads, torch.
     """
     layout = Layout(file.study, file.unavailable)
-    departed = departures(file, partial) if departed is None else departed
-    others = {difference.file for difference in departed.values()}
+    departed = check_settings(layout, partial=partial) if departed is None else departed
+    others = {departure.file for departure in departed.values()}
 
-    def row(trial: Trial, number: int, folder: str) -> Row | None:
-        wanted = ["train_seconds", "test_seconds", "peak_memory_mb", "device", "host", "threads"]
-        train = _read(Path(folder) / "timing.json", wanted, partial)
+    def read(trial: Trial, number: int, folder: Path) -> Row | None:
+        train = _read(folder / "timing.json", [*SECONDS, "peak_memory_mb", *MACHINE], partial)
         if train is None:
             return None
-        query: Row | None = {}
-        if number < layout.rounds(trial.budget, trial.dataset):
-            path = Path(layout.round(trial, number)) / "query_timing.json"
-            if path.with_name(QUERY) not in others:
-                query = _read(path, ["query_seconds", "peak_memory_mb"], partial)
+        query, path = None, Path(layout.round(trial, number)) / "query_timing.json"
+        if number < layout.rounds(trial.budget, trial.dataset) and path.with_name(QUERY) not in others:
+            query = _read(path, ["query_seconds", "peak_memory_mb"], partial)
         return {
-            "round": number,
-            "train_seconds": train["train_seconds"],
-            "test_seconds": train["test_seconds"],
+            **{key: train[key] for key in SECONDS},
             "train_peak_memory_mb": train["peak_memory_mb"],
-            "query_seconds": (query or {}).get("query_seconds"),
-            "query_peak_memory_mb": (query or {}).get("peak_memory_mb"),
-            **{key: train[key] for key in ("device", "host", "threads")},
-            "torch": torch_version(Path(folder)),
+            "query_seconds": query and query["query_seconds"],
+            "query_peak_memory_mb": query and query["peak_memory_mb"],
+            **{key: train[key] for key in MACHINE},
+            "torch": torch_version(folder),
         }
 
-    return _collect(file, row, partial, departed)
+    return _collect(file, read, partial, departed)
 
 
-def _collect(
-    file: StudyFile, row: Callable[[Trial, int, str], Row | None], partial: bool, departed: Departed | None
-) -> pd.DataFrame:
-    return pd.DataFrame(_rows(file, row, departures(file, partial) if departed is None else departed))
-
-
-def _rows(file: StudyFile, row: Callable[[Trial, int, str], Row | None], departed: Departed) -> Iterator[Row]:
-    layout = Layout(file.study, file.unavailable)
+def _collect(file: StudyFile, read: ReadRound, partial: bool, departed: Departures | None) -> pd.DataFrame:
+    layout, rows = Layout(file.study, file.unavailable), []
+    departed = check_settings(layout, partial=partial) if departed is None else departed
     for trial in layout.trials():
         strategy = file.study.strategies[trial.strategy]
         about = {
-            "budget": trial.budget,
-            "dataset": trial.dataset,
-            "strategy": trial.strategy,
-            "recipe": strategy.recipe,
-            "acquisition": strategy.acquisition,
-            "seed": trial.seed,
-        }
+            "budget": trial.budget, "dataset": trial.dataset, "strategy": trial.strategy, "recipe": strategy.recipe,
+            "acquisition": strategy.acquisition, "seed": trial.seed,
+        }  # fmt: skip
         last = layout.rounds(trial.budget, trial.dataset)
         if trial in departed:
             last = departed[trial].round_number - 1
         for number in range(1, last + 1):
-            found = row(trial, number, layout.trained(trial, number))
+            found = read(trial, number, Path(layout.trained(trial, number)))
             if found is not None:
-                yield {**about, **found}
+                rows.append({**about, "round": number, **found})
+    return pd.DataFrame(rows)
 
 
 # What the values of a round's files must be, and the same in words.
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "labels": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
+    **dict.fromkeys(("labels", "threads"), (lambda value: type(value) is int and value > 0, "a whole number above 0")),
     "accuracy": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
     "train_loss": (lambda value: _is_number(value), "a finite number"),
     "stopped": (lambda value: isinstance(value, bool), "true or false"),
@@ -150,11 +135,9 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, dict) and all(one is None or _is_number(one) for one in value.values()),
         "an accuracy or null for each class",
     ),
-    "device": (lambda value: isinstance(value, str), "a name"),
-    "host": (lambda value: isinstance(value, str), "a name"),
-    "threads": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
+    **dict.fromkeys(("device", "host"), (lambda value: isinstance(value, str), "a name")),
     **dict.fromkeys(
-        ("train_seconds", "test_seconds", "query_seconds", "peak_memory_mb"),
+        (*SECONDS, "query_seconds", "peak_memory_mb"),
         (lambda value: _is_number(value) and value >= 0, "a finite number of 0 or more"),
     ),
 }
@@ -169,9 +152,8 @@ def _read(path: Path, keys: list[str], partial: bool) -> Row | None:
     if not path.exists():
         if partial:
             return None
-        raise UserError(
-            f"{path}: missing: the study is not finished; run Snakemake, or add --partial to report what is finished"
-        )
+        hint = "run Snakemake, or add --partial to report what is finished"
+        raise UserError(f"{path}: missing: the study is not finished; {hint}")
     values = read_json(path)
     for key in keys:
         is_sound, expected = _CHECKS[key]

@@ -27,26 +27,21 @@ def summary(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
 
 
 def rounds(measurements: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy after every round that all trials have: columns budget, dataset, strategy, labels and those of
-    ``summary``."""
+    """Accuracy after every round that all trials have: columns ``CELL``, labels and those of ``summary``."""
     return summary(compared(measurements), [*CELL, "labels"], "accuracy")
 
 
 def area_summary(of_trials: pd.DataFrame) -> pd.DataFrame:
-    """Areas by strategy: columns budget, dataset, strategy, labels_from, labels_to, seeds, mean, std, low, high."""
+    """Areas by strategy: columns ``CELL``, labels_from, labels_to and those of ``summary``."""
     return summary(of_trials, [*CELL, "labels_from", "labels_to"], "area")
 
 
 def compare(one: pd.Series[float], other: pd.Series[float], power: bool) -> dict[str, Any] | None:
-    """One strategy minus another, seed by seed.
-
-    Args:
-        one, other: a value for every seed (the index); seeds that only one of them has are left out.
-        power: give the detectable difference and the seeds needed too.
+    """One strategy minus another, over the seeds (the index) that both have; None without a common seed.
 
     Returns:
-        seeds, difference, std (of the differences), low, high, t, p, p_wilcoxon, p_wilcoxon_floor, g, and detectable,
-        seeds_needed; None without a common seed.
+        seeds, difference, std (of the differences), low, high, t, p, p_wilcoxon, p_wilcoxon_floor, g, and with
+        ``power`` detectable and seeds_needed.
     """
     seeds = [seed for seed in one.index if seed in other.index]
     if not seeds:
@@ -68,17 +63,16 @@ def compare(one: pd.Series[float], other: pd.Series[float], power: bool) -> dict
 
 
 def area_differences(of_trials: pd.DataFrame, strategies: Sequence[str], reference: str) -> pd.DataFrame:
-    """Every strategy against every other, by area.
+    """Compare every strategy with every other, by area.
 
     Args:
         of_trials: of ``areas``.
         strategies: in the order of the study.
-        reference: the strategy whose comparisons with all others, in all panels, are the family of tests that Holm's
-            correction is taken over. The others are described, not tested: their ``p_holm`` is NaN.
+        reference: the strategy whose comparisons with all others, in all panels, are the family of Holm's correction.
+            The other comparisons describe: their ``p_holm`` is NaN.
 
     Returns:
-        Columns budget, dataset, strategy, baseline, those of ``compare``, family, p_holm. The reference is always the
-        ``strategy``.
+        Columns ``CELL`` (never with the reference as a baseline), baseline, those of ``compare``, family, p_holm.
     """
     order = [reference, *(name for name in strategies if name != reference)]
     rows = []
@@ -95,10 +89,8 @@ def area_differences(of_trials: pd.DataFrame, strategies: Sequence[str], referen
 
 
 def round_differences(measurements: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
-    """Every strategy against every other, after every round that all trials have: columns budget, dataset, labels,
-    strategy, baseline and those of ``compare``. In round 1 only strategies of different recipes are compared: the
-    others share a model.
-    """
+    """Compare every strategy with every other, after every round that all trials have: columns ``PANEL``, labels,
+    strategy, baseline and those of ``compare``. In round 1 strategies of one recipe share a model and are left out."""
     rows = []
     for key, panel in panels(compared(measurements)):
         recipes = panel.groupby("strategy")["recipe"].first().to_dict()
@@ -117,19 +109,18 @@ def round_differences(measurements: pd.DataFrame, strategies: Sequence[str]) -> 
 def penalties(of_rounds: pd.DataFrame, first_labels: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
     """The pairwise penalty matrix of Ash et al. (2020, section 4).
 
-    In every budget and data set, at every number of labels that a query had a part in, a strategy beats another if a
-    two-sided paired t test at 5 % says so. Each win adds 1 / (number of such label counts), so that a panel weighs the
-    same however many rounds it has, and the largest possible entry is the number of panels.
+    A strategy beats another at a number of labels if a two-sided paired t test at 5 % says so. Each win adds 1 / (label
+    counts of the panel), so a panel weighs the same however many rounds it has.
 
     Args:
         of_rounds: of ``round_differences``.
-        first_labels: columns budget, dataset, labels: the labels of round 1 of each panel, which is left out.
+        first_labels: of the function of that name; round 1 is left out.
         strategies: in the order of the matrix.
 
     Returns:
-        Columns strategy, baseline (all ordered pairs), wins (the sum above; NaN where the pair could be compared
-        nowhere), panels (in which it could, by 2 seeds or more), share (wins over panels), chance (wins expected where
-        there is no difference).
+        Columns strategy, baseline (all ordered pairs), wins (the sum above; NaN if the pair could be compared nowhere),
+        panels (in which it could, by 2 seeds or more), share (wins over panels), chance (wins expected without any
+        difference).
     """
     first = of_rounds.merge(first_labels.assign(first=True), how="left", on=[*PANEL, "labels"])["first"].notna()
     tested = of_rounds[~first.to_numpy() & (of_rounds["seeds"] >= 2).to_numpy()]
@@ -160,17 +151,14 @@ def reference_of(strategies: Sequence[str]) -> str:
 
 
 def random_of(measurements: pd.DataFrame) -> str | None:
-    """The strategy that labels at random, if there is one; of several the one named so, else the first."""
+    """The strategy that labels at random, if there is one; of several the one called random, else the first."""
     names = list(measurements.loc[measurements["acquisition"] == "random", "strategy"].unique())
     return "random" if "random" in names else str(names[0]) if names else None
 
 
 def block_means(of_trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series[int]]:
-    """Mean areas to rank strategies by, over the seeds of a panel that all ranked strategies have: over seeds of its
-    own a strategy would be ranked by its luck with them.
-
-    Args:
-        of_trials: of ``areas``.
+    """Mean areas to rank strategies by, over the seeds of a panel that all ranked strategies have. With other seeds a
+    strategy would be ranked by its luck.
 
     Returns:
         Means of every strategy (columns) in every panel (rows) with a common seed, NaN for a strategy that has no area

@@ -1,7 +1,7 @@
 """Learning curves as numbers: which trials count, the area under a curve, the labels that an accuracy takes.
 
-Frames have the columns of ``measurements.csv``; accuracies are fractions there and percent in all that is returned.
-A trial is the curve of one budget, data set, strategy and seed.
+Measurements are those of ``measured.read_measurements``: a row for each round that was trained. Their accuracies are
+fractions; those that are returned are percent.
 """
 
 from __future__ import annotations
@@ -30,18 +30,14 @@ def panels(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]
 
 
 def curves(measurements: pd.DataFrame) -> pd.DataFrame:
-    """What was measured, in percent: without the rounds that a stopped trial did not train, and without gaps (NaN)."""
-    rows = measurements["accuracy"].notna()
-    if "stopped" in measurements:
-        rows &= ~measurements["stopped"].astype(bool)
-    return measurements[rows].assign(accuracy=lambda frame: frame["accuracy"] * 100.0)
+    """The measurements in percent."""
+    return measurements.assign(accuracy=measurements["accuracy"] * 100.0)
 
 
 def last_round(panel: pd.DataFrame) -> int:
-    """The round in which the comparison of a budget and data set ends: the last that most trials of two strategies
-    have, or of the only one. So a trial that went on alone, or broke off alone, decides nothing for the others.
-    """
-    reached = panel.groupby(["strategy", "seed"])["round"].max()
+    """The last round to compare in a budget and data set: the last one that at least half of the trials of two
+    strategies reached (or of the only strategy). Rounds that a stopped trial repeats count as reached."""
+    reached = (panel["round"] + panel["repeats"]).groupby([panel["strategy"], panel["seed"]]).max()
     most = reached.groupby("strategy").quantile(0.5, interpolation="lower")
     return int(most.nlargest(2).min())
 
@@ -49,15 +45,15 @@ def last_round(panel: pd.DataFrame) -> int:
 def left_out(measurements: pd.DataFrame) -> pd.DataFrame:
     """The trials that do not count because rounds are missing: columns budget, dataset, strategy, seed, reason.
 
-    A trial counts if it has every round from 1 to the ``last_round`` of its budget and data set. The rounds that a
-    stopped trial repeats without training are there. A seed or strategy without any round is not listed.
+    A trial counts if it has every round from 1 to the ``last_round`` of its budget and data set, those included that
+    only repeat one. A seed or strategy without any round is not listed.
     """
-    rows = measurements[measurements["accuracy"].notna()]
     found = []
-    for _, panel in panels(rows):
+    for _, panel in panels(measurements):
         last = last_round(panel)
         for key, trial in panel.groupby(TRIAL, sort=False):
-            missing = sorted(set(range(1, last + 1)) - set(trial["round"]))
+            newest, repeats = trial["round"].max(), trial["repeats"].max()
+            missing = sorted({*range(1, last + 1)} - {*trial["round"], *range(newest, newest + repeats + 1)})
             if missing:
                 which = f"round {missing[0]}" if len(missing) == 1 else f"{len(missing)} of {last} rounds"
                 found.append([*key, f"{which} missing"])
@@ -66,32 +62,30 @@ def left_out(measurements: pd.DataFrame) -> pd.DataFrame:
 
 def complete(measurements: pd.DataFrame) -> pd.DataFrame:
     """The measurements of the trials that count, up to the last round of their budget and data set."""
-    rows = measurements[measurements["accuracy"].notna()]
-    kept = [rows.iloc[:0]]
-    for _, panel in panels(rows):
+    kept = [measurements.iloc[:0]]
+    for _, panel in panels(measurements):
         last = last_round(panel)
         part = panel[panel["round"] <= last]
-        kept.append(part[part.groupby(TRIAL)["round"].transform("nunique") == last])
+        part = part.assign(repeats=part["repeats"].clip(upper=last - part["round"]))
+        there = part.assign(there=1 + part["repeats"]).groupby(TRIAL)["there"].transform("sum")
+        kept.append(part[there == last])
     return pd.concat(kept)
 
 
 def until_first_end(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of every budget and data set up to the number of labels with which its first trial ends.
-
-    Beyond it the seeds that reached their target accuracy are gone, and a mean over the others would be one over the
-    seeds that did badly.
-    """
+    """The rows of every budget and data set up to the number of labels with which its first trial ends. Beyond it the
+    seeds that reached their target accuracy are gone, and the others are those that did badly."""
     ends = frame.groupby(TRIAL)["labels"].max().groupby(PANEL).min().rename("end")
     return frame[(frame["labels"] <= frame.join(ends, on=PANEL)["end"]).to_numpy()]
 
 
 def compared(measurements: pd.DataFrame) -> pd.DataFrame:
-    """What strategies are compared by: whole trials, in percent, as far as all of their budget and data set go."""
+    """The curves that strategies are compared by: whole trials, in percent, as far as all trials of the panel go."""
     return until_first_end(curves(complete(measurements)))
 
 
 def by_strategy(measurements: pd.DataFrame) -> dict[tuple[str, str, str], pd.DataFrame]:
-    """The curves that are compared, below budget, data set and strategy: labels down, seeds across."""
+    """The curves that are compared, by budget, data set and strategy: labels down, seeds across."""
     return {
         (str(budget), str(dataset), str(strategy)): part.pivot(index="labels", columns="seed", values="accuracy")
         for (budget, dataset, strategy), part in compared(measurements).groupby(CELL, sort=False)
@@ -99,12 +93,8 @@ def by_strategy(measurements: pd.DataFrame) -> dict[tuple[str, str, str], pd.Dat
 
 
 def heights(curve: pd.DataFrame, labels: float) -> pd.Series[float]:
-    """Accuracy of every seed at a number of labels, by linear interpolation; empty where the curve does not reach.
-
-    Args:
-        curve: of ``by_strategy``.
-        labels: of any round, or between two.
-    """
+    """Accuracy of every seed at a number of labels on a curve of ``by_strategy``, by linear interpolation; empty if the
+    curve does not reach so far."""
     if curve.empty or not curve.index[0] <= labels <= curve.index[-1]:
         return pd.Series(dtype=float)
     place, whole = curve.index.to_numpy(dtype=float), curve.dropna(axis="columns")
@@ -112,13 +102,10 @@ def heights(curve: pd.DataFrame, labels: float) -> pd.Series[float]:
 
 
 def trial_seconds(timings: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of training and of querying of every whole trial.
-
-    A trial that was stopped (it trains 0 seconds in the rounds it repeats) or lacks a number is no whole one: its sum
-    would not be that of a trial.
+    """Seconds of training and of querying of every trial that neither stopped nor lacks a number.
 
     Args:
-        timings: columns of ``timings.csv``.
+        timings: of ``measured.read_timings``.
 
     Returns:
         Columns budget, dataset, strategy, seed, train_seconds, query_seconds.
@@ -129,7 +116,7 @@ def trial_seconds(timings: pd.DataFrame) -> pd.DataFrame:
         part = panel[panel["round"] <= last]
         # The last round has no query, unless the panel ends before the budget.
         part = part.assign(query_seconds=part["query_seconds"].where(part["round"] < last, 0.0))
-        spent = part[(part["train_seconds"] > 0) & part["query_seconds"].notna()]
+        spent = part.dropna(subset=["train_seconds", "query_seconds"])
         kept.append(spent[spent.groupby(TRIAL)["round"].transform("nunique") == last])
     return pd.concat(kept).groupby(TRIAL, sort=False)[["train_seconds", "query_seconds"]].sum().reset_index()
 
@@ -140,9 +127,9 @@ def normalized_area(
     """Area under learning curves by the trapezoidal rule, divided by the range of labels: the mean height.
 
     Args:
-        labels: numbers of labels, rising, shape (R,).
-        accuracy: of any unit, shape (..., R).
-        low, high: range of the labels; the curve is interpolated at its ends. The whole curve without them.
+        labels: rising, shape (R,).
+        accuracy: in any unit, shape (..., R).
+        low, high: range of the labels, at whose ends the curve is interpolated; by default the whole curve.
 
     Returns:
         Shape (...), in the unit of the accuracy. Over a range of no width it is the height there.
@@ -159,39 +146,32 @@ def normalized_area(
 
 
 def areas(measurements: pd.DataFrame) -> pd.DataFrame:
-    """The primary endpoint: the normalised area under every trial's curve, from the first round that a query had a part
-    in to where the first trial of the panel ends (all at once, unless one was stopped).
-
-    Round 1 is left out: no query had a part in it, and strategies of one recipe share it.
+    """The primary endpoint: the normalised area under every trial's curve, from round 2 to where the first trial of the
+    panel ends. No query had a part in round 1, and strategies of one recipe share it.
 
     Returns:
         Columns budget, dataset, strategy, seed, labels_from, labels_to, area (percent). A panel without such a range
         has no rows.
     """
     rows = []
-    for key, panel in panels(compared(measurements)):
+    for _, panel in panels(compared(measurements)):
         low = panel.loc[panel["round"] == FIRST_QUERIED, "labels"].max()
         high = panel.groupby(TRIAL)["labels"].max().min()
         if math.isnan(low) or low > high:
             continue
-        for trial_key, trial in panel.groupby(["strategy", "seed"], sort=False):
-            strategy, seed = cast(tuple[str, int], trial_key)
+        for key, trial in panel.groupby(TRIAL, sort=False):
             trial = trial.sort_values("labels")
             area = float(normalized_area(trial["labels"], trial["accuracy"], low, high))
-            rows.append([*key.values(), strategy, seed, int(low), int(high), area])
+            rows.append([*key, int(low), int(high), area])
     return pd.DataFrame(rows, columns=[*TRIAL, "labels_from", "labels_to", "area"])
 
 
 def first_reached(labels: npt.ArrayLike, accuracy: npt.ArrayLike, target: float) -> tuple[float, str]:
-    """Where a curve first reaches a height, by linear interpolation between rounds.
-
-    Args:
-        labels, accuracy: a curve, shape (R,), labels rising.
-        target: the height.
+    """Where a curve of shape (R,) with rising labels first reaches an accuracy, by linear interpolation between rounds.
 
     Returns:
-        The labels and ``""``; or, where that is not seen, the nearest bound and ``"before"`` (the first round is
-        already there) or ``"after"`` (the last one was not, nor any other).
+        The labels and ``""``; or a bound and ``"before"`` (the first round is already there) or ``"after"`` (no round
+        is).
     """
     labels, accuracy = np.asarray(labels, dtype=float), np.asarray(accuracy, dtype=float)
     there = np.flatnonzero(accuracy >= target)
@@ -205,8 +185,8 @@ def first_reached(labels: npt.ArrayLike, accuracy: npt.ArrayLike, target: float)
 
 
 def targets(panel: pd.DataFrame) -> list[float]:
-    """Accuracies (percent) to ask for: round numbers between what the strategies have with their first labels and what
-    the best has in the end, as means over seeds, in the widest step that gives at least three."""
+    """Accuracies (percent) whose labels are of interest: round numbers between the strategies' first means over seeds
+    and the best mean, in the widest step that gives at least three."""
     means = curves(panel).groupby(["strategy", "labels"])["accuracy"].mean()
     low, high = float(means.groupby("strategy").first().max()), float(means.max())
     for step in (10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1):
@@ -217,40 +197,29 @@ def targets(panel: pd.DataFrame) -> list[float]:
 
 
 def labels_needed(measurements: pd.DataFrame, wanted: Sequence[float] = ()) -> pd.DataFrame:
-    """The labels with which each trial first reaches given accuracies.
-
-    Args:
-        measurements: of any study.
-        wanted: accuracies in percent; by default ``targets`` of each panel.
+    """The labels with which each trial first reaches accuracies (percent; by default ``targets`` of each panel).
 
     Returns:
-        Columns budget, dataset, strategy, seed, accuracy (the target), labels, censored ("" or "before" or "after",
-        where ``labels`` is a bound).
+        Columns budget, dataset, strategy, seed, accuracy (the target), and labels and censored as of ``first_reached``.
     """
     rows = []
-    for key, panel in panels(complete(measurements)):
+    for _, panel in panels(complete(measurements)):
         asked = wanted or targets(panel)
-        for trial_key, trial in curves(panel).groupby(["strategy", "seed"], sort=False):
+        for key, trial in curves(panel).groupby(TRIAL, sort=False):
             trial = trial.sort_values("labels")
-            for target in asked:
-                found = first_reached(trial["labels"], trial["accuracy"], target)
-                rows.append([*key.values(), *cast(tuple[object, object], trial_key), target, *found])
+            rows += [[*key, target, *first_reached(trial["labels"], trial["accuracy"], target)] for target in asked]
     return pd.DataFrame(rows, columns=[*TRIAL, "accuracy", "labels", "censored"])
 
 
 def labels_summary(needed: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
-    """Labels needed by strategy and target, and saved against a baseline, seed by seed.
-
-    Args:
-        needed: of ``labels_needed``.
-        baseline: the strategy that labels at random; None for none.
+    """Labels needed by strategy and target (of ``labels_needed``), and saved against a baseline, seed by seed.
 
     Returns:
         Columns budget, dataset, accuracy, strategy, seeds, reached (seeds seen to reach it), labels, low, high (mean
-        and t interval; only where all seeds were seen to), median (where more than half were), saved, saved_low,
-        saved_high, saved_bound. What is saved is given only where both of every pair were seen to get there; where the
-        strategy always did and the baseline did not, it is a lower bound of the mean (``saved_bound`` "at least").
-        A mean over those alone who got there would flatter whoever got there rarely.
+        and t interval; only if all seeds were seen to), median (if more than half were), saved, saved_low, saved_high,
+        saved_bound. Savings are given only if both of every pair were seen to get there; if only the baseline was not,
+        the mean is a lower bound (``saved_bound`` "at least"). A mean over those alone that got there would flatter
+        whoever got there rarely.
     """
     rows = []
     for key, cell in needed.groupby([*PANEL, "accuracy", "strategy"], sort=False):
@@ -263,9 +232,8 @@ def labels_summary(needed: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
 
 
 def _median(cell: pd.DataFrame) -> float:
-    """Trials that were not there in the end lie above the median, those there before the first round below it; where
-    one of the former ended before the median, nobody knows.
-    """
+    """Trials that did not get there lie above the median, those that were there at once below it. If one of the former
+    ended before the median, the median is unknown."""
     beyond = {"before": -math.inf, "after": math.inf}
     values = sorted(beyond.get(how, labels) for labels, how in zip(cell["labels"], cell["censored"], strict=True))
     middle = values[(len(values) - 1) // 2 : len(values) // 2 + 1]

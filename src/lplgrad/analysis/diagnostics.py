@@ -1,4 +1,4 @@
-"""From the files of all rounds to what accuracy does not say: calibration, and what the queries chose."""
+"""What accuracy does not say, from the files of all rounds: calibration, and what the queries chose."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 
 from lplgrad.acquisition import Candidates, NoOptions, random
-from lplgrad.analysis import calibration as calibrated
-from lplgrad.analysis import choices as chosen
+from lplgrad.analysis import choices as of_images
+from lplgrad.analysis.choices import Indices, rank_correlation
 from lplgrad.analysis.curves import TRIAL
-from lplgrad.analysis.round_files import read_array, read_scores
+from lplgrad.analysis.round_files import AGAIN, read_array, read_scores
+from lplgrad.analysis.trained import trained_rounds
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.rounds.files import check_rounds, read_labeled
 from lplgrad.rounds.pool import LabeledSet, draw_candidates
-from lplgrad.rounds.stopping import has_stopped
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.settings import StudyFile
 
@@ -36,7 +36,7 @@ def calibration(file: StudyFile) -> pd.DataFrame:
     """
     layout = Layout(file.study, file.unavailable)
     datasets = open_datasets(layout)
-    known: dict[str, Row] = {}  # round 1 stands in the trial of every strategy of a recipe
+    known: dict[str, Row] = {}  # by folder, since strategies of a recipe share round 1
     rows = []
     for trial in layout.trials():
         data = datasets[trial.dataset]
@@ -44,20 +44,19 @@ def calibration(file: StudyFile) -> pd.DataFrame:
             labels, folder = len(labeled_set(layout, trial, number, data)), layout.trained(trial, number)
             if folder not in known:
                 known[folder] = _calibration(Path(folder) / "test_logits.npy", data)
-            rows.append({**_about(trial, number), "labels": labels, **known[folder]})
+            rows.append({**vars(trial), "round": number, "labels": labels, **known[folder]})
     return pd.DataFrame(rows)
 
 
 def _calibration(path: Path, data: DatasetArrays) -> Row:
     labels = np.asarray(data.test.labels)
     logits = read_array(path, (len(labels), len(data.classes)))
-    losses = calibrated.losses(logits, labels)
-    entropies = calibrated.entropies(logits)
+    losses = of_images.losses(logits, labels)
     return {
-        "calibration_error": calibrated.calibration_error(logits, labels),
+        "calibration_error": of_images.calibration_error(logits, labels),
         "negative_log_likelihood": float(losses.mean()),
-        "confidence": float(np.exp(-calibrated.losses(logits, logits.argmax(axis=1))).mean()),
-        "entropy_loss_correlation": chosen.rank_correlation(entropies, losses),
+        "confidence": float(np.exp(-of_images.losses(logits, logits.argmax(axis=1))).mean()),
+        "entropy_loss_correlation": rank_correlation(of_images.entropies(logits), losses),
     }
 
 
@@ -73,43 +72,35 @@ def choices(file: StudyFile) -> pd.DataFrame:
     """
     layout = Layout(file.study, file.unavailable)
     datasets = open_datasets(layout)
+    columns = ["balance", "balance_labeled", "spread", "error_ranking", "score_entropy_correlation"]
     rows = []
     for trial, number, after in queries(layout, datasets):
-        data, labeled = datasets[trial.dataset], after.indices
+        data = datasets[trial.dataset]
         scores = scores_of(layout, trial, number, data)
         indices = scores["index"].to_numpy(np.int64)
         taken = indices[scores["selected"].to_numpy(bool)]
-        classes, labels = len(data.classes), np.asarray(data.train.labels)
-        rows.append(
-            {
-                **_about(trial, number),
-                "labels": len(labeled),
-                "balance": chosen.class_balance(labels[taken], classes),
-                "balance_labeled": chosen.class_balance(labels[labeled], classes),
-                "spread": _spread(data, indices, taken, trial.seed, number),
-                **_ranking(scores, labels[indices]),
-            }
-        )
-    columns = ["balance", "balance_labeled", "spread", "error_ranking", "score_entropy_correlation"]
+        labels = np.asarray(data.train.labels)
+        balances = [of_images.class_balance(labels[part], len(data.classes)) for part in (taken, after.indices)]
+        values = (*balances, _spread(data, indices, taken, trial.seed, number), *_ranking(scores, labels[indices]))
+        rows.append([*vars(trial).values(), number, len(after), *values])
     return pd.DataFrame(rows, columns=[*TRIAL, "round", "labels", *columns])
 
 
-def _spread(data: DatasetArrays, indices: chosen.Indices, taken: chosen.Indices, seed: int, number: int) -> float:
+def _spread(data: DatasetArrays, indices: Indices, taken: Indices, seed: int, number: int) -> float:
     candidates = Candidates(indices=indices, seed=seed, round_number=number, query_size=len(taken))
     draws = np.asarray(random.score(candidates, NoOptions()))
     by_chance = indices[np.sort(np.argsort(-draws, kind="stable")[: len(taken)])]
-    distances = [chosen.nearest_distance(chosen.shrunk(data.train.images[part])) for part in (taken, by_chance)]
-    return distances[0] / distances[1] if distances[1] > 0 else float("nan")
+    parts = [of_images.shrunk(data.train.images[part]) for part in (taken, by_chance)]
+    distance, expected = map(of_images.nearest_distance, parts)
+    return distance / expected if expected > 0 else float("nan")
 
 
-def _ranking(scores: pd.DataFrame, labels: chosen.Indices) -> Row:
+def _ranking(scores: pd.DataFrame, labels: Indices) -> tuple[float, float]:
+    """Error ranking, and correlation of score and entropy; NaN without a prediction."""
     if scores["predicted_class"].isna().any():
-        return {"error_ranking": float("nan"), "score_entropy_correlation": float("nan")}
-    score = scores["score"].to_numpy(float)
-    return {
-        "error_ranking": chosen.error_ranking(score, scores["predicted_class"].to_numpy() != labels),
-        "score_entropy_correlation": chosen.rank_correlation(score, scores["entropy"].to_numpy(float)),
-    }
+        return float("nan"), float("nan")
+    score, wrong = scores["score"].to_numpy(float), scores["predicted_class"].to_numpy() != labels
+    return of_images.error_ranking(score, wrong), rank_correlation(score, scores["entropy"].to_numpy(float))
 
 
 def overlap(file: StudyFile) -> pd.DataFrame:
@@ -121,18 +112,15 @@ def overlap(file: StudyFile) -> pd.DataFrame:
         where the first of the two stops.
     """
     layout = Layout(file.study, file.unavailable)
-    datasets = open_datasets(layout)
-    sets: dict[tuple[str, str, int, int, int], dict[str, chosen.Indices]] = {}
-    for trial, number, after in queries(layout, datasets):
+    sets: dict[tuple[str, str, int, int, int], dict[str, Indices]] = {}
+    for trial, number, after in queries(layout, open_datasets(layout)):
         key = (trial.budget, trial.dataset, trial.seed, number, len(after))
         sets.setdefault(key, {})[trial.strategy] = after.indices[after.rounds > 1]
     rows = []
-    for key, by_strategy in sets.items():
-        budget, dataset, seed, number, labels = key
+    for (budget, dataset, *point), by_strategy in sets.items():
         for one, other in combinations(by_strategy, 2):
-            pair = {"budget": budget, "dataset": dataset, "strategy": one, "baseline": other, "seed": seed}
-            common = chosen.jaccard(by_strategy[one], by_strategy[other])
-            rows.append({**pair, "round": number, "labels": labels, "jaccard": common})
+            common = of_images.jaccard(by_strategy[one], by_strategy[other])
+            rows.append([budget, dataset, one, other, *point, common])
     columns = ["budget", "dataset", "strategy", "baseline", "seed", "round", "labels", "jaccard"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -142,28 +130,13 @@ def open_datasets(layout: Layout) -> dict[str, DatasetArrays]:
     return {name: open_dataset(Path(layout.data(name))) for name in layout.datasets}
 
 
-def trained_rounds(layout: Layout, trial: Trial, until: int | None = None) -> int:
-    """How many rounds a trial trained: all, unless it reached its target accuracy before.
-
-    Args:
-        layout, trial: of the trial.
-        until: count only the rounds up to this one, and read nothing of later ones; None for all.
-    """
-    target, last = layout.target(trial.budget, trial.dataset), until or layout.rounds(trial.budget, trial.dataset)
-    if target is None:
-        return last
-    reached = (
-        number for number in range(1, last) if has_stopped(Path(layout.trained(trial, number)) / "metrics.json", target)
-    )
-    return next(reached, last)
-
-
 def labeled_set(layout: Layout, trial: Trial, number: int, data: DatasetArrays) -> LabeledSet:
-    """The labels of a round that was trained.
+    """Read the labels of a round; those of the last round that was trained, if the round only repeats it.
 
     Raises:
         UserError: the file is not whole, or a round in it has more or fewer labels than a query buys.
     """
+    number = trained_rounds(layout, trial, number)
     path = Path(layout.labels(trial, number))
     labeled = read_labeled(path, len(data.train.labels))
     check_rounds(path, labeled, number, layout.budget(trial.budget, trial.dataset).query_size)
@@ -190,12 +163,5 @@ def scores_of(layout: Layout, trial: Trial, number: int, data: DatasetArrays) ->
     candidates = draw_candidates(len(data.train.labels), labeled, budget.subset, trial.seed, number)
     scores = read_scores(path, candidates, budget.query_size)
     if not scores["predicted_class"].dropna().between(0, len(data.classes) - 1).all():
-        raise UserError(
-            f"{path}: a predicted class is not among the {len(data.classes)} classes; delete it and run again"
-        )
+        raise UserError(f"{path}: a predicted class is not among the {len(data.classes)} classes; {AGAIN}")
     return scores
-
-
-def _about(trial: Trial, number: int) -> Row:
-    about = {"budget": trial.budget, "dataset": trial.dataset, "strategy": trial.strategy, "seed": trial.seed}
-    return {**about, "round": number}

@@ -1,7 +1,7 @@
 """Means with intervals, paired and unpaired tests, Holm's correction, effect sizes and power.
 
 Functions of arrays take any leading dimensions; the last one is that of the seeds (or of the family of tests). What
-cannot be computed is NaN, never a number: one seed has no interval, differences that do not vary have no test.
+cannot be computed is NaN: one seed has no interval, and differences that do not vary have no test.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def wilcoxon(differences: npt.ArrayLike) -> tuple[float, float]:
     """Wilcoxon's signed-rank test, two-sided, exact for the number of seeds of any study; zeros are dropped.
 
     Returns:
-        p, and its floor: the smallest p that n differences other than zero can give, 2 / 2^n. NaN for fewer than two
-        seeds, as for all other tests, and where every difference is zero.
+        p, and the smallest p that n differences other than zero can give, 2 / 2^n. Both are NaN for fewer than two
+        seeds, and if every difference is zero.
     """
     differences = np.asarray(differences, dtype=float)
     scale = np.abs(differences).max(initial=0)
@@ -53,10 +53,7 @@ def wilcoxon(differences: npt.ArrayLike) -> tuple[float, float]:
 
 
 def holm(p_values: npt.ArrayLike) -> Array:
-    """Holm's step-down adjusted p-values over the last dimension (Holm 1979).
-
-    NaN stays NaN and does not count: a test that could not be made is none of the family's.
-    """
+    """Holm's step-down adjusted p-values over the last dimension (Holm 1979). NaN stays NaN and does not count."""
     p_values = np.asarray(p_values, dtype=float)
     order = np.argsort(p_values, axis=-1)  # NaN last
     ordered = np.take_along_axis(p_values, order, axis=-1)
@@ -69,16 +66,13 @@ def holm(p_values: npt.ArrayLike) -> Array:
 
 
 def hedges_g(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    """Hedges' g_av of paired values: the mean difference in units of the average standard deviation of the two.
+    """Hedges' g_av of paired values: the mean difference in units of the average standard deviation of the two. NaN for
+    fewer than three pairs, and if neither varies.
 
     Unlike d_z, which divides by the deviation of the differences, it does not grow with how well pairing works, and so
-    compares with studies that did not pair (Lakens 2013, section "Cohen's d_av"; Cumming 2012, chapter 11). The bias
-    of few seeds is reduced by the factor Gamma(f/2) / (sqrt(f/2) Gamma((f-1)/2)) with f = n - 1. It is exact where the
-    two vary as one; where they vary independently the mean of two deviations is known better than one, and g comes out
-    too small: by 8 % with 5 seeds, by 25 % with 3.
-
-    Returns:
-        g, NaN for fewer than three pairs (the factor is 0 for two) and where neither varies.
+    compares with studies that did not pair (Lakens 2013, section "Cohen's d_av"; Cumming 2012, chapter 11). The factor
+    Gamma(f/2) / (sqrt(f/2) Gamma((f-1)/2)) with f = n - 1 reduces the bias of few seeds. It is exact if the two vary as
+    one; if they vary independently, g is too small: by 8 % with 5 seeds, by 25 % with 3.
     """
     one, other = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
     average = float(deviation(one) + deviation(other)) / 2
@@ -93,22 +87,18 @@ def _unbiased(freedom: float) -> float:
 
 
 def t_test_power(effect: float, count: int, alpha: float = ALPHA) -> float:
-    """Power of the two-sided paired t test: ``effect`` is d_z, the true mean difference over the true standard
-    deviation of the differences; ``count`` the number of seeds."""
+    """Power of the two-sided paired t test of ``count`` seeds at d_z = ``effect``: the true mean difference over the
+    true standard deviation of the differences."""
     freedom, shift = count - 1, abs(effect) * math.sqrt(count)
     critical = stats.t.ppf(1 - alpha / 2, freedom)
-    # Of a large shift the wrong tail is beyond what scipy can compute (NaN), and beyond what counts.
+    # With a large shift scipy cannot compute the wrong tail (NaN), which is then negligible.
     wrong = np.nan_to_num(special.nctdtr(freedom, shift, -critical))
     return float(wrong + 1 - special.nctdtr(freedom, shift, critical))
 
 
 def detectable(spread: float, count: int, power: float = POWER, alpha: float = ALPHA) -> float:
-    """The true mean difference that a paired t test of ``count`` seeds finds with probability ``power``.
-
-    Args:
-        spread: standard deviation of the differences, in any unit; the result has the same.
-        count: number of seeds. NaN below 2, and where nothing varies.
-    """
+    """The true mean difference that a paired t test of ``count`` seeds finds with probability ``power``, in the unit of
+    ``spread``, the standard deviation of the differences. NaN below 2 seeds, and if nothing varies."""
     if count < 2 or not spread > 0:
         return math.nan
     start = 1.0
@@ -119,12 +109,8 @@ def detectable(spread: float, count: int, power: float = POWER, alpha: float = A
 
 
 def seeds_needed(effect: float, power: float = POWER, alpha: float = ALPHA, most: int = 10_000) -> float:
-    """The fewest seeds with which a paired t test finds a true effect d_z with probability ``power``.
-
-    Returns:
-        A whole number from 2; infinity where the first power of two above ``most`` is too few, as for no effect at
-        all; NaN for NaN.
-    """
+    """The fewest seeds (2 or more) with which a paired t test finds a true effect d_z with probability ``power``;
+    infinity if the first power of two above ``most`` is too few, as for no effect at all; NaN for NaN."""
     if math.isnan(effect):
         return math.nan
     low, high = 1, 2
@@ -140,21 +126,15 @@ def seeds_needed(effect: float, power: float = POWER, alpha: float = ALPHA, most
 
 @dataclass(frozen=True)
 class Estimate:
-    """A difference of two means, or one mean, from n trials each.
+    """A difference of two means, or one mean, from n trials each."""
 
-    Attributes:
-        value: the estimate; NaN where there are no trials.
-        error: its standard error; NaN where none is known.
-        freedom: degrees of freedom of the error.
-        p: two-sided, against 0; NaN without an error.
-    """
-
-    value: float
-    error: float = math.nan
-    freedom: float = math.nan
+    value: float  # NaN without any trial
+    error: float = math.nan  # standard error; NaN if none is known
+    freedom: float = math.nan  # degrees of freedom of the error
 
     @property
     def p(self) -> float:
+        """Two-sided, against 0; NaN without an error."""
         if not self.error > 0:
             return math.nan
         return float(2 * special.stdtr(self.freedom, -abs(self.value / self.error)))
@@ -178,12 +158,8 @@ def estimate(values: npt.ArrayLike) -> Estimate:
 
 
 def welch(one: tuple[float, float], other: tuple[float, float], counts: tuple[int, int]) -> Estimate:
-    """The difference of two means with Welch's standard error and degrees of freedom (Welch 1947).
-
-    Args:
-        one, other: mean and sample standard deviation of each; a deviation of NaN or two of 0 give no error.
-        counts: trials of each.
-    """
+    """The difference of two means with Welch's standard error and degrees of freedom (Welch 1947), from the mean and
+    sample standard deviation of each. A deviation of NaN or two of 0 give no error."""
     trials = np.array(counts)
     variances = np.array([one[1], other[1]], dtype=float) ** 2 / trials
     value = one[0] - other[0]

@@ -1,7 +1,6 @@
 """The tables of a study, read back: complete and of this study, or refused in one line.
 
-``lplgrad measurements``, ``timings`` and ``diagnostics`` write them. The study says which rows each table has, so a
-table that was cut off is refused wherever the cut lies.
+The study says which rows each table has, so a table that was cut off is refused wherever the cut lies.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from lplgrad.analysis.curves import TRIAL
-from lplgrad.analysis.round_files import FINITE
+from lplgrad.analysis.round_files import AGAIN, FINITE
+from lplgrad.analysis.trained import trained
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
 from lplgrad.rounds import settings as round_settings
@@ -29,7 +29,7 @@ from lplgrad.rounds.files import read_text
 from lplgrad.study.layout import Layout
 from lplgrad.study.settings import StudyFile
 
-AGAIN = "delete it and run again"
+TOGETHER = "delete it and calibration.csv, with which it must agree, and run again"
 WHERE = ("budget", "dataset", "strategy", "baseline", "recipe", "acquisition", "seed", "round", "labels")
 CONVERT: dict[str, Callable[[str], Any]] = {
     "text": str,
@@ -98,15 +98,14 @@ def mixed_versions(frame: pd.DataFrame) -> str:
 
 
 def read_measurements(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:
-    """Read ``measurements.csv``.
+    """Read the rounds of ``measurements.csv`` that were trained.
 
     Args:
-        path: the table.
-        file: its study.
+        path, file: the table and its study.
         partial: whether rounds may be missing, as while the study runs.
 
     Returns:
-        The columns of ``collect.measurements``.
+        The columns of ``collect.measurements``, with repeats (see ``trained``) instead of stopped.
 
     Raises:
         UserError: the table is not complete or not of this study, or its cells contradict each other.
@@ -114,15 +113,15 @@ def read_measurements(path: Path, file: StudyFile, partial: bool = False) -> pd.
     frame = _read(path, MEASUREMENTS)
     _check_rounds(frame, path, file, partial)
     _check_labels(frame, path, file)
-    return frame
+    return trained(frame.drop(columns="stopped"), frame["stopped"])
 
 
 def read_timings(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:
-    """Read ``timings.csv``: arguments and errors as for ``read_measurements``.
+    """Read the rounds of ``timings.csv`` that were trained: arguments and errors as for ``read_measurements``.
 
     Returns:
-        The columns of ``collect.timings``. What is said of queries is NaN in the last round, which has none, and with
-        ``partial`` also where a query is not done yet.
+        The columns of ``collect.timings``, and repeats (see ``trained``). query_seconds is NaN in the last round that a
+        trial trained, and with ``partial`` also where a query is not done yet.
     """
     frame = _read(path, TIMINGS)
     _check_rounds(frame, path, file, partial)
@@ -131,14 +130,14 @@ def read_timings(path: Path, file: StudyFile, partial: bool = False) -> pd.DataF
     queried = frame[["query_seconds", "query_peak_memory_mb"]].notna()
     some, all_ = queried.any(axis=1), queried.all(axis=1)
     wrong = (some & last) | (some != all_) | (~all_ & ~last & (not partial))
-    _refuse(
-        frame[wrong], path, "query_seconds and query_peak_memory_mb must be empty in the last round, and only there"
-    )
-    return frame
+    problem = "query_seconds and query_peak_memory_mb must be empty in the last round, and only there"
+    _refuse(frame[wrong], path, problem)
+    found = trained(frame, frame["train_seconds"] == 0)
+    return found.assign(query_seconds=found["query_seconds"].where(found["repeats"] == 0))
 
 
 def read_classes(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:
-    """Read ``classes.csv``: arguments and errors as for ``read_measurements``.
+    """Read ``classes.csv``, all rounds of it: arguments and errors as for ``read_measurements``.
 
     Returns:
         The columns of ``collect.class_accuracies``. The accuracy of a class without test images is NaN.
@@ -164,77 +163,55 @@ def _check_classes(part: pd.DataFrame, path: Path, problem: str, known: list[str
     names, empty = part["class"][first].tolist(), part["accuracy"][first].isna().tolist()
     if len(set(names)) < len(names) or names != (known or names):
         _refuse(part, path, problem)
-    rounds = part[list(ROUND)].iloc[:: len(names)]
-    expected = rounds.loc[rounds.index.repeat(len(names))].set_axis(range(len(rounds) * len(names)))
-    expected["class"], expected["accuracy"] = names * len(rounds), empty * len(rounds)
-    found = part[[*ROUND, "class"]].assign(accuracy=part["accuracy"].isna()).set_axis(range(len(part)))
-    if len(found) != len(expected):
+    found = part[[*ROUND, "class"]].assign(accuracy=part["accuracy"].isna()).reset_index(drop=True)
+    rounds, rest = divmod(len(found), len(names))
+    if rest:
         _refuse(part.tail(1), path, problem)
+    expected = found.iloc[np.repeat(np.arange(rounds) * len(names), len(names))].reset_index(drop=True)
+    expected = expected.assign(**{"class": names * rounds, "accuracy": empty * rounds})
     _refuse(part[(found != expected).any(axis=1).to_numpy()], path, problem)
 
 
 def read_calibration(folder: Path, file: StudyFile) -> pd.DataFrame:
-    """Read ``calibration.csv``, which ``lplgrad diagnostics`` wrote.
+    """Read ``calibration.csv``, with the columns of ``diagnostics.calibration``, from the folder of the diagnostics.
 
-    A trial that reached its target accuracy has fewer rows. So that a table that was cut off is not taken for one of
-    such trials, it is compared with ``choices.csv`` beside it.
-
-    Args:
-        folder: of the tables.
-        file: their study.
-
-    Returns:
-        The columns of ``diagnostics.calibration``.
+    A trial that stopped has fewer rows. So that a table that was cut off does not look like one of such trials, all
+    tables of the diagnostics are compared.
 
     Raises:
-        UserError: one of the two tables is not complete or not of this study.
+        UserError: one of the tables is not complete or not of this study.
     """
-    return _read_diagnostics(folder, file)[0]
+    return _read_diagnostics(folder, file)["calibration"]
 
 
 def read_choices(folder: Path, file: StudyFile) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read ``choices.csv`` and ``overlap.csv``: arguments and errors as for ``read_calibration``.
+    """Read ``choices.csv`` and ``overlap.csv``, as ``read_calibration`` does."""
+    tables = _read_diagnostics(folder, file)
+    return tables["choices"], tables["overlap"]
 
-    Returns:
-        The columns of ``diagnostics.choices`` and of ``diagnostics.overlap``.
-    """
-    _, choices, trained = _read_diagnostics(folder, file)
+
+def _read_diagnostics(folder: Path, file: StudyFile) -> dict[str, pd.DataFrame]:
     layout = Layout(file.study, file.unavailable)
-    overlap = _read(folder / "overlap.csv", OVERLAP)
-    trials = dict.fromkeys((budget, dataset, seed) for budget, dataset, _, seed in trained)
-    wanted = [
-        (budget, dataset, one, other, seed, number, (number + 1) * layout.budget(budget, dataset).query_size)
-        for budget, dataset, seed in trials
-        for one, other in combinations(file.study.run.strategies, 2)
-        for number in range(1, min(trained[budget, dataset, name, seed] for name in (one, other)))
-    ]
-    _check_rows(overlap, list(PAIR), wanted, folder / "overlap.csv", TOGETHER)
-    return choices, overlap
-
-
-def _read_diagnostics(
-    folder: Path, file: StudyFile
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[tuple[str, str, str, int], int]]:
-    """Calibration, choices, and the number of rounds that each trial trained."""
-    calibration = _read(folder / "calibration.csv", CALIBRATION)
-    choices = _read(folder / "choices.csv", CHOICES)
-    layout = Layout(file.study, file.unavailable)
-    last, trained = calibration.groupby(TRIAL)["round"].max(), {}
+    kinds = {"calibration": CALIBRATION, "choices": CHOICES, "overlap": OVERLAP}
+    tables = {name: _read(folder / f"{name}.csv", columns) for name, columns in kinds.items()}
+    wanted: dict[str, list[tuple[Any, ...]]] = {name: [] for name in kinds}
+    last, pairs = tables["calibration"].groupby(TRIAL)["round"].max(), dict[Any, dict[str, int]]()
     for trial in layout.trials():
-        key, rounds = astuple(trial), layout.rounds(trial.budget, trial.dataset)
-        stops = layout.target(trial.budget, trial.dataset) is not None
-        trained[key] = min(int(last.get(key, 1)), rounds) if stops else rounds
-    wanted: tuple[list[Any], list[Any]] = ([], [])
-    for key, rounds in trained.items():
-        labels = layout.budget(*key[:2]).query_size
-        wanted[0].extend((*key, number, number * labels) for number in range(1, rounds + 1))
-        wanted[1].extend((*key, number, (number + 1) * labels) for number in range(1, rounds))
-    _check_rows(calibration, list(PLACE), wanted[0], folder / "calibration.csv")
-    _check_rows(choices, list(PLACE), wanted[1], folder / "choices.csv", TOGETHER)
-    return calibration, choices, trained
-
-
-TOGETHER = "delete it and calibration.csv, with which it must agree, and run again"
+        key, budget = astuple(trial), layout.budget(trial.budget, trial.dataset)
+        rounds, size = budget.rounds, budget.query_size
+        if budget.target_accuracy is not None:
+            rounds = min(int(last.get(key, 1)), rounds)
+        wanted["calibration"] += [(*key, number, number * size) for number in range(1, rounds + 1)]
+        wanted["choices"] += [(*key, number, (number + 1) * size) for number in range(1, rounds)]
+        pairs.setdefault((trial.budget, trial.dataset, trial.seed, size), {})[trial.strategy] = rounds
+    for (budget_name, dataset, seed, size), rounds_of in pairs.items():
+        for one, other in combinations(rounds_of, 2):
+            numbers = range(1, min(rounds_of[one], rounds_of[other]))
+            wanted["overlap"] += [(budget_name, dataset, one, other, seed, n, (n + 1) * size) for n in numbers]
+    for name, table in tables.items():
+        columns, hint = (PAIR if name == "overlap" else PLACE), (AGAIN if name == "calibration" else TOGETHER)
+        _check_rows(table, list(columns), wanted[name], folder / f"{name}.csv", hint)
+    return tables
 
 
 def _read(path: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
@@ -260,30 +237,20 @@ def _check_rounds(frame: pd.DataFrame, path: Path, file: StudyFile, partial: boo
     """There is a row for every round of the study; with ``partial`` for one at least."""
     layout, strategies = Layout(file.study, file.unavailable), file.study.strategies
     wanted = [
-        (
-            trial.budget, trial.dataset, trial.strategy, strategies[trial.strategy].recipe,
-            strategies[trial.strategy].acquisition, trial.seed, number,
-        )
-        for trial in layout.trials()
-        for number in range(1, layout.rounds(trial.budget, trial.dataset) + 1)
-    ]  # fmt: skip
+        (one.budget, one.dataset, one.strategy, row.recipe, row.acquisition, one.seed, number)
+        for one, row in ((trial, strategies[trial.strategy]) for trial in layout.trials())
+        for number in range(1, layout.rounds(one.budget, one.dataset) + 1)
+    ]
     if partial and frame.empty:
         raise UserError(f"{path}: no rounds in it; {AGAIN}")
-    _check_rows(frame, list(ROUND), wanted, path, partial=partial)
+    _check_rows(frame, list(ROUND), wanted, path, AGAIN, partial)
 
 
 def _check_rows(
-    frame: pd.DataFrame,
-    columns: list[str],
-    wanted: list[tuple[Any, ...]],
-    path: Path,
-    hint: str = AGAIN,
-    partial: bool | None = None,
+    frame: pd.DataFrame, columns: list[str], wanted: list[Any], path: Path, hint: str, partial: bool | None = None
 ) -> None:
-    """The cells of some columns are what is wanted, each row once and in any order.
-
-    With ``partial`` rows may be missing. It is None for tables that are never partial.
-    """
+    """Some columns have the rows that are wanted, each once and in any order. With ``partial`` rows may be missing;
+    None is for tables that are never partial."""
     found = list(zip(*(frame[name].tolist() for name in columns), strict=True))
     known, there = set(wanted), set(found)
     _refuse(frame[frame.duplicated(columns)], path, "this row is in it twice")

@@ -23,29 +23,17 @@ MOST_SUMS = 2_000_000
 
 @dataclass(frozen=True)
 class Ranking:
-    """Strategies ranked over blocks.
+    """Strategies ranked over blocks."""
 
-    Attributes:
-        ranks: average rank of each strategy, 1 for the best in every block; ascending.
-        blocks: number of blocks.
-        dropped: strategies that are missing in some block, and so have no rank.
-        statistic: Friedman's chi-squared, with ties corrected for.
-        p: of Friedman's test.
-        method: "exact", or "Iman-Davenport".
-        critical: Nemenyi's critical difference at 5 %; NaN where refused.
-        groups: maximal sets of strategies, as (best, worst) positions in ``ranks``, whose ranks differ by less.
-        refused: why there is no test, or no critical difference; empty where there is.
-    """
-
-    ranks: pd.Series[float]
+    ranks: pd.Series[float]  # average rank of each strategy, 1 for the best in every block; ascending
     blocks: int
-    dropped: list[str] = field(default_factory=list)
-    statistic: float = math.nan
-    p: float = math.nan
-    method: str = ""
-    critical: float = math.nan
-    groups: list[tuple[int, int]] = field(default_factory=list)
-    refused: str = ""
+    dropped: list[str] = field(default_factory=list)  # strategies without a rank, since some block lacks them
+    statistic: float = math.nan  # Friedman's chi-squared, corrected for ties
+    p: float = math.nan  # of Friedman's test
+    method: str = ""  # "exact" or "Iman-Davenport"
+    critical: float = math.nan  # Nemenyi's critical difference at 5 %; NaN if refused
+    groups: list[tuple[int, int]] = field(default_factory=list)  # of the function of that name
+    refused: str = ""  # why there is no test or no critical difference; else empty
 
 
 def rank(values: pd.DataFrame) -> Ranking:
@@ -76,15 +64,12 @@ def rank(values: pd.DataFrame) -> Ranking:
 
 
 def friedman(in_blocks: Array) -> tuple[float, float, str]:
-    """Friedman's test.
-
-    Args:
-        in_blocks: ranks, shape (blocks N, strategies k).
+    """Friedman's test of ranks, shape (blocks N, strategies k).
 
     Returns:
         Chi-squared (corrected for ties), p, and the method: the exact distribution over all permutations within blocks,
-        or, where there are too many, the F distribution of Iman and Davenport (1980), which Demšar (2006) recommends
-        over the conservative chi-squared. All ranks tied: chi-squared 0, p 1.
+        or, if there are too many, the F distribution of Iman and Davenport (1980), which Demšar (2006) recommends over
+        the conservative chi-squared. If all ranks are tied: chi-squared 0, p 1.
     """
     blocks, size = in_blocks.shape
     sums = in_blocks.sum(axis=0)
@@ -103,9 +88,7 @@ def friedman(in_blocks: Array) -> tuple[float, float, str]:
 
 def _exact(in_blocks: Array, between: float) -> float | None:
     """Probability that permuting ranks within blocks gives sums at least as far apart; None if there are too many.
-
-    Only the multiset of the sums matters, so sums are kept sorted and counted; the first block need not be permuted.
-    """
+    Only the multiset of the sums matters, so sums are sorted and counted; the first block need not be permuted."""
     doubled = np.rint(2 * in_blocks).astype(np.int64)  # mean ranks of ties are halves
     size = doubled.shape[1]
     if math.factorial(size) > 5040:
@@ -128,12 +111,8 @@ def _exact(in_blocks: Array, between: float) -> float | None:
 
 
 def nemenyi(size: int, blocks: int, alpha: float = ALPHA) -> float:
-    """Nemenyi's critical difference of average ranks: q sqrt(k (k + 1) / (6 N)) (Demšar 2006, section 3.2.2).
-
-    Args:
-        size: number of strategies k.
-        blocks: number of blocks N.
-    """
+    """Nemenyi's critical difference of average ranks of k strategies (``size``) over N blocks:
+    q sqrt(k (k + 1) / (6 N)) (Demšar 2006, section 3.2.2)."""
     quantile = stats.studentized_range.ppf(1 - alpha, size, math.inf) / math.sqrt(2)
     return float(quantile) * math.sqrt(size * (size + 1) / (6 * blocks))
 

@@ -1,4 +1,4 @@
-"""What a round left, read back for tables and figures: complete and of this round, or refused in one line."""
+"""The files of a round, read back for tables and figures: complete and of this round, or refused in one line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from lplgrad.datasets.prepared.arrays import open_array
 from lplgrad.machine.errors import UserError
 from lplgrad.rounds.files import SCORE_COLUMNS, TEST_SCORE_COLUMNS, read_rows
 
+AGAIN = "delete it and run again"
 OBSERVED_COLUMNS = ["index", "class", "loss", "entropy", "gradient_norm", "predicted_loss"]
 CONFIDENCE_COLUMNS = ["index", "labeled", "confidence"]
+WHOLE = {"index", "class", "labeled", "selected"}
 # Cells and rows. int() and float() take more (1_000, full-width digits, signs, blanks), which no job ever writes.
 FINITE = r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-][0-9]+)?"
 NUMBER = rf"(?:{FINITE}|-?inf|nan)"
@@ -25,136 +27,103 @@ CONFIDENCE = re.compile(rf"[0-9]{{1,18}},[01],{NUMBER}")
 
 
 def read_scores(path: Path, candidates: npt.NDArray[np.int64], query_size: int) -> pd.DataFrame:
-    """Read the scores of a round's candidates.
+    """Read ``scores.csv`` of a round: a row for each candidate, the columns ``SCORE_COLUMNS``; an empty cell is NaN.
 
     Args:
-        path: ``scores.csv`` of the round.
-        candidates: those that the round drew, in their order; none, if the trial had stopped.
+        path: the file.
+        candidates: those that the round drew, in their order; none if the trial had stopped.
         query_size: how many of them were chosen.
-
-    Returns:
-        A row for each candidate, the columns ``SCORE_COLUMNS``. What the table leaves empty is NaN.
 
     Raises:
         UserError: the file is not such a table, or not of these candidates, or the chosen are not those of highest
             score.
     """
-    rows = read_rows(path, SCORE_COLUMNS, SCORE, "index, score, entropy, confidence, class and 0 or 1")
-    frame = _frame(rows, SCORE_COLUMNS)
+    frame = _frame(path, SCORE_COLUMNS, SCORE, "index, score, entropy, confidence, class and 0 or 1")
     if frame["index"].tolist() != candidates.tolist():
-        raise UserError(f"{path}: not the {len(candidates)} candidates of this round; delete it and run again")
+        raise UserError(f"{path}: not the {len(candidates)} candidates of this round; {AGAIN}")
     if frame["predicted_class"].notna().nunique() > 1:
-        raise UserError(f"{path}: not all candidates have a predicted class; delete it and run again")
+        raise UserError(f"{path}: not all candidates have a predicted class; {AGAIN}")
     best = np.argsort(-frame["score"].to_numpy(np.float32), kind="stable")[:query_size]
     if not np.array_equal(np.sort(best), np.flatnonzero(frame["selected"])):
-        raise UserError(f"{path}: not the {len(best)} highest scores are selected; delete it and run again")
+        raise UserError(f"{path}: not the {len(best)} highest scores are selected; {AGAIN}")
     return frame
 
 
 def read_test_scores(path: Path, count: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Read scores and true losses of test images.
-
-    Args:
-        path: ``test_scores.csv`` of the round.
-        count: how many images were drawn.
-
-    Returns:
-        Scores and losses, each of shape (``count``,), in the order of the file.
+    """Read scores and true losses of test images from ``test_scores.csv``, each of shape (``count``,).
 
     Raises:
         UserError: the file is not such a table, or not of so many images.
     """
-    rows = read_rows(path, TEST_SCORE_COLUMNS, TEST_SCORE, "an index and two numbers")
-    if len(rows) != count:
-        raise UserError(f"{path}: scores of {len(rows)} test images, not of {count}; delete it and run again")
-    values = np.array([[float(cell) for cell in row[1:]] for row in rows]).reshape(-1, 2)
-    return values[:, 0], values[:, 1]
+    frame = _frame(path, TEST_SCORE_COLUMNS, TEST_SCORE, "an index and two numbers")
+    if len(frame) != count:
+        raise UserError(f"{path}: scores of {len(frame)} test images, not of {count}; {AGAIN}")
+    return frame["score"].to_numpy(float), frame["loss"].to_numpy(float)
 
 
 def read_observed(path: Path, count: int, labels: npt.NDArray[np.int64]) -> pd.DataFrame:
-    """Read what ``lplgrad observe`` wrote of test images.
-
-    Args:
-        path: ``observed.csv``.
-        count: how many images were drawn.
-        labels: classes of all test images, shape (N,).
-
-    Returns:
-        A row for each image, the columns ``OBSERVED_COLUMNS``; predicted_loss is NaN without a module.
+    """Read ``observed.csv``: a row for each of ``count`` test images, the columns ``OBSERVED_COLUMNS``; predicted_loss
+    is NaN without a module. ``labels`` are the classes of all test images, shape (N,).
 
     Raises:
         UserError: the file is not such a table, not of so many images, or not of these.
     """
-    rows = read_rows(path, OBSERVED_COLUMNS, OBSERVED, "index, class, loss, entropy, gradient norm, predicted loss")
-    frame = _frame(rows, OBSERVED_COLUMNS)
+    frame = _frame(path, OBSERVED_COLUMNS, OBSERVED, "index, class, loss, entropy, gradient norm, predicted loss")
     indices = frame["index"].to_numpy(np.int64)
     if len(frame) != count or len(np.unique(indices)) < count:
-        raise UserError(f"{path}: {len(np.unique(indices))} test images, not {count}; delete it and run again")
+        raise UserError(f"{path}: {len(np.unique(indices))} test images, not {count}; {AGAIN}")
     if indices.max(initial=-1) >= len(labels) or not np.array_equal(labels[indices], frame["class"]):
-        raise UserError(f"{path}: the classes are not those of the test images; delete it and run again")
-    if len({row[-1] == "" for row in rows}) > 1:
-        raise UserError(f"{path}: not all images have a predicted loss; delete it and run again")
+        raise UserError(f"{path}: the classes are not those of the test images; {AGAIN}")
     return frame
 
 
 def read_confidence(path: Path, labeled: npt.NDArray[np.int64], unlabeled: int) -> pd.DataFrame:
-    """Read the confidence of a round's model in training images.
-
-    Args:
-        path: what ``lplgrad observe`` wrote.
-        labeled: the labelled images, in their order; they come first.
-        unlabeled: how many unlabelled images were drawn.
-
-    Returns:
-        A row for each image, the columns ``CONFIDENCE_COLUMNS``.
+    """Read ``confidence.csv``: a row for each image, the columns ``CONFIDENCE_COLUMNS``; first the labelled images in
+    their order, then as many others as were drawn.
 
     Raises:
         UserError: the file is not such a table, or not of these images.
     """
-    frame = _frame(read_rows(path, CONFIDENCE_COLUMNS, CONFIDENCE, "index, 0 or 1, confidence"), CONFIDENCE_COLUMNS)
+    frame = _frame(path, CONFIDENCE_COLUMNS, CONFIDENCE, "index, 0 or 1, confidence")
     flags = [1] * len(labeled) + [0] * unlabeled
     first = frame["index"].tolist()[: len(labeled)]
     if frame["labeled"].tolist() != flags or first != labeled.tolist() or frame["index"].duplicated().any():
-        told = f"{len(labeled)} labelled and {unlabeled} unlabelled images of this round"
-        raise UserError(f"{path}: not the {told}; delete it and run again")
+        images = f"{len(labeled)} labelled and {unlabeled} unlabelled images of this round"
+        raise UserError(f"{path}: not the {images}; {AGAIN}")
     return frame
 
 
-def _frame(rows: list[list[str]], columns: list[str]) -> pd.DataFrame:
-    """Numbers by column, whole ones wherever all of a column are; an empty cell is NaN."""
+def _frame(path: Path, columns: list[str], row: re.Pattern[str], expected: str) -> pd.DataFrame:
+    """Read numbers by column, those of ``WHOLE`` as integers; an empty cell is NaN."""
+    rows = read_rows(path, columns, row, expected)
+    if "predicted_loss" in columns and len({cells[-1] == "" for cells in rows}) > 1:
+        raise UserError(f"{path}: not all images have a predicted loss; {AGAIN}")
     cells = zip(*rows, strict=True) if rows else [()] * len(columns)
-    whole = {"index", "class", "labeled", "selected"}
     return pd.DataFrame(
         {
-            name: [int(cell) for cell in column] if name in whole else [float(cell or "nan") for cell in column]
+            name: [int(cell) for cell in column] if name in WHOLE else [float(cell or "nan") for cell in column]
             for name, column in zip(columns, cells, strict=True)
         }
     )
 
 
 def read_array(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
-    """Read an array of finite numbers: logits of test images, or their features.
-
-    Args:
-        path: what ``numpy.save`` wrote.
-        shape: what its shape must be; None for a side of any length.
+    """Read an array of finite numbers: logits of test images, or their features. None in its shape stands for any side.
 
     Raises:
         UserError: the file is cut off or foreign, of another shape, or a number is not finite.
     """
-    path.open("rb").close()  # a file that is missing is told as such
+    path.open("rb").close()  # if the file is missing, the error says so
     try:
         array = open_array(path, mapped=False)
     except UserError:
-        raise UserError(f"{path}: not a whole array; delete it and run again") from None
+        raise UserError(f"{path}: not a whole array; {AGAIN}") from None
     fits = len(array.shape) == len(shape) and all(
         wanted in (None, side) for side, wanted in zip(array.shape, shape, strict=True)
     )
     if array.dtype != np.float32 or not fits:
-        told = " x ".join("any" if side is None else str(side) for side in shape)
-        raise UserError(
-            f"{path}: holds {array.dtype} of shape {array.shape}, not float32 of {told}; delete it and run again"
-        )
+        wanted = " x ".join("any" if side is None else str(side) for side in shape)
+        raise UserError(f"{path}: holds {array.dtype} of shape {array.shape}, not float32 of {wanted}; {AGAIN}")
     if not np.isfinite(array).all():
-        raise UserError(f"{path}: a number in it is not finite; delete it and run again")
+        raise UserError(f"{path}: a number in it is not finite; {AGAIN}")
     return array

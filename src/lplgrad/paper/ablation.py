@@ -1,4 +1,4 @@
-"""The paper's Tables V and VI: what the auxiliary module brings, beside the paper's own numbers."""
+"""The paper's Tables V and VI: the effect of the auxiliary module, beside the paper's own numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pandas as pd
 from lplgrad.analysis.curves import PANEL, panels
 from lplgrad.analysis.inference import deviation, estimate
 from lplgrad.paper import published
-from lplgrad.report.document import Part
-from lplgrad.report.tables import dataset_title, strategy_title
-from lplgrad.report.wording import number, plus_minus, signed, signed_interval
+from lplgrad.report.document import Part, paragraphs
+from lplgrad.report.tables import Table
+from lplgrad.report.wording import has_target, number, panel_title, plus_minus, signed, signed_interval, strategy_title
 from lplgrad.study.layout import Layout
 from lplgrad.study.settings import StudyFile
 
@@ -26,19 +26,27 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def ablation_table(measurements: pd.DataFrame, file: StudyFile) -> pd.DataFrame:
-    """Tables V and VI: accuracy with and without the auxiliary module after a third, a half and all of the budget.
+def ablation(file: StudyFile, measurements: pd.DataFrame) -> Table:
+    """Make Tables V and VI."""
+    table = ablation_table(measurements, file)
+    beside = bool(table["gain_paper"].notna().any())
+    target = has_target(file.study)
+    note = paragraphs(__file__, "ablation", empty=table.empty, published=beside, target=target)
+    heading = "With and without the auxiliary module (the paper's Tables V and VI)"
+    return Table(table, ablation_parts(table, file), heading, note)
 
-    A fraction of the budget that is no round's number of labels is interpolated linearly, trial by trial, between the
-    rounds around it.
+
+def ablation_table(measurements: pd.DataFrame, file: StudyFile) -> pd.DataFrame:
+    """Compare accuracy with and without the auxiliary module after a third, a half and all of the budget.
+
+    If no round has that number of labels, each trial is interpolated linearly between the rounds around it.
 
     Returns:
         Columns budget, dataset, fraction, labels, interpolated, with_strategy, without_strategy, seeds (trials that
-        both have), stopped (trials of which one had stopped before; those that are left are no sample of all, and so
-        there are no intervals then), and for ``with``, ``without`` and ``gain`` (their difference, paired by seed)
-        each: mean, std, low, high (95 % t interval), paper, difference (ours minus the paper's) and outside (whether
-        the paper's number lies outside our interval, None where there is none). Accuracies in percent. The paper's
-        numbers stand beside lplgrad and ent_gradnorm.
+        both have), stopped (trials of which one had stopped before; if any had, there are no intervals), and for each
+        of ``with``, ``without`` and ``gain`` (their difference, paired by seed): mean, std, low, high (95 % t
+        interval), paper, difference (ours minus the paper's) and outside (whether the paper's number lies outside our
+        interval; None without one). Accuracies in percent. The paper has numbers for lplgrad and ent_gradnorm.
     """
     printed = published("ablation").set_index([*PANEL, "fraction"]).T.to_dict("list")  # with the module, and without
     rows = []
@@ -60,36 +68,34 @@ def ablation_table(measurements: pd.DataFrame, file: StudyFile) -> pd.DataFrame:
 
 
 def _paired_at(part: pd.DataFrame, one: str, other: str, labels: float) -> tuple[npt.NDArray[np.float64], int]:
-    """Accuracy in percent of the trials that both strategies have at a number of labels, shape (2, trials); and of how
-    many one had stopped before."""
+    """Return the accuracy in percent of the trials that both strategies have at a number of labels, shape (2, trials);
+    and the number of trials of which one had stopped before."""
     both = [part[part["strategy"] == name] for name in (one, other)]
     seeds = sorted(set(both[0]["seed"]) & set(both[1]["seed"]))
     trials = [[frame[frame["seed"] == seed].sort_values("round") for seed in seeds] for frame in both]
     found = np.array([[_at(trial, labels) for trial in of] for of in trials]).reshape(2, len(seeds)) * 100
     gone = np.isnan(found).any(axis=0)
-    early = [any(trial["stopped"].astype(bool).any() for trial in pair) for pair in zip(*trials, strict=True)]
+    early = [any(trial["repeats"].any() for trial in pair) for pair in zip(*trials, strict=True)]
     return found[:, ~gone], int((gone & np.array(early, dtype=bool)).sum())
 
 
 def _at(trial: pd.DataFrame, labels: float) -> float:
-    curve = trial[~trial["stopped"].astype(bool)]
-    return float(np.interp(labels, curve["labels"], curve["accuracy"], left=math.nan, right=math.nan))
+    return float(np.interp(labels, trial["labels"], trial["accuracy"], left=math.nan, right=math.nan))
 
 
 def _summary(ours: npt.NDArray[np.float64], paper: float, judged: bool) -> list[Any]:
-    """Mean, standard deviation, t interval, the paper's number, the difference, whether it lies outside."""
     found = estimate(ours)
     low, high = found.interval() if judged else (math.nan, math.nan)
     return [found.value, float(deviation(ours)), low, high, paper, found.value - paper, outside(paper, low, high)]
 
 
 def outside(value: float, low: float, high: float) -> bool | None:
-    """Whether a value lies outside an interval; None where one of them is not known."""
+    """Return whether a value lies outside an interval; None if one of them is unknown."""
     return None if math.isnan(value) or math.isnan(low) else not low <= value <= high
 
 
 def ablation_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
-    """Tables V and VI as people read them."""
+    """Lay out a section per budget, data set and pair of strategies."""
     parts = []
     for key, part in table.groupby([*PANEL, "with_strategy", "without_strategy"], sort=False):
         budget, dataset, one, other = map(str, key)
@@ -117,6 +123,6 @@ def ablation_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
                         best.add((len(rows), len(cells) - 1))
             rows.append(cells)
         titles = f"{strategy_title(file, one)} against {strategy_title(file, other)}"
-        heading = f"{dataset_title(file, dataset)}, {budget} budget: {titles}"
+        heading = f"{panel_title(file, {'budget': budget, 'dataset': dataset})}: {titles}"
         parts.append(Part(heading, head=head, rows=rows, strong=frozenset(best), text_columns=2))
     return parts

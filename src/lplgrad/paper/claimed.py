@@ -1,4 +1,4 @@
-"""The values that a claim is about, seed by seed, from the measurements of a study."""
+"""The values that a claim is about, for every seed, from the measurements of a study."""
 
 from __future__ import annotations
 
@@ -7,24 +7,29 @@ from functools import cached_property
 
 import pandas as pd
 
-from lplgrad.analysis.curves import CELL, areas, by_strategy, complete, heights, labels_needed, panels, trial_seconds
+from lplgrad.analysis.curves import (
+    CELL,
+    areas,
+    by_strategy,
+    complete,
+    heights,
+    labels_needed,
+    last_round,
+    panels,
+    trial_seconds,
+)
 
 FRACTIONS = {"1/3": 1 / 3, "1/2": 1 / 2, "1": 1.0}
 
 
 def shown_fraction(name: str) -> str:
-    """A fraction of the labels for people."""
+    """Name a fraction of the labels for people."""
     return "all labels" if name == "1" else f"{name} of the labels"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The measurements of a study, as claims ask for them.
-
-    Attributes:
-        measurements: of accuracy.
-        timings: of time; None where there are none.
-    """
+    """The measurements of a study: of accuracy, and of time if there are any."""
 
     measurements: pd.DataFrame
     timings: pd.DataFrame | None = None
@@ -50,7 +55,7 @@ class Measured:
         found = {}
         for key, panel in panels(complete(self.measurements)):
             first = int(panel.loc[panel["round"] == 1, "labels"].max())
-            found[key["budget"], key["dataset"]] = [first * number for number in range(1, panel["round"].max() + 1)]
+            found[key["budget"], key["dataset"]] = [first * number for number in range(1, last_round(panel) + 1)]
         return found
 
     @cached_property
@@ -72,16 +77,16 @@ class Measured:
 def values(
     measured: Measured, budget: str, dataset: str, strategy: str, measure: str, at: str | int
 ) -> dict[str, pd.Series[float]]:
-    """What a strategy has in a panel: for each point that ``at`` stands for, a value for every seed (the index).
+    """Return the values of a strategy: for each point that ``at`` means, a value for every seed (the index).
 
-    The points follow from the budget and so are the same for all strategies. There is no value where a trial of the
-    panel was stopped before: the seeds that are left are those that did badly.
+    The points follow from the budget, so they are the same for all strategies. Points after a trial of the panel has
+    stopped have no value, because only seeds that missed the target remain.
 
     Args:
         measured: the study.
         budget, dataset, strategy: where.
         measure: accuracy, train_seconds or query_seconds.
-        at: as in claims.yaml; of no meaning for seconds, which are sums over a trial.
+        at: as in claims.yaml; ignored for seconds, which are sums over a trial.
     """
     key = (budget, dataset, strategy)
     if measure != "accuracy":
@@ -109,9 +114,9 @@ def _points(curve: pd.DataFrame, budget: list[int], at: str | int) -> dict[str, 
 
 
 def labels_taken(measured: Measured, budget: str, dataset: str) -> dict[str, dict[str, pd.Series[float]]]:
-    """The labels with which every seed first reaches the accuracies of ``curves.targets``, below each strategy.
+    """Return the labels with which every seed first reaches the accuracies of ``curves.targets``, by strategy.
 
-    NaN where that was not seen: a seed that did not get there, or was there with its first labels.
+    NaN for a seed that never reaches the accuracy, or already has it in round 1.
     """
     rows = measured.measurements.query("budget == @budget and dataset == @dataset")
     needed = labels_needed(rows)

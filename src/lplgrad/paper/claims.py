@@ -1,40 +1,190 @@
-"""Hold the paper's claims against numbers: the paper's own, and a study's; tables as .csv, and a page to read."""
+"""Judge the paper's claims by its own numbers and by a study's: tables as .csv, and a page to read."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
-from lplgrad import paper
+from lplgrad.analysis.inference import ALPHA
 from lplgrad.analysis.measured import mixed_versions, read_measurements, read_timings
 from lplgrad.machine.files import write_text
-from lplgrad.paper import claims_page, published_claims
-from lplgrad.paper import judging as claims
+from lplgrad.paper import published_claims
 from lplgrad.paper.claimed import Measured
-from lplgrad.report.document import Part, document
+from lplgrad.paper.judging import (
+    EXCEPTIONS,
+    FAILS,
+    HOLDS,
+    OPEN,
+    Claim,
+    Finding,
+    cells,
+    from_measurements,
+    judge,
+    read_claims,
+    verdicts,
+)
+from lplgrad.report.document import Part, document, paragraphs
+from lplgrad.report.wording import DASH, count, interval, number, p_value, signed, signed_interval
 from lplgrad.study.reading import read_study_file
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Read, judge and write."""
-
     file = read_study_file(arguments.study)
-    listed = claims.read_claims(arguments.claims or Path(paper.__file__).with_name("claims.yaml"))
+    listed = read_claims(arguments.claims or Path(__file__).with_name("claims.yaml"))
     measurements = read_measurements(arguments.measurements, file, arguments.partial)
     timings = read_timings(arguments.timings, file, arguments.partial) if arguments.timings else None
     measured = Measured(measurements, timings)
     findings = [
-        (
-            published_claims.found(claim, listed.labels),
-            claims.judge(claim, "measured", claims.from_measurements(claim, measured)),
-        )
+        (published_claims.found(claim, listed.labels), judge(claim, "measured", from_measurements(claim, measured)))
         for claim in listed.claims
     ]
-    flat = [found for pair in findings for found in pair]
-    for name, table in (("claims", claims.verdicts(flat)), ("cells", claims.cells(flat))):
+    flat = [finding for pair in findings for finding in pair]
+    for name, table in (("claims", verdicts(flat)), ("cells", cells(flat))):
         write_text(arguments.output / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    page = document(
-        f"The paper's claims: {file.study.title}",
-        [Part(text=(mixed_versions(measurements),)), *claims_page.parts(findings)],
+    caution = Part(text=(mixed_versions(measurements),))
+    write_text(
+        arguments.output / "claims.html",
+        document(f"The paper's claims: {file.study.title}", [caution, *parts(findings)]),
     )
-    write_text(arguments.output / "claims.html", page)
+
+
+def parts(findings: list[tuple[Finding, Finding]]) -> list[Part]:
+    """Lay out an overview, then each claim with the verdicts of the paper's numbers and of the study's."""
+    overview = tuple(
+        (paper.claim.says, paper.claim.section, _with_counts(paper), _with_counts(ours)) for paper, ours in findings
+    )
+    strong = frozenset(
+        (row, column)
+        for row, pair in enumerate(findings)
+        for column, found in enumerate(pair, start=2)
+        if found.verdict in (HOLDS, FAILS)
+    )
+    head = ("claim", "section", "by the paper's numbers", "by this study")
+    return [
+        Part(text=paragraphs(__file__, "claims")),
+        Part("Overview", (), head, overview, strong, text_columns=2),
+        *(_claim_part(paper, ours) for paper, ours in findings),
+        _table_three_part(),
+    ]
+
+
+def _verdict(found: Finding) -> str:
+    if found.verdict != OPEN:
+        return found.verdict + (" as printed; rounding could change it" if found.rounding_decides else "")
+    if found.source == "published" and math.isnan(found.low):
+        return f"{OPEN}: no deviations are published"
+    return f"{OPEN} with {count(found.seeds, 'seed')}"
+
+
+def _with_counts(found: Finding) -> str:
+    return f"{_verdict(found)}\n{_counted(found)}" if len(found.cases) > 1 else _verdict(found)
+
+
+def _claim_part(paper: Finding, ours: Finding) -> Part:
+    claim = paper.claim
+    text = [f"Section {claim.section}." if claim.section[0] in "IV" else f"{claim.section}."]
+    if claim.untested:
+        return Part(claim.says, (f"{text[0]} Not tested: {claim.untested}",), level=3)
+    text.append(f"Claimed: {_range(claim)}." + (f" {claim.reading}" if claim.reading else ""))
+    head = ("held against", "verdict", "effect", "in percent", "95 % interval", "cases", "the effect shown")
+    rows = tuple(
+        (source, _verdict(found), *_effect_cells(found))
+        for source, found in (("the paper's numbers", paper), ("this study", ours))
+    )
+    strong = frozenset((row, 1) for row, found in enumerate((paper, ours)) if found.verdict in (HOLDS, FAILS))
+    return Part(claim.says, (" ".join(text),), head, rows, strong, level=3, folded=_case_rows(paper, ours))
+
+
+OVER = {
+    "every": "in every case",
+    "most": f"in at least {100 * (1 - EXCEPTIONS):g} % of the cases",
+    "mean": "for each pair of strategies on average over the cases",
+}
+
+
+def _range(claim: Claim) -> str:
+    unit = " %" if claim.unit == "percent" else _unit(claim)
+    ends = [
+        f"{word} {end:g}{unit}".replace("-", "−")
+        for word, end in (("more than", claim.above), ("less than", claim.below))
+        if end is not None
+    ]
+    what = "a value of" if claim.baselines == "none" else "a difference of"
+    return f"{what} {' and '.join(ends)}, {OVER[claim.over]}"
+
+
+def _unit(claim: Claim) -> str:
+    """Of a value or difference itself."""
+    if claim.measure == "accuracy":
+        return " %" if claim.baselines == "none" else " points"
+    return " labels" if claim.measure == "labels_needed" else " s"
+
+
+def _effect_cells(found: Finding) -> list[str]:
+    if not found.cases:
+        return [DASH] * 5
+    claim = found.claim
+    # The paper's times have no unit.
+    unit = "" if claim.table == "time" and found.source == "published" else _unit(claim)
+    show, between = (number, interval) if claim.baselines == "none" else (signed, signed_interval)
+    return [
+        _with(unit, show(found.absolute)),
+        _with(" %", signed(found.relative, 1)),
+        _with(" %" if claim.unit == "percent" else unit, between(found.low, found.high)),
+        _counted(found),
+        found.about,
+    ]
+
+
+def _with(unit: str, shown: str) -> str:
+    return shown if shown == DASH else shown + unit
+
+
+def _counted(found: Finding) -> str:
+    counts = found.counts()
+    words = {HOLDS: ("holds", "hold"), FAILS: ("does not", "do not"), OPEN: ("open", "open")}
+    return ", ".join(f"{counts[name]} {word[counts[name] > 1]}" for name, word in words.items() if counts[name])
+
+
+def _case_rows(*findings: Finding) -> tuple[tuple[str, ...], ...]:
+    rows = []
+    for found in findings:
+        source = "paper" if found.source == "published" else "this study"
+        for case in found.cases:
+            show, between = (number, interval) if not case.baseline else (signed, signed_interval)
+            ends = case.interval(found.claim)
+            effect = show(case.absolute.value), _with(" %", signed(case.relative.value, 1)), between(*ends)
+            verdict = found.claim.judge(*ends)
+            rows.append((source, case.what, case.where, str(case.seeds), *effect, verdict))
+    return tuple(rows)
+
+
+def _table_three_part() -> Part:
+    table = published_claims.table_three()
+    won = table["difference"] > 0
+    rows = tuple(
+        (
+            row["dataset"], f"{row['labels']:,}", row["baseline"], signed(row["difference"]),
+            signed_interval(row["low"], row["high"]), p_value(row["p"]), _between(row["p_low"], row["p_high"]),
+            p_value(row["p_chosen"]), p_value(row["p_holm"]), _between(row["p_holm_low"], row["p_holm_high"]),
+        )
+        for row in table.to_dict("records")
+    )  # fmt: skip
+    strong = frozenset((place, 5) for place in range(len(table)) if bool(table["significant"].iloc[place]))
+    counts = [
+        {name: int((cases[name] < ALPHA).sum()) or "none" for name in map(str, table) if name.startswith("p")}
+        for cases in (table[won], table[~won], table)
+    ]
+    of_all = dict(zip(("won", "lost", "all"), counts, strict=True))
+    text = paragraphs(__file__, "table_three", cases=len(table), **of_all)
+    head = (
+        "data set", "labels", "best other", "difference", "95 % interval", "p", "p, as rounded", "p, chosen", "p, Holm",
+        "Holm, as rounded",
+    )  # fmt: skip
+    return Part("The paper's Table III, tested", text, head, rows, strong)
+
+
+def _between(low: float, high: float) -> str:
+    return f"{p_value(low)} to {p_value(high)}"

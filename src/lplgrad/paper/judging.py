@@ -1,8 +1,7 @@
-"""The paper's claims, as data, held against its own numbers and against a study's measurements.
+"""Judge claims by cases: ``texts.j2`` explains the verdicts to readers.
 
-A claim names a range of effects. Every case (a strategy, a baseline, a budget, a data set, a number of labels) gives an
-interval. The claim holds in a case whose 95 % interval lies within the range, does not where it lies outside, and
-cannot be told otherwise.
+A claim names a range of effects. Each case (a strategy, a baseline, a budget, a data set, a number of labels) has an
+interval.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pandas as pd
 from pydantic import Field, model_validator
@@ -31,7 +30,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Claim(Settings):
-    """A row of ``paper/claims.yaml``; its keys are explained at the top of that file."""
+    """A row of ``paper/claims.yaml``, which explains the keys at its top."""
 
     id: Name
     section: Title
@@ -66,17 +65,18 @@ class Claim(Settings):
         return self
 
     def judge(self, low: float, high: float) -> str:
-        """What an interval says of the claimed range."""
-        above, below = _bounds(self)
+        """Return the verdict of an interval on the claimed range."""
+        above, below = self.bounds
         if math.isnan(low):
             return OPEN
         if above < low and high < below:
             return HOLDS
         return FAILS if high <= above or below <= low else OPEN
 
-
-def _bounds(claim: Claim) -> tuple[float, float]:
-    return -math.inf if claim.above is None else claim.above, math.inf if claim.below is None else claim.below
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The claimed range."""
+        return -math.inf if self.above is None else self.above, math.inf if self.below is None else self.below
 
 
 class Claims(Settings):
@@ -95,16 +95,12 @@ class Claims(Settings):
         names = [claim.id for claim in self.claims]
         for name in names:
             if names.count(name) > 1:
-                raise PydanticCustomError("claim", "id {name} stands twice", {"name": name})
+                raise PydanticCustomError("claim", "id {name} appears twice", {"name": name})
         return self
 
 
 def read_claims(path: Path) -> Claims:
-    """Read a file of claims.
-
-    Raises:
-        UserError: the file, the key, and what is wrong with it.
-    """
+    """Read and check a file of claims."""
     return parse(Claims, read_yaml(path.read_text(encoding="utf-8"), str(path)), str(path))
 
 
@@ -113,9 +109,9 @@ class Case:
     """One comparison behind a claim.
 
     Attributes:
-        strategy, baseline: the two; no baseline for a value itself.
-        budget, dataset, at: where; no budget where the paper does not say which, nor a data set where it is a mean.
-        absolute: the effect in points (or seconds, or labels); of a value itself the value.
+        strategy, baseline: the two; the baseline is empty if the claim is about a value, not a difference.
+        budget, dataset, at: where; the budget is empty if the paper does not name it, the data set in a mean.
+        absolute: the effect in points (or seconds, or labels), or the value.
         relative: the effect in percent of the baseline.
         seeds: number of pairs, or of trials in the paper.
         pairs: the effect of every seed, absolute and relative; empty for the paper.
@@ -134,15 +130,15 @@ class Case:
     rivals: tuple[Estimate, ...] = ()
 
     def effect(self, claim: Claim) -> Estimate:
-        """The effect in the claim's unit."""
+        """Return the effect in the claim's unit."""
         return self.absolute if claim.unit == "points" else self.relative
 
     def interval(self, claim: Claim, level: float = LEVEL) -> tuple[float, float]:
-        """Of the effect in the claim's unit; NaN without an error.
+        """Return the interval of the effect in the claim's unit; NaN without an error.
 
-        Which rival is truly the best is not known; that it leads in these numbers is partly luck. The effect against
-        the best is the smallest of the effects against all. It is at least the smallest low end, whichever that is,
-        and at most the smallest high end, if all of these hold at once (Bonferroni).
+        Which rival is truly the best is unknown. The effect against the best is the smallest of the effects against
+        all. So it is at least the smallest low end, and at most the smallest high end if all of these hold at once
+        (Bonferroni).
         """
         rivals = self.rivals or (self.effect(claim),)
         lows = [rival.interval(level)[0] for rival in rivals]
@@ -150,18 +146,18 @@ class Case:
         return (math.nan, math.nan) if math.isnan(sum(lows)) else (min(lows), min(highs))
 
     def p(self, claim: Claim) -> float:
-        """Two-sided, of the effect against the nearest bound of the claimed range; NaN without an error.
+        """Return the two-sided p of the effect against the nearest bound of the claimed range; NaN without an error.
 
-        Less than 5 % just where the 95 % interval leaves out that bound, so that the case is decided.
+        It is below 5 % if and only if the 95 % interval excludes that bound, which decides the case.
         """
         rivals = self.rivals or (self.effect(claim),)
-        bounds = [bound for bound in _bounds(claim) if math.isfinite(bound)]
+        bounds = [bound for bound in claim.bounds if math.isfinite(bound)]
         return max(p_of_smallest([replace(one, value=one.value - bound) for one in rivals]) for bound in bounds)
 
     def support(self, claim: Claim) -> tuple[float, float]:
-        """Orders cases by how much they speak for a claim: first by evidence (from 0 against it over 1, where nothing
-        is known, to 2 for it), then by how far the effect lies within the claimed range."""
-        value, (above, below), p = self.effect(claim).value, _bounds(claim), self.p(claim)
+        """Return a key that sorts cases by how much they support a claim: first by evidence (from 0 against it over 1,
+        unknown, to 2 for it), then by how far the effect lies within the claimed range."""
+        value, (above, below), p = self.effect(claim).value, claim.bounds, self.p(claim)
         within = 0.0 if math.isnan(value) else min(value - above, below - value)
         return 1.0 if math.isnan(p) else p if within <= 0 else 2 - p, within
 
@@ -178,8 +174,10 @@ class Case:
 
 
 def p_of_smallest(effects: Sequence[Estimate]) -> float:
-    """Two-sided p of the smallest of some true effects against 0: all must be positive for it to be, and one of all
-    (Bonferroni) negative for it to be that. NaN if an error is not known."""
+    """Return the two-sided p of the smallest of some true effects against 0; NaN if an error is unknown.
+
+    It is positive if all are, and negative if one of them is (Bonferroni).
+    """
     if any(math.isnan(effect.p) for effect in effects):
         return math.nan
     below = [effect.p for effect in effects if effect.value <= 0]
@@ -187,22 +185,22 @@ def p_of_smallest(effects: Sequence[Estimate]) -> float:
 
 
 def _corrected(level: float, tests: int) -> float:
-    """The level of each of several intervals that are to hold at once (Bonferroni)."""
+    """Return the level of each of several intervals that must hold at once (Bonferroni)."""
     return 1 - (1 - level) / tests
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a source says of a claim.
+    """The verdict of a source on a claim.
 
     Attributes:
         verdict: one of the constants above.
-        cases: those behind it, with the interval and verdict of each.
-        absolute, relative, low, high: effect and interval of the case (or mean) that speaks most against the claim;
-            the interval in the claim's unit.
+        cases: those behind it.
+        absolute, relative, low, high: effect and interval of the case (or mean) with the most evidence against the
+            claim; the interval in the claim's unit.
         about: which that is, or why there is none.
         seeds: of that effect.
-        rounding_decides: numbers that are printed as the paper's are could give another verdict.
+        rounding_decides: other numbers that are rounded to the paper's could give another verdict.
     """
 
     claim: Claim
@@ -218,14 +216,14 @@ class Finding:
     rounding_decides: bool = False
 
     def counts(self) -> dict[str, int]:
-        """How many cases hold, do not, and cannot be told."""
+        """Count the cases of each verdict."""
         verdicts = [self.claim.judge(*case.interval(self.claim)) for case in self.cases]
         return {name: verdicts.count(name) for name in (HOLDS, FAILS, OPEN)}
 
 
 def judge(claim: Claim, source: Source, cases: list[Case]) -> Finding:
-    """What a source says of a claim, given its cases. A claim on average has a case for each pair of strategies: the
-    mean over data sets, budgets and numbers of labels."""
+    """Judge a claim by the cases of a source. A claim about an average has a case for each pair of strategies: the mean
+    over data sets, budgets and numbers of labels."""
     if claim.untested is not None:
         return Finding(claim, source, UNTESTED, about=claim.untested)
     if not cases:
@@ -239,12 +237,12 @@ def judge(claim: Claim, source: Source, cases: list[Case]) -> Finding:
 
 
 def verdict(claim: Claim, cases: list[Case]) -> str:
-    """The verdict over n cases of which k may be exceptions: none, or a quarter if the claim is about most of them.
+    """Return the verdict over n cases of which k may be exceptions: none, or a quarter if the claim is about most.
 
-    The claim says that at least n - k are within its range. It does not hold if more than k contradict it at a level
-    corrected for n - k tests, and it holds if at least n - k agree at a level corrected for k + 1: so many could be
-    wrong, and one of them must be for the verdict to be (the test of a partial conjunction, Benjamini and Heller
-    2008). Without exceptions these are Bonferroni's correction of a contradiction, and none of agreement.
+    The claim says that at least n - k are within its range. It fails if more than k contradict it at a level corrected
+    for n - k tests. It holds if at least n - k agree at a level corrected for k + 1 tests: a wrong verdict needs at
+    least one of k + 1 wrong cases (the test of a partial conjunction, Benjamini and Heller 2008). Without exceptions,
+    a contradiction has Bonferroni's correction, and agreement has none.
     """
     allowed = int(EXCEPTIONS * len(cases)) if claim.over == "most" else 0
     needed = len(cases) - allowed
@@ -259,7 +257,7 @@ def verdict(claim: Claim, cases: list[Case]) -> str:
 
 
 def _averages(cases: list[Case]) -> list[Case]:
-    """The mean over the cases of each pair of strategies."""
+    """Average the cases of each pair of strategies."""
     by_pair: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
         by_pair.setdefault((case.strategy, case.baseline), []).append(case)
@@ -267,10 +265,10 @@ def _averages(cases: list[Case]) -> list[Case]:
 
 
 def _average(cases: list[Case]) -> Case:
-    """Taken within each seed, over the seeds that all cases have.
+    """Average within each seed that all cases have.
 
-    The paper does not give its trials. How they vary together is not known then, and the error of the mean is at most
-    the mean of the errors, which it is if all vary alike.
+    The paper's trials are not published, so how they vary together is unknown. The error of the mean is then taken as
+    the mean of the errors, the largest that it can be.
     """
     at = f"the mean of {len(cases)} cases"
     place = (cases[0].strategy, cases[0].baseline, "", "")
@@ -290,7 +288,7 @@ def _mean_error(effects: list[Estimate]) -> Estimate:
 
 
 def from_measurements(claim: Claim, measured: Measured) -> list[Case]:
-    """The cases of a claim that a study has run, with differences paired by seed."""
+    """Return the cases of a claim that a study has run, with differences paired by seed."""
     cases = []
     for budget, dataset in measured.panels:
         if not (among(claim.budgets, budget) and among(claim.datasets, dataset)):
@@ -313,7 +311,7 @@ _NOTHING = (Estimate(math.nan), Estimate(math.nan), 0)
 
 
 def _values(claim: Claim, measured: Measured, budget: str, dataset: str) -> dict[str, dict[str, pd.Series[float]]]:
-    """A value for every seed, below each point that the claim is about, below each strategy."""
+    """Return the values of all seeds, by strategy and then by the point that the claim is about."""
     if claim.measure == "labels_needed":
         return labels_taken(measured, budget, dataset)
     places = claim.at if isinstance(claim.at, list) else [claim.at]
@@ -331,19 +329,19 @@ def _paired(case: Case, one: pd.Series[float], other: pd.Series[float] | None) -
     seeds = [seed for seed in one.index if other is None or seed in other.index]
     first = one.loc[seeds]
     absolute = first if other is None else first - other.loc[seeds]
-    # What took no time at all has no relative difference.
+    # There is no difference relative to no time at all.
     relative = absolute * math.nan if other is None else 100 * absolute / other.loc[seeds].where(other.loc[seeds] != 0)
     pairs = dict(zip(seeds, zip(absolute.tolist(), relative.tolist(), strict=True), strict=True))
     return replace(case, absolute=estimate(absolute), relative=estimate(relative), seeds=len(seeds), pairs=pairs)
 
 
 def among(names: NamesOrAll, name: str) -> bool:
-    """Whether a budget or data set is among those a claim is about."""
+    """Return whether a claim is about a budget or data set."""
     return names == "all" or name in names
 
 
 def comparisons(claim: Claim, means: dict[str, float]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Strategy and baseline of every comparison that a claim asks for, given all means; no baseline for a value.
+    """Yield strategy and baseline of every comparison of a claim, given all means; the baseline is empty for a value.
     Third, if the baseline is the best of several, all of these."""
     for strategy in claim.strategies:
         others = {name: mean for name, mean in means.items() if name != strategy}
@@ -359,7 +357,7 @@ def comparisons(claim: Claim, means: dict[str, float]) -> Iterator[tuple[str, st
 
 
 def verdicts(findings: list[Finding]) -> pd.DataFrame:
-    """One row for each claim and source."""
+    """Return one row for each claim and source."""
     rows = [
         {
             "claim": found.claim.id, "section": found.claim.section, "source": found.source, "verdict": found.verdict,
@@ -373,19 +371,15 @@ def verdicts(findings: list[Finding]) -> pd.DataFrame:
 
 
 def cells(findings: list[Finding]) -> pd.DataFrame:
-    """One row for each case behind each claim; ``p`` is against the nearest bound of what is claimed, not against 0."""
-    rows = []
-    for found in findings:
-        for case in found.cases:
-            low, high = case.interval(found.claim)
-            place = {"budget": case.budget, "dataset": case.dataset, "at": case.at}
-            numbers = {"effect": case.absolute.value, "effect_percent": case.relative.value, "low": low, "high": high}
-            rows.append(
-                {
-                    "claim": found.claim.id, "source": found.source, "strategy": case.strategy,
-                    "baseline": case.baseline, **place, "seeds": case.seeds, **numbers, "unit": found.claim.unit,
-                    "p": case.p(found.claim),
-                    "verdict": found.claim.judge(low, high),
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+    """Return one row for each case behind each claim; ``p`` is against the nearest bound of the claim, not 0."""
+    return pd.DataFrame([_cell(found, case) for found in findings for case in found.cases])
+
+
+def _cell(found: Finding, case: Case) -> dict[str, Any]:
+    low, high = case.interval(found.claim)
+    return {
+        "claim": found.claim.id, "source": found.source, "strategy": case.strategy, "baseline": case.baseline,
+        "budget": case.budget, "dataset": case.dataset, "at": case.at, "seeds": case.seeds,
+        "effect": case.absolute.value, "effect_percent": case.relative.value, "low": low, "high": high,
+        "unit": found.claim.unit, "p": case.p(found.claim), "verdict": found.claim.judge(low, high),
+    }  # fmt: skip

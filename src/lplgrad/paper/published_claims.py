@@ -1,4 +1,4 @@
-"""The paper's claims held against the numbers that the paper itself publishes."""
+"""Judge the paper's claims by the numbers that the paper publishes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lplgrad.paper.judging import FAILS, HOLDS, Case, Claim, Finding, among, com
 
 
 def found(claim: Claim, labels: dict[str, dict[str, int]]) -> Finding:
-    """What the paper's numbers say of a claim, as printed, and whether more digits could say otherwise."""
+    """Judge a claim by the printed numbers, and find out whether more digits could change the verdict."""
     printed = judge(claim, "published", from_paper(claim, labels))
     if printed.verdict not in (HOLDS, FAILS):
         return printed
@@ -26,15 +26,16 @@ def found(claim: Claim, labels: dict[str, dict[str, int]]) -> Finding:
 
 
 def from_paper(claim: Claim, labels: dict[str, dict[str, int]], shift: int = 0) -> list[Case]:
-    """The cases of a claim that the paper publishes numbers for, by Welch's method (its strategies were not paired).
+    """Return the cases of a claim for which the paper publishes numbers, by Welch's method (not paired).
 
-    ± is read as a standard deviation over the 5 trials. Tables IV, V and VI have none: effects without an interval.
-    "First" is the smallest number of labels that the table has.
+    ± is read as a standard deviation over the 5 trials. Tables IV, V and VI have none, so their effects have no
+    interval. "First" is the smallest number of labels in the table.
 
     Args:
         claim: of claims.yaml.
         labels: of claims.yaml.
-        shift: 1 or -1 gives the highest or lowest effects that are printed as these are, with the largest deviations.
+        shift: 1 or -1 gives the highest or lowest effects that are rounded to the printed ones, with the largest
+            deviations.
     """
     if claim.table == "none":
         return []
@@ -58,12 +59,12 @@ def from_paper(claim: Claim, labels: dict[str, dict[str, int]], shift: int = 0) 
 
 
 def _rounded(cell: tuple[float, float], shift: int) -> tuple[float, float]:
-    """Mean and deviation at the edge of what is printed so."""
+    """Return mean and deviation at the edge of what is rounded to them."""
     return cell[0] + shift * ROUNDING, cell[1] + abs(shift) * ROUNDING
 
 
 def _unpaired(one: tuple[float, float], other: tuple[float, float] | None) -> tuple[Estimate, Estimate]:
-    """The effect in points and in percent."""
+    """Return the effect in points and in percent."""
     if other is None:
         return Estimate(one[0], one[1] / math.sqrt(TRIALS), TRIALS - 1), Estimate(math.nan)
     difference = welch(one, other, (TRIALS, TRIALS))
@@ -75,7 +76,7 @@ def _shown(at: str) -> str:
 
 
 def _paper_table(claim: Claim) -> pd.DataFrame:
-    """Columns budget, dataset, at, strategy, mean, std of the claim's table."""
+    """Return the claim's table: columns budget, dataset, at, strategy, mean, std."""
     if claim.table == "accuracy":
         if claim.measure != "accuracy":
             return pd.DataFrame(columns=["budget", "dataset", "at", "strategy", "mean", "std"])
@@ -90,7 +91,7 @@ def _paper_table(claim: Claim) -> pd.DataFrame:
 
 
 def _is_at(claim: Claim, budget: str, dataset: str, at: str, labels: dict[str, dict[str, int]]) -> bool:
-    """Whether the claim is about this number of labels of the paper's."""
+    """Return whether the claim is about this number of labels of the paper."""
     if claim.table != "accuracy":
         return True
     number, end = int(at), labels[budget][dataset]
@@ -105,12 +106,12 @@ def _is_at(claim: Claim, budget: str, dataset: str, at: str, labels: dict[str, d
 
 
 def table_three() -> pd.DataFrame:
-    """LPLgrad against the best other strategy in every case of Table III, by Welch's test.
+    """Compare LPLgrad with the best other strategy in every case of Table III, by Welch's test.
 
     Returns:
-        Columns dataset, labels, baseline, difference, low, high, p, p_low and p_high (of all numbers that are printed
-        so), p_chosen (allowing for the choice of the best), p_holm (over the cases), p_holm_low, p_holm_high, and
-        significant (p < .05, without any correction).
+        Columns dataset, labels, baseline, difference, low, high, p, p_low and p_high (over all numbers that are rounded
+        to these), p_chosen (allowing for the choice of the best), p_holm (over the cases), p_holm_low, p_holm_high, and
+        significant (p < .05, uncorrected).
     """
     rows: list[dict[str, Any]] = []
     for (dataset, number), part in published("accuracy").groupby(["dataset", "labels"], sort=False):
@@ -133,10 +134,10 @@ def table_three() -> pd.DataFrame:
 
 
 def rounded_p(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    """The smallest and largest p of Welch's test over all means and deviations that are printed like these.
+    """Return the smallest and largest p of Welch's test over all means and deviations that are rounded to these.
 
-    p falls with the distance of the means, but not always rises with a deviation, which also changes the degrees of
-    freedom: deviations are tried on a grid.
+    p falls with the distance of the means. A larger deviation does not always raise it, because the degrees of freedom
+    change too; so deviations are tried on a grid.
     """
     distance = abs(one[0] - other[0])
     grids = [np.linspace(max(cell[1] - ROUNDING, 0), cell[1] + ROUNDING, 11) for cell in (one, other)]

@@ -1,4 +1,4 @@
-"""The paper's Tables I to IV, each of ours beside the paper's own numbers; ``ablation`` has Tables V and VI."""
+"""The paper's Tables I to IV, each beside the paper's own numbers; ``ablation`` has Tables V and VI."""
 
 from __future__ import annotations
 
@@ -13,25 +13,68 @@ from lplgrad.analysis.inference import ALPHA, estimate, welch
 from lplgrad.machine.files import read_json
 from lplgrad.paper import TRIALS, published, spread
 from lplgrad.paper.ablation import outside
-from lplgrad.report.document import Part
-from lplgrad.report.tables import accuracy_table, dataset_title, strategy_title
-from lplgrad.report.wording import DASH, count, plus_minus, signed
+from lplgrad.report.document import Part, paragraphs
+from lplgrad.report.tables import Table, accuracy_table
+from lplgrad.report.wording import (
+    DASH,
+    count,
+    dataset_title,
+    has_target,
+    panel_title,
+    plus_minus,
+    signed,
+    strategy_title,
+    whole,
+)
 from lplgrad.study.layout import Layout
 from lplgrad.study.settings import StudyFile
-from lplgrad.tools.costs import parameters
 
 TIMED = "lplgrad"  # whose seconds the others' are multiples of
 TIMED_BUDGET = "high"  # the paper names none for Table IV
+SPLITS = ("train", "test")
 TIME_COLUMNS = [*CELL, "phase", "unit", "seeds", "ratio", "low", "high", "paper", "outside"]
 
 
-def datasets_table(file: StudyFile) -> pd.DataFrame:
-    """Table I: what was prepared and how it is trained on.
+def datasets(file: StudyFile) -> Table:
+    """Make Table I."""
+    table = datasets_table(file)
+    parts = datasets_parts(table, file)
+    if not set(table["dataset"]) & set(published("datasets")["dataset"]):
+        return Table(table, parts, "Data sets")
+    return Table(table, parts, "Data sets (the paper's Table I)", paragraphs(__file__, "datasets"))
 
-    Returns:
-        Columns dataset, train, test, total (both), image_size, channels, classes, parameters (of the main model),
-        epochs, batch_size, learning_rate, milestones; a data set that is not prepared has empty sizes.
+
+def budgets(file: StudyFile) -> Table:
+    """Make Table II."""
+    table = budgets_table(file)
+    parts = budgets_parts(table, file)
+    if table.merge(published("budgets"), on=PANEL).empty:
+        return Table(table, parts, "Budgets")
+    return Table(table, parts, "Budgets (the paper's Table II)", paragraphs(__file__, "budgets"))
+
+
+def accuracy(file: StudyFile, measurements: pd.DataFrame) -> Table:
+    """Make Table III beside the paper's."""
+    table = accuracy_against_paper(measurements)
+    note = paragraphs(__file__, "accuracy", empty=table.empty, target=has_target(file.study))
+    parts = accuracy_against_paper_parts(table, file)
+    return Table(table, parts, "Accuracy against the paper's Table III", note)
+
+
+def time(file: StudyFile, timings: pd.DataFrame) -> Table:
+    """Make Table IV beside the paper's."""
+    table = time_against_paper(timings)
+    note = paragraphs(__file__, "time", empty=table.empty)
+    return Table(table, time_against_paper_parts(table, file), "Time against the paper's Table IV", note)
+
+
+def datasets_table(file: StudyFile) -> pd.DataFrame:
+    """Collect what was prepared and how models are trained on it: a row per data set, a column per number.
+
+    ``parameters`` are those of the main model. A data set that is not prepared has empty sizes.
     """
+    from lplgrad.rounds.models import build_model  # imports torch, which no other table needs
+
     layout = Layout(file.study)
     rows = []
     for name in file.study.run.datasets:
@@ -40,39 +83,31 @@ def datasets_table(file: StudyFile) -> pd.DataFrame:
         manifest = Path(layout.data(name)) / "dataset.json"
         if manifest.exists():
             values = read_json(manifest)
-            (train, height, width, channels), test = values["splits"]["train"]["images"], values["splits"]["test"]
+            (train, height, width, channels), (test, *_) = (values["splits"][name]["images"] for name in SPLITS)
+            classes = len(values["classes"])
+            parameters = build_model(row.model, channels, classes).parameters()
             known |= {
-                "train": train,
-                "test": test["images"][0],
-                "total": train + test["images"][0],
-                "image_size": f"{width}x{height}",
-                "channels": channels,
-                "classes": len(values["classes"]),
-                "parameters": parameters(row.model, channels, len(values["classes"]))[0],
-            }
-        known |= {
-            "epochs": row.training.epochs,
-            "batch_size": row.training.batch_size,
-            "learning_rate": row.training.learning_rate,
-            "milestones": " ".join(map(str, row.training.milestones)),
-        }
-        rows.append(known)
+                "train": train, "test": test, "total": train + test, "image_size": f"{width}x{height}",
+                "channels": channels, "classes": classes, "parameters": sum(one.numel() for one in parameters),
+            }  # fmt: skip
+        known |= {name: getattr(row.training, name) for name in ("epochs", "batch_size", "learning_rate")}
+        rows.append({**known, "milestones": " ".join(map(str, row.training.milestones))})
     columns = ["dataset", "train", "test", "total", "image_size", "channels", "classes", "parameters", "epochs"]
     return pd.DataFrame(rows).reindex(columns=[*columns, "batch_size", "learning_rate", "milestones"])
 
 
 def datasets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
-    """Table I as people read it."""
+    """Lay out Table I."""
     printed = published("datasets").set_index("dataset")
     kinds = ["train", "test", "total", "classes", "parameters", "epochs", "batch_size"]
     head = ["", "", "training pool", "test images", "images in all", "classes", "parameters", "epochs", "mini-batch"]
     rows, best = [], set()
     for _, ours in table.iterrows():
         name = str(ours["dataset"])
-        rows.append([dataset_title(file, name), "ours", *(_whole(ours[kind]) for kind in [*kinds, "image_size"])])
+        rows.append([dataset_title(file, name), "ours", *(whole(ours[kind]) for kind in [*kinds, "image_size"])])
         if name in printed.index:
             theirs = printed.loc[name]
-            rows.append(["", "paper", *(_whole(theirs[kind]) for kind in kinds), ""])
+            rows.append(["", "paper", *(whole(theirs[kind]) for kind in kinds), ""])
             best |= {
                 (len(rows) - 1, column)
                 for column, kind in enumerate(kinds, start=2)
@@ -95,7 +130,7 @@ def budgets_table(file: StudyFile) -> pd.DataFrame:
 
 
 def budgets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
-    """Table II as people read it: a section a budget, data sets across; the paper's number where ours differs."""
+    """Lay out a section per budget, data sets across; with the paper's number if ours differs."""
     printed = published("budgets").set_index(PANEL)
     kinds = {"query_size": "query size b", "candidates": "candidates S", "labels": "labels A", "rounds": "rounds"}
     parts = []
@@ -104,9 +139,9 @@ def budgets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
         for kind, title in kinds.items():
             cells = []
             for _, row in part.iterrows():
-                cell, key = _whole(row[kind]), (budget, row["dataset"])
+                cell, key = whole(row[kind]), (budget, row["dataset"])
                 if kind in printed and key in printed.index and printed.loc[key, kind] != row[kind]:
-                    cell += f" (paper: {_whole(printed.loc[key, kind])})"
+                    cell += f" (paper: {whole(printed.loc[key, kind])})"
                 cells.append(cell)
             rows.append([title, *cells])
         titles = [dataset_title(file, str(name)) for name in part["dataset"]]
@@ -115,30 +150,29 @@ def budgets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
 
 
 def accuracy_against_paper(measurements: pd.DataFrame) -> pd.DataFrame:
-    """Table III: our accuracy beside the paper's, cell by cell.
+    """Compare our accuracy with the paper's, cell by cell.
 
     Returns:
-        The paper's cells that the study has too: budget, dataset, labels, strategy, seeds, mean, std, paper_mean,
-        paper_std, difference, low, high (95 % interval of the difference, Welch's), p (Welch's test, two-sided),
-        verdict (above or below the paper, not told apart, which is no proof of agreement, or one seed), and stopped:
-        how many trials had stopped before. Those that went on are no sample of all, so that there is no test then.
-        What the paper prints behind the sign is read as a standard deviation over its 5 trials (``paper.spread``).
+        The cells that both have: budget, dataset, labels, strategy, seeds, mean, std, paper_mean, paper_std,
+        difference, low, high (95 % interval of the difference, Welch's), p (Welch's test, two-sided), verdict (above or
+        below the paper, one seed, or not told apart, which does not prove agreement), and stopped: how many trials had
+        stopped before. If any had, nothing is tested. ``paper.spread`` reads the paper's ±.
     """
     table = accuracy_table(measurements)
     printed = published("accuracy").rename(columns={"mean": "paper_mean", "std": "paper_std"})
     cells = table.merge(printed, on=[*CELL, "labels"])
     cells["stopped"] = _stopped_before(cells, measurements)
     found = [_against(cell) for _, cell in cells.iterrows()]
-    told = pd.DataFrame(found, columns=["difference", "low", "high", "p", "verdict"], index=cells.index)
-    untold = cells["stopped"] > 0
-    told[["low", "high", "p"]] = told[["low", "high", "p"]].mask(untold)
-    told["verdict"] = told["verdict"].mask(untold, "trials stopped")
-    return cells.assign(**told)
+    tests = pd.DataFrame(found, columns=["difference", "low", "high", "p", "verdict"], index=cells.index)
+    untested = cells["stopped"] > 0
+    tests[["low", "high", "p"]] = tests[["low", "high", "p"]].mask(untested)
+    tests["verdict"] = tests["verdict"].mask(untested, "trials stopped")
+    return cells.assign(**tests)
 
 
 def _stopped_before(cells: pd.DataFrame, measurements: pd.DataFrame) -> pd.Series[int]:
-    """How many trials of each cell's strategy stopped with fewer labels."""
-    stops = measurements[measurements["stopped"].astype(bool)].drop_duplicates(TRIAL)
+    """Count for each cell the trials of its strategy that stopped with fewer labels."""
+    stops = measurements[measurements["repeats"] > 0]
     pairs = cells.reset_index().merge(stops[[*CELL, "labels"]], on=CELL, suffixes=("", "_stop"))
     early = pairs.loc[pairs["labels_stop"] < pairs["labels"], "index"]
     return early.value_counts().reindex(cells.index, fill_value=0)
@@ -153,10 +187,9 @@ def _against(cell: pd.Series[Any]) -> tuple[float, float, float, float, str]:
 
 
 def accuracy_against_paper_parts(cells: pd.DataFrame, file: StudyFile) -> list[Part]:
-    """Table III as people read it: strategies down, and for each number of labels ours, the paper's, the difference."""
+    """Lay out strategies down, and for each number of labels ours, the paper's and the difference."""
     parts = []
     for panel, part in panels(cells):
-        budget, dataset = panel.values()
         labels, seeds = sorted(set(part["labels"])), int(part["seeds"].max())
         head = ["", *(word for number in labels for word in (f"{number:,} labels", "paper", "difference"))]
         rows: list[list[str]] = []
@@ -178,25 +211,19 @@ def accuracy_against_paper_parts(cells: pd.DataFrame, file: StudyFile) -> list[P
                 if only["p"] < ALPHA:
                     best.add((len(rows), len(row) - 1))
             rows.append(row)
-        heading = (
-            f"{dataset_title(file, dataset)}, {budget} budget: {count(seeds, 'trial')} against the paper's {TRIALS}"
-        )
+        heading = f"{panel_title(file, panel)}: {count(seeds, 'trial')} against the paper's {TRIALS}"
         parts.append(Part(heading, head=head, rows=rows, strong=frozenset(best)))
     return parts
 
 
 def time_against_paper(timings: pd.DataFrame) -> pd.DataFrame:
-    """Table IV: seconds as multiples of LPLgrad's on the same seed, beside the same ratios of the paper.
-
-    Args:
-        timings: a row a round, of ``collect.timings``.
+    """Compare seconds as multiples of LPLgrad's on the same seed with the same ratios of the paper.
 
     Returns:
-        Of the paper's data sets with the high budget: columns budget, dataset, strategy, phase (train, query), unit,
+        For the paper's data sets with the high budget: columns budget, dataset, strategy, phase (train, query), unit,
         seeds, ratio (mean over seeds), low, high (its 95 % t interval), paper, outside (whether the paper's ratio lies
-        outside that interval; None where there is none). The unit ``round`` sums over the rounds that both strategies
-        trained or asked in, the unit ``trial`` over trials that both ran to the end; where no trial stopped early the
-        two are the same.
+        outside that interval; None without one). The unit ``round`` sums over the rounds in which both strategies
+        trained or queried, the unit ``trial`` over trials that both completed.
     """
     spent = _spent(timings)
     printed = published("time").melt(["dataset", "strategy"], var_name="phase", value_name="seconds")
@@ -212,41 +239,35 @@ def time_against_paper(timings: pd.DataFrame) -> pd.DataFrame:
         rows.append([*key, len(ratios), found.value, *found.interval()])
     table = pd.DataFrame(rows, columns=TIME_COLUMNS[:-2])
     table = table.merge(printed[[*CELL, "phase", "paper"]], on=[*CELL, "phase"], how="left")
-    told = [outside(*row) for row in table[["paper", "low", "high"]].itertuples(index=False)]
-    return table.assign(outside=pd.Series(told, dtype=object))
+    far = [outside(*row) for row in table[["paper", "low", "high"]].itertuples(index=False)]
+    return table.assign(outside=pd.Series(far, dtype=object))
 
 
 def _spent(timings: pd.DataFrame) -> pd.DataFrame:
-    """Seconds, a row a round, phase and unit; NaN where there are none to compare.
-
-    A trial that has stopped says so by 0 seconds of training; the query before asked nothing.
-    """
+    """Return the seconds of each round, phase and unit; NaN if there is nothing to compare."""
     ordered = timings.sort_values("round")
-    trials = ordered.groupby(TRIAL)["train_seconds"]
-    trained, whole = ordered["train_seconds"] > 0, trials.transform("min") > 0
+    whole = ordered.groupby(TRIAL)["repeats"].transform("max") == 0
     counted = {
-        ("train", "round"): ordered["train_seconds"].where(trained),
-        ("train", "trial"): ordered["train_seconds"].where(whole),
-        ("query", "round"): ordered["query_seconds"].where(trained & (trials.shift(-1) != 0)),
-        ("query", "trial"): ordered["query_seconds"].where(whole),
+        (phase, unit): ordered[f"{phase}_seconds"].where(whole | (unit == "round"))
+        for phase in ("train", "query")
+        for unit in ("round", "trial")
     }
     long = [ordered.assign(phase=phase, unit=unit, seconds=of) for (phase, unit), of in counted.items()]
     return pd.concat(long).sort_index(kind="stable")[[*TRIAL, "round", "phase", "unit", "seconds"]]
 
 
 def _beside_timed(seconds: pd.DataFrame, shared: list[str]) -> pd.DataFrame:
-    """The seconds with those of LPLgrad in the column seconds_reference."""
+    """Add the seconds of LPLgrad as the column seconds_reference."""
     reference = seconds.loc[seconds["strategy"] == TIMED, [*shared, "seconds"]]
     return seconds.merge(reference, on=shared, suffixes=("", "_reference"))
 
 
 def time_against_paper_parts(ratios: pd.DataFrame, file: StudyFile) -> list[Part]:
-    """Table IV as people read it: in bold where the paper's ratio lies outside the interval of ours."""
+    """Lay out strategies down; bold where the paper's ratio lies outside our interval."""
     of_phase = [(f"{phase}, a round", f"{phase}, a trial", "paper") for phase in ("training", "query")]
     head = ["multiples of LPLgrad's", "seeds", *of_phase[0], *of_phase[1]]
     parts = []
     for panel, part in panels(ratios):
-        budget, dataset = panel.values()
         rows: list[list[str]] = []
         best = set()
         for strategy, cells in part.groupby("strategy", sort=False):
@@ -260,14 +281,8 @@ def time_against_paper_parts(ratios: pd.DataFrame, file: StudyFile) -> list[Part
                     row.append(_ratio(cell["ratio"]) + _ratio_interval(cell["low"], cell["high"]) + fewer)
                 row.append(_ratio(phase["paper"].iloc[0]))
             rows.append(row)
-        parts.append(
-            Part(f"{dataset_title(file, dataset)}, {budget} budget: time", head=head, rows=rows, strong=frozenset(best))
-        )
+        parts.append(Part(f"{panel_title(file, panel)}: time", head=head, rows=rows, strong=frozenset(best)))
     return parts
-
-
-def _whole(value: Any) -> str:
-    return value if isinstance(value, str) else DASH if pd.isna(value) else f"{value:,.0f}"
 
 
 def _ratio(value: float) -> str:

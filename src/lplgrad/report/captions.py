@@ -1,44 +1,55 @@
-"""Titles as Snakemake's report takes them: in captions, which are reStructuredText, and as labels and categories.
+"""Titles in Snakemake's report: in captions, which are reStructuredText, and as labels and categories.
 
-Imports neither torch nor Snakemake, since the Snakefile reads it.
+The Snakefile imports this module, so it imports neither torch nor Snakemake.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from lplgrad.report.wording import has_target
 from lplgrad.study.settings import Study, shown_title
 
-# Categories and link targets that the report has anyway.
+# Categories and link targets of the report itself.
 TAKEN = {
     "claims", "comparison", "diagnostics", "other", "paper against ours", "results", "statistics", "study", "workflow",
 }  # fmt: skip
-JOINER = "\N{WORD JOINER}"  # is not seen, and separates no words
+JOINER = "\N{WORD JOINER}"  # invisible; separates no words
 
 
 def escaped(text: str) -> str:
-    """A title in reStructuredText: each mark has a backslash before it, so that none means anything."""
+    """Escape a title for reStructuredText, so that no mark in it has a meaning."""
     return re.sub(r"[!-/:-@\[-`{-~]", r"\\\g<0>", " ".join(text.split()))
 
 
 def label(title: str) -> str:
-    """A title as a label or a category of the report.
+    """Make a title safe as a label or a category of the report.
 
-    Snakemake replaces ``{name}`` in it, writes it into a script of the page, and makes a link target of a category. A
-    character that is not seen keeps each of these from reading a part of the title as its own.
+    Snakemake replaces ``{name}`` in it, writes it into a script of the page, and makes a link target of a category. An
+    invisible character keeps each of these from interpreting a part of the title.
     """
     title = re.sub(r"[{<\\]|:(?=\s|$)", rf"\g<0>{JOINER}", " ".join(title.split()))
     return JOINER + title if title.startswith(("_", "`")) or title.casefold() in TAKEN else title
 
 
+def placed(study: Study, text: str | None, names: Mapping[str, str]) -> str | None:
+    """Fill names into a label or a category; ``{dataset}`` and ``{strategy}`` become titles."""
+    shown = dict(names)
+    if "dataset" in names:
+        shown["dataset"] = label(shown_title(study.datasets, names["dataset"]))
+    if "strategy" in names:
+        shown["strategy"] = label(shown_title(study.strategies, names["strategy"]))
+    return None if text is None else text.format(**shown)
+
+
 def shown(study: Study, left_out: Collection[str]) -> dict[str, Any]:
-    """What captions say of a study, in reStructuredText: its title, and names of what it runs by their names.
+    """Return the names that captions write, in reStructuredText, and whether trials may stop early.
 
     Args:
         study: the study.
-        left_out: its data sets that could not be had.
+        left_out: its data sets that are not available.
     """
     run = study.run
     strategies = {name: escaped(shown_title(study.strategies, name)) for name in run.strategies}
@@ -49,4 +60,6 @@ def shown(study: Study, left_out: Collection[str]) -> dict[str, Any]:
         "datasets": datasets,
         "budgets": {name: escaped(name) for name in run.budgets},
         "left_out": [datasets[name] for name in left_out],
+        "target": has_target(study),
+        "test_images": f"{study.model_figures.embedded_images:,} randomly drawn test images (all, if there are fewer)",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,26 +15,32 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from lplgrad.analysis.comparison import reference_of
 from lplgrad.analysis.curves import TRIAL, compared, until_first_end
 from lplgrad.analysis.inference import ALPHA
+from lplgrad.analysis.measured import read_calibration, read_choices
+from lplgrad.analysis.statistics import statistics
 from lplgrad.machine.errors import UserError, nearest
-from lplgrad.report.statistics_page import Statistics, penalty_matrix, rank_text
-from lplgrad.report.style import TITLE_WIDTH, band, legend, looks, message, note, set_up, wrapped
-from lplgrad.report.tables import dataset_title, strategy_title, strategy_titles
-from lplgrad.report.wording import number, p_value
+from lplgrad.report.statistics import rank_text
+from lplgrad.report.style import TITLE_WIDTH, draw_curve, legend, looks, message, note, set_up, wrapped
+from lplgrad.report.wording import dataset_title, number, p_value, panel_title, strategy_title, strategy_titles
 from lplgrad.study.settings import StudyFile
 
 DARK = "#3C3C3C"
 
 
-def differences(found: Statistics, file: StudyFile) -> Any:
-    """The reference's area minus every other strategy's, with t intervals: a row per budget, a column per data set."""
+def differences(file: StudyFile, measurements: pd.DataFrame) -> Any:
+    """Draw the area of the reference minus that of every other strategy, with t intervals.
+
+    A row per budget, a column per data set.
+    """
     set_up()
+    found = statistics(measurements, file.study.run.strategies)
     frame = found.differences[found.differences["family"].astype(bool)]
     if frame.empty:
         if len(found.strategies) == 1:
             return message("There is one strategy, so there is no difference to show.")
         return message(f"No comparison with {strategy_title(file, found.reference)}: no seed has both areas.")
-    budgets, datasets = _present(file.study.run.budgets, frame["budget"]), _present(_datasets(file), frame["dataset"])
-    others = [name for name in file.study.run.strategies if name in set(frame["baseline"])]
+    run = file.study.run
+    budgets, datasets = _present(run.budgets, frame["budget"]), _present(run.datasets, frame["dataset"])
+    others = _present(run.strategies, frame["baseline"])
     beside = [_beside_axis(file, name).splitlines() for name in others]
     lines = max(map(len, beside))
     longest = max(len(line) for title in beside for line in title)
@@ -50,7 +57,9 @@ def differences(found: Statistics, file: StudyFile) -> Any:
             part = frame[(frame["budget"] == budget) & (frame["dataset"] == dataset)].set_index("baseline")
             _forest(axis, part, others, file)
             wide = 32 if len(datasets) > 1 else 60
-            axis.set_title(wrapped(f"{dataset_title(file, dataset)}, {budget} budget", wide), loc="left", fontsize=10)
+            axis.set_title(
+                wrapped(panel_title(file, {"budget": budget, "dataset": dataset}), wide), loc="left", fontsize=10
+            )
     title = strategy_title(file, found.reference)
     below = f"{title} minus the strategy named: area under the learning curve, points"
     figure.supxlabel(wrapped(below, round(13.5 * figure.get_figwidth())), fontsize=10)
@@ -87,10 +96,11 @@ def _forest(axis: Any, part: pd.DataFrame, others: list[str], file: StudyFile) -
     axis.grid(False, axis="y")
 
 
-def penalties(found: Statistics, file: StudyFile) -> Any:
-    """The pairwise penalty matrix, and below it how often each strategy is beaten."""
+def penalties(file: StudyFile, measurements: pd.DataFrame) -> Any:
+    """Draw the pairwise penalty matrix, and below it how often each strategy is beaten."""
     set_up()
-    names, shares = penalty_matrix(found, file)
+    shares = statistics(measurements, file.study.run.strategies).penalty_matrix()
+    names = list(shares.index)
     if len(names) < 2:
         return message("There is no pair of strategies to compare.")
     grid = np.vstack([shares.to_numpy(), shares.mean().to_numpy()])
@@ -115,9 +125,10 @@ def penalties(found: Statistics, file: StudyFile) -> Any:
     return figure
 
 
-def ranks(found: Statistics, file: StudyFile) -> Any:
-    """Average ranks on a line; bars join strategies that the critical difference does not tell apart."""
+def ranks(file: StudyFile, measurements: pd.DataFrame) -> Any:
+    """Draw average ranks on a line; bars join strategies whose ranks differ by less than the critical difference."""
     set_up()
+    found = statistics(measurements, file.study.run.strategies)
     ranking = found.ranking
     values = ranking.ranks
     if len(values) < 2:
@@ -160,7 +171,7 @@ def ranks(found: Statistics, file: StudyFile) -> Any:
 
 
 def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, budget: str) -> Any:
-    """Accuracy against labels, and below it against seconds of training and querying so far; a column per data set."""
+    """Draw accuracy against labels, and below it against the seconds spent so far; a column per data set."""
     part = _of_budget(compared(measurements), budget)
     spent = timings.sort_values([*TRIAL, "round"])
     before = spent.groupby(TRIAL)["query_seconds"].shift(fill_value=0).fillna(0)
@@ -176,11 +187,20 @@ def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, bud
     )
 
 
-def calibration(frame: pd.DataFrame, file: StudyFile, budget: str) -> Any:
-    """Calibration error, negative log-likelihood, and how well entropy ranks the losses; a column per data set."""
-    part = until_first_end(_of_budget(frame, budget)).assign(
-        calibration_error=lambda rows: rows["calibration_error"] * 100
-    )
+def calibration(file: StudyFile, diagnostics: Path, budget: str) -> Any:
+    """Draw how sure the models are and should be, from the tables of ``lplgrad diagnostics``."""
+    return draw_calibration(read_calibration(diagnostics, file), file, budget)
+
+
+def choices(file: StudyFile, diagnostics: Path, budget: str) -> Any:
+    """Draw what the queries chose, from the tables of ``lplgrad diagnostics``."""
+    return draw_choices(*read_choices(diagnostics, file), file, budget)
+
+
+def draw_calibration(frame: pd.DataFrame, file: StudyFile, budget: str) -> Any:
+    """Draw calibration error, negative log-likelihood, and how well entropy ranks the losses; a column per data set."""
+    part = until_first_end(_of_budget(frame, budget))
+    part = part.assign(calibration_error=part["calibration_error"] * 100)
     return _grid(
         file,
         [
@@ -197,14 +217,11 @@ def calibration(frame: pd.DataFrame, file: StudyFile, budget: str) -> Any:
     )
 
 
-def choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, budget: str) -> Any:
-    """Class balance, spread, overlap with the reference, and how the scores rank the errors; a column per data set.
+def draw_choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, budget: str) -> Any:
+    """Draw class balance, spread, overlap with the reference, and how the scores rank the errors.
 
-    Args:
-        frame: of ``diagnostics.choices``.
-        overlap: of ``diagnostics.overlap``.
-        file: the study.
-        budget: one of the study; one that no query bought labels with has no row in the frames.
+    A column per data set. The frames are those of ``diagnostics.choices`` and ``diagnostics.overlap``; they have no row
+    for a budget with which no query bought labels.
     """
     if budget in file.study.run.budgets and budget not in set(frame["budget"]):
         return message(
@@ -236,7 +253,7 @@ def choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, budget:
             without="The ranking of errors is left out: no query asked a model that was right and wrong on candidates.",
         ),
     ]  # fmt: skip
-    silent = [name for name in _datasets(file) if name not in {*part["dataset"], *file.unavailable}]
+    silent = [name for name in file.study.run.datasets if name not in {*part["dataset"], *file.unavailable}]
     names = ", ".join(dataset_title(file, name) for name in silent)
     remark = f"Left out, since no query bought labels there: {names}." if silent else ""
     return _grid(file, [replace(row, over_title="labelled images, after the query") for row in rows], remark)
@@ -244,8 +261,15 @@ def choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, budget:
 
 @dataclass(frozen=True)
 class Lines:
-    """A row of panels: what is drawn over what, the bounds of its values, a level to compare with, and what the figure
-    says where no value is known and the row is left out."""
+    """A row of panels.
+
+    Attributes:
+        frame, value, over: draw the column ``value`` over the column ``over`` of ``frame``.
+        title, over_title: of the axes.
+        bounds: of the values.
+        level: a horizontal line to compare with.
+        without: the note if no value is known, in which case the row is left out.
+    """
 
     frame: pd.DataFrame
     value: str
@@ -264,7 +288,7 @@ def _grid(file: StudyFile, wanted: list[Lines], remark: str = "") -> Any:
     remarks += [remark] if remark else []
     if not rows:
         return message(" ".join(remarks))
-    datasets = _present(_datasets(file), wanted[0].frame["dataset"])
+    datasets = _present(file.study.run.datasets, wanted[0].frame["dataset"])
     figure, axes = plt.subplots(
         len(rows), len(datasets), figsize=(3.6 * len(datasets) + 2.2, 2.5 * len(rows) + 0.4), squeeze=False
     )
@@ -285,7 +309,7 @@ def _grid(file: StudyFile, wanted: list[Lines], remark: str = "") -> Any:
 
 
 def _curves(axis: Any, row: Lines, part: pd.DataFrame, file: StudyFile) -> dict[str, Any]:
-    """Draw the curve of every strategy; the lines by the strategies' names."""
+    """Draw the curve of every strategy; return the lines by the names of the strategies."""
     lines: dict[str, Any] = {}
     if row.level is not None:
         axis.axhline(row.level, color=DARK, linewidth=0.8)
@@ -294,14 +318,9 @@ def _curves(axis: Any, row: Lines, part: pd.DataFrame, file: StudyFile) -> dict[
         if mine.empty:
             continue
         by_labels = mine.groupby("labels")
-        mean, spread = by_labels[row.value].mean(), by_labels[row.value].std().fillna(0)
+        mean, std = by_labels[row.value].mean(), by_labels[row.value].std()
         place = by_labels[row.over].mean() if row.over != "labels" else mean.index
-        (lines[name],) = axis.plot(
-            place, mean, color=look.color, marker=look.marker, markersize=5, linewidth=1.5,
-            dashes=look.dashes or (None, None), label=strategy_title(file, name), markeredgecolor="white",
-            markeredgewidth=0.6,
-        )  # fmt: skip
-        axis.fill_between(place, *band(mean, spread, *row.bounds), color=look.color, alpha=0.1, linewidth=0)
+        lines[name] = draw_curve(axis, look, strategy_title(file, name), place, mean, std, row.bounds, linewidth=1.5)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1 if row.over == "labels" else 2))
     return lines
@@ -314,9 +333,6 @@ def _of_budget(frame: pd.DataFrame, budget: str) -> pd.DataFrame:
     return part
 
 
-def _datasets(file: StudyFile) -> list[str]:
-    return file.study.run.datasets
-
-
-def _present(names: list[str], there: pd.Series[Any]) -> list[str]:
-    return [name for name in names if name in set(there)]
+def _present(names: list[str], column: pd.Series[Any]) -> list[str]:
+    present = set(column)
+    return [name for name in names if name in present]

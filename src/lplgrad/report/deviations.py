@@ -1,29 +1,37 @@
-"""Where a study's settings, the paper's and those of its authors' code differ."""
+"""The settings in which a study, the paper and its authors' code differ."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lplgrad.report.document import Part
+from lplgrad.report.document import Part, paragraphs
+from lplgrad.report.tables import Table
 from lplgrad.report.wording import count
-from lplgrad.study.settings import Study
+from lplgrad.study.reading import read_study
+from lplgrad.study.settings import Study, StudyFile
 
 UNCOMPARED = {"title"}
 
 
-def deviations_table(study: Study, paper: Study, authors_code: Study) -> pd.DataFrame:
-    """The settings of which the three do not all say the same.
+def deviations(file: StudyFile, presets: list[Path]) -> Table:
+    """Make the table. The presets are the paper's configuration, and what the authors' code changes in it."""
+    note = paragraphs(__file__, "deviations")
+    table = deviations_table(file.study, read_study(presets[:1]), read_study(presets))
+    return Table(table, deviations_parts(table, "this study"), "Paper, authors' code and this study", note)
 
-    Compared are the recipes, strategies, data sets and budgets that both the study and the paper define (what the study
-    adds of its own, or does not run, deviates from nothing), the precision of training and the number of seeds.
+
+def deviations_table(study: Study, paper: Study, authors_code: Study) -> pd.DataFrame:
+    """Compare the recipes, strategies, data sets and budgets that both the study and the paper define, the precision
+    of training, and the number of seeds.
 
     Returns:
-        Columns setting (a dotted key of the configuration), paper, authors_code, study; values as JSON, empty where
-        there is none.
+        Columns setting (a dotted key of the configuration), paper, authors_code, study; values as JSON, or empty. A
+        setting on which all three agree has no row.
     """
     rows = {"paper": _rows(paper), "authors_code": _rows(authors_code), "study": _rows(study)}
     found = []
@@ -38,7 +46,7 @@ def deviations_table(study: Study, paper: Study, authors_code: Study) -> pd.Data
 
 
 def _rows(study: Study) -> dict[str, dict[str, Any]]:
-    """What is compared, by its dotted name; the budgets of a data set are rows of their own."""
+    """Return what is compared by its dotted name; each budget of a data set is a row."""
     rows: dict[str, dict[str, Any]] = {}
     for name, recipe in study.recipes.items():
         rows[f"recipes.{name}"] = recipe.model_dump(by_alias=True)
@@ -62,7 +70,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def deviations_parts(table: pd.DataFrame, title: str) -> list[Part]:
-    """The settings as people read them; in bold where this study deviates from the paper's preset."""
+    """Lay out the settings; those in which the study deviates from the paper's preset are bold."""
     head = ["setting", "paper", "authors' code", title]
     rows = [[str(row[key]).replace('"', "") for key in table.columns] for _, row in table.iterrows()]
     best = {(number, 3) for number, row in enumerate(rows) if row[3] != row[1]}

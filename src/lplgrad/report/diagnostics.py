@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import math
+from typing import Any
+
+import pandas as pd
 
 from lplgrad.analysis import diagnostics
+from lplgrad.analysis.curves import panels
+from lplgrad.analysis.departures import check_settings
+from lplgrad.analysis.score_loss import over_seeds, score_loss
 from lplgrad.machine.files import write_text
-from lplgrad.report import score_loss
-from lplgrad.report.document import document
-from lplgrad.rounds.settings import check_settings
+from lplgrad.report.document import Part, document, paragraphs
+from lplgrad.report.wording import DASH, count, interval, panel_title, plus_minus, strategy_title
+from lplgrad.rounds.pool import TEST_IMAGES
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study_file
+from lplgrad.study.settings import StudyFile
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Read, compute and write."""
-
     file = read_study_file(arguments.study)
     check_settings(Layout(file.study, file.unavailable))
-    correlations = score_loss.score_loss(file)
-    summarised = score_loss.over_seeds(correlations)
+    correlations = score_loss(file)
+    summarised = over_seeds(correlations)
     tables = {
         "calibration": diagnostics.calibration(file),
         "choices": diagnostics.choices(file),
@@ -29,5 +36,36 @@ def run(arguments: argparse.Namespace) -> None:
     }
     for name, table in tables.items():
         write_text(arguments.output / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    page = document(f"Scores and true loss: {file.study.title}", score_loss.parts(summarised, file))
+    page = document(f"Scores and true loss: {file.study.title}", parts(summarised, file))
     write_text(arguments.output / "score_loss.html", page)
+
+
+def parts(summarised: pd.DataFrame, file: StudyFile) -> list[Part]:
+    """Lay out a table for each budget and data set, strategies down, labels across."""
+    datasets = diagnostics.open_datasets(Layout(file.study, file.unavailable))
+    found = [Part(text=paragraphs(__file__, "score_loss", empty=summarised.empty))]
+    for panel, part in panels(summarised):
+        labels, seeds = sorted(set(part["labels"])), int(part["seeds"].max())
+        cells = {(row["strategy"], row["labels"]): _cell(row, seeds) for row in part.to_dict("records")}
+        scores = dict(zip(part["strategy"], part["score"], strict=True))
+        rows = [
+            (
+                f"{strategy_title(file, name)}\n{scores[name].replace('_', ' ')}",
+                *(cells.get((name, number), DASH) for number in labels),
+            )
+            for name in file.study.run.strategies
+            if name in scores
+        ]
+        images = len(datasets[panel["dataset"]].test.labels)
+        over = f"Over all {images:,} test images."
+        if images > TEST_IMAGES:
+            over = f"Over {TEST_IMAGES:,} of the {images:,} test images, drawn anew for every seed."
+        head = ("strategy and score", *(f"{number:,} labels" for number in labels))
+        found.append(Part(f"{panel_title(file, panel)}, {count(seeds, 'seed')}", (over,), head, rows))
+    return found
+
+
+def _cell(row: dict[Any, Any], seeds: int) -> str:
+    fewer = "" if row["seeds"] == seeds else f" (of {row['seeds']})"
+    bracket = "" if math.isnan(row["low"]) else f"\n{interval(row['low'], row['high'], 3)}"
+    return plus_minus(row["mean"], row["std"], 3) + fewer + bracket

@@ -1,7 +1,8 @@
-"""Figures, from measurements alone."""
+"""Draw a figure, in every format that the endings of the outputs name; figures of learning curves."""
 
 from __future__ import annotations
 
+import argparse
 import math
 from typing import Any
 
@@ -11,13 +12,26 @@ import seaborn as sns
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lplgrad.analysis.comparison import random_of
-from lplgrad.report.style import TITLE_WIDTH, band, legend, looks, note, set_up, wrapped
-from lplgrad.report.tables import dataset_title, strategy_title, strategy_titles
+from lplgrad.report import style
+from lplgrad.report.document import check_endings
+from lplgrad.report.kinds import function_of, inputs_of
+from lplgrad.report.style import TITLE_WIDTH, draw_curve, legend, looks, note, set_up, wrapped
+from lplgrad.report.wording import dataset_title, strategy_title, strategy_titles
 from lplgrad.study.settings import StudyFile
 
 
+def run(arguments: argparse.Namespace) -> None:
+    """Draw a figure of the kind that is named, and write it."""
+    check_endings(arguments.output, (".svg", ".pdf", ".png"))
+    inputs = inputs_of(arguments)
+    figure = function_of(arguments)(**inputs)
+    if "trial" in inputs:
+        style.title_of_trial(figure, inputs["file"], inputs["trial"])
+    style.save(figure, arguments.output)
+
+
 def learning_curves(measurements: pd.DataFrame, file: StudyFile, budget: str) -> Any:
-    """Accuracy against labels with one budget, a column per data set (figures 3 and 4); see ``_curve_panels``."""
+    """Draw accuracy against labels with one budget, a column per data set (the paper's figures 3 and 4)."""
     part = measurements[measurements["budget"] == budget]
     datasets = [name for name in file.study.run.datasets if name in set(part["dataset"])]
     panels = {wrapped(dataset_title(file, name), 46): part[part["dataset"] == name] for name in datasets}
@@ -25,7 +39,7 @@ def learning_curves(measurements: pd.DataFrame, file: StudyFile, budget: str) ->
 
 
 def dataset_curves(measurements: pd.DataFrame, file: StudyFile, dataset: str) -> Any:
-    """The same for one data set, a column per budget (paper, figure 5)."""
+    """Draw accuracy against labels on one data set, a column per budget (the paper's figure 5)."""
     part = measurements[measurements["dataset"] == dataset]
     budgets = [name for name in file.study.run.budgets if name in set(part["budget"])]
     panels = {f"{name} budget": part[part["budget"] == name] for name in budgets}
@@ -33,15 +47,15 @@ def dataset_curves(measurements: pd.DataFrame, file: StudyFile, dataset: str) ->
 
 
 def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile, baseline: str | None) -> Any:
-    """Accuracy against labels, and below it what each strategy gains over random labelling, a column for every panel.
+    """Draw accuracy against labels, and below it the gain over random labelling, a column per panel.
 
-    Means over seeds with bands of one standard deviation; the gain is taken seed by seed before both. A curve goes as
-    far as all trials of its strategy do; where one stopped early at its target accuracy stands a star. The lower row is
-    left out, and the figure says why, where there is nothing to gain over.
+    Means over seeds with bands of one standard deviation; the gain is computed within each seed. A curve ends where the
+    first trial of its strategy does. A star marks where a trial stopped at its target accuracy. If there is no gain to
+    show, the lower row is left out and a note says why.
     """
     set_up()
     panels = {title: part.assign(accuracy=part["accuracy"] * 100) for title, part in panels.items()}
-    gains = {title: _gain(_trained(part), baseline) for title, part in panels.items()}
+    gains = {title: _gain(part, baseline) for title, part in panels.items()}
     rows = 1 if all(gain.empty for gain in gains.values()) else 2
     figure, axes = plt.subplots(
         rows, len(panels), figsize=(5.2 * len(panels) + 1.6, 3.6 + 2.4 * (rows - 1)), squeeze=False, sharex="col",
@@ -50,7 +64,7 @@ def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile, baseline: st
     handles: dict[str, Any] = {}
     for column, (title, part) in enumerate(panels.items()):
         axis = axes[0, column]
-        handles |= _curves(axis, _trained(part), file, "accuracy")
+        handles |= _curves(axis, part, file, "accuracy")
         _mark_stops(axis, part, file)
         axis.set_title(title, loc="left")
         axis.set_ylabel("test accuracy (%)")
@@ -73,12 +87,8 @@ def _without_gains(file: StudyFile, baseline: str | None) -> str:
     return f"Gains over {strategy_title(file, baseline)} are left out: no other strategy ran on a seed that it has."
 
 
-def _trained(part: pd.DataFrame) -> pd.DataFrame:
-    return part[~part["stopped"].astype(bool)]
-
-
 def _gain(part: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
-    """The measurements with a column gain: accuracy minus that of the baseline, seed by seed."""
+    """Add a column gain: accuracy minus that of the baseline on the same seed."""
     key = ["dataset", "seed", "round"]
     other = part.loc[part["strategy"] == baseline, [*key, "accuracy"]]
     paired = part[part["strategy"] != baseline].merge(other, on=key, suffixes=("", "_baseline"))
@@ -86,22 +96,17 @@ def _gain(part: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
 
 
 def _curves(axis: Any, part: pd.DataFrame, file: StudyFile, value: str) -> dict[str, Any]:
-    """Draw the curve of every strategy; the lines by the strategies' names."""
+    """Draw the curve of every strategy; return the lines by the names of the strategies."""
     lines: dict[str, Any] = {}
-    strategies = [name for name in file.study.run.strategies if name in set(part["strategy"])]
+    bounds = (0, 100) if value == "accuracy" else (-math.inf, math.inf)
     for name, look in looks(file.study.run.strategies).items():
-        if name not in strategies:
+        mine = part[part["strategy"] == name]
+        if mine.empty:
             continue
-        curve = part[part["strategy"] == name].groupby("labels")[value].agg(["mean", "std", "count"])
+        curve = mine.groupby("labels")[value].agg(["mean", "std", "count"])
         curve = curve[curve["count"] == curve["count"].max()]
-        (lines[name],) = axis.plot(
-            curve.index, curve["mean"], color=look.color, marker=look.marker, markersize=5, linewidth=1.6,
-            dashes=look.dashes or (None, None), label=strategy_title(file, name), markeredgecolor="white",
-            markeredgewidth=0.6,
-        )  # fmt: skip
-        bounds = (0, 100) if value == "accuracy" else (-math.inf, math.inf)
-        ends = band(curve["mean"], curve["std"].fillna(0), *bounds)
-        axis.fill_between(curve.index, *ends, color=look.color, alpha=0.1, linewidth=0)
+        title = strategy_title(file, name)
+        lines[name] = draw_curve(axis, look, title, curve.index, curve["mean"], curve["std"], bounds, linewidth=1.6)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, min_n_ticks=1))
     return lines
@@ -109,19 +114,19 @@ def _curves(axis: Any, part: pd.DataFrame, file: StudyFile, value: str) -> dict[
 
 def _mark_stops(axis: Any, part: pd.DataFrame, file: StudyFile) -> None:
     for name, look in looks(file.study.run.strategies).items():
-        stops = part[(part["strategy"] == name) & part["stopped"].astype(bool)].drop_duplicates("seed")
+        stops = part[(part["strategy"] == name) & (part["repeats"] > 0)]
         axis.plot(stops["labels"], stops["accuracy"], "*", color=look.color, markersize=10, markeredgecolor="white")
 
 
 def strategy(
-    measurements: pd.DataFrame, classes: pd.DataFrame, file: StudyFile, budget: str, dataset: str, name: str
+    measurements: pd.DataFrame, classes: pd.DataFrame, file: StudyFile, budget: str, dataset: str, strategy: str
 ) -> Any:
-    """One strategy alone: the curve of every seed, and the accuracy of every class over the rounds."""
+    """Draw one strategy alone: the curve of every seed, and the accuracy of every class over the rounds."""
     set_up()
-    chosen = "budget == @budget and dataset == @dataset and strategy == @name"
-    part = _trained(measurements.query(chosen)).assign(accuracy=lambda frame: frame["accuracy"] * 100)
+    chosen = "budget == @budget and dataset == @dataset and strategy == @strategy"
+    part = measurements.query(chosen).assign(accuracy=lambda frame: frame["accuracy"] * 100)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1, 1.25))
-    look = looks(file.study.run.strategies)[name]
+    look = looks(file.study.run.strategies)[strategy]
     for _, curve in part.groupby("seed"):
         left.plot(curve["labels"], curve["accuracy"], color=look.color, alpha=0.45, linewidth=1)
     mean = part.groupby("labels")["accuracy"].mean()
@@ -130,11 +135,11 @@ def strategy(
         left.set_xticks(mean.index)
     left.set_xlabel("labelled images")
     left.set_ylabel("test accuracy (%)")
-    left.set_title(wrapped(f"{strategy_title(file, name)}: every seed, and the mean", 54), loc="left")
+    left.set_title(wrapped(f"{strategy_title(file, strategy)}: every seed, and the mean", 54), loc="left")
     grid = classes.query(chosen).assign(accuracy=lambda frame: frame["accuracy"].astype(float) * 100)
     grid = grid.pivot_table(index="class", columns="labels", values="accuracy", sort=False)
     many = len(grid) > 20
-    if many:  # name the ones worth a look: those that end lowest
+    if many:
         grid = grid.sort_values(grid.columns[-1]).head(20)
     grid.index = pd.Index([wrapped(name, TITLE_WIDTH) for name in grid.index])
     sns.heatmap(

@@ -1,4 +1,4 @@
-"""Make tables and figures of what is there of a study: without Snakemake, even while it runs, in another folder."""
+"""Make tables and figures of the finished rounds of a study in another folder, without Snakemake."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import yaml
 
 from lplgrad.analysis import collect
+from lplgrad.analysis.departures import check_settings
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import write_text
 from lplgrad.machine.log import say
-from lplgrad.report import figure, table
+from lplgrad.report import figures, tables
 from lplgrad.report.document import Part, document
 from lplgrad.study.availability import absent_datasets
 from lplgrad.study.layout import Layout
@@ -20,8 +21,7 @@ from lplgrad.study.settings import StudyFile
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Collect, draw and write; a page that leads to all of it comes last."""
-
+    """Collect, draw and write; write the page that links to all files last."""
     study = read_study(arguments.files)
     reasons = left_out(study)
     absent = [name for name in absent_datasets(study) if arguments.partial or name in reasons]
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     layout, folder = Layout(study, missing), arguments.output
     if folder.resolve() == Path(layout.root).resolve():
         raise UserError(f"--output: {folder}: the study writes there itself; name another folder")
-    others = collect.departures(file, arguments.partial)
+    others = check_settings(layout, partial=arguments.partial)
     measurements = collect.measurements(file, arguments.partial, others)
     first = next(iter(others.values()), None)
     if measurements.empty and first:
@@ -46,32 +46,29 @@ def run(arguments: argparse.Namespace) -> None:
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
 
     made = []
+    sources = {name: folder / f"{name}.csv" for name in ("measurements", "classes", "timings")}
+    options = {**vars(arguments), **sources, "study": folder / "study.yaml"}
     for kind in ("accuracy", "time", "ablation", "accuracy-against-paper"):
         outputs = [folder / f"{kind.replace('-', '_')}.{ending}" for ending in ("csv", "html")]
-        source = folder / ("timings.csv" if kind in table.OF_TIMINGS else "measurements.csv")
-        options = {"kind": kind, "study": folder / "study.yaml", "measurements": source, "presets": None}
-        table.run(argparse.Namespace(**options, partial=arguments.partial, output=outputs))
+        tables.run(argparse.Namespace(**{**options, "kind": kind, "output": outputs}))
         made.append(outputs[1].name)
     for budget in dict.fromkeys(measurements["budget"]):
         outputs = [folder / f"learning_curves_{budget}.{ending}" for ending in ("svg", "png")]
-        options = {
-            "kind": "learning-curves",
-            "study": folder / "study.yaml",
-            "measurements": folder / "measurements.csv",
-        }
-        figure.run(argparse.Namespace(**options, budget=budget, partial=arguments.partial, output=outputs))
+        given = {**options, "kind": "learning-curves", "budget": budget, "output": outputs}
+        figures.run(argparse.Namespace(**given))
         made.append(outputs[0].name)
 
     rounds = sum(layout.rounds(trial.budget, trial.dataset) for trial in layout.trials())
     gaps = "".join(f" {name} is missing: {reason}." for name, reason in missing.items())
-    said = f"{len(measurements)} of {rounds} rounds of {study.title}."
+    summary = f"{len(measurements)} of {rounds} rounds of {study.title}."
     if first:
         gaps += (
             f" Left out: rounds of {len(others)} trial(s) that were run with other settings, for example {first.file}: "
             f"{first.problem}."
         )
     page = document(
-        f"So far: {study.title}" if arguments.partial else study.title, [Part(text=(said + gaps,), links=tuple(made))]
+        f"So far: {study.title}" if arguments.partial else study.title,
+        [Part(text=(summary + gaps,), links=tuple(made))],
     )
     write_text(folder / "index.html", page)
-    say(f"{said}{gaps} See {folder / 'index.html'}")
+    say(f"{summary}{gaps} See {folder / 'index.html'}")

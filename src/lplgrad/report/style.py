@@ -20,10 +20,13 @@ from matplotlib.text import Text
 
 from lplgrad.machine.files import replacing
 from lplgrad.machine.log import say
+from lplgrad.report.wording import dataset_title, strategy_title
+from lplgrad.study.layout import Trial
+from lplgrad.study.settings import StudyFile
 
 mpl.use("Agg")
 
-# Okabe and Ito's colours, told apart by the colour-blind; markers and dashes tell the lines apart in grey.
+# Okabe and Ito's colours, which the colour-blind can distinguish; markers and dashes distinguish the lines in grey.
 LOOKS = {
     "lplgrad": ("#D55E00", "o", ""),
     "learning_loss": ("#E69F00", "s", (4, 1.5)),
@@ -40,33 +43,28 @@ SPARE = [
     ("#843C39", "p", (2, 2)),
     ("#5254A3", "*", (6, 1, 2, 1)),
 ]
-# Toward white (1) or black (0), and how far.
+# Towards white (1) or black (0), and how far.
 SHADES = [(0.0, 0.0), (1.0, 0.45), (0.0, 0.35)]
 
-# Of a title, in letters, before its next line begins: in a legend, and beside an axis.
+# Letters in a line of a title, in a legend and beside an axis.
 TITLE_WIDTH = 32
 
 FONT = "DejaVu Sans"
-# Which other fonts write what this one lacks: these, as far as they are installed, and then any.
+# The fonts that write the letters which this one lacks: these, if they are installed, then any.
 FALLBACKS = [
     "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "IPAGothic", "IPAexGothic",
     "Droid Sans Fallback", "Hiragino Sans", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Noto Sans", "Symbola",
 ]  # fmt: skip
-# Debian's packages of fonts, by what the names of their letters in Unicode begin with.
-PACKAGES = {
-    "CJK": "fonts-noto-cjk",
-    "HIRAGANA": "fonts-noto-cjk",
-    "KATAKANA": "fonts-noto-cjk",
-    "HANGUL": "fonts-noto-cjk",
-}
+# Of these scripts Debian has one package of fonts.
+CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
 
-# What matplotlib writes of the time and its version, by format.
+# Where matplotlib writes the time or its version, by format.
 DATED_BY = {".svg": "Date", ".pdf": "CreationDate", ".png": "Software"}
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a strategy's line is drawn."""
+    """The look of a strategy's line."""
 
     color: str
     marker: str
@@ -74,7 +72,7 @@ class Look:
 
 
 def looks(strategies: list[str]) -> dict[str, Look]:
-    """The look of each strategy: the paper's have their own, others take the spare ones in the order given.
+    """Return the look of each strategy. The paper's have their own; others take the spare ones in the order given.
 
     No two of up to 36 others share both colour and marker, or both colour and dashes. No two of up to 216 share all.
     """
@@ -84,7 +82,7 @@ def looks(strategies: list[str]) -> dict[str, Look]:
 
 
 def _spare(number: int) -> Look:
-    """After six a hue comes back, lighter or darker, with the marker and the dashes of two others."""
+    """After six strategies a hue returns, lighter or darker, with the marker and the dashes of two others."""
     turn, place = divmod(number, len(SPARE))
     colors, markers, dashes = zip(*SPARE, strict=True)
     size = len(SPARE)
@@ -94,14 +92,23 @@ def _spare(number: int) -> Look:
     return Look(color, markers[(place + turn) % size], dashes[(place - turn - turn // size) % size])
 
 
-def band(mean: Any, spread: Any, low: float, high: float) -> tuple[Any, Any]:
-    """The ends of a band of ``spread`` around ``mean``, cut off where the quantity that is drawn has its bounds."""
-    return (mean - spread).clip(low, high), (mean + spread).clip(low, high)
+def draw_curve(
+    axis: Any, look: Look, title: str, x: Any, mean: Any, std: Any, bounds: tuple[float, float], linewidth: float
+) -> Any:
+    """Draw a curve with a band of one standard deviation, cut off at the bounds of the quantity; return the line."""
+    (line,) = axis.plot(
+        x, mean, color=look.color, marker=look.marker, markersize=5, linewidth=linewidth,
+        dashes=look.dashes or (None, None), label=title, markeredgecolor="white", markeredgewidth=0.6,
+    )  # fmt: skip
+    spread = std.fillna(0)
+    ends = (mean - spread).clip(*bounds), (mean + spread).clip(*bounds)
+    axis.fill_between(x, *ends, color=look.color, alpha=0.1, linewidth=0)
+    return line
 
 
 def set_up() -> None:
     """Set matplotlib up for a figure."""
-    # A line for each letter that a font lacks; ``save`` looks for other fonts, and says in one line what none has.
+    # One warning for each letter that a font lacks. ``save`` tries other fonts and reports missing letters in one line.
     warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
     sns.set_theme(context="paper", style="ticks", font=FONT, font_scale=1.1)
     mpl.rcParams.update(
@@ -121,7 +128,7 @@ def set_up() -> None:
 
 
 def message(text: str) -> Any:
-    """A figure that says why there is nothing to draw."""
+    """Return a figure that explains why there is nothing to draw."""
     set_up()
     figure, axis = plt.subplots(figsize=(7, 1.2))
     axis.axis("off")
@@ -130,26 +137,34 @@ def message(text: str) -> Any:
 
 
 def note(figure: Any, text: str) -> None:
-    """Write what a reader must know of a figure below it; nothing for an empty text."""
+    """Write a text below a figure, if it is not empty."""
     if text:
         width = round(14 * figure.get_figwidth())
         figure.supxlabel(textwrap.fill(text, width), fontsize=8, color="#444444")
 
 
 def wrapped(text: str, width: int) -> str:
-    """A title over several lines of about ``width`` Latin letters; what is shorter stays as it is."""
+    """Break a title into lines of about ``width`` Latin letters."""
     text = " ".join(text.split())
     taken = sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
     return textwrap.fill(text, width * len(text) // taken) if taken > width else text
 
 
+def title_of_trial(figure: Any, file: StudyFile, trial: Trial) -> None:
+    """Write above a figure which trial it shows. The figure grows if it must."""
+    text = f"{strategy_title(file, trial.strategy)} on {dataset_title(file, trial.dataset)}"
+    title = wrapped(f"{text}, {trial.budget} budget, seed {trial.seed}", round(12 * figure.get_figwidth()))
+    figure.set_figheight(figure.get_figheight() + 0.17 * title.count("\n"))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+
+
 def legend(figure: Any, handles: Mapping[str, Any], titles: Mapping[str, str], place: str) -> None:
-    """A legend beside the axes: below each title, by name, what it stands for. The figure grows if it must."""
+    """Draw a legend beside the axes; handles and titles are given by name. The figure grows if it must."""
     shown = [wrapped(title, TITLE_WIDTH) for name, title in titles.items() if name in handles]
     tall = sum(0.21 + 0.17 * title.count("\n") for title in shown) + 0.4
     longest = max((len(line) for title in shown for line in title.splitlines()), default=0)
     figure.set_size_inches(figure.get_figwidth() + 0.07 * max(longest - 18, 0), max(figure.get_figheight(), tall))
-    # Labels are given one by one: of those that it finds itself, matplotlib leaves out what begins with an underscore.
+    # Labels are given one by one, because matplotlib by itself leaves out those that begin with an underscore.
     figure.legend([handles[name] for name in titles if name in handles], shown, loc=place, handlelength=3.2)
 
 
@@ -165,13 +180,13 @@ def save(figure: Any, paths: list[Path]) -> None:
 
 
 def _choose_fonts(figure: Any) -> None:
-    """Let other fonts that are installed write what the usual one lacks, and say what none of them can write.
+    """Let other installed fonts write the letters that the usual one lacks, and report letters that no font has.
 
     Texts of Latin, Greek, Cyrillic, Arabic and Hebrew letters are not touched.
     """
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
-            axis.get_ticklabels()  # which are made when they are asked for, or drawn
+            axis.get_ticklabels()  # matplotlib creates them on demand
     texts = [text for text in figure.findobj(Text) if _missing(text.get_text(), FONT)]
     missing = set().union(*(_missing(text.get_text(), FONT) for text in texts))
     if not missing:
@@ -196,20 +211,20 @@ def _choose_fonts(figure: Any) -> None:
 
 
 def _families() -> list[str]:
-    """The installed families of fonts, those of ``FALLBACKS`` first; matplotlib's list of them may be an old one."""
+    """Return the installed families of fonts, those of ``FALLBACKS`` first; matplotlib's own list may be outdated."""
     known = {entry.fname for entry in font_manager.fontManager.ttflist}
     for path in sorted(set(font_manager.findSystemFonts()) - known):
         with contextlib.suppress(OSError, RuntimeError, NotImplementedError):  # no font, or one of pixels
             font_manager.fontManager.addfont(path)
     upright = [entry for entry in font_manager.fontManager.ttflist if entry.style == "normal"]
     names = {entry.name for entry in upright if entry.weight in (400, "normal", "regular", "book")}
-    # The boxes that matplotlib draws for letters that no font has are a font too.
+    # matplotlib draws boxes for letters that no font has; these boxes are a font, too.
     others = sorted(name for name in names.difference(FALLBACKS) if not name.startswith("Last Resort"))
     return [name for name in FALLBACKS if name in names] + others
 
 
 def _missing(text: str, family: str) -> set[str]:
-    """The letters of a text that a font lacks; blanks and marks that are never seen do not count."""
+    """Return the letters of a text that a font lacks, except blanks and invisible marks."""
     letters = {letter for letter in text if ord(letter) > 127 and letter.isprintable() and not _is_selector(letter)}
     if not letters:
         return letters
@@ -217,18 +232,18 @@ def _missing(text: str, family: str) -> set[str]:
         properties = font_manager.FontProperties(family=[family])
         path = font_manager.fontManager.findfont(properties, fallback_to_default=False)
         glyphs = font_manager.get_font(path).get_charmap()
-    except (OSError, RuntimeError, ValueError):  # it was removed, or cannot be read
+    except (OSError, RuntimeError, ValueError):  # removed or unreadable
         return letters
     return {letter for letter in letters if ord(letter) not in glyphs}
 
 
 def _is_selector(letter: str) -> bool:
-    """A variation selector, which asks for an emoji in colours or without."""
+    """Return whether a letter is a variation selector, which makes an emoji coloured or plain."""
     return 0xFE00 <= ord(letter) <= 0xFE0F
 
 
 def _package(letter: str) -> str:
-    """Debian's package of a font that has a letter."""
-    kind = unicodedata.category(letter)
-    script = unicodedata.name(letter, "").split(" ")[0]
-    return PACKAGES.get(script, "fonts-symbola" if kind.startswith("S") else "fonts-noto-core")
+    """Return Debian's package of a font that has a letter."""
+    if unicodedata.name(letter, "").startswith(CJK):
+        return "fonts-noto-cjk"
+    return "fonts-symbola" if unicodedata.category(letter).startswith("S") else "fonts-noto-core"

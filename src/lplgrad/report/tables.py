@@ -1,35 +1,86 @@
-"""Tables: the numbers as a data frame, and the frame as a page."""
+"""Tables: numbers as .csv, and a page to read as .html."""
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import dataclass
+
 import pandas as pd
 
-from lplgrad.analysis.curves import CELL, TRIAL, panels, trial_seconds
-from lplgrad.report.document import Part
-from lplgrad.study.settings import StudyFile, shown_title
+from lplgrad.analysis.curves import CELL, curves, panels, trial_seconds
+from lplgrad.analysis.measured import mixed_versions
+from lplgrad.machine.files import write_text
+from lplgrad.report.document import Part, check_endings, document, paragraphs
+from lplgrad.report.kinds import function_of, inputs_of
+from lplgrad.report.wording import DASH, count, has_target, panel_title, plus_minus, strategy_title
+from lplgrad.study.settings import StudyFile
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        frame: its numbers.
+        parts: of its page.
+        heading: of its page.
+        note: paragraphs below the parts.
+    """
+
+    frame: pd.DataFrame
+    parts: list[Part]
+    heading: str
+    note: tuple[str, ...] = ()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Make a table of the kind that is named, and write it."""
+    check_endings(arguments.output, (".csv", ".html"))
+    inputs = inputs_of(arguments)
+    table: Table = function_of(arguments)(**inputs)
+    file = inputs["file"]
+    cautions = [mixed_versions(inputs[name]) for name in ("measurements", "timings") if name in inputs]
+    missing = (f"{name} is missing: {reason}." for name, reason in file.unavailable.items())
+    parts = [Part(text=cautions), *table.parts, Part(text=(*table.note, *missing))]
+    for path in arguments.output:
+        if path.suffix == ".csv":
+            write_text(path, table.frame.to_csv(index=False, float_format="%.6g"))
+        else:
+            write_text(path, document(f"{table.heading}: {file.study.title}", parts))
+
+
+def accuracy(file: StudyFile, measurements: pd.DataFrame) -> Table:
+    """Make the table of test accuracy, the paper's Table III."""
+    table, note = accuracy_table(measurements), paragraphs(__file__, "accuracy", target=has_target(file.study))
+    return Table(table, accuracy_parts(table, file), "Test accuracy (%)", note)
+
+
+def time(file: StudyFile, timings: pd.DataFrame) -> Table:
+    """Make the table of seconds, the paper's Table IV."""
+    table, note = time_table(timings), paragraphs(__file__, "time", target=has_target(file.study))
+    return Table(table, time_parts(table, file), "Time", note)
 
 
 def accuracy_table(measurements: pd.DataFrame) -> pd.DataFrame:
-    """Test accuracy in percent at every budget: columns budget, dataset, labels, strategy, seeds, mean, std.
+    """Average the test accuracy of every round: columns budget, dataset, labels, strategy, seeds, mean, std.
 
-    ``std`` is the sample standard deviation over seeds (n - 1), NaN for one seed. A trial that stopped at its target
-    accuracy counts up to there.
+    In percent. ``std`` is the sample standard deviation over seeds (n - 1), NaN for one seed. A trial that stopped at
+    its target accuracy counts up to there.
     """
-    trained = measurements[~measurements["stopped"].astype(bool)]
-    grouped = trained.assign(accuracy=measurements["accuracy"] * 100).groupby([*CELL, "labels"], sort=False)
+    grouped = curves(measurements).groupby([*CELL, "labels"], sort=False)
     table = grouped["accuracy"].agg(seeds="count", mean="mean", std="std").reset_index()
     return table[["budget", "dataset", "labels", "strategy", "seeds", "mean", "std"]]
 
 
 def time_table(timings: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of a round and of a trial: columns budget, dataset, strategy, seeds, train_round, query_round (means
-    over the rounds of all seeds that trained, and that queried), trials (whole ones), train_trial, query_trial (means
-    over whole trials of their sums; a trial that was stopped is none) and device."""
-    # The rounds that a stopped trial repeats take 0 seconds, and so does the query of the last that it trained.
-    trained = timings[timings["train_seconds"] > 0]
-    last = trained.groupby(TRIAL)["round"].transform("max")
-    trained = trained.assign(query_seconds=trained["query_seconds"].where(trained["round"] < last))
-    per_round = trained.groupby(CELL, sort=False).agg(
+    """Average the seconds of a round and of a trial.
+
+    Returns:
+        Columns budget, dataset, strategy, seeds, train_round, query_round (means over the rounds of all seeds that
+        trained, and that queried), trials (complete ones), train_trial, query_trial (means over complete trials of
+        their sums; a trial that was stopped is not complete) and device.
+    """
+    per_round = timings.groupby(CELL, sort=False).agg(
         seeds=("seed", "nunique"),
         train_round=("train_seconds", "mean"),
         query_round=("query_seconds", "mean"),
@@ -46,47 +97,42 @@ def time_table(timings: pd.DataFrame) -> pd.DataFrame:
 
 
 def accuracy_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
-    """The accuracy table as people read it: a section per budget and data set, rounds down, strategies across."""
-    study = file.study
+    """Lay out a section per budget and data set, rounds down, strategies across."""
     parts = []
-    for key, part in panels(table):
-        budget, dataset = key.values()
-        mean = part.pivot(index="labels", columns="strategy", values="mean")
-        std = part.pivot(index="labels", columns="strategy", values="std")
-        strategies = [name for name in study.run.strategies if name in mean]
-        count = part.pivot(index="labels", columns="strategy", values="seeds")
-        seeds = part["seeds"].max()
+    for panel, part in panels(table):
+        seeds = int(part["seeds"].max())
+        cells = part.set_index(["labels", "strategy"]).to_dict("index")
+        strategies = [name for name in file.study.run.strategies if name in set(part["strategy"])]
         rows, best = [], set()
-        for number, labels in enumerate(mean.index):
-            cells = []
-            for column, strategy in enumerate(strategies, start=1):
-                value, spread = mean.loc[labels, strategy], std.loc[labels, strategy]
-                if pd.isna(value):
-                    cells.append("–")
+        for place, (labels, of_row) in enumerate(part.groupby("labels")):
+            row = [str(labels)]
+            for strategy in strategies:
+                cell = cells.get((labels, strategy))
+                if cell is None:
+                    row.append(DASH)
                     continue
-                of = "" if count.loc[labels, strategy] == seeds else f" (of {count.loc[labels, strategy]:.0f})"
-                cells.append(f"{value:.1f}" + ("" if pd.isna(spread) else f" ± {spread:.1f}") + of)
-                if len(strategies) > 1 and round(value, 1) == round(mean.loc[labels].max(), 1):
-                    best.add((number, column))
-            rows.append([str(labels), *cells])
-        heading = f"{dataset_title(file, dataset)}, {budget} budget ({seeds} seed{'s' if seeds > 1 else ''})"
+                if len(strategies) > 1 and round(cell["mean"], 1) == round(of_row["mean"].max(), 1):
+                    best.add((place, len(row)))
+                fewer = "" if cell["seeds"] == seeds else f" (of {cell['seeds']})"
+                row.append(plus_minus(cell["mean"], cell["std"], 1) + fewer)
+            rows.append(row)
+        heading = f"{panel_title(file, panel)} ({count(seeds, 'seed')})"
         head = ["labels", *(strategy_title(file, name) for name in strategies)]
         parts.append(Part(heading, head=head, rows=rows, strong=frozenset(best)))
     return parts
 
 
 def time_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
-    """The time table as people read it: a section per budget and data set, strategies down."""
+    """Lay out a section per budget and data set, strategies down."""
     parts = []
     for panel, part in panels(table):
-        budget, dataset = panel.values()
         rows = []
         for row in part.to_dict("records"):
             of = "" if row["trials"] in (0, row["seeds"]) else f" (of {row['trials']})"
             trial = [_seconds(row[key]) + of for key in ("train_trial", "query_trial")]
             rounds = [_seconds(row[key]) for key in ("train_round", "query_round")]
             rows.append([strategy_title(file, row["strategy"]), *rounds, *trial])
-        heading = f"{dataset_title(file, dataset)}, {budget} budget, on {'; '.join(sorted(set(part['device'])))}"
+        heading = f"{panel_title(file, panel)}, on {'; '.join(sorted(set(part['device'])))}"
         head = ["seconds", "training, a round", "query, a round", "training, a trial", "query, a trial"]
         parts.append(Part(heading, head=head, rows=rows))
     return parts
@@ -94,20 +140,5 @@ def time_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
 
 def _seconds(value: float) -> str:
     if pd.isna(value):
-        return "–"
+        return DASH
     return f"{value:,.3f}" if value < 1 else f"{value:,.1f}"
-
-
-def strategy_title(file: StudyFile, name: str) -> str:
-    """A strategy's name for people."""
-    return shown_title(file.study.strategies, name)
-
-
-def strategy_titles(file: StudyFile) -> dict[str, str]:
-    """What the strategies that run are called, by their names."""
-    return {name: strategy_title(file, name) for name in file.study.run.strategies}
-
-
-def dataset_title(file: StudyFile, name: str) -> str:
-    """A data set's name for people."""
-    return shown_title(file.study.datasets, name)

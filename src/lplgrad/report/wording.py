@@ -1,8 +1,11 @@
-"""Numbers as a reader is shown them; what is not known is a dash."""
+"""How pages and figures write numbers and names. An unknown number is a dash."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
+
+from lplgrad.study.settings import Study, StudyFile, shown_title
 
 DASH = "–"
 
@@ -13,13 +16,18 @@ def count(how_many: int, noun: str) -> str:
 
 
 def number(value: float, digits: int = 2) -> str:
-    """With so many digits, and a true minus."""
+    """With a fixed number of digits and a true minus sign."""
     return DASH if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """The same with its sign, for differences."""
+    """A difference, with its sign."""
     return DASH if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def whole(value: Any) -> str:
+    """Without decimals; a text stays as it is."""
+    return value if isinstance(value, str) else DASH if math.isnan(value) else f"{round(value):,}".replace("-", "−")
 
 
 def plus_minus(mean: float, spread: float, digits: int = 2) -> str:
@@ -38,7 +46,7 @@ def signed_interval(low: float, high: float, digits: int = 2) -> str:
 
 
 def p_value(value: float, sign: str = "") -> str:
-    """``.012``, or with a sign ``= .012``, and no more digits than mean something."""
+    """``.012``, or with a sign ``= .012``, with no more digits than are meaningful."""
     if math.isnan(value):
         return DASH
     if value < 0.001:
@@ -49,3 +57,31 @@ def p_value(value: float, sign: str = "") -> str:
 def seeds(value: float) -> str:
     """A number of seeds that are needed."""
     return DASH if math.isnan(value) else ">1,000" if value > 1000 else f"{value:,.0f}"
+
+
+def strategy_title(file: StudyFile, name: str) -> str:
+    """The name of a strategy for people."""
+    return shown_title(file.study.strategies, name)
+
+
+def strategy_titles(file: StudyFile) -> dict[str, str]:
+    """The names for people of all strategies that run, by their names."""
+    return {name: strategy_title(file, name) for name in file.study.run.strategies}
+
+
+def dataset_title(file: StudyFile, name: str) -> str:
+    """The name of a data set for people."""
+    return shown_title(file.study.datasets, name)
+
+
+def panel_title(file: StudyFile, panel: dict[str, str]) -> str:
+    """The names of a data set and a budget for people."""
+    return f"{dataset_title(file, panel['dataset'])}, {panel['budget']} budget"
+
+
+def has_target(study: Study) -> bool:
+    """Return whether any trial may stop early at a target accuracy."""
+    budgets = [
+        study.datasets[dataset].budgets[budget] for dataset in study.run.datasets for budget in study.run.budgets
+    ]
+    return any(budget.target_accuracy is not None for budget in budgets)

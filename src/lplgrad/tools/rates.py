@@ -1,45 +1,142 @@
-"""How fast this machine is at a study's own models: seconds an image, from some batches of random images."""
+"""How fast a machine is at a study's own models: rates that are measured here, or that a file holds."""
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import torch
 
+from lplgrad import datasets
 from lplgrad.acquisition.coreset import k_center_greedy
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import PerSampleGradientNorms
 from lplgrad.machine import devices
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import read_json
 from lplgrad.machine.randomness import Purpose, stream
 from lplgrad.machine.timing import Stopwatch
 from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.loop import train
+from lplgrad.rounds.models import build_model
 from lplgrad.rounds.needs import gradient_batch_size
 from lplgrad.rounds.networks import first_networks
 from lplgrad.rounds.transforms import batch_size
 from lplgrad.study.layout import Layout
-from lplgrad.study.settings import Compute, Dataset, Normalization, Recipe
-from lplgrad.tools.costs import ANY, images_of, key
+from lplgrad.study.settings import Compute, Dataset, Model, Normalization, Recipe, Study
+
+# Seconds by (key, task): of an image (``train``: forward, backward and update; ``predict``: forward; ``gradient
+# norms``), of a pair of points (``k-center``), of a job (``start a job``).
+Rates = Mapping[tuple[str, str], float]
+Task = Literal["train plain", "train joint", "predict", "gradient norms", "k-center", "start a job"]
+ANY = "any model"
+# Sources whose size is known before they are prepared: side, channels, classes, test images.
+KNOWN = {
+    "cifar10": (32, 3, 10, 10_000), "cifar100": (32, 3, 100, 10_000), "svhn": (32, 3, 10, 26_032),
+    "caltech101": (224, 3, 101, 2_877), "digits": (8, 1, 10, 597),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a data set: side of an image in pixels, channels, classes, and images of either split."""
+
+    side: int
+    channels: int
+    classes: int
+    pool: int
+    test: int
+
+
+def size_of(study: Study, dataset: str) -> Size:
+    """Read the size of a prepared data set; of another one take it from its source and options.
+
+    Raises:
+        UserError: the size is not known yet.
+    """
+    row = study.datasets[dataset]
+    manifest = Path(study.data_dir) / dataset / "dataset.json"
+    if manifest.exists():
+        described = read_json(manifest)
+        try:
+            train, test = (described["splits"][split]["images"] for split in ("train", "test"))
+            return Size(min(train[1:3]), train[3], len(described["classes"]), train[0], test[0])
+        except (KeyError, TypeError, ValueError, IndexError):
+            raise UserError(f"{manifest}: not the description of a data set; prepare it anew") from None
+    source = datasets.load(row.source)
+    options = source.options.model_validate(row.options)
+    # Of a folder of images the number of classes is a guess; it changes the disk space by some kB.
+    side, channels, classes, test = KNOWN.get(row.source, (None, 3, 6, None))
+    side = getattr(options, "image_size", None) or side
+    test = getattr(options, "test_images", None) or test
+    pool = source.pool_size(options) or max(budget.labels for budget in row.budgets.values())
+    if side is None or test is None:
+        raise UserError(
+            f"datasets.{dataset}: its size is known once it is prepared (add --until prepare to your snakemake command)"
+        )
+    return Size(side, channels, classes, pool, test)
+
+
+def key(model: Model, size: Size, compute: Compute) -> str:
+    """The name of a model in a file of rates."""
+    width, image = build_model(model, size.channels, size.classes).channels[0], f"{size.side}x{size.side}"
+    return f"{model.name} of width {width}, {model.stem} stem, {image}x{size.channels}, {compute.precision}"
+
+
+def rate(rates: Rates, of: str, task: Task) -> float:
+    """Look up seconds.
+
+    Raises:
+        UserError: the rate is missing.
+    """
+    try:
+        return rates[of, task]
+    except KeyError:
+        known = "; ".join(sorted({name for name, _ in rates})) or "none"
+        raise UserError(f"no rate for {task!r} of {of} (there are: {known}); --measure takes it here") from None
+
+
+def read_rates(path: Path) -> Rates:
+    """Read the rows of the benchmark ``rates`` from a file that ``python -m benchmarks`` wrote.
+
+    Raises:
+        UserError: there are none, the file is cut off, or a rate is not a positive number.
+    """
+    try:
+        text = path.read_bytes().decode()
+        rows = [row for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("benchmark") == "rates"]
+        rates = {(row["setting"], row["case"]): float(row["median"]) for row in rows}
+    except (KeyError, TypeError, ValueError, csv.Error):
+        raise UserError(f"{path}: not a table of measured rates") from None
+    if rates and not text.endswith("\n"):
+        raise UserError(f"{path}: cut off within its last line; measure the rates again")
+    for (of, task), seconds in rates.items():
+        if not 0 < seconds < math.inf:
+            raise UserError(f"{path}: {task!r} of {of} takes {seconds} seconds; measure the rates again")
+    if not rates:
+        raise UserError(f"{path}: no rates in it; python -m benchmarks --only rates measures them")
+    return rates
 
 
 def measure_rates(layout: Layout, repeats: int = 3) -> dict[tuple[str, str], float]:
-    """Medians over ``repeats`` batches of each task, after one that does not count; one job at a time.
-
-    Returns:
-        Seconds by (key of the model, task), as ``estimation.estimate`` takes them.
-    """
+    """Measure the rates of a study here: medians over ``repeats`` batches of each task, after one to warm up."""
     study, rates = layout.study, dict[tuple[str, str], float]()
     device = devices.set_up(study.compute)
     for name in layout.datasets:
-        row, images = study.datasets[name], images_of(study, name)
-        model_key = key(row.model, images.side, images.channels, study.compute)
-        if (model_key, "train plain") not in rates:
-            for task, (case, count) in cases(row, images.side, images.channels, study.compute, device).items():
-                rates[model_key, task] = median_seconds(case, device, repeats) / count
+        row, size = study.datasets[name], size_of(study, name)
+        model = key(row.model, size, study.compute)
+        if (model, "train plain") not in rates:
+            for task, (case, count) in cases(row, size.side, size.channels, study.compute, device).items():
+                rates[model, task] = median_seconds(case, device, repeats) / count
     points = torch.randn(2_000, 512, generator=torch.Generator().manual_seed(1))
     found = median_seconds(lambda: k_center_greedy(points[:1_500], points[1_500:], 100), device, repeats)
     rates[ANY, "k-center"] = found / (1_500 * 600)
@@ -54,7 +151,7 @@ def measure_rates(layout: Layout, repeats: int = 3) -> dict[tuple[str, str], flo
 def cases(
     row: Dataset, side: int, channels: int, compute: Compute, device: torch.device
 ) -> dict[str, tuple[Callable[[], object], int]]:
-    """What is timed for a model, and how many images each takes. ``joint`` is timed with its gradients attached."""
+    """What is timed for a model, and the number of images. ``joint`` is timed with its gradients attached."""
     batch = row.training.batch_size if device.type == "cuda" else min(row.training.batch_size, batch_size(side, side))
     count = batch * (20 if device.type == "cuda" else 1)
     draw = torch.Generator().manual_seed(0)
@@ -96,8 +193,8 @@ def cases(
 
 
 def median_seconds(case: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median seconds of a call, the device's queue drained at both ends. Of one thread the processor's seconds, which
-    leave out the waiting for other programs.
+    """Median seconds of a call, with the device's queue drained at both ends. With one thread on a processor these are
+    its seconds of work, which leave out waiting for other programs.
     """
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     seconds = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,12 @@ import pytest
 import yaml
 
 from lplgrad.analysis import collect
+from lplgrad.analysis.departures import behind, departures
 from lplgrad.machine.errors import UserError
-from lplgrad.rounds.settings import behind, differences
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import check_reported, read_study
 from lplgrad.study.settings import StudyFile
-from lplgrad.tools.progress import report
+from lplgrad.tools.status import report
 from tests.conftest import record_settings
 
 HOME = Path(__file__).parents[2]
@@ -67,7 +69,7 @@ def test_a_report_of_another_configuration_than_the_one_that_ran_is_refused(layo
 
 
 def test_a_study_of_one_kind_is_whole(layout: Layout) -> None:
-    assert differences(layout) == {}
+    assert departures(layout) == {}
     assert len(collect.measurements(STUDY)) == 3 * 2 * 3
 
 
@@ -110,7 +112,7 @@ def test_other_settings_are_named_and_never_collected(
 ) -> None:
     path = Path(layout.round(LPLGRAD_1, round_number), name)
     edit(path, change)
-    found = differences(layout)
+    found = departures(layout)
     assert list(found) == [LPLGRAD_1]
     assert (found[LPLGRAD_1].round_number, found[LPLGRAD_1].file) == (first, path)
     assert problem in found[LPLGRAD_1].problem
@@ -129,12 +131,12 @@ def test_other_settings_are_named_and_never_collected(
 
 def test_a_shared_first_round_counts_for_each_of_its_trials(layout: Layout) -> None:
     edit(Path(layout.trained(LPLGRAD_1, 1), "settings.json"), lambda v: v["settings"]["training"].update(momentum=0.5))
-    assert {trial.strategy for trial in differences(layout)} == {"lplgrad"}
+    assert {trial.strategy for trial in departures(layout)} == {"lplgrad"}
     edit(
         Path(layout.trained(Trial("small", "digits", "random", 2), 1), "settings.json"),
         lambda v: v["settings"]["training"].update(momentum=0.5),
     )
-    assert {(trial.strategy, trial.seed) for trial in differences(layout)} == {
+    assert {(trial.strategy, trial.seed) for trial in departures(layout)} == {
         ("lplgrad", 1), ("random", 2), ("entropy", 2),
     }  # fmt: skip
 
@@ -148,7 +150,7 @@ def test_an_absent_key_has_its_default(layout: Layout) -> None:
             values["settings"].get("options", {}).pop("norm", None)
 
         edit(path, forget)
-    assert differences(layout) == {}
+    assert departures(layout) == {}
 
 
 def test_another_data_set_of_the_same_name_is_noticed(layout: Layout) -> None:
@@ -159,29 +161,29 @@ def test_another_data_set_of_the_same_name_is_noticed(layout: Layout) -> None:
     manifest = Path("data/digits/dataset.json")
     manifest.parent.mkdir(parents=True)
     manifest.write_text(json.dumps({"splits": splits}))
-    assert differences(layout) == {}
+    assert departures(layout) == {}
     manifest.unlink()
-    assert differences(layout) == {}, "all rounds are of one data set"
+    assert departures(layout) == {}, "all rounds are of one data set"
     splits["train"]["labels_sha256"] = "other"
     manifest.write_text(json.dumps({"splits": splits}))
-    assert {found.problem for found in differences(layout).values()} == {"the data set has changed since"}
+    assert {found.problem for found in departures(layout).values()} == {"the data set has changed since"}
 
 
 def test_a_round_without_settings_is_of_an_earlier_version(layout: Layout) -> None:
     Path(layout.round(LPLGRAD_1, 3), "settings.json").unlink()
-    assert "missing, so nothing says how this round was run" in differences(layout)[LPLGRAD_1].problem
+    assert "missing, so nothing says how this round was run" in departures(layout)[LPLGRAD_1].problem
 
 
 def test_rounds_of_two_data_sets_are_not_mixed_although_neither_is_here(layout: Layout) -> None:
     edit(Path(layout.round(LPLGRAD_1, 3), "settings.json"), lambda v: v.update(dataset={"train_images": "other"}))
-    assert differences(layout)[LPLGRAD_1].problem == "the data set has changed since"
+    assert departures(layout)[LPLGRAD_1].problem == "the data set has changed since"
 
 
 def test_a_round_that_trained_on_labels_of_another_query_does_not_count(layout: Layout) -> None:
     """The query was asked again, and the round after it was not trained again yet."""
     labels = Path(layout.labels(LPLGRAD_1, 3))
     labels.write_text("index,round\n2,1\n")
-    found = differences(layout)[LPLGRAD_1]
+    found = departures(layout)[LPLGRAD_1]
     assert (found.round_number, found.problem) == (3, f"{labels} has changed since")
 
 
@@ -193,11 +195,11 @@ def test_what_follows_a_round_that_was_trained_again_does_not_count(layout: Layo
         put(Path(layout.trained(LPLGRAD_1, number), "settings.json"), before)
         if number < 3:
             put(Path(layout.round(LPLGRAD_1, number), "query_settings.json"), {"checkpoint": f"model {number}"})
-    assert LPLGRAD_1 not in differences(layout)
+    assert LPLGRAD_1 not in departures(layout)
     put(Path(layout.trained(LPLGRAD_1, 2), "settings.json"), {"trained": "another model"})
     if name == "settings.json":
         put(Path(layout.round(LPLGRAD_1, 2), "query_settings.json"), {"checkpoint": "another model"})
-    found = differences(layout)[LPLGRAD_1]
+    found = departures(layout)[LPLGRAD_1]
     assert (found.round_number, found.file.name) == (3, name)
     assert found.problem == f"{layout.round(LPLGRAD_1, 2)} has been trained again since"
 
@@ -294,10 +296,10 @@ def test_a_figure_refuses_other_settings_only_of_what_it_comes_from(
             path = Path(of(trial, number), f"{name}.json")
             before = path.read_text()
             edit(path, lambda values: values.update(seed=7))
-            assert differences(layout, [trial]).keys() == {trial}
-            assert (differences(layout, [trial], files) != {}) == ((name, number) in behind_it), (name, number)
+            assert departures(layout, [trial]).keys() == {trial}
+            assert (departures(layout, [trial], files) != {}) == ((name, number) in behind_it), (name, number)
             path.write_text(before)
-    assert differences(layout, [trial], files) == {}
+    assert departures(layout, [trial], files) == {}
 
 
 def test_the_seconds_of_a_query_with_other_settings_are_left_out(layout: Layout) -> None:
@@ -333,3 +335,10 @@ def test_the_report_says_what_it_leaves_out(layout: Layout, lplgrad: Callable[..
     for text in (said, page):
         assert "16 of 18 rounds" in text
         assert "Left out: rounds of 1 trial(s) that were run with other settings" in text
+
+
+def test_analysis_imports_neither_torch_nor_matplotlib() -> None:
+    modules = ", ".join(f"lplgrad.analysis.{path.stem}" for path in (HOME / "src/lplgrad/analysis").glob("[!_]*.py"))
+    script = f"import sys, {modules}; sys.exit(' '.join({{'torch', 'matplotlib'}} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 import yaml
 
+from lplgrad.analysis.statistics import statistics
 from lplgrad.report import comparison_figures
-from lplgrad.report import statistics_page as report
+from lplgrad.report import statistics as report
 from lplgrad.report.document import document
-from tests.made_up_study import BROKEN, HOME, NAMES, OVERLAY, STUDY, study, study_of
+from tests.made_up_study import BROKEN, HOME, NAMES, OVERLAY, STUDY, study, study_of, write_measurements
 
 
 class TestReport:
@@ -27,35 +28,35 @@ class TestReport:
         """Every number shown is one: nothing is NaN or infinite on the page, and nothing fails."""
         frame = BROKEN[name]()
         file = study_of(frame)
-        found = report.statistics(frame, NAMES)
+        found = statistics(frame, NAMES)
         text = str(report.parts(found, frame, file)).lower()
         assert "nan" not in text
         assert "inf" not in text.replace("influence", "")
         assert all(isinstance(table, pd.DataFrame) for table in found.tables().values())
         for draw in (comparison_figures.differences, comparison_figures.penalties, comparison_figures.ranks):
-            draw(found, file)
+            draw(file, frame)
 
     def test_what_is_left_out_is_named(self) -> None:
         frame = BROKEN["unequal rounds"]()
-        text = str(report.parts(report.statistics(frame, NAMES), frame, STUDY))
+        text = str(report.parts(statistics(frame, NAMES), frame, STUDY))
         assert text.count("round 4 missing") == 5
 
     def test_a_strategy_that_is_absent_is_named(self) -> None:
         frame = BROKEN["a strategy absent on one"]()
-        parts = report.parts(report.statistics(frame, NAMES), frame, study_of(frame))
+        parts = report.parts(statistics(frame, NAMES), frame, study_of(frame))
         assert [part.heading for part in parts if "without an area: LPLgrad" in str(part.text)] == [
             "Digits (8x8), large budget, 20 to 40 labels"
         ]
 
     def test_the_pairs_behind_a_difference_are_told(self) -> None:
         frame = BROKEN["a seed missing"]()
-        part = next(p for p in report.parts(report.statistics(frame, NAMES), frame, STUDY) if "20 to 40" in p.heading)
+        part = next(p for p in report.parts(statistics(frame, NAMES), frame, STUDY) if "20 to 40" in p.heading)
         pairs = {row[0]: (row[1], row[4]) for row in part.rows}
         assert pairs == {"LPLgrad": ("5", "–"), "Entropy": ("5", "5"), "Random": ("4", "4")}
 
     def test_every_round_is_shown_with_its_interval(self) -> None:
         frame = study()
-        found = report.statistics(frame, NAMES)
+        found = statistics(frame, NAMES)
         means, differences = [part for part in report.parts(found, frame, STUDY) if part.folded]
         row = found.rounds.query("strategy == 'entropy' and labels == 30").iloc[0]
         assert means.folded_head == ("labels", "LPLgrad", "Entropy", "Random")
@@ -68,18 +69,18 @@ class TestReport:
 
     def test_the_baseline_of_labels_saved_is_named(self) -> None:
         frame = study()
-        text = str(report.parts(report.statistics(frame, NAMES), frame, STUDY))
-        assert "Labels are saved against Random, which labels at random." in text
+        text = str(report.parts(statistics(frame, NAMES), frame, STUDY))
+        assert "Saved: how many labels fewer than Random, which labels at random" in text
 
     def test_significant_differences_are_bold(self) -> None:
         frame = study(gain=3)
-        part = next(p for p in report.parts(report.statistics(frame, NAMES), frame, STUDY) if "20 to 40" in p.heading)
+        part = next(p for p in report.parts(statistics(frame, NAMES), frame, STUDY) if "20 to 40" in p.heading)
         assert part.rows[0][0] == "LPLgrad"
         assert {row for row, _ in part.strong} == {1, 2}
 
     def test_one_strategy_is_compared_with_nothing(self) -> None:
         frame = BROKEN["one strategy"]()
-        found = report.statistics(frame, NAMES)
+        found = statistics(frame, NAMES)
         pages = report.parts(found, frame, STUDY)
         assert pages[0].text[1] == "Entropy is the only strategy, so this page compares and tests nothing."
         assert [part.head for part in pages if "area (%)" in part.head] == [
@@ -87,7 +88,7 @@ class TestReport:
         ]
         assert "minus" not in str(pages)
         for draw in (comparison_figures.differences, comparison_figures.penalties, comparison_figures.ranks):
-            assert draw(found, STUDY).axes[0].texts[0].get_text().startswith("There ")
+            assert draw(STUDY, frame).axes[0].texts[0].get_text().startswith("There ")
 
 
 class TestCommands:
@@ -96,7 +97,7 @@ class TestCommands:
         (tmp_path / "more.yaml").write_text(yaml.safe_dump(OVERLAY))
         files = (HOME / "config.yaml", HOME / "tests" / "tiny.yaml", tmp_path / "more.yaml")
         assert lplgrad("study", *files, "--output", tmp_path / "study.yaml") == (0, "")
-        study().to_csv(tmp_path / "m.csv", index=False)
+        write_measurements(study(), tmp_path / "m.csv")
         return tmp_path
 
     def test_statistics(self, folder: Path, lplgrad: Callable[..., tuple[int, str]]) -> None:
@@ -110,7 +111,7 @@ class TestCommands:
     def test_a_table_that_lacks_rounds_is_taken_as_partial_alone(
         self, folder: Path, lplgrad: Callable[..., tuple[int, str]]
     ) -> None:
-        BROKEN["unequal rounds"]().to_csv(folder / "m.csv", index=False)
+        write_measurements(BROKEN["unequal rounds"](), folder / "m.csv")
         given = ["--study", folder / "study.yaml", "--measurements", folder / "m.csv", "--output", folder / "out"]
         status, told = lplgrad("statistics", *given)
         assert (status, told.count("\n")) == (1, 1)
@@ -120,11 +121,11 @@ class TestCommands:
         assert lplgrad("statistics", *given, "--partial") == (0, "")
         assert len(pd.read_csv(folder / "out/left_out.csv")) == 5
 
-    def test_compare(self, folder: Path, lplgrad: Callable[..., tuple[int, str]]) -> None:
+    def test_figures(self, folder: Path, lplgrad: Callable[..., tuple[int, str]]) -> None:
         given = ["--study", folder / "study.yaml", "--output", folder / "out.svg"]
-        status, told = lplgrad("compare", "ranks", *given, "--measurements", folder / "m.csv")
+        status, told = lplgrad("figure", "ranks", *given, "--measurements", folder / "m.csv")
         assert (status, told) == (0, "")
         assert (folder / "out.svg").read_text().startswith("<?xml")
-        status, told = lplgrad("compare", "calibration", *given, "--budget", "small")
+        status, told = lplgrad("figure", "calibration", *given, "--budget", "small")
         assert (status, told.count("\n")) == (1, 1)
-        assert "--diagnostics: missing: calibration is drawn from it" in told
+        assert "calibration needs --diagnostics" in told

@@ -1,0 +1,180 @@
+"""Where the rounds of a study depart from its configuration: other settings, other data or other labels.
+
+Every training and every query writes its settings next to its results (``rounds.settings``). Whatever collects rounds
+compares these files with the study, key by key, so that rounds that do not belong together never appear as one study.
+
+Imports neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lplgrad import acquisition
+from lplgrad.datasets.prepared.arrays import checksums
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import file_digest, read_json
+from lplgrad.rounds.settings import QUERY, TRAINING, with_defaults
+from lplgrad.study.layout import Layout, Trial
+from lplgrad.study.settings import QueryJob, TrainingJob
+from lplgrad.study.validation import Settings, first_difference
+
+
+class Departure(NamedTuple):
+    """Where a trial departs from the study."""
+
+    round_number: int  # the first round whose results do not belong to the study
+    file: Path  # the settings that differ
+    problem: str  # the key, its value in the file, and its value in the study
+
+
+Departures = Mapping[Trial, Departure]
+
+
+def behind(layout: Layout, trial: Trial, labels_of: int, models: Iterable[int] = ()) -> list[str]:
+    """List the settings of all jobs that some results of a trial come from: of trainings, then of queries.
+
+    Args:
+        layout, trial: of the trial.
+        labels_of: the round whose labels are among these results. The query before it bought them.
+        models: the rounds whose models are among these results.
+    """
+    warm, asks = _reads(layout, trial)
+    trained = {*models, *(range(1, labels_of) if asks else ())}
+    if warm:
+        trained = set(range(1, max(trained, default=0) + 1))
+    return [
+        *(f"{layout.trained(trial, number)}/{TRAINING}" for number in sorted(trained)),
+        *(f"{layout.round(trial, number)}/{QUERY}" for number in range(1, labels_of)),
+    ]
+
+
+def _reads(layout: Layout, trial: Trial) -> tuple[bool, bool]:
+    """Whether a training reads the checkpoint of the round before, and whether a query reads that of its round."""
+    strategy = layout.study.strategies[trial.strategy]
+    warm = layout.study.recipes[strategy.recipe].init == "warm"
+    return warm, bool(acquisition.load(strategy.acquisition).needs)
+
+
+def departures(
+    layout: Layout, trials: Iterable[Trial] | None = None, files: Collection[str] | None = None
+) -> Departures:
+    """Find the trials of which a finished round was run with other settings, data or labels than the study's.
+
+    A key that a file of settings lacks has its default. If a data set is not prepared here, its rounds must agree with
+    each other.
+
+    Args:
+        layout: of the study.
+        trials, files: the trials and the settings that are compared; None for all.
+
+    Raises:
+        UserError: a file of settings is broken.
+    """
+    known: dict[Path, str] = {}  # by file, since trials share round 1
+    sets: dict[str, dict[str, str]] = {}
+    settings: dict[tuple[str, str, str], tuple[dict[str, Any], dict[str, Any]]] = {}
+    found = {}
+    for trial in layout.trials() if trials is None else trials:
+        row = (trial.budget, trial.dataset, trial.strategy)
+        if row not in settings:
+            recipe = layout.study.strategies[trial.strategy].recipe
+            training = with_defaults(TrainingJob, layout.training_settings(trial.dataset, recipe))
+            settings[row] = training, with_defaults(QueryJob, layout.query_settings(*row))
+        if trial.dataset not in sets:
+            prepared = Path(layout.data(trial.dataset))
+            sets[trial.dataset] = checksums(prepared) if (prepared / "dataset.json").exists() else {}
+        for job in _jobs(layout, trial, *settings[row]):
+            if files is not None and str(job.file) not in files:
+                continue
+            if job.file not in known:
+                known[job.file] = _compare(job, sets[trial.dataset])
+            if known[job.file]:
+                found[trial] = Departure(job.counts_from, job.file, known[job.file])
+                break
+    return found
+
+
+def check_settings(
+    layout: Layout, trial: Trial | None = None, files: Collection[str] | None = None, partial: bool = False
+) -> Departures:
+    """Refuse a study of which some rounds do not belong together.
+
+    Args:
+        layout: of the study.
+        trial, files: the trial and the settings (see ``behind``) that are compared; None for all.
+        partial: return the departures instead of refusing the study.
+
+    Raises:
+        UserError: a round was run with other settings, data or labels than the study's.
+    """
+    found = departures(layout, None if trial is None else [trial], files)
+    for first in () if partial else found.values():
+        raise UserError(
+            f"{first.file}: {first.problem}; run Snakemake with this configuration, which runs the round again (if it "
+            "has nothing to do, delete this file and give it to Snakemake as the target), or name the configuration "
+            "that ran it"
+        )
+    return found
+
+
+class _Job(NamedTuple):
+    """A training or a query that is finished."""
+
+    counts_from: int  # the first round that its result belongs to
+    file: Path  # its settings
+    kind: type[Settings]
+    expected: dict[str, Any]  # what the study expects there, every default written out
+    labeled: Path  # the labelled set that it should have read
+    before: Path | None  # settings of the training whose checkpoint it should have read; None if it reads none
+
+
+def _jobs(layout: Layout, trial: Trial, training: dict[str, Any], query: dict[str, Any]) -> Iterator[_Job]:
+    """The finished jobs of a trial, in the order in which they ran; the study's settings of each kind are given."""
+    budget = layout.budget(trial.budget, trial.dataset)
+    target = budget.target_accuracy
+    warm, asks = _reads(layout, trial)
+    before: Path | None = None
+    for number in range(1, budget.rounds + 1):
+        about = {"round": number, "seed": trial.seed, "labels": number * budget.query_size}
+        labeled = Path(layout.labels(trial, number))
+        trained, queried = Path(layout.trained(trial, number)), Path(layout.round(trial, number))
+        if (trained / "metrics.json").exists():
+            expected = {**about, "target_accuracy": target if number > 1 else None, "settings": training}
+            yield _Job(number, trained / TRAINING, TrainingJob, expected, labeled, before if warm else None)
+        before = trained / TRAINING
+        if number < budget.rounds and (queried / "next_labeled.csv").exists():
+            expected = {**about, "target_accuracy": target, "settings": query}
+            yield _Job(number + 1, queried / QUERY, QueryJob, expected, labeled, before if asks else None)
+
+
+def _compare(job: _Job, data: dict[str, str]) -> str:
+    """Say how a job departs from the study; empty if it does not. Unknown (empty) checksums are taken from the job."""
+    if not job.file.exists():
+        return "missing, so nothing says how this round was run (Snakemake writes it if it is the target)"
+    values = read_json(job.file)
+    settings = values.get("settings", {})
+    try:
+        if settings != job.expected["settings"]:
+            settings = with_defaults(job.kind, settings)
+    except UserError as error:
+        return f"{error}, so another version of this program ran the round"
+    found = {"target_accuracy": None, **values, "settings": settings}
+    if "labels" in found and found["labels"] is None and job.expected["target_accuracy"] is not None:
+        found["labels"] = job.expected["labels"]  # the trial had stopped with fewer
+    for key, expected in job.expected.items():
+        if problem := first_difference(found.get(key), expected, key):
+            return problem.removeprefix("settings.")
+    recorded = values.get("dataset")
+    if not data and isinstance(recorded, dict):
+        data.update(recorded)
+    if recorded != data:
+        return "the data set has changed since"
+    if job.labeled.exists() and values.get("labeled") != file_digest(job.labeled):
+        return f"{job.labeled} has changed since"
+    before = job.before
+    if before and before.exists() and values.get("checkpoint") != read_json(before).get("trained"):
+        return f"{before.parent} has been trained again since"
+    return ""
