@@ -39,5 +39,5 @@ rule all:
         RESULTS,
         rules.measurements.output,
         rules.timings.output,
-        PRESENT.missing_results(),
+        PRESENT.missing_results() if workflow.is_main_process else [],
     localrule: True

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product, starmap
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -64,11 +64,7 @@ class Layout:
     def trials(self) -> Iterator[Trial]:
         """All trials, in the order of the configuration."""
         run = self.study.run
-        for budget in run.budgets:
-            for dataset in self.datasets:
-                for strategy in run.strategies:
-                    for seed in run.seeds:
-                        yield Trial(budget, dataset, strategy, seed)
+        return starmap(Trial, product(run.budgets, self.datasets, run.strategies, run.seeds))
 
     def recipes(self) -> list[str]:
         """The recipes of the strategies that run."""
@@ -115,14 +111,14 @@ class Layout:
 
     def shown_models(self) -> dict[Trial, list[int]]:
         """The trials whose models the configuration asks to look into, and after which rounds."""
-        wanted, run = self.study.model_figures, self.study.run
-        seed = run.seeds[0] if wanted.seed is None else wanted.seed
-        shown = {}
+        wanted, shown = self.study.model_figures, {}
+        seed = self.study.run.seeds[0] if wanted.seed is None else wanted.seed
         for trial in self.trials():
             named = trial.budget in wanted.budgets and trial.dataset in wanted.datasets
-            if named and trial.strategy in wanted.strategies and trial.seed == seed:
-                shown[trial] = [number for number in self.numbers(trial) if number in wanted.rounds]
-        return {trial: numbers for trial, numbers in shown.items() if numbers}
+            numbers = [number for number in self.numbers(trial) if number in wanted.rounds]
+            if named and trial.strategy in wanted.strategies and trial.seed == seed and numbers:
+                shown[trial] = numbers
+        return shown
 
     def of_trainings(self, *names: str) -> list[str]:
         """Files of all trainings; round 1 once for all strategies of a recipe."""
@@ -151,14 +147,9 @@ class Layout:
         """The rounds whose checkpoints a finished study must have; shown models only until they were looked into."""
         kept, shown = {}, self.shown_models()
         for trial in self.trials():
-            numbers = self.numbers(trial)
-            kept[trial] = [
-                number
-                for number in numbers
-                if self.study.keep_checkpoints
-                or number in (1, numbers[-1])
-                or (number in shown.get(trial, []) and not Path(self.round(trial, number), "features.npy").exists())
-            ]
+            numbers, unseen = self.numbers(trial), shown.get(trial, [])
+            unseen = [number for number in unseen if not Path(self.round(trial, number), "features.npy").exists()]
+            kept[trial] = list(numbers) if self.study.keep_checkpoints else sorted({1, numbers[-1], *unseen})
         return kept
 
     def gone_models(self) -> dict[Trial, list[int]]:
@@ -171,30 +162,22 @@ class Layout:
             folders = {number: Path(self.trained(trial, number)) for number in self.numbers(trial)}
             there = {number for number, folder in folders.items() if (folder / CHECKPOINT).exists()}
             gone = [number for number in kept if number not in there and (folders[number] / "metrics.json").exists()]
-            if not gone:
-                continue
-            strategy = self.study.strategies[trial.strategy]
-            reads_before = (
-                self.study.recipes[strategy.recipe].init == "warm"
-                or self.target(trial.budget, trial.dataset) is not None
-            )
-            first = gone[0]
-            while reads_before and first > 1 and first - 1 not in there:
-                first -= 1
-            if reads_before or acquisition.load(strategy.acquisition).needs:
-                gone = list(range(first, len(folders) + 1))
-            again[trial] = gone
+            strategy, stops = self.study.strategies[trial.strategy], self.target(trial.budget, trial.dataset)
+            reads_before = self.study.recipes[strategy.recipe].init == "warm" or stops is not None
+            while gone and reads_before and gone[0] > 1 and gone[0] - 1 not in there:
+                gone.insert(0, gone[0] - 1)
+            if gone and (reads_before or acquisition.load(strategy.acquisition).needs):
+                gone = list(range(gone[0], len(folders) + 1))
+            if gone:
+                again[trial] = gone
         return again
 
     def kept_checkpoints(self) -> str:
         """A regular expression for the rounds whose checkpoints stay, as ``<budget>/<dataset>/.../round<r>/``."""
         if self.study.keep_checkpoints:
             return ""
-        last = [
-            f"{budget}/{dataset}/[^/]+/seed[0-9]+/round{self.rounds(budget, dataset)}/"
-            for budget in self.study.run.budgets
-            for dataset in self.datasets
-        ]
+        panels = product(self.study.run.budgets, self.datasets)
+        last = [f"{'/'.join(panel)}/[^/]+/seed[0-9]+/round{self.rounds(*panel)}/" for panel in panels]
         shown = [
             f"{trial.budget}/{trial.dataset}/{trial.strategy}/seed{trial.seed}/round(?:{'|'.join(map(str, numbers))})/"
             for trial, numbers in self.shown_models().items()

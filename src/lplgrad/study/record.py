@@ -19,7 +19,6 @@ from lplgrad.study.validation import parse, parse_settings, read_yaml
 
 def run(arguments: argparse.Namespace) -> None:
     """Read, check and write the study."""
-
     if (arguments.settings is None) == (not arguments.files):
         raise UserError("give either configuration files or --settings")
     study = read_study(arguments.files) if arguments.files else parse_settings(Study, arguments.settings)
@@ -40,7 +39,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _check_pools(layout: Layout) -> None:
     """The arrays are what was prepared, and budgets fit pools whose size was not known before."""
-
     for dataset in layout.datasets:
         pool = len(open_dataset(Path(layout.data(dataset)), read_all=True).train.images)
         for budget in layout.study.run.budgets:

@@ -11,13 +11,11 @@ from lplgrad.study.validation import Settings
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the schema."""
-
     print(json.dumps(schema(), indent=2))
 
 
 def schema() -> dict[str, object]:
     """The schema of a configuration file. No key is required, since a file may be merged over another."""
-
     whole = settings.Study.model_json_schema(by_alias=True)
     for name, part in [("Study", whole), *whole["$defs"].items()]:
         part.pop("required", None)
