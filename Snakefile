@@ -19,14 +19,18 @@ config["shown"] = captions.shown(STUDY, UNAVAILABLE)  # for the report's caption
 report: "report/workflow.rst"
 
 
-include: "workflow/rules/data.smk"
 include: "workflow/rules/rounds.smk"
 include: "workflow/rules/results.smk"
 
 
 onsuccess:
-    delete_leftovers()
     warn_of_data()
+    # Progress that is no longer needed and, after the whole study, models that a killed Snakemake left
+    left = [file for file in Path(ROOT).rglob("progress.safetensors") if (file.parent / "metrics.json").exists()]
+    if not (workflow.dag_settings.targets or workflow.storage_settings.notemp):
+        left += LAYOUT.leftover_checkpoints()
+    for file in left:
+        file.unlink()
 
 
 onerror:

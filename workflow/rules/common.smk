@@ -1,6 +1,5 @@
-# The study, read and checked, and what the rules ask of it. This file has no rules.
+# The study, read and checked, and functions for the rules.
 import hashlib
-import json
 import mimetypes
 import os
 import sys
@@ -23,24 +22,17 @@ from lplgrad.report import captions
 from lplgrad.study import availability
 from lplgrad.study.layout import CHECKPOINT, Layout, Trial, one_of
 from lplgrad.study.reading import check_reported, read_study
-from lplgrad.study.validation import words
+from lplgrad.study.validation import as_json, words
 
 mimetypes.add_type("text/plain", ".yaml")  # which the report would otherwise warn of
 
 # Snakemake tells a workflow too late what it is about to do.
 REPORTS = any(word.partition("=")[0] == "--report" for word in sys.argv)
 NO_JOBS = REPORTS or "--unlock" in sys.argv
-
-
-def is_forced(manifest):
-    """Whether the command line makes Snakemake prepare a data set again."""
-    given, _ = get_argument_parser().parse_known_args(sys.argv[1:])
-    named = {*given.forcerun, *(given.targets if given.force else [])}
-    # Snakemake compares file names in this form.
-    files = {name if os.path.isabs(name) else os.path.relpath(name) for name in named}
-    return given.forceall or "prepare" in named or manifest in files
-
-
+ARGUMENTS, _ = get_argument_parser().parse_known_args(sys.argv[1:])
+FORCED = {*ARGUMENTS.forcerun, *(ARGUMENTS.targets if ARGUMENTS.force else [])}
+# Snakemake compares file names in this form.
+FORCED |= {os.path.relpath(name) for name in FORCED if not os.path.isabs(name)}
 # Snakemake merges the same files into `config`. Here each is checked on its own first.
 FILES = [] if workflow.config_settings.replace_workflow_config else [CONFIG]
 try:
@@ -48,9 +40,9 @@ try:
     availability.check_prepared_datasets(STUDY)
     # On a cluster's node the files are not listed again.
     changed = availability.changed_originals(STUDY) if workflow.is_main_process else {}
-    refused = [why for name, why in changed.items() if not is_forced(f"{STUDY.data_dir}/{name}/dataset.json")]
-    if refused and not NO_JOBS:
-        raise UserError("; ".join(refused))
+    kept = [name for name in changed if not {"prepare", f"{STUDY.data_dir}/{name}/dataset.json"} & FORCED]
+    if kept and not (ARGUMENTS.forceall or NO_JOBS):
+        raise UserError("; ".join(changed[name] for name in kept))
     if REPORTS:
         check_reported(STUDY)
 except UserError as error:
@@ -59,19 +51,13 @@ LOST = availability.lost_datasets(STUDY)
 UNAVAILABLE = availability.unavailable_datasets(STUDY)
 
 
-def warn_of_gaps():
-    """Say which data sets are left out."""
-    for dataset, reason in UNAVAILABLE.items():
-        logger.warning(f"data set {dataset} is left out: {reason}")
-
-
-warn_of_gaps()
 if len(UNAVAILABLE) == len(STUDY.run.datasets):
     raise WorkflowError("none of the study's data sets can be had")
 LAYOUT = Layout(STUDY, UNAVAILABLE)
 PRESENT = Layout(STUDY, {**UNAVAILABLE, **LOST})  # the results of a lost data set stay as they are
+GAPS = [f"data set {name} is left out: {reason}" for name, reason in UNAVAILABLE.items()]
 if workflow.is_main_process:
-    for problem in [*changed.values(), *LOST.values()]:
+    for problem in [*GAPS, *changed.values(), *LOST.values()]:
         logger.warning(problem)
     if gone := {} if NO_JOBS else PRESENT.gone_models():
         again = {PRESENT.trained(trial, number) for trial, numbers in gone.items() for number in numbers}
@@ -79,8 +65,6 @@ if workflow.is_main_process:
             "checkpoints that the study keeps (see keep_checkpoints, model_figures) are missing: "
             f"{len(again)} round(s) of {len(gone)} trial(s) are trained again, to the same results"
         )
-PUBLISHED = set(read_study([CONFIG]).run.datasets)  # config.yaml is the paper
-of_trainings, of_queries = LAYOUT.of_trainings, LAYOUT.of_queries
 ROOT = LAYOUT.root
 DATA = STUDY.data_dir
 LOGS = f"logs/{STUDY.study}"
@@ -89,13 +73,8 @@ ROUND_PATH = "{budget}/{dataset}/{strategy}/seed{seed}/round{round}"
 ROUND = f"{ROOT}/{ROUND_PATH}"
 ROUND_LOGS = f"{LOGS}/{ROUND_PATH}"
 ENVIRONMENT = HOME / "envs" / "lplgrad.yaml"
-CHOICES = {
-    "budget": STUDY.run.budgets,
-    "dataset": LAYOUT.datasets,
-    "strategy": STUDY.run.strategies,
-    "recipe": LAYOUT.recipes(),
-    "seed": [str(seed) for seed in STUDY.run.seeds],
-}
+RUN = {"budget": STUDY.run.budgets, "dataset": LAYOUT.datasets, "strategy": STUDY.run.strategies}
+CHOICES = {**RUN, "recipe": LAYOUT.recipes(), "seed": [str(seed) for seed in STUDY.run.seeds]}
 # Snakemake does not look for GPUs. Where jobs run on this machine, it learns here how many places on GPUs there are (a
 # job finds its own, see src/lplgrad/machine/leases.py). Where there is none, no job waits for one.
 LOCAL = workflow.is_main_process and workflow.resource_settings.nodes is None
@@ -123,32 +102,16 @@ wildcard_constraints:
 
 def warn_of_data():
     """Say which data sets are left out, and repeat what preparing the others warned of in logs that nobody reads."""
-    warn_of_gaps()
-    for dataset in LAYOUT.datasets:
-        for line in availability.preparation_warnings(STUDY, dataset):
-            logger.warning(line)
-
-
-def delete_leftovers():
-    """Delete progress that is no longer needed and, after the whole study, models that a killed Snakemake left."""
-    for kept in Path(ROOT).rglob("progress.safetensors"):
-        if (kept.parent / "metrics.json").exists():
-            kept.unlink()
-    if not (workflow.dag_settings.targets or workflow.storage_settings.notemp):
-        for left in LAYOUT.leftover_checkpoints():
-            left.unlink()
-
-
-def harmless(json_text):
-    """The same JSON without the mark that ends a script, since the report's page writes it into one."""
-    return json_text.replace("<", "\\u003c")
+    warnings = (line for name in LAYOUT.datasets for line in availability.preparation_warnings(STUDY, name))
+    for line in [*GAPS, *warnings]:
+        logger.warning(line)
 
 
 def settings(values, *names):
     """Parameters for `--settings`: all words in one, which depends on the output so that Snakemake does not compare it,
     and each word in one of its own, so that Snakemake names the words that changed and no others."""
     choices = product(*(CHOICES[name] for name in names))
-    known = {which: [harmless(word) for word in words(values(*which))] for which in choices}
+    known = {which: words(values(*which)) for which in choices}
 
     def all_words(wildcards, output=None):
         return known[tuple(wildcards.get(name) or recipe_of(wildcards) for name in names)]
@@ -166,22 +129,10 @@ def code_digest(*roots, **options):
     return f"code={digest.code_digest(*roots, **options)}"
 
 
-def query_code(wildcards):
-    """Digest of the code that a query runs."""
-    name = STUDY.strategies[wildcards.strategy].acquisition
-    unused = set() if "gradient_norms" in acquisition.load(name).needs else {"gradient_norms"}
-    return code_digest("rounds.query.run", f"acquisition.{name}.ACQUISITION", without=unused)
-
-
 def file_digest(name, *patterns):
     """Digest of files of the package that are not code, under a name. As inputs their absolute paths would count too."""
     files = [file for pattern in patterns for file in sorted((HOME / "src" / "lplgrad").glob(pattern))]
     return f"{name}={hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:16]}"
-
-
-def beside_snakefile(path):
-    """A file of the project as an input; relative, so that a project that was moved reruns nothing."""
-    return os.path.relpath(HOME / path)
 
 
 def trained_files(folder):
@@ -215,33 +166,82 @@ def labels(wildcards):
     return LAYOUT.labels(trial, number)
 
 
-def previous_checkpoint(wildcards):
-    """The checkpoint that a warm start trains on."""
-    return [] if STUDY.recipes[recipe_of(wildcards)].init == "fresh" else trained(wildcards, before=1)["checkpoint"]
+def query_code(wildcards):
+    """Digest of the code that a query runs."""
+    name = STUDY.strategies[wildcards.strategy].acquisition
+    unused = set() if "gradient_norms" in acquisition.load(name).needs else {"gradient_norms"}
+    return code_digest("rounds.query.run", f"acquisition.{name}.ACQUISITION", without=unused)
 
 
 def queried_checkpoint(wildcards):
-    """The checkpoint that a query asks, if it asks one."""
+    """The checkpoint that a query scores with, if it needs one."""
     needs = acquisition.load(STUDY.strategies[wildcards.strategy].acquisition).needs
-    return observed_checkpoint(wildcards) if needs else []
-
-
-def observed_checkpoint(wildcards):
-    """The model that is looked into."""
-    return trained(wildcards)["checkpoint"]
-
-
-def previous_results(wildcards):
-    """Where a trial may stop early: the round before, which shows whether it has."""
-    return list(trained(wildcards, before=1).values()) if target(wildcards) else []
-
-
-def metrics_of_round(wildcards):
-    """The same for a query: the metrics of its own round."""
-    return trained(wildcards)["metrics"] if target(wildcards) else []
+    return trained(wildcards)["checkpoint"] if needs else []
 
 
 def target(wildcards):
-    """The argument that lets a trial stop early, where it may: in any round but the first."""
+    """The option that lets a trial stop early, in any round but the first."""
     accuracy = wildcards.get("round") and LAYOUT.target(wildcards.budget, wildcards.dataset)
-    return f"--target-accuracy {accuracy}" if accuracy else ""
+    return f" --target-accuracy {accuracy}" if accuracy else ""
+
+
+def train_command(wildcards, input):
+    """The command of a training, with the options that other jobs of a round do not have."""
+    previous = f" --previous {quote(os.path.dirname(input.previous[0]))}" if input.previous else ""
+    return f"train $progress --round {wildcards.get('round', 1)}{target(wildcards)}{previous}"
+
+
+def query_command(wildcards, input):
+    """The command of a query, with the options that other jobs of a round do not have."""
+    metrics = f" --metrics {quote(str(input.metrics))}" if target(wildcards) else ""
+    return f"query --round {wildcards.round}{target(wildcards)}{metrics}"
+
+
+def made_from(needs):
+    """The inputs among what a kind of table or figure needs."""
+    files = {**INPUTS, "diagnostics": rules.diagnostics.output}
+    return {name: files[name] for name in needs if name in files}
+
+
+def made_from_trial(wildcards):
+    """The inputs of a figure of one trial: scores and images, tables, or what was observed in its models."""
+    kind, trial = figure_of(wildcards)[0], trial_of(wildcards)
+    if wildcards.figure == "chosen":
+        scores = [f"{LAYOUT.round(trial, number)}/scores.csv" for number in LAYOUT.numbers(trial)[:-1]]
+        return {"scores": scores, "data": rules.prepare.output}
+    if "classes" in kind.needs:
+        return made_from(kind.needs)
+    rounds = [LAYOUT.round(trial, number) for number in LAYOUT.shown_models()[trial]]
+    observed = expand("{round}/{name}", round=rounds, name=("features.npy", "observed.csv", "confidence.csv"))
+    return {"observed": observed, "manifest": rules.start.input.manifest}
+
+
+def options(needs, **names):
+    """The options that give a kind of table or figure what it needs: files, and names of what it shows."""
+    given = {name: value for name, value in {**INPUTS, **names}.items() if name in needs}
+    return " ".join(f"--{name} {join([value] if isinstance(value, str) else value)}" for name, value in given.items())
+
+
+def figure_of(wildcards):
+    """A figure's kind, its row in SHOWN_FIGURES, and the names of what it shows: wildcards, or parts of its path."""
+    folder, *parts = wildcards.figure.split("/")
+    row = SHOWN_FIGURES.get(wildcards.figure) or SHOWN_FIGURES[folder]
+    return FIGURES[row[0]], row, {**dict(zip(NAMES.get(folder, []), parts)), **dict(wildcards.items())}
+
+
+def figure_command(wildcards):
+    """The command that draws a figure."""
+    kind, row, names = figure_of(wildcards)
+    return f"figure {row[0]} {options(kind.needs, **names)}"
+
+
+def of_figure(column):
+    """What the report calls a figure: a function of the wildcards."""
+    return lambda wildcards: captions.placed(STUDY, figure_of(wildcards)[1][column], figure_of(wildcards)[2])
+
+
+def shown(path, caption, category, label, subcategory=None):
+    """An output in the report."""
+    labels = (lambda wildcards: {"result": label(wildcards)}) if callable(label) else {"result": label}
+    caption = f"../../report/{caption}.rst"
+    return report(path, caption=caption, category=category, subcategory=subcategory, labels=labels)

@@ -1,5 +1,30 @@
-# The loop of active learning, unrolled: draw labels, train, query, train, query, ...
+# The loop of active learning, unrolled: prepare the images, draw labels, train, query, train, query, ...
 START = "{budget}/{dataset}/start/seed{seed}"
+
+
+rule prepare:
+    output:
+        manifest=f"{DATA}/{{dataset}}/dataset.json",
+        provenance=f"{DATA}/{{dataset}}/provenance.json",
+        arrays=[f"{DATA}/{{dataset}}/{array}.npy" for array in ARRAYS],
+    log:
+        LAYOUT.preparation_log("{dataset}"),
+    benchmark:
+        f"{LOGS}/{{dataset}}/prepare.tsv"
+    localrule: True  # a cluster's nodes may have no network
+    conda:
+        ENVIRONMENT
+    threads: 8
+    params:
+        **settings(LAYOUT.source_settings, "dataset"),
+        downloads=f"{DATA}/downloads",
+        folder=subpath(output.manifest, parent=True),
+        code=lambda wildcards: code_digest(
+            "datasets.prepared.prepare.run", f"datasets.{STUDY.datasets[wildcards.dataset].source}.SOURCE"
+        ),
+    shell:
+        "lplgrad prepare --settings {params.settings:q} --downloads {params.downloads:q} --threads {threads} "
+        "--output {params.folder:q} > {log:q} 2>&1"
 
 
 rule start:
@@ -30,8 +55,10 @@ rule start:
 rule train:
     input:
         labeled=labels,
-        checkpoint=previous_checkpoint,
-        previous=previous_results,
+        checkpoint=lambda wildcards: (
+            trained(wildcards, before=1)["checkpoint"] if STUDY.recipes[recipe_of(wildcards)].init == "warm" else []
+        ),
+        previous=lambda wildcards: list(trained(wildcards, before=1).values()) if target(wildcards) else [],
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -47,16 +74,14 @@ rule train:
         gpu=GPU,
     params:
         **settings(LAYOUT.training_settings, "dataset", "recipe"),
+        command=train_command,
+        target=target,  # Snakemake compares no parameter that depends on the input
         data=subpath(input.manifest, parent=True),
-        round=lambda wildcards, output: wildcards.get("round", 1),
-        previous=lambda wildcards, input: [os.path.dirname(file) for file in input.previous[:1]],
-        target=target,
         folder=subpath(output.metrics, parent=True),
         code=lambda wildcards: code_digest("rounds.train.run"),
-    shell:
-        "lplgrad train --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--previous {params.previous:q} --round {params.round} {params.target} --seed {wildcards.seed} "
-        "--settings {params.settings:q} $place $progress --output {params.folder:q} > {log:q} 2>&1"
+    shell:  # also of the rules below
+        "lplgrad {params.command} --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
+        "--seed {wildcards.seed} --settings {params.settings:q} $place --output {params.folder:q} > {log:q} 2>&1"
 
 
 # The same, where the checkpoint stays: of every trial's last round, and where the configuration keeps more. The
@@ -87,11 +112,11 @@ use rule train as train_start with:
         f"{LOGS}/{START}/{{recipe}}/train.tsv"
 
 
-rule query:
+use rule train as query with:
     input:
         labeled=labels,
         checkpoint=queried_checkpoint,
-        metrics=metrics_of_round,
+        metrics=lambda wildcards: trained(wildcards)["metrics"] if target(wildcards) else [],
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -104,18 +129,35 @@ rule query:
         f"{ROUND_LOGS}/query.log",
     benchmark:
         f"{ROUND_LOGS}/query.tsv"
-    conda:
-        ENVIRONMENT
-    threads: STUDY.compute.threads
     resources:
         gpu=lambda wildcards: GPU if queried_checkpoint(wildcards) else 0,
     params:
         **settings(LAYOUT.query_settings, "budget", "dataset", "strategy"),
+        command=query_command,
+        target=target,
         data=subpath(input.manifest, parent=True),
         folder=subpath(output.scores, parent=True),
-        target=target,
         code=query_code,
-    shell:
-        "lplgrad query --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
-        "--metrics {input.metrics:q} --round {wildcards.round} {params.target} --seed {wildcards.seed} "
-        "--settings {params.settings:q} $place --output {params.folder:q} > {log:q} 2>&1"
+
+
+# Models that figures look into: those of the trials and rounds that `model_figures` names (the paper's figures 6 to 8).
+use rule train as observe with:
+    input:
+        labeled=labels,
+        checkpoint=lambda wildcards: trained(wildcards)["checkpoint"],
+        manifest=rules.start.input.manifest,
+        arrays=rules.start.input.arrays,
+    output:
+        features=f"{ROUND}/features.npy",
+        observed=f"{ROUND}/observed.csv",
+        confidence=f"{ROUND}/confidence.csv",
+    log:
+        f"{ROUND_LOGS}/observe.log",
+    benchmark:
+        f"{ROUND_LOGS}/observe.tsv"
+    params:
+        **settings(LAYOUT.observation_settings),
+        command="observe",
+        data=subpath(input.manifest, parent=True),
+        folder=subpath(output.features, parent=True),
+        code=lambda wildcards: code_digest("rounds.observe.run"),

@@ -175,8 +175,13 @@ def words(settings: Mapping[str, Any], above: str = "") -> list[str]:
         if isinstance(value, Mapping) and value:
             found += words(value, f"{above}{key}.")
         else:
-            found.append(f"{above}{key}={json.dumps(value, ensure_ascii=False)}")
+            found.append(f"{above}{key}={as_json(value)}")
     return found
+
+
+def as_json(value: object) -> str:
+    """Write JSON that YAML can read, without the mark that would end a script of the report's page."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
 
 
 def parse_settings(kind: type[SettingsT], given: Iterable[str], option: str = "--settings") -> SettingsT:
