@@ -21,20 +21,7 @@ from lplgrad import __version__
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.signals import Interrupted, ends_cleanly
 
-
-@dataclass(frozen=True)
-class Argument:
-    """An argument of a command.
-
-    Attributes:
-        name: as it is written on the command line, ``--option`` or ``positional``.
-        options: what ``ArgumentParser.add_argument`` takes.
-        exclusive: exactly one of the command's exclusive arguments must be given.
-    """
-
-    name: str
-    options: dict[str, Any]
-    exclusive: bool = False
+Argument = tuple[str, dict[str, Any]]  # its name, and what ``ArgumentParser.add_argument`` takes
 
 
 @dataclass(frozen=True)
@@ -69,8 +56,8 @@ class Command:
     kinds: dict[str, Kind] = field(default_factory=dict)
 
 
-def _arg(name: str, about: str, *, exclusive: bool = False, **options: Any) -> Argument:
-    return Argument(name, {"help": about, **options}, exclusive)
+def _arg(name: str, about: str, **options: Any) -> Argument:
+    return name, {"help": about, **options}
 
 
 def _path(name: str, metavar: str | tuple[str, ...], about: str, **options: Any) -> Argument:
@@ -162,9 +149,7 @@ COMMANDS = {
         "lplgrad prepare --settings source=digits --output data/digits",
         [
             _settings("the data set's source and the source's options", required=True),
-            _path(
-                "--downloads", "DIR", "folder of downloads (default: %(default)s)", default=Path("data/downloads")
-            ),
+            _path("--downloads", "DIR", "folder of downloads (default: %(default)s)", default=Path("data/downloads")),
             _arg("--threads", "threads that decode images (default: %(default)s)", type=count, default=1),
             _folder("folder of the prepared data set"),
         ],
@@ -188,25 +173,14 @@ COMMANDS = {
         "lplgrad train --data data/digits --labeled labeled.csv --round 1 --seed 1 --output round1 \\\n"
         "      --settings model.name=small_resnet training.epochs=60 'training.milestones=[48]' recipe.auxiliary=true",
         [
-            DATA,
-            LABELED,
+            DATA, LABELED,
             _path("--checkpoint", "FILE", "checkpoint of the round before, which a warm start continues", nargs="?"),
-            ROUND,
-            TARGET,
-            _path(
-                "--previous", "DIR", "folder of the round before, which is repeated if it reached the target", nargs="?"
-            ),
-            SEED,
-            _settings(
-                "model, training, augmentation, normalization, recipe and compute; missing keys have their defaults",
-                default=[],
-            ),
-            _arg(
-                "--progress-seconds", "seconds between two notes of the progress, from which an interrupted training "
-                "continues (default: %(default)s)", type=float, default=20, metavar="S",
-            ),
-            JOBS_PER_GPU,
-            _folder("folder of the round"),
+            ROUND, TARGET,
+            _path("--previous", "DIR", "folder of the round before, repeated if it was the last", nargs="?"), SEED,
+            _settings("model, training, augmentation, normalization, recipe and compute", default=[]),
+            _arg("--progress-seconds", "seconds between two notes of the progress (default: %(default)s)", type=float,
+                 default=20, metavar="S"),
+            JOBS_PER_GPU, _folder("folder of the round"),
         ],
     ),
     "query": Command(
@@ -216,19 +190,12 @@ COMMANDS = {
         "      --round 1 --seed 1 --settings acquisition=gradient_norm query_size=20 candidates=600 \\\n"
         "      --output round1",
         [
-            DATA,
-            LABELED,
+            DATA, LABELED,
             _path("--checkpoint", "FILE", "checkpoint of the round; random needs none", nargs="?"),
-            ROUND,
-            TARGET,
-            _path("--metrics", "FILE", "metrics of the round, for --target-accuracy", nargs="?"),
-            SEED,
-            _settings(
-                "acquisition and its options, query_size, candidates, query_transform, augmentation, compute",
-                required=True,
-            ),
-            JOBS_PER_GPU,
-            _folder("folder of the round"),
+            ROUND, TARGET,
+            _path("--metrics", "FILE", "metrics of the round, for --target-accuracy", nargs="?"), SEED,
+            _settings("acquisition, options, query_size, candidates, query_transform, augmentation", required=True),
+            JOBS_PER_GPU, _folder("folder of the round"),
         ],
     ),
     "observe": Command(
@@ -237,12 +204,9 @@ COMMANDS = {
         "lplgrad observe --data data/digits --labeled labeled.csv --checkpoint round1/checkpoint.safetensors \\\n"
         "      --seed 1 --output round1",
         [
-            DATA,
-            LABELED,
-            _needed("--checkpoint", "FILE", "checkpoint of the round"),
-            SEED,
-            _settings("unlabeled_images, embedded_images and compute", default=[]),
-            JOBS_PER_GPU,
+            DATA, LABELED,
+            _needed("--checkpoint", "FILE", "checkpoint of the round"), SEED,
+            _settings("unlabeled_images, embedded_images and compute", default=[]), JOBS_PER_GPU,
             _folder("folder for features.npy, observed.csv and confidence.csv"),
         ],
     ),
@@ -276,16 +240,9 @@ COMMANDS = {
         "lplgrad table accuracy --study results/demo/study.yaml --measurements results/demo/measurements.csv \\\n"
         "      --output accuracy.csv accuracy.html",
         [
-            _arg("kind", "which table", choices=list(TABLES)),
-            STUDY,
-            MEASUREMENTS,
-            TIMINGS,
-            _path(
-                "--presets", ("PAPER", "AUTHORS_CODE"),
-                "for deviations: config.yaml, and the overlay of the authors' code", nargs=2,
-            ),
-            PARTIAL,
-            FILES,
+            _arg("kind", "which table", choices=list(TABLES)), STUDY, MEASUREMENTS, TIMINGS,
+            _path("--presets", ("PAPER", "AUTHORS_CODE"), "config.yaml, and the overlay of the authors' code", nargs=2),
+            PARTIAL, FILES,
         ],
         TABLES,
     ),
@@ -295,18 +252,10 @@ COMMANDS = {
         "lplgrad figure learning-curves --study results/demo/study.yaml \\\n"
         "      --measurements results/demo/measurements.csv --budget small --output curves.svg curves.png",
         [
-            _arg("kind", "which figure", choices=list(FIGURES)),
-            STUDY,
-            MEASUREMENTS,
-            TIMINGS,
-            _path("--classes", "CSV", "classes.csv"),
-            _path("--diagnostics", "DIR", "folder of lplgrad diagnostics"),
-            _arg("--budget", "name of the budget"),
-            _arg("--dataset", "name of the data set"),
-            _arg("--strategy", "name of the strategy"),
-            _arg("--seed", "seed of the trial", type=int),
-            PARTIAL,
-            FILES,
+            _arg("kind", "which figure", choices=list(FIGURES)), STUDY, MEASUREMENTS, TIMINGS,
+            _path("--classes", "CSV", "classes.csv"), _path("--diagnostics", "DIR", "folder of lplgrad diagnostics"),
+            _arg("--budget", "name of the budget"), _arg("--dataset", "name of the data set"),
+            _arg("--strategy", "name of the strategy"), _arg("--seed", "seed of the trial", type=int), PARTIAL, FILES,
         ],
         FIGURES,
     ),
@@ -316,14 +265,10 @@ COMMANDS = {
         "lplgrad statistics --study results/demo/study.yaml --measurements results/demo/measurements.csv \\\n"
         "      --output results/demo/statistics",
         [
-            STUDY,
-            _needed("--measurements", "CSV", "measurements.csv"),
-            _arg(
-                "--accuracies", "accuracies to count labels for (default: round numbers on the curves)",
-                type=float, nargs="+", default=[], metavar="PERCENT",
-            ),
-            PARTIAL,
-            _folder("folder for the tables and the page"),
+            STUDY, _needed("--measurements", "CSV", "measurements.csv"),
+            _arg("--accuracies", "accuracies to count labels for (default: round numbers on the curves)", type=float,
+                 nargs="+", default=[], metavar="PERCENT"),
+            PARTIAL, _folder("folder for the tables and the page"),
         ],
     ),
     "diagnostics": Command(
@@ -338,12 +283,10 @@ COMMANDS = {
         "lplgrad claims --study results/demo/study.yaml --measurements results/demo/measurements.csv \\\n"
         "      --timings results/demo/timings.csv --output results/demo/claims",
         [
-            STUDY,
-            _needed("--measurements", "CSV", "measurements.csv"),
+            STUDY, _needed("--measurements", "CSV", "measurements.csv"),
             _path("--timings", "CSV", "timings.csv, for claims of time"),
             _path("--claims", "FILE", "the claims (default: the paper's)"),
-            PARTIAL,
-            _folder("folder for the tables and the page"),
+            PARTIAL, _folder("folder for the tables and the page"),
         ],
     ),
     "report": Command(
@@ -369,14 +312,9 @@ COMMANDS = {
         "lplgrad estimate config.yaml demo.yaml --measure",
         [
             CONFIGURATION,
-            _path("--rates", "CSV", "rates that python -m benchmarks measured", exclusive=True),
-            _arg(
-                "--measure", "time some batches of the study's own models here", action="store_true", exclusive=True
-            ),
-            _arg(
-                "--jobs", "how many jobs run at a time, at these rates each (default: 1)", type=count, default=1,
-                metavar="N",
-            ),
+            _path("--rates", "CSV", "rates that python -m benchmarks measured"),
+            _arg("--measure", "instead of --rates: time some batches of the study's own models", action="store_true"),
+            _arg("--jobs", "how many jobs run at a time (default: %(default)s)", type=count, default=1, metavar="N"),
         ],
     ),
     "schema": Command(
@@ -400,12 +338,8 @@ def parser() -> argparse.ArgumentParser:
             epilog=f"example:\n  {command.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        exclusive = None
-        for argument in command.arguments:
-            if argument.exclusive and exclusive is None:
-                exclusive = sub.add_mutually_exclusive_group(required=True)
-            into = exclusive if argument.exclusive and exclusive is not None else sub
-            into.add_argument(argument.name, **argument.options)
+        for argument, options in command.arguments:
+            sub.add_argument(argument, **options)
         sub.set_defaults(module=command.module, prog=sub.prog, kinds=command.kinds)
     return top
 

@@ -150,6 +150,16 @@ def test_a_wrong_file_and_a_missing_rate_are_told_in_one_line(
     assert "bfloat16" in told
 
 
+@pytest.mark.parametrize("options", [[], ["--measure", "--rates", "rates.csv"]])
+def test_rates_are_measured_or_read(
+    tmp_path: Path, lplgrad: Callable[..., tuple[int, str]], options: list[str]
+) -> None:
+    (tmp_path / "small.yaml").write_text(STUDY)
+    assert lplgrad("estimate", tmp_path / "small.yaml", *options) == (
+        1, "lplgrad estimate: error: give either --rates or --measure\n",
+    )  # fmt: skip
+
+
 def test_with_rates_at_hand_no_other_large_package_is_imported(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(STUDY)
     arguments = ["estimate", str(tmp_path / "small.yaml"), "--rates", str(write_rates(tmp_path / "rates.csv"))]

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import groupby
 
 from lplgrad import acquisition
+from lplgrad.machine.errors import UserError
 from lplgrad.rounds.networks import build
 from lplgrad.rounds.pool import TEST_IMAGES
 from lplgrad.study.availability import check_prepared_datasets
@@ -21,8 +22,9 @@ FLOAT = 4  # bytes
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Read, multiply and print."""
-
+    """Multiply rates by the images of a study and print the costs."""
+    if arguments.measure == (arguments.rates is not None):
+        raise UserError("give either --rates or --measure")
     study = read_study(arguments.files)
     check_prepared_datasets(study)
     layout = Layout(study)
