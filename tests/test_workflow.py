@@ -286,7 +286,7 @@ class TestAgain:
         for name in ("classes.csv", "timings.csv", "tables/datasets.csv"):
             (project / "results" / "tiny" / name).unlink()
         found = jobs(project)
-        assert {"measurements", "timings", "datasets_table"} <= set(found)
+        assert {"measurements", "timings", "table"} <= set(found)
         assert rounds(found) == {}
 
     def test_deleted_results_come_back_with_the_same_bytes(self, finished: Path, project: Path) -> None:
@@ -424,10 +424,11 @@ class TestResults:
             logits = np.load(finished / f"results/tiny/small/digits/{part}/test_logits.npy")
             assert (logits.argmax(1) == labels).mean() == row.accuracy
 
-    def test_every_job_has_a_log_and_a_benchmark(self, finished: Path) -> None:
-        count = sum(jobs(finished, "--forceall").values())
-        assert len(list((finished / "logs").rglob("*.log"))) == count
-        assert len(list((finished / "logs").rglob("*.tsv"))) == count
+    def test_every_job_has_a_log_and_those_of_rounds_and_data_a_benchmark(self, finished: Path) -> None:
+        found = jobs(finished, "--forceall")
+        measured = {"prepare", "start", "train_start", "train", "train_kept", "query", "observe"}
+        assert len(list((finished / "logs").rglob("*.log"))) == sum(found.values())
+        assert len(list((finished / "logs").rglob("*.tsv"))) == sum(found[name] for name in measured)
 
 
 @pytest.fixture(scope="session")
