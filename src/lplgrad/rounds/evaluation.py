@@ -16,30 +16,20 @@ from lplgrad.rounds.networks import Networks
 
 @dataclass(frozen=True)
 class Predictions:
-    """Outputs of networks for N images, float32.
+    """Outputs of networks for N images, float32; None if not wanted."""
 
-    Attributes:
-        logits: shape (N, C).
-        features: penultimate features, shape (N, D); None if not wanted.
-        predicted_loss: of the loss prediction module, shape (N,); None if not wanted.
-    """
-
-    logits: Tensor
-    features: Tensor | None
-    predicted_loss: Tensor | None
+    logits: Tensor  # shape (N, C)
+    features: Tensor | None  # penultimate, shape (N, D)
+    predicted_loss: Tensor | None  # of the loss prediction module, shape (N,)
 
 
 @torch.no_grad()
 def predict(
     networks: Networks, batches: Iterable[Tensor], features: bool = False, predicted_loss: bool = False
 ) -> Predictions:
-    """Pass over normalised images once, in eval mode and in float32.
+    """Pass over batches of normalised images, shape (B, channels, H, W), in eval mode and in float32.
 
-    Args:
-        networks: the main model and, for ``predicted_loss``, the auxiliary module.
-        batches: the images, shape (B, channels, H, W).
-        features: return the penultimate features.
-        predicted_loss: return the predicted losses.
+    ``features`` and ``predicted_loss`` say what to return besides logits.
     """
     for network in networks.named().values():
         network.eval()

@@ -33,11 +33,7 @@ def write_labeled(path: Path, labeled: LabeledSet) -> None:
 
 
 def read_labeled(path: Path, images: int) -> LabeledSet:
-    """Read the labelled set of a round.
-
-    Args:
-        path: a file of ``write_labeled``.
-        images: size of the training pool.
+    """Read the labelled set of a round from a training pool of so many images.
 
     Raises:
         UserError: the file is not such a list, or an index is out of range or appears twice.

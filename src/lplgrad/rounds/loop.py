@@ -21,19 +21,12 @@ from lplgrad.study.settings import Augmentation, Normalization, Recipe, Training
 
 @dataclass(frozen=True)
 class Epoch:
-    """The record of an epoch.
+    """The record of an epoch."""
 
-    Attributes:
-        number: from 1.
-        loss: mean cross-entropy over the epoch's images.
-        pair_loss: mean pair loss over the epoch's batches with a pair; None without an auxiliary module.
-        learning_rate: of the main model.
-    """
-
-    number: int
-    loss: float
-    pair_loss: float | None
-    learning_rate: float
+    number: int  # from 1
+    loss: float  # mean cross-entropy over the epoch's images
+    pair_loss: float | None  # mean over the epoch's batches with a pair; None without an auxiliary module
+    learning_rate: float  # of the main model
 
 
 def pair_loss(predicted: Tensor, losses: Tensor, margin: float) -> Tensor:
@@ -97,24 +90,15 @@ class Optimizer:
 
 @dataclass
 class State:
-    """A training between two epochs: all that it continues from.
-
-    Attributes:
-        networks: with their weights and buffers.
-        optimizers: one for each network, by its name.
-        batches, augmenting: the random streams.
-        epochs: the number of epochs.
-        epoch: the number of finished epochs.
-        last: the record of the last finished epoch.
-    """
+    """A training between two epochs: all that it continues from."""
 
     networks: Networks
-    optimizers: dict[str, Optimizer]
+    optimizers: dict[str, Optimizer]  # by the names of the networks
     batches: np.random.Generator
     augmenting: np.random.Generator
     epochs: int
-    epoch: int = 0
-    last: Epoch | None = None
+    epoch: int = 0  # the number of finished epochs
+    last: Epoch | None = None  # the record of the last of them
 
     def streams(self) -> dict[str, np.random.Generator]:
         """The random streams by name."""
@@ -141,8 +125,7 @@ def train(
         images: the labelled images, uint8, shape (L, H, W, C).
         labels: their classes, int64, shape (L,).
         training, recipe, augmentation, normalization: the settings.
-        batches: random stream of the order of the images.
-        augmenting: random stream of the augmentation.
+        batches, augmenting: random streams of the order of the images and of the augmentation.
         precision: ``bfloat16`` for autocast; the caller sets ``tf32``, see ``devices.tf32``.
         begin: receives the state before the first epoch, and may bring it to where an earlier run stopped. Whenever an
             epoch is yielded, the state is the one after it.

@@ -25,12 +25,7 @@ FORMAT = "lplgrad checkpoint 1"
 
 @dataclass
 class Networks:
-    """The networks that a round trains.
-
-    Attributes:
-        model: the main model.
-        auxiliary: the loss prediction module, if the recipe has one.
-    """
+    """The networks that a round trains: the main model, and the loss prediction module if the recipe has one."""
 
     model: ResNet
     auxiliary: LossPrediction | None = None
@@ -60,16 +55,9 @@ class Networks:
 def first_networks(
     model: Model, channels: int, classes: int, auxiliary: bool, seed: int, round_number: int
 ) -> Networks:
-    """Build networks with new weights. Each network has a random stream of its own, so that the main models of all
-    recipes start equal.
+    """Build networks with the weights of a trial's seed and a round, the first or any of a recipe with ``init: fresh``.
 
-    Args:
-        model: the main model.
-        channels: channels of an image.
-        classes: number of classes.
-        auxiliary: whether to build a loss prediction module.
-        seed: the trial's seed.
-        round_number: the round that starts with new weights: 1, or every round of a recipe with ``init: fresh``.
+    Each network has a random stream of its own, so that the main models of all recipes start equal.
     """
     networks = build(model, channels, classes, auxiliary)
     weights_seed = torch_seed(seed, Purpose.MODEL_WEIGHTS, round_number)
@@ -100,13 +88,8 @@ def read_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file of ``write_tensors``: the tensors, on the CPU, and the header.
 
-    Args:
-        path: the file.
-        kind: the value of ``format`` in the header.
-        remedy: end of an error's message.
-
     Raises:
-        UserError: the file is truncated, or has another format.
+        UserError: the file is truncated, or ``format`` in its header is not ``kind``. The message ends in ``remedy``.
     """
     path.open("rb").close()  # safetensors' own errors name no file
     try:
@@ -134,15 +117,7 @@ def save(path: Path, networks: Networks, model: Model, normalization: Normalizat
 
 @dataclass
 class Checkpoint:
-    """A checkpoint.
-
-    Attributes:
-        path: the file.
-        networks: with their weights, on the CPU.
-        model: how the main model is built.
-        normalization: of the images that it was trained on.
-        classes: names of the classes.
-    """
+    """A checkpoint, with its networks on the CPU."""
 
     path: Path
     networks: Networks

@@ -58,8 +58,7 @@ def draw_candidates(images: int, labeled: LabeledSet, size: int | None, seed: in
         images: size N of the training pool.
         labeled: the labelled images.
         size: size of the subset S, or None for the whole unlabelled pool.
-        seed: the trial's seed.
-        round_number: the round, from 1.
+        seed, round_number: of the trial and its round, from 1.
 
     Returns:
         Indices of the candidates, ascending, int64, shape (S,).
@@ -81,11 +80,7 @@ def draw_candidates(images: int, labeled: LabeledSet, size: int | None, seed: in
 def draw_test_images(images: int, seed: int) -> Indices:
     """Draw the test images that are scored after every query: the same in all rounds and for all strategies of a seed.
 
-    Args:
-        images: size of the test set.
-        seed: the trial's seed.
-
     Returns:
-        Positions in the test set, ascending, int64, shape (min(images, ``TEST_IMAGES``),).
+        Positions in the test set of so many images, ascending, int64, shape (min(images, ``TEST_IMAGES``),).
     """
     return np.sort(stream(seed, Purpose.TEST_IMAGES).permutation(images)[:TEST_IMAGES])

@@ -36,7 +36,7 @@ LONGEST = 600.0  # seconds between two writes, however slow one was
 
 
 class Progress:
-    """The progress file of one training.
+    """The progress file of one training in the folder of its round.
 
     Args:
         folder: of the round.
@@ -129,13 +129,10 @@ def save(state: State, path: Path, digest: str, seconds: float) -> None:
 
 
 def restore(state: State, path: Path, digest: str) -> float:
-    """Bring a state to what a file holds. The state changes only if all of the file is sound.
-
-    Returns:
-        Seconds that were trained before.
+    """Bring a state to what a file holds, and return the seconds that were trained before.
 
     Raises:
-        UserError: the file is not whole, or of another training.
+        UserError: the file is not whole, or of another training. Then the state is unchanged.
     """
     tensors, header = read_tensors(path, FORMAT, remedy="")
     if header.get("digest") != digest:

@@ -40,27 +40,16 @@ JobT = TypeVar("JobT", TrainingJob, QueryJob, ObservationJob)
 
 @dataclass
 class Round(Generic[JobT]):
-    """A round of a trial and the job that works on it.
+    """A round of a trial and the job that works on it."""
 
-    Attributes:
-        arguments: of the job's command.
-        settings: of the job.
-        data: the prepared data set.
-        labeled: the labelled set of the round.
-        number: the round, from 1.
-        stopped: the trial has reached its target accuracy before, so the job has nothing to compute.
-        wanted: returns whether another process waits for the round's folder.
-        digests: of the data, the labels and the checkpoint that the job was given when it began.
-    """
-
-    arguments: argparse.Namespace
+    arguments: argparse.Namespace  # of the job's command
     settings: JobT
     data: DatasetArrays
     labeled: LabeledSet
-    number: int
-    stopped: bool
-    wanted: Callable[[], bool]
-    digests: dict[str, object] = field(init=False)
+    number: int  # from 1
+    stopped: bool  # the trial has reached its target accuracy before, so the job has nothing to compute
+    wanted: Callable[[], bool]  # whether another process waits for the round's folder
+    digests: dict[str, object] = field(init=False)  # of the data, labels and checkpoint when the job began
 
     def __post_init__(self) -> None:
         self.digests = digests(self.arguments)

@@ -18,11 +18,7 @@ SPENT = ("train_seconds", "test_seconds")
 
 
 def has_stopped(metrics: Path, target_accuracy: float) -> bool:
-    """Return whether a trial has reached its target accuracy by a round.
-
-    Args:
-        metrics: ``metrics.json`` of the round.
-        target_accuracy: as a fraction.
+    """Return whether a trial has reached its target accuracy, a fraction, by the round of a ``metrics.json``.
 
     Raises:
         UserError: the file is not the metrics of a round.
@@ -35,12 +31,7 @@ def has_stopped(metrics: Path, target_accuracy: float) -> bool:
 
 
 def repeat_round(previous: Path, folder: Path, round_number: int) -> dict[str, Any]:
-    """Repeat the round before in a round of a stopped trial.
-
-    Args:
-        previous: folder of the round before, with its checkpoint, test logits, metrics and timing.
-        folder: of the round.
-        round_number: of the round.
+    """Repeat the round of the folder ``previous`` in a round of a stopped trial.
 
     Returns:
         The metrics of the round. The caller writes them last, because they mark a finished round.

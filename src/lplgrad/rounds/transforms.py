@@ -12,12 +12,7 @@ from lplgrad.study.settings import Augmentation, Normalization
 
 
 class Normalize:
-    """Scale to [0, 1] and standardise each channel.
-
-    Args:
-        settings: mean and standard deviation per channel.
-        device: where images are.
-    """
+    """Scale images on a device to [0, 1] and standardise each channel."""
 
     def __init__(self, settings: Normalization, device: torch.device) -> None:
         mean = torch.tensor(settings.mean, dtype=torch.float64)
@@ -38,7 +33,7 @@ class Augment:
     Args:
         images: uint8, shape (N, H, W, C), on their device.
         settings: padding, and whether to flip.
-        generator: the augmentation's random stream.
+        generator: the random stream.
     """
 
     def __init__(self, images: Tensor, settings: Augmentation, generator: np.random.Generator) -> None:
@@ -60,12 +55,7 @@ class Augment:
         return torch.from_numpy(top).to(device), torch.from_numpy(left).to(device), torch.from_numpy(flip).to(device)
 
     def __call__(self, batch: Tensor, draws: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Return the augmented images of a batch, uint8, shape (B, H, W, C).
-
-        Args:
-            batch: positions, shape (B,).
-            draws: what ``draw`` returned for this epoch.
-        """
+        """Return the augmented images at some positions, shape (B,), with this epoch's draws: uint8, (B, H, W, C)."""
         top, left, flip = (values[batch] for values in draws)
         images = self.crops[batch, top, left].permute(0, 2, 3, 1)
         if self.settings.horizontal_flip:
