@@ -26,7 +26,7 @@ from lplgrad.datasets.prepared.originals import HIDDEN
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import file_digest
 from lplgrad.machine.log import say
-from lplgrad.study.validation import Count, Number, Settings, problem_below
+from lplgrad.study.validation import Count, Number, Settings, wrong
 
 SPLIT_NAMES = {"train": "train|training", "validation": "val|valid|validation", "test": "test|testing|eval|evaluation"}
 
@@ -63,9 +63,9 @@ class Options(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Options:
         if self.test_images is not None and self.test_fraction is not None:
-            raise problem_below("test_fraction", "test_images is given too; give one of them")
+            raise wrong("test_images is given too; give one of them", "test_fraction")
         if self.value_range is not None and not 1e-30 < self.value_range[1] - self.value_range[0] < 1e30:
-            raise problem_below("value_range", f"must be [low, high] with low below high, not {self.value_range}")
+            raise wrong(f"must be [low, high] with low below high, not {self.value_range}", "value_range")
         return self
 
 

@@ -30,7 +30,7 @@ def check_prepared_datasets(study: Study) -> None:
             continue
         described = read_json(manifest)
         if found := described.get("settings"):
-            wanted = {"source": row.source, **row.all_options}
+            wanted = {"source": row.source, **row.checked_options.model_dump()}
             changed = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
             if changed:
                 raise UserError(
@@ -55,8 +55,8 @@ def changed_originals(study: Study) -> dict[str, str]:
     problems = {}
     for name in study.run.datasets:
         manifest, row = _manifest(study, name), study.datasets[name]
-        folder, source = manifest.parent, datasets.load(row.source)
-        originals = source.originals(source.options.model_validate(row.options), _downloads(study))
+        folder = manifest.parent
+        originals = datasets.load(row.source).originals(row.checked_options, _downloads(study))
         if originals is None or not manifest.exists() or not (folder / ORIGINALS).exists():
             continue
         try:
@@ -101,8 +101,7 @@ def unavailable_datasets(study: Study) -> dict[str, str]:
         if failed.exists():
             return failed.read_text(encoding="utf-8", errors="replace").strip()
         row = study.datasets[name]
-        source = datasets.load(row.source)
-        return source.unavailable(source.options.model_validate(row.options), _downloads(study))
+        return datasets.load(row.source).unavailable(row.checked_options, _downloads(study))
 
     absent = absent_datasets(study)
     with ThreadPoolExecutor() as pool:

@@ -104,7 +104,7 @@ class Layout:
         for one, other in permutations(self.study.run.strategies, 2):
             joint, plain = self.study.strategies[one], self.study.strategies[other]
             with_it, without = self.study.recipes[joint.recipe], self.study.recipes[plain.recipe]
-            query_alike = (joint.acquisition, joint.all_options) == (plain.acquisition, plain.all_options)
+            query_alike = (joint.acquisition, joint.checked_options) == (plain.acquisition, plain.checked_options)
             train_alike = with_it.without_auxiliary() == without.without_auxiliary()
             if with_it.auxiliary and not without.auxiliary and query_alike and train_alike:
                 yield one, other

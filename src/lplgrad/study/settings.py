@@ -19,17 +19,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lplgrad import acquisition, datasets
 from lplgrad.machine.errors import nearest
-from lplgrad.study.validation import (
-    Count,
-    Name,
-    Number,
-    Row,
-    Seed,
-    Settings,
-    Title,
-    problem_below,
-    wrong,
-)
+from lplgrad.study.validation import Count, Name, Number, Row, Seed, Settings, Title, wrong
 
 
 class Model(Settings):
@@ -261,11 +251,10 @@ class Dataset(Row):
 
     @model_validator(mode="after")
     def _budgets_fit_the_pool(self) -> Self:
-        source = datasets.load(self.source)
-        pool = source.pool_size(source.options.model_validate(self.options))
+        pool = datasets.load(self.source).pool_size(self.checked_options)
         for name, budget in self.budgets.items():
             if pool is not None and (problem := pool_problem(budget, pool)):
-                raise problem_below(f"budgets.{name}.{problem[0]}", problem[1])
+                raise wrong(problem[1], f"budgets.{name}.{problem[0]}")
         return self
 
 
@@ -367,7 +356,7 @@ class Study(Settings):
     @model_validator(mode="after")
     def _references_resolve(self) -> Self:
         for key, problem in [*self._broken_references(), *self._confusing_titles()]:
-            raise problem_below(key, problem)
+            raise wrong(problem, key)
         return self
 
     def _broken_references(self) -> Iterable[tuple[str, str]]:

@@ -21,14 +21,9 @@ from lplgrad.machine.errors import UserError, nearest
 RESERVED_NAMES = {"start", "downloads"}
 
 
-def problem_below(key: str, problem: str) -> PydanticCustomError:
-    """An error for a validator to raise, about ``key`` below the settings that it checks."""
+def wrong(problem: str, key: str = "") -> PydanticCustomError:
+    """Return an error for a validator to raise, about what it checks or about ``key`` below it."""
     return PydanticCustomError("problem", "{problem}", {"problem": problem, "key": key})
-
-
-def wrong(problem: str) -> PydanticCustomError:
-    """An error for a validator to raise, about what it checks."""
-    return problem_below("", problem)
 
 
 def _name(value: object) -> object:
@@ -101,20 +96,18 @@ class Row(Settings):
         return dict(self.model_extra or {})
 
     @property
-    def all_options(self) -> dict[str, Any]:
-        """The same with the default of every option that is not given."""
-        return self._checked_options().model_dump()
-
-    def _checked_options(self) -> Settings:
+    def checked_options(self) -> Settings:
+        """The same as the function takes them: checked, with all defaults."""
         kind: type[Settings] = self.registry.load(getattr(self, self.function_key)).options
         return kind.model_validate(self.options)
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
         try:
-            self._checked_options()
+            _ = self.checked_options
         except ValidationError as error:
-            raise problem_below(*first_problem(error)) from None
+            key, problem = first_problem(error)
+            raise wrong(problem, key) from None
         return self
 
 

@@ -72,13 +72,12 @@ def size_of(study: Study, dataset: str) -> Size:
             return Size(min(train[1:3]), train[3], len(described["classes"]), train[0], test[0])
         except (KeyError, TypeError, ValueError, IndexError):
             raise UserError(f"{manifest}: not the description of a data set; prepare it anew") from None
-    source = datasets.load(row.source)
-    options = source.options.model_validate(row.options)
+    options = row.checked_options
     # Of a folder of images the number of classes is a guess; it changes the disk space by some kB.
     side, channels, classes, test = KNOWN.get(row.source, (None, 3, 6, None))
     side = getattr(options, "image_size", None) or side
     test = getattr(options, "test_images", None) or test
-    pool = source.pool_size(options) or max(budget.labels for budget in row.budgets.values())
+    pool = datasets.load(row.source).pool_size(options) or max(budget.labels for budget in row.budgets.values())
     if side is None or test is None:
         raise UserError(
             f"datasets.{dataset}: its size is known once it is prepared (add --until prepare to your snakemake command)"
