@@ -243,5 +243,5 @@ def metrics_of_round(wildcards):
 
 def target(wildcards):
     """The argument that lets a trial stop early, where it may: in any round but the first."""
-    accuracy = wildcards.get("round") and LAYOUT.target(wildcards.budget, wildcards.dataset)
+    accuracy = wildcards.get("round") and LAYOUT.budget(wildcards.budget, wildcards.dataset).target_accuracy
     return f"--target-accuracy {accuracy}" if accuracy else ""

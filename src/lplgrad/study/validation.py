@@ -1,7 +1,4 @@
-"""Strict settings: the base of every settings class, and the one line that reports a mistake.
-
-Pydantic checks. Imports neither torch nor Snakemake.
-"""
+"""Strict settings: the base of every settings class, and the one line that reports a mistake."""
 
 from __future__ import annotations
 
@@ -71,16 +68,11 @@ class Settings(BaseModel):
 
 
 class Row(Settings):
-    """A row that names a function and carries that function's own options beside its keys.
-
-    Attributes:
-        function_key: the key that names the function.
-        registry: the package that has a module for each function.
-    """
+    """A row that names a function and carries that function's own options beside its keys."""
 
     model_config = ConfigDict(extra="allow")
-    function_key: ClassVar[str]
-    registry: ClassVar[ModuleType]
+    function_key: ClassVar[str]  # the key that names the function
+    registry: ClassVar[ModuleType]  # the package that has a module for each function
 
     @classmethod
     def option_keys(cls, values: Mapping[str, Any]) -> set[str] | None:
@@ -138,11 +130,7 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def parse(kind: type[SettingsT], values: object, where: str) -> SettingsT:
-    """Check one mapping of settings.
-
-    Raises:
-        UserError: ``where``, the key, and what is wrong with it.
-    """
+    """Check one mapping of settings. Raise UserError with ``where``, the key, and what is wrong with it."""
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: expected keys and values, not {type(values).__name__}")
     try:
@@ -173,11 +161,7 @@ def words(settings: Mapping[str, Any], above: str = "") -> list[str]:
 
 
 def parse_settings(kind: type[SettingsT], given: Iterable[str], option: str = "--settings") -> SettingsT:
-    """Check settings from the command line: words as ``words`` writes them, or mappings in YAML.
-
-    Raises:
-        UserError: the key, and what is wrong with it.
-    """
+    """Check settings from the command line, as ``parse`` does: words of the form of ``words``, or mappings in YAML."""
     values: dict[str, Any] = {}
     keys = set()
     for word in given:
@@ -240,11 +224,7 @@ def _written_out(node: yaml.Node | None, known: dict[int, int]) -> int:
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """Parse YAML (or JSON) without running anything in it.
-
-    Raises:
-        UserError: ``where``, and the line that does not parse.
-    """
+    """Parse YAML (or JSON) safely. Raise UserError with ``where`` and the line that does not parse."""
     try:
         loader = _UniqueKeyLoader(text)  # a SafeLoader
         node = loader.get_single_node()
