@@ -46,7 +46,7 @@ def record_settings(layout: Layout, torch: str = "2") -> None:
             prepared, labeled = Path(layout.data(trial.dataset)), Path(layout.labels(trial, number))
             about["dataset"] = checksums(prepared) if (prepared / "dataset.json").exists() else {"train_images": "?"}
             about["labeled"] = file_digest(labeled) if labeled.exists() else None
-            target = layout.target(trial.budget, trial.dataset)
+            target = layout.budget(trial.budget, trial.dataset).target_accuracy
             for folder, name, settings, stops_at in (
                 (layout.trained(trial, number), "settings.json", training, target if number > 1 else None),
                 (layout.round(trial, number), "query_settings.json", query, target),

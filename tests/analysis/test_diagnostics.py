@@ -175,7 +175,8 @@ class TestArtifacts:
         for name in ("calibration", "choices", "overlap"):
             table = getattr(diagnostics, name)(written).to_csv(index=False, float_format="%.6g")
             write_text(tmp_path / f"{name}.csv", table)
-        assert [len(frame) for frame in measured.read_choices(tmp_path, written)] == [0, 0]
+        tables = measured.read_diagnostics(tmp_path, written)
+        assert len(tables["choices"]) == len(tables["overlap"]) == 0
 
     def test_labels_that_are_cut_off_are_not_those_of_a_trial_that_stopped(self, ran: StudyFile) -> None:
         path = Path("results/tiny/small/data/entropy/seed1/round1/next_labeled.csv")

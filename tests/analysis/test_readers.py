@@ -105,14 +105,16 @@ TABLES: dict[Path, tuple[Callable[[StudyFile], Any], set[str], set[str]]] = {
     ),
     ROOT / "classes.csv": (lambda file: measured.read_classes(ROOT / "classes.csv", file), {"accuracy"}, set()),
     STATISTICS / "calibration.csv": (
-        lambda file: measured.read_calibration(STATISTICS, file),
+        lambda file: measured.read_diagnostics(STATISTICS, file)["calibration"],
         set(list(measured.CALIBRATION)[6:]), {"entropy_loss_correlation"},
     ),
     STATISTICS / "choices.csv": (
-        lambda file: measured.read_choices(STATISTICS, file)[0],
+        lambda file: measured.read_diagnostics(STATISTICS, file)["choices"],
         set(list(measured.CHOICES)[6:]), {"spread", "error_ranking", "score_entropy_correlation"},
     ),
-    STATISTICS / "overlap.csv": (lambda file: measured.read_choices(STATISTICS, file)[1], {"jaccard"}, set()),
+    STATISTICS / "overlap.csv": (
+        lambda file: measured.read_diagnostics(STATISTICS, file)["overlap"], {"jaccard"}, set(),
+    ),
     ENTROPY / "round2/scores.csv": (
         lambda file: scores_of(file, TRIAL, 2), {"score", "entropy", "confidence", "predicted_class"}, set(),
     ),
@@ -331,9 +333,8 @@ def test_tables_of_diagnostics_must_agree_on_where_trials_stopped(file: StudyFil
     where = "choices.csv: budget stops, dataset data, strategy random, seed 2, round 1, labels 6: the study has no such"
     try:
         path.write_text("".join(rows[:-1]))
-        for read in (measured.read_calibration, measured.read_choices):
-            line = told(partial(read, STATISTICS, file), path)
-            assert where in line
-            assert line.endswith("delete it and calibration.csv, with which it must agree, and run again")
+        line = told(partial(measured.read_diagnostics, STATISTICS, file), path)
+        assert where in line
+        assert line.endswith("delete it and calibration.csv, with which it must agree, and run again")
     finally:
         path.write_text(text)

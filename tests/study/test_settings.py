@@ -317,7 +317,7 @@ def test_what_is_prepared_is_what_the_study_means_and_holds_its_budgets(
     mine = write(
         tmp_path, "mine.yaml", {"run": {"datasets": ["mine"], "budgets": ["small"]}, "datasets": {"mine": row}}
     )
-    settings = read_study([base, mine]).datasets["mine"].all_options
+    settings = read_study([base, mine]).datasets["mine"].checked_options.model_dump()
     manifest = tmp_path / "data/mine/dataset.json"
     manifest.parent.mkdir(parents=True)
 

@@ -181,7 +181,7 @@ def queried_checkpoint(wildcards):
 
 def target(wildcards):
     """The option that lets a trial stop early, in any round but the first."""
-    accuracy = wildcards.get("round") and LAYOUT.target(wildcards.budget, wildcards.dataset)
+    accuracy = wildcards.get("round") and LAYOUT.budget(wildcards.budget, wildcards.dataset).target_accuracy
     return f" --target-accuracy {accuracy}" if accuracy else ""
 
 

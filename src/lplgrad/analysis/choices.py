@@ -16,8 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from lplgrad.analysis.inference import Array
 
 Indices = npt.NDArray[np.int64]
-SIDE = 32
-BINS = 15
+BINS = 15  # of the calibration error
 SCORES = ("gradient_norm", "predicted_loss", "entropy")
 
 
@@ -37,7 +36,7 @@ def jaccard(one: Indices, other: Indices) -> float:
     return common / union if union else math.nan
 
 
-def shrunk(images: npt.NDArray[np.uint8], side: int = SIDE) -> Array:
+def shrunk(images: npt.NDArray[np.uint8], side: int = 32) -> Array:
     """Pixels for distances, shape (N, D), in [0, 1]: uint8 images of shape (N, H, W, C), averaged over blocks until no
     side is longer than ``side``."""
     count, height, width, channels = images.shape
@@ -91,14 +90,12 @@ def entropies(logits: npt.NDArray[np.floating[Any]]) -> Array:
     return found
 
 
-def calibration_error(logits: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64], bins: int = BINS) -> float:
-    """Expected calibration error (Naeini et al. 2015; Guo et al. 2017, eq. 3).
-
-    The highest probability of each image falls into one of ``bins`` bins of equal width, closed above; the error is the
-    mean over images of |accuracy - mean confidence| of their bin: 0 to 1.
+def calibration_error(logits: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64]) -> float:
+    """Expected calibration error, 0 to 1 (Naeini et al. 2015; Guo et al. 2017, eq. 3): the mean over images of
+    |accuracy - mean confidence| of their bin, by the highest probability, in ``BINS`` equal bins that are closed above.
     """
     probabilities = special.softmax(logits.astype(np.float64), axis=1)
     confidence, right = probabilities.max(axis=1), logits.argmax(axis=1) == labels
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gaps = np.bincount(place, right, bins) - np.bincount(place, confidence, bins)
+    place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    gaps = np.bincount(place, right, BINS) - np.bincount(place, confidence, BINS)
     return float(np.abs(gaps).sum() / len(labels))

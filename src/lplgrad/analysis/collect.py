@@ -38,20 +38,16 @@ def run_timings(arguments: argparse.Namespace) -> None:
 
 
 def measurements(file: StudyFile, partial: bool = False, departed: Departures | None = None) -> pd.DataFrame:
-    """Collect the accuracy after every round: the same bytes on every run of the study on the same machine.
+    """Collect the accuracy after every round. The shared round 1 of a recipe appears in the trial of every strategy.
 
     Args:
         file: the study.
-        partial: leave out rounds that are missing or depart from the study; otherwise they are an error.
+        partial: leave out rounds that are missing or depart from the study; otherwise they are a UserError.
         departed: of ``check_settings``, which takes long in a large study; None to call it now.
 
     Returns:
         Columns budget, dataset, strategy, recipe, acquisition, seed, round, labels, accuracy (fraction), train_loss,
-        stopped, torch (the version of PyTorch that trained the round). Round 1 is trained once per recipe and appears
-        in the trial of every strategy of that recipe.
-
-    Raises:
-        UserError: a round is missing or departs from the study, and ``partial`` is False.
+        stopped, torch (the version of PyTorch that trained the round).
     """
 
     def read(trial: Trial, number: int, folder: Path) -> Row | None:
@@ -76,13 +72,8 @@ def class_accuracies(file: StudyFile, partial: bool = False, departed: Departure
 
 
 def timings(file: StudyFile, partial: bool = False, departed: Departures | None = None) -> pd.DataFrame:
-    """Collect seconds and memory of every round, and the machine: what is not the same on every run.
-
-    Returns:
-        Columns budget, dataset, strategy, recipe, acquisition, seed, round, train_seconds, test_seconds,
-        train_peak_memory_mb, query_seconds, query_peak_memory_mb (both NaN in the last round, which has no query),
-        device, host, threads, torch.
-    """
+    """Collect what differs from run to run: columns as above up to round, then train_seconds, test_seconds,
+    train_peak_memory_mb, query_seconds, query_peak_memory_mb (NaN without a query), device, host, threads, torch."""
     layout = Layout(file.study, file.unavailable)
     departed = check_settings(layout, partial=partial) if departed is None else departed
     others = {departure.file for departure in departed.values()}
@@ -148,7 +139,7 @@ def _is_number(value: object) -> bool:
 
 
 def _read(path: Path, keys: list[str], partial: bool) -> Row | None:
-    """Some keys of a JSON file."""
+    """Read and check some keys of a JSON file. Return None if it is missing and ``partial`` allows that."""
     if not path.exists():
         if partial:
             return None

@@ -63,16 +63,11 @@ def compare(one: pd.Series[float], other: pd.Series[float], power: bool) -> dict
 
 
 def area_differences(of_trials: pd.DataFrame, strategies: Sequence[str], reference: str) -> pd.DataFrame:
-    """Compare every strategy with every other, by area.
-
-    Args:
-        of_trials: of ``areas``.
-        strategies: in the order of the study.
-        reference: the strategy whose comparisons with all others, in all panels, are the family of Holm's correction.
-            The other comparisons describe: their ``p_holm`` is NaN.
+    """Compare every strategy with every other, by the areas of trials.
 
     Returns:
-        Columns ``CELL`` (never with the reference as a baseline), baseline, those of ``compare``, family, p_holm.
+        Columns ``CELL`` (never with the reference as a baseline), baseline, those of ``compare``, family (whether it is
+        a comparison with the reference; these are the family of Holm's correction), p_holm (NaN outside the family).
     """
     order = [reference, *(name for name in strategies if name != reference)]
     rows = []
@@ -110,12 +105,7 @@ def penalties(of_rounds: pd.DataFrame, first_labels: pd.DataFrame, strategies: S
     """The pairwise penalty matrix of Ash et al. (2020, section 4).
 
     A strategy beats another at a number of labels if a two-sided paired t test at 5 % says so. Each win adds 1 / (label
-    counts of the panel), so a panel weighs the same however many rounds it has.
-
-    Args:
-        of_rounds: of ``round_differences``.
-        first_labels: of the function of that name; round 1 is left out.
-        strategies: in the order of the matrix.
+    counts of the panel), so a panel weighs the same however many rounds it has. Round 1 is left out.
 
     Returns:
         Columns strategy, baseline (all ordered pairs), wins (the sum above; NaN if the pair could be compared nowhere),
@@ -157,8 +147,7 @@ def random_of(measurements: pd.DataFrame) -> str | None:
 
 
 def block_means(of_trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series[int]]:
-    """Mean areas to rank strategies by, over the seeds of a panel that all ranked strategies have. With other seeds a
-    strategy would be ranked by its luck.
+    """Average areas to rank strategies by, over the seeds of a panel that all ranked strategies have.
 
     Returns:
         Means of every strategy (columns) in every panel (rows) with a common seed, NaN for a strategy that has no area

@@ -1,7 +1,6 @@
 """Learning curves as numbers: which trials count, the area under a curve, the labels that an accuracy takes.
 
-Measurements are those of ``measured.read_measurements``: a row for each round that was trained. Their accuracies are
-fractions; those that are returned are percent.
+Measurements are those of ``measured.read_measurements``, with accuracies as fractions. Results are in percent.
 """
 
 from __future__ import annotations
@@ -43,11 +42,8 @@ def last_round(panel: pd.DataFrame) -> int:
 
 
 def left_out(measurements: pd.DataFrame) -> pd.DataFrame:
-    """The trials that do not count because rounds are missing: columns budget, dataset, strategy, seed, reason.
-
-    A trial counts if it has every round from 1 to the ``last_round`` of its budget and data set, those included that
-    only repeat one. A seed or strategy without any round is not listed.
-    """
+    """List the trials that do not count: columns budget, dataset, strategy, seed, reason. A trial counts if it trained
+    or repeated every round from 1 to ``last_round``. A seed or strategy without any round is not listed."""
     found = []
     for _, panel in panels(measurements):
         last = last_round(panel)
@@ -73,8 +69,8 @@ def complete(measurements: pd.DataFrame) -> pd.DataFrame:
 
 
 def until_first_end(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of every budget and data set up to the number of labels with which its first trial ends. Beyond it the
-    seeds that reached their target accuracy are gone, and the others are those that did badly."""
+    """Return the rows of every budget and data set up to the labels with which its first trial ends. Beyond them, only
+    the seeds that did badly are left, because the others reached their target accuracy."""
     ends = frame.groupby(TRIAL)["labels"].max().groupby(PANEL).min().rename("end")
     return frame[(frame["labels"] <= frame.join(ends, on=PANEL)["end"]).to_numpy()]
 
@@ -102,14 +98,8 @@ def heights(curve: pd.DataFrame, labels: float) -> pd.Series[float]:
 
 
 def trial_seconds(timings: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of training and of querying of every trial that neither stopped nor lacks a number.
-
-    Args:
-        timings: of ``measured.read_timings``.
-
-    Returns:
-        Columns budget, dataset, strategy, seed, train_seconds, query_seconds.
-    """
+    """Add up the seconds of every trial that neither stopped nor lacks a number: columns budget, dataset, strategy,
+    seed, train_seconds, query_seconds. ``timings`` are those of ``measured.read_timings``."""
     kept = [timings.iloc[:0]]
     for _, panel in panels(timings):
         last = last_round(panel)
@@ -128,11 +118,8 @@ def normalized_area(
 
     Args:
         labels: rising, shape (R,).
-        accuracy: in any unit, shape (..., R).
+        accuracy: in any unit, shape (..., R). The result has shape (...) and the same unit.
         low, high: range of the labels, at whose ends the curve is interpolated; by default the whole curve.
-
-    Returns:
-        Shape (...), in the unit of the accuracy. Over a range of no width it is the height there.
     """
     labels, accuracy = np.asarray(labels, dtype=float), np.asarray(accuracy, dtype=float)
     low, high = labels[0] if low is None else low, labels[-1] if high is None else high
@@ -146,12 +133,11 @@ def normalized_area(
 
 
 def areas(measurements: pd.DataFrame) -> pd.DataFrame:
-    """The primary endpoint: the normalised area under every trial's curve, from round 2 to where the first trial of the
-    panel ends. No query had a part in round 1, and strategies of one recipe share it.
+    """The primary endpoint: the normalised area under every trial's curve, from round 2 (no query had a part in round
+    1) to where the first trial of the panel ends. A panel without such a range has no rows.
 
     Returns:
-        Columns budget, dataset, strategy, seed, labels_from, labels_to, area (percent). A panel without such a range
-        has no rows.
+        Columns budget, dataset, strategy, seed, labels_from, labels_to, area (percent).
     """
     rows = []
     for _, panel in panels(compared(measurements)):
@@ -167,11 +153,10 @@ def areas(measurements: pd.DataFrame) -> pd.DataFrame:
 
 
 def first_reached(labels: npt.ArrayLike, accuracy: npt.ArrayLike, target: float) -> tuple[float, str]:
-    """Where a curve of shape (R,) with rising labels first reaches an accuracy, by linear interpolation between rounds.
+    """Find where a curve of shape (R,) with rising labels first reaches an accuracy, by linear interpolation.
 
     Returns:
-        The labels and ``""``; or a bound and ``"before"`` (the first round is already there) or ``"after"`` (no round
-        is).
+        The labels and ``""``; or a bound and ``"before"`` (the first round is already there) or ``"after"`` (none is).
     """
     labels, accuracy = np.asarray(labels, dtype=float), np.asarray(accuracy, dtype=float)
     there = np.flatnonzero(accuracy >= target)
@@ -197,10 +182,9 @@ def targets(panel: pd.DataFrame) -> list[float]:
 
 
 def labels_needed(measurements: pd.DataFrame, wanted: Sequence[float] = ()) -> pd.DataFrame:
-    """The labels with which each trial first reaches accuracies (percent; by default ``targets`` of each panel).
+    """Find the labels with which each trial first reaches accuracies (percent; by default ``targets`` of each panel).
 
-    Returns:
-        Columns budget, dataset, strategy, seed, accuracy (the target), and labels and censored as of ``first_reached``.
+    The columns are budget, dataset, strategy, seed, accuracy (the target), labels and censored (of ``first_reached``).
     """
     rows = []
     for _, panel in panels(complete(measurements)):
@@ -218,8 +202,7 @@ def labels_summary(needed: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
         Columns budget, dataset, accuracy, strategy, seeds, reached (seeds seen to reach it), labels, low, high (mean
         and t interval; only if all seeds were seen to), median (if more than half were), saved, saved_low, saved_high,
         saved_bound. Savings are given only if both of every pair were seen to get there; if only the baseline was not,
-        the mean is a lower bound (``saved_bound`` "at least"). A mean over those alone that got there would flatter
-        whoever got there rarely.
+        the mean is a lower bound (``saved_bound`` "at least").
     """
     rows = []
     for key, cell in needed.groupby([*PANEL, "accuracy", "strategy"], sort=False):

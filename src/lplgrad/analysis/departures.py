@@ -1,9 +1,7 @@
-"""Where the rounds of a study depart from its configuration: other settings, other data or other labels.
+"""Find where the rounds of a study depart from its configuration: other settings, other data or other labels.
 
 Every training and every query writes its settings next to its results (``rounds.settings``). Whatever collects rounds
 compares these files with the study, key by key, so that rounds that do not belong together never appear as one study.
-
-Imports neither torch nor pandas.
 """
 
 from __future__ import annotations
@@ -36,10 +34,7 @@ Departures = Mapping[Trial, Departure]
 def behind(layout: Layout, trial: Trial, labels_of: int, models: Iterable[int] = ()) -> list[str]:
     """List the settings of all jobs that some results of a trial come from: of trainings, then of queries.
 
-    Args:
-        layout, trial: of the trial.
-        labels_of: the round whose labels are among these results. The query before it bought them.
-        models: the rounds whose models are among these results.
+    The results are the labels of the round ``labels_of``, bought by the query before it, and the ``models`` of rounds.
     """
     warm, asks = _reads(layout, trial)
     trained = {*models, *(range(1, labels_of) if asks else ())}
@@ -63,15 +58,11 @@ def departures(
 ) -> Departures:
     """Find the trials of which a finished round was run with other settings, data or labels than the study's.
 
-    A key that a file of settings lacks has its default. If a data set is not prepared here, its rounds must agree with
-    each other.
+    If a data set is not prepared here, its rounds must agree with each other. Raise UserError for a broken file.
 
     Args:
         layout: of the study.
         trials, files: the trials and the settings that are compared; None for all.
-
-    Raises:
-        UserError: a file of settings is broken.
     """
     known: dict[Path, str] = {}  # by file, since trials share round 1
     sets: dict[str, dict[str, str]] = {}
@@ -100,15 +91,9 @@ def departures(
 def check_settings(
     layout: Layout, trial: Trial | None = None, files: Collection[str] | None = None, partial: bool = False
 ) -> Departures:
-    """Refuse a study of which some rounds do not belong together.
+    """Raise UserError if rounds depart from the study, or with ``partial`` return these departures.
 
-    Args:
-        layout: of the study.
-        trial, files: the trial and the settings (see ``behind``) that are compared; None for all.
-        partial: return the departures instead of refusing the study.
-
-    Raises:
-        UserError: a round was run with other settings, data or labels than the study's.
+    Only one ``trial`` or some ``files`` of settings (see ``behind``) are compared if they are given.
     """
     found = departures(layout, None if trial is None else [trial], files)
     for first in () if partial else found.values():

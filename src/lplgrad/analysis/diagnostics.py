@@ -27,12 +27,11 @@ Row = dict[str, Any]
 
 
 def calibration(file: StudyFile) -> pd.DataFrame:
-    """Calibration on the test images after every round.
+    """Measure calibration on the test images after every round.
 
     Returns:
         Columns budget, dataset, strategy, seed, round, labels, calibration_error (0 to 1), negative_log_likelihood
-        (nats), confidence (mean), entropy_loss_correlation (Spearman's, of predictive entropy and true loss over the
-        test images).
+        (nats), confidence (mean), entropy_loss_correlation (Spearman's, of predictive entropy and true loss).
     """
     layout = Layout(file.study, file.unavailable)
     datasets = open_datasets(layout)
@@ -61,7 +60,7 @@ def _calibration(path: Path, data: DatasetArrays) -> Row:
 
 
 def choices(file: StudyFile) -> pd.DataFrame:
-    """What every query chose.
+    """Describe what every query chose.
 
     Returns:
         Columns budget, dataset, strategy, seed, round (whose model was asked), labels (after the query), balance (of
@@ -104,12 +103,11 @@ def _ranking(scores: pd.DataFrame, labels: Indices) -> tuple[float, float]:
 
 
 def overlap(file: StudyFile) -> pd.DataFrame:
-    """How far two strategies of one seed chose the same images, all their queries so far together.
+    """Compare what two strategies of one seed chose in all their queries so far, until the first of the two stops.
 
     Returns:
         Columns budget, dataset, strategy, baseline (each pair once, in the order of the study), seed, round, labels
-        (after the query), jaccard. The labels of round 1, which are common by construction, do not count. A pair ends
-        where the first of the two stops.
+        (after the query), jaccard. The labels of round 1, which are common by construction, do not count.
     """
     layout = Layout(file.study, file.unavailable)
     sets: dict[tuple[str, str, int, int, int], dict[str, Indices]] = {}
@@ -131,10 +129,9 @@ def open_datasets(layout: Layout) -> dict[str, DatasetArrays]:
 
 
 def labeled_set(layout: Layout, trial: Trial, number: int, data: DatasetArrays) -> LabeledSet:
-    """Read the labels of a round; those of the last round that was trained, if the round only repeats it.
+    """Read the labels of a round, or of the last round that was trained if the round only repeats it.
 
-    Raises:
-        UserError: the file is not whole, or a round in it has more or fewer labels than a query buys.
+    Raise UserError if a round in the file has more or fewer labels than a query buys.
     """
     number = trained_rounds(layout, trial, number)
     path = Path(layout.labels(trial, number))
@@ -151,11 +148,7 @@ def queries(layout: Layout, datasets: dict[str, DatasetArrays]) -> Iterator[tupl
 
 
 def scores_of(layout: Layout, trial: Trial, number: int, data: DatasetArrays) -> pd.DataFrame:
-    """The scores of a query's candidates; no rows where the trial had stopped.
-
-    Raises:
-        UserError: the file is not whole, or not of the candidates that this round drew.
-    """
+    """Read the scores of the candidates that a round drew; no rows if the trial had stopped."""
     path, budget = Path(layout.round(trial, number)) / "scores.csv", layout.budget(trial.budget, trial.dataset)
     if number >= trained_rounds(layout, trial):
         return read_scores(path, np.empty(0, dtype=np.int64), 0)

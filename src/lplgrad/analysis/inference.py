@@ -37,12 +37,8 @@ def _quantile(freedom: float, level: float) -> float:
 
 
 def wilcoxon(differences: npt.ArrayLike) -> tuple[float, float]:
-    """Wilcoxon's signed-rank test, two-sided, exact for the number of seeds of any study; zeros are dropped.
-
-    Returns:
-        p, and the smallest p that n differences other than zero can give, 2 / 2^n. Both are NaN for fewer than two
-        seeds, and if every difference is zero.
-    """
+    """Test differences by Wilcoxon's signed ranks, two-sided and exact. Return p, and the smallest p that n differences
+    other than zero can give, 2 / 2^n. Both are NaN for fewer than two seeds, and if every difference is zero."""
     differences = np.asarray(differences, dtype=float)
     scale = np.abs(differences).max(initial=0)
     # Ties are found only among values that are equal to the last bit.
@@ -86,41 +82,41 @@ def _unbiased(freedom: float) -> float:
     return float(np.exp(log) / math.sqrt(freedom / 2))
 
 
-def t_test_power(effect: float, count: int, alpha: float = ALPHA) -> float:
+def t_test_power(effect: float, count: int) -> float:
     """Power of the two-sided paired t test of ``count`` seeds at d_z = ``effect``: the true mean difference over the
     true standard deviation of the differences."""
     freedom, shift = count - 1, abs(effect) * math.sqrt(count)
-    critical = stats.t.ppf(1 - alpha / 2, freedom)
+    critical = stats.t.ppf(1 - ALPHA / 2, freedom)
     # With a large shift scipy cannot compute the wrong tail (NaN), which is then negligible.
     wrong = np.nan_to_num(special.nctdtr(freedom, shift, -critical))
     return float(wrong + 1 - special.nctdtr(freedom, shift, critical))
 
 
-def detectable(spread: float, count: int, power: float = POWER, alpha: float = ALPHA) -> float:
-    """The true mean difference that a paired t test of ``count`` seeds finds with probability ``power``, in the unit of
+def detectable(spread: float, count: int) -> float:
+    """The true mean difference that a paired t test of ``count`` seeds finds with probability ``POWER``, in the unit of
     ``spread``, the standard deviation of the differences. NaN below 2 seeds, and if nothing varies."""
     if count < 2 or not spread > 0:
         return math.nan
     start = 1.0
-    while t_test_power(start, count, alpha) < power:
+    while t_test_power(start, count) < POWER:
         start *= 2
-    solution = optimize.brentq(lambda effect: t_test_power(effect, count, alpha) - power, 0.0, start)
+    solution = optimize.brentq(lambda effect: t_test_power(effect, count) - POWER, 0.0, start)
     return float(solution) * spread
 
 
-def seeds_needed(effect: float, power: float = POWER, alpha: float = ALPHA, most: int = 10_000) -> float:
-    """The fewest seeds (2 or more) with which a paired t test finds a true effect d_z with probability ``power``;
-    infinity if the first power of two above ``most`` is too few, as for no effect at all; NaN for NaN."""
+def seeds_needed(effect: float) -> float:
+    """The fewest seeds (2 or more) with which a paired t test finds a true effect d_z with probability ``POWER``;
+    infinity if 16,384 are too few, as for no effect at all; NaN for NaN."""
     if math.isnan(effect):
         return math.nan
     low, high = 1, 2
-    while t_test_power(effect, high, alpha) < power:
+    while t_test_power(effect, high) < POWER:
         low, high = high, 2 * high
-        if low >= most:
+        if low >= 10_000:
             return math.inf
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if t_test_power(effect, middle, alpha) >= power else (middle, high)
+        low, high = (low, middle) if t_test_power(effect, middle) >= POWER else (middle, high)
     return high
 
 

@@ -1,7 +1,4 @@
-"""The tables of a study, read back: complete and of this study, or refused in one line.
-
-The study says which rows each table has, so a table that was cut off is refused wherever the cut lies.
-"""
+"""Read the tables of a study. A table that was cut off is refused, because the study says which rows it has."""
 
 from __future__ import annotations
 
@@ -86,7 +83,7 @@ OVERLAP = {**PAIR, "jaccard": FRACTION}
 
 
 def mixed_versions(frame: pd.DataFrame) -> str:
-    """A warning for pages: the versions of PyTorch that trained the rounds of a table; empty if there is only one."""
+    """Return a warning for pages if several versions of PyTorch trained the rounds of a table, else ""."""
     counts = frame["torch"].value_counts().sort_index()
     if len(counts) < 2:
         return ""
@@ -98,11 +95,7 @@ def mixed_versions(frame: pd.DataFrame) -> str:
 
 
 def read_measurements(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:
-    """Read the rounds of ``measurements.csv`` that were trained.
-
-    Args:
-        path, file: the table and its study.
-        partial: whether rounds may be missing, as while the study runs.
+    """Read the rounds of ``measurements.csv`` that were trained; with ``partial``, rounds may be missing.
 
     Returns:
         The columns of ``collect.measurements``, with repeats (see ``trained``) instead of stopped.
@@ -117,11 +110,9 @@ def read_measurements(path: Path, file: StudyFile, partial: bool = False) -> pd.
 
 
 def read_timings(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:
-    """Read the rounds of ``timings.csv`` that were trained: arguments and errors as for ``read_measurements``.
+    """Read the rounds of ``timings.csv`` that were trained, as ``read_measurements`` does.
 
-    Returns:
-        The columns of ``collect.timings``, and repeats (see ``trained``). query_seconds is NaN in the last round that a
-        trial trained, and with ``partial`` also where a query is not done yet.
+    The column query_seconds is NaN in the last round that a trial trained, and where a query is not done yet.
     """
     frame = _read(path, TIMINGS)
     _check_rounds(frame, path, file, partial)
@@ -130,18 +121,15 @@ def read_timings(path: Path, file: StudyFile, partial: bool = False) -> pd.DataF
     queried = frame[["query_seconds", "query_peak_memory_mb"]].notna()
     some, all_ = queried.any(axis=1), queried.all(axis=1)
     wrong = (some & last) | (some != all_) | (~all_ & ~last & (not partial))
-    problem = "query_seconds and query_peak_memory_mb must be empty in the last round, and only there"
-    _refuse(frame[wrong], path, problem)
+    _refuse(
+        frame[wrong], path, "query_seconds and query_peak_memory_mb must be empty in the last round, and only there"
+    )
     found = trained(frame, frame["train_seconds"] == 0)
     return found.assign(query_seconds=found["query_seconds"].where(found["repeats"] == 0))
 
 
 def read_classes(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:
-    """Read ``classes.csv``, all rounds of it: arguments and errors as for ``read_measurements``.
-
-    Returns:
-        The columns of ``collect.class_accuracies``. The accuracy of a class without test images is NaN.
-    """
+    """Read all rounds of ``classes.csv``. The accuracy of a class without test images is NaN."""
     frame = _read(path, CLASSES)
     rounds = frame.drop_duplicates(list(ROUND))
     _check_rounds(rounds, path, file, partial)
@@ -155,10 +143,7 @@ def read_classes(path: Path, file: StudyFile, partial: bool = False) -> pd.DataF
 
 
 def _check_classes(part: pd.DataFrame, path: Path, problem: str, known: list[str] | None) -> None:
-    """The rows of each round are next to each other, and name the same classes in the same order, as ``known`` does.
-
-    A class has an accuracy in every round or in none.
-    """
+    """Check that every round names the classes ``known`` in their order, and lacks the accuracies of the same ones."""
     first = (part[list(ROUND)] == part[list(ROUND)].iloc[0]).all(axis=1)
     names, empty = part["class"][first].tolist(), part["accuracy"][first].isna().tolist()
     if len(set(names)) < len(names) or names != (known or names):
@@ -172,25 +157,12 @@ def _check_classes(part: pd.DataFrame, path: Path, problem: str, known: list[str
     _refuse(part[(found != expected).any(axis=1).to_numpy()], path, problem)
 
 
-def read_calibration(folder: Path, file: StudyFile) -> pd.DataFrame:
-    """Read ``calibration.csv``, with the columns of ``diagnostics.calibration``, from the folder of the diagnostics.
+def read_diagnostics(folder: Path, file: StudyFile) -> dict[str, pd.DataFrame]:
+    """Read the tables that ``lplgrad diagnostics`` wrote, by the names of the functions that make them.
 
-    A trial that stopped has fewer rows. So that a table that was cut off does not look like one of such trials, all
-    tables of the diagnostics are compared.
-
-    Raises:
-        UserError: one of the tables is not complete or not of this study.
+    A trial that stopped has fewer rows. The tables are compared with each other, so that one that was cut off does not
+    look like one of such trials. Raise UserError if a table is not complete or not of this study.
     """
-    return _read_diagnostics(folder, file)["calibration"]
-
-
-def read_choices(folder: Path, file: StudyFile) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read ``choices.csv`` and ``overlap.csv``, as ``read_calibration`` does."""
-    tables = _read_diagnostics(folder, file)
-    return tables["choices"], tables["overlap"]
-
-
-def _read_diagnostics(folder: Path, file: StudyFile) -> dict[str, pd.DataFrame]:
     layout = Layout(file.study, file.unavailable)
     kinds = {"calibration": CALIBRATION, "choices": CHOICES, "overlap": OVERLAP}
     tables = {name: _read(folder / f"{name}.csv", columns) for name, columns in kinds.items()}
@@ -215,7 +187,7 @@ def _read_diagnostics(folder: Path, file: StudyFile) -> dict[str, pd.DataFrame]:
 
 
 def _read(path: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
-    """A table with just these columns, each of whose cells is of its column's kind."""
+    """Read a table with just these columns, and check that each cell is of its column's kind."""
     reader = csv.reader(io.StringIO(read_text(path, list(kinds)), newline=""), strict=True)
     try:
         rows = list(reader)
@@ -234,7 +206,7 @@ def _read(path: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
 
 
 def _check_rounds(frame: pd.DataFrame, path: Path, file: StudyFile, partial: bool) -> None:
-    """There is a row for every round of the study; with ``partial`` for one at least."""
+    """Check that there is a row for every round of the study; with ``partial``, for one at least."""
     layout, strategies = Layout(file.study, file.unavailable), file.study.strategies
     wanted = [
         (one.budget, one.dataset, one.strategy, row.recipe, row.acquisition, one.seed, number)
@@ -249,7 +221,7 @@ def _check_rounds(frame: pd.DataFrame, path: Path, file: StudyFile, partial: boo
 def _check_rows(
     frame: pd.DataFrame, columns: list[str], wanted: list[Any], path: Path, hint: str, partial: bool | None = None
 ) -> None:
-    """Some columns have the rows that are wanted, each once and in any order. With ``partial`` rows may be missing;
+    """Check that some columns have the wanted rows, each once and in any order. With ``partial`` rows may be missing;
     None is for tables that are never partial."""
     found = list(zip(*(frame[name].tolist() for name in columns), strict=True))
     known, there = set(wanted), set(found)
@@ -263,10 +235,10 @@ def _check_rows(
 
 
 def _check_labels(frame: pd.DataFrame, path: Path, file: StudyFile) -> None:
-    """Every round adds ``query_size`` labels until the trial reaches its target accuracy; after that none does."""
+    """Check that rounds add ``query_size`` labels until the trial reaches its target accuracy, and then none."""
     layout = Layout(file.study, file.unavailable)
     full = frame["round"] * _of_panel(frame, lambda *panel: layout.budget(*panel).query_size)
-    target = _of_panel(frame, lambda *panel: layout.target(*panel) or math.inf)
+    target = _of_panel(frame, lambda *panel: layout.budget(*panel).target_accuracy or math.inf)
     end = frame.groupby(TRIAL)["labels"].transform("max")
     stopped = frame["labels"] < full
     wrong = (frame["labels"] != np.minimum(full, end)) | (stopped & np.isinf(target))
@@ -280,7 +252,7 @@ def _check_labels(frame: pd.DataFrame, path: Path, file: StudyFile) -> None:
 
 
 def _of_panel(frame: pd.DataFrame, value: Callable[[str, str], float]) -> npt.NDArray[Any]:
-    """A value that belongs to the budget and data set of each row, shape (rows,)."""
+    """Return a value that belongs to the budget and data set of each row, shape (rows,)."""
     return np.array([value(*panel) for panel in zip(frame["budget"], frame["dataset"], strict=True)])
 
 

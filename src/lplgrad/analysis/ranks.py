@@ -64,12 +64,11 @@ def rank(values: pd.DataFrame) -> Ranking:
 
 
 def friedman(in_blocks: Array) -> tuple[float, float, str]:
-    """Friedman's test of ranks, shape (blocks N, strategies k).
+    """Test ranks of shape (blocks N, strategies k) by Friedman's test.
 
     Returns:
         Chi-squared (corrected for ties), p, and the method: the exact distribution over all permutations within blocks,
-        or, if there are too many, the F distribution of Iman and Davenport (1980), which Demšar (2006) recommends over
-        the conservative chi-squared. If all ranks are tied: chi-squared 0, p 1.
+        or, if there are too many, the F distribution of Iman and Davenport (1980), as Demšar (2006) recommends.
     """
     blocks, size = in_blocks.shape
     sums = in_blocks.sum(axis=0)
@@ -110,10 +109,10 @@ def _exact(in_blocks: Array, between: float) -> float | None:
     return float(counts[distances >= 4 * between - 1e-6].sum() / counts.sum())
 
 
-def nemenyi(size: int, blocks: int, alpha: float = ALPHA) -> float:
+def nemenyi(size: int, blocks: int) -> float:
     """Nemenyi's critical difference of average ranks of k strategies (``size``) over N blocks:
     q sqrt(k (k + 1) / (6 N)) (Demšar 2006, section 3.2.2)."""
-    quantile = stats.studentized_range.ppf(1 - alpha, size, math.inf) / math.sqrt(2)
+    quantile = stats.studentized_range.ppf(1 - ALPHA, size, math.inf) / math.sqrt(2)
     return float(quantile) * math.sqrt(size * (size + 1) / (6 * blocks))
 
 

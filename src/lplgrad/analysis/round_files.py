@@ -1,4 +1,4 @@
-"""The files of a round, read back for tables and figures: complete and of this round, or refused in one line."""
+"""Read the files of a round for tables and figures. UserError: a file is cut off, foreign or not of the round."""
 
 from __future__ import annotations
 
@@ -32,11 +32,7 @@ def read_scores(path: Path, candidates: npt.NDArray[np.int64], query_size: int) 
     Args:
         path: the file.
         candidates: those that the round drew, in their order; none if the trial had stopped.
-        query_size: how many of them were chosen.
-
-    Raises:
-        UserError: the file is not such a table, or not of these candidates, or the chosen are not those of highest
-            score.
+        query_size: how many of them were chosen. They must be those of highest score.
     """
     frame = _frame(path, SCORE_COLUMNS, SCORE, "index, score, entropy, confidence, class and 0 or 1")
     if frame["index"].tolist() != candidates.tolist():
@@ -50,11 +46,7 @@ def read_scores(path: Path, candidates: npt.NDArray[np.int64], query_size: int) 
 
 
 def read_test_scores(path: Path, count: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Read scores and true losses of test images from ``test_scores.csv``, each of shape (``count``,).
-
-    Raises:
-        UserError: the file is not such a table, or not of so many images.
-    """
+    """Read scores and true losses of test images from ``test_scores.csv``, each of shape (``count``,)."""
     frame = _frame(path, TEST_SCORE_COLUMNS, TEST_SCORE, "an index and two numbers")
     if len(frame) != count:
         raise UserError(f"{path}: scores of {len(frame)} test images, not of {count}; {AGAIN}")
@@ -63,11 +55,7 @@ def read_test_scores(path: Path, count: int) -> tuple[npt.NDArray[np.float64], n
 
 def read_observed(path: Path, count: int, labels: npt.NDArray[np.int64]) -> pd.DataFrame:
     """Read ``observed.csv``: a row for each of ``count`` test images, the columns ``OBSERVED_COLUMNS``; predicted_loss
-    is NaN without a module. ``labels`` are the classes of all test images, shape (N,).
-
-    Raises:
-        UserError: the file is not such a table, not of so many images, or not of these.
-    """
+    is NaN without a module. ``labels`` are the classes of all test images, shape (N,)."""
     frame = _frame(path, OBSERVED_COLUMNS, OBSERVED, "index, class, loss, entropy, gradient norm, predicted loss")
     indices = frame["index"].to_numpy(np.int64)
     if len(frame) != count or len(np.unique(indices)) < count:
@@ -79,11 +67,7 @@ def read_observed(path: Path, count: int, labels: npt.NDArray[np.int64]) -> pd.D
 
 def read_confidence(path: Path, labeled: npt.NDArray[np.int64], unlabeled: int) -> pd.DataFrame:
     """Read ``confidence.csv``: a row for each image, the columns ``CONFIDENCE_COLUMNS``; first the labelled images in
-    their order, then as many others as were drawn.
-
-    Raises:
-        UserError: the file is not such a table, or not of these images.
-    """
+    their order, then as many others as were drawn."""
     frame = _frame(path, CONFIDENCE_COLUMNS, CONFIDENCE, "index, 0 or 1, confidence")
     flags = [1] * len(labeled) + [0] * unlabeled
     first = frame["index"].tolist()[: len(labeled)]
@@ -108,11 +92,7 @@ def _frame(path: Path, columns: list[str], row: re.Pattern[str], expected: str) 
 
 
 def read_array(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
-    """Read an array of finite numbers: logits of test images, or their features. None in its shape stands for any side.
-
-    Raises:
-        UserError: the file is cut off or foreign, of another shape, or a number is not finite.
-    """
+    """Read an array of finite numbers: logits or features of test images. None in ``shape`` stands for any side."""
     path.open("rb").close()  # if the file is missing, the error says so
     try:
         array = open_array(path, mapped=False)

@@ -23,8 +23,7 @@ def score_loss(file: StudyFile) -> pd.DataFrame:
 
     Returns:
         Columns budget, dataset, strategy, seed, round (of the model), labels (that it was trained on), score (the
-        acquisition function), correlation (Spearman's, over test images). The correlation is NaN if the score of a
-        single image has no meaning, or if a score or a loss is not finite.
+        acquisition function), correlation (Spearman's, over test images; NaN if a single image has no such score).
     """
     layout = Layout(file.study, file.unavailable)
     datasets = open_datasets(layout)

@@ -46,10 +46,7 @@ class Statistics:
         }  # fmt: skip
 
     def penalty_matrix(self) -> pd.DataFrame:
-        """Return the share of wins of each row's strategy over each column's; NaN if the two could not be compared.
-
-        Shares, not sums: a pair that was compared in fewer panels would otherwise seem to win and lose less often.
-        """
+        """Return the share of wins of each row's strategy over each column's; NaN if the two could not be compared."""
         compared = set(self.area_summary["strategy"])
         names = [name for name in self.strategies if name in compared]
         shares = self.penalties.pivot(index="strategy", columns="baseline", values="share")
@@ -57,13 +54,8 @@ class Statistics:
 
 
 def statistics(measurements: pd.DataFrame, strategies: list[str], accuracies: Sequence[float] = ()) -> Statistics:
-    """Compute all statistics.
-
-    Args:
-        measurements: checked.
-        strategies: in the order of the study.
-        accuracies: in percent; the labels needed are counted for these, by default for ``curves.targets``.
-    """
+    """Compute all statistics of checked measurements. ``strategies`` are in the order of the study; labels needed are
+    counted for ``accuracies`` in percent, by default those of ``curves.targets``."""
     measured = set(measurements["strategy"])
     present = [name for name in strategies if name in measured]
     reference = comparison.reference_of(present)

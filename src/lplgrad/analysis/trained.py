@@ -1,5 +1,4 @@
-"""The rounds that a trial trained. If it stopped at its target accuracy, the later rounds of the workflow only repeat
-its last one; they are dropped here, so that nothing else needs to know them."""
+"""The rounds that a trial trained. If it stopped at its target accuracy, later rounds only repeat its last one."""
 
 from __future__ import annotations
 
@@ -13,11 +12,9 @@ from lplgrad.study.layout import Layout, Trial
 
 
 def trained(frame: pd.DataFrame, again: pd.Series[bool]) -> pd.DataFrame:
-    """Drop the rows of a frame (columns ``TRIAL`` and round, a row a round) that only repeat a trial's last training.
+    """Drop the rounds (rows, with the columns ``TRIAL`` and round) that only repeat a trial's last training.
 
-    Returns:
-        The other rows, with a further column repeats: how many rounds repeat this one. It is above 0 only in the round
-        in which a trial stopped.
+    The column repeats is added: how many rounds repeat this one. It is above 0 only where a trial stopped.
     """
     repeats = again.groupby([frame[name] for name in TRIAL]).transform("sum")
     kept = frame[~again]
@@ -25,12 +22,10 @@ def trained(frame: pd.DataFrame, again: pd.Series[bool]) -> pd.DataFrame:
 
 
 def trained_rounds(layout: Layout, trial: Trial, until: int | None = None) -> int:
-    """Count the rounds that a trial trained: all, unless it reached its target accuracy before. With ``until``, count
-    only the rounds up to that one, and read nothing of later ones."""
-    target, last = layout.target(trial.budget, trial.dataset), until or layout.rounds(trial.budget, trial.dataset)
-    if target is None:
-        return last
-    reached = (
-        number for number in range(1, last) if has_stopped(Path(layout.trained(trial, number)) / "metrics.json", target)
-    )
-    return next(reached, last)
+    """Count the rounds that a trial trained. With ``until``, read and count only the rounds up to that one."""
+    budget = layout.budget(trial.budget, trial.dataset)
+    target, last = budget.target_accuracy, until or budget.rounds
+    for number in range(1, last):
+        if target is not None and has_stopped(Path(layout.trained(trial, number)) / "metrics.json", target):
+            return number
+    return last

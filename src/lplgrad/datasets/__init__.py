@@ -1,7 +1,6 @@
-"""Data sets: one module for each source of images. The name of a source is the name of its file.
+"""Data sets: one module for each source of images, which defines ``SOURCE`` and has the name of the source.
 
-A module defines ``SOURCE``. ``lplgrad prepare`` reads the images of a source once and stores them as arrays (see
-``prepared``). Modules whose name begins with ``_`` are shared parts.
+``lplgrad prepare`` stores the images as arrays (see ``prepared``). Modules with a leading ``_`` are shared parts.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ class ImageFiles:
         labels: the class of each image, int64, shape (N,).
         side: the height and width of all decoded images; None if the files have one size already.
         fit: ``crop`` scales the shorter side and crops the middle; ``stretch`` scales both sides.
-        value_range: the numbers that become black and white, for grey pixels that are not unsigned 8-bit numbers.
-            Numbers beyond the range are clipped. None for the default range of the kind of numbers.
+        value_range: the numbers that become black and white, for grey pixels that are not unsigned 8-bit numbers;
+            numbers beyond them are clipped. None for the default range of the kind of numbers.
     """
 
     paths: list[Path]
@@ -44,19 +43,12 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a source returns.
+    """What a source returns."""
 
-    Attributes:
-        train: the training pool.
-        test: the test set.
-        classes: the names of the classes, in the order of the labels.
-        provenance: the origin of the images and how they were processed, for people.
-    """
-
-    train: Images | ImageFiles
+    train: Images | ImageFiles  # the training pool
     test: Images | ImageFiles
-    classes: list[str]
-    provenance: dict[str, Any]
+    classes: list[str]  # their names, in the order of the labels
+    provenance: dict[str, Any]  # the origin of the images and how they were processed, for people
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,8 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.log import say
 
 LONGEST = 1024  # characters of a member's name
-BROKEN = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    lzma.LZMAError,
-    zlib.error,
-    EOFError,
-    UnicodeDecodeError,  # a name that the archive declares as UTF-8 is not UTF-8
-)
+# UnicodeDecodeError: a name that the archive declares as UTF-8 is not UTF-8.
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, UnicodeDecodeError)
 
 
 class _Member(NamedTuple):

@@ -29,11 +29,7 @@ def check_listed_once(listings: list[ClassFiles]) -> None:
 
 
 def listed(folder: Path) -> ClassFiles:
-    """List the images below a folder by class, with the classes in the order of their names.
-
-    Raises:
-        UserError: a class has no images, or its name is not accepted.
-    """
+    """List the images below a folder by class, with the classes in the order of their names."""
     images: ClassFiles = {}
     others: list[Path] = []
     classes = _class_folders(folder)
@@ -94,10 +90,9 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> dict[Path, str]:
-    """Return all files below a folder with their paths without links, in the order of their names.
+    """Return all files below a folder, except hidden ones, with their paths without links, in the order of their names.
 
-    Links are followed, and hidden files are left out. A file with several paths is listed once, if possible under a
-    path without links.
+    Links are followed. A file with several paths is listed once, if possible under a path without links.
     """
     found: dict[str, Path] = {}
     seen: set[str] = set()

@@ -13,14 +13,7 @@ Indices = npt.NDArray[np.int64]
 def stratified_split(labels: Indices, classes: list[str], test_images: int, split_seed: int) -> tuple[Indices, Indices]:
     """Draw a test set. Return the indices of the training pool and of the test set, both ascending.
 
-    Args:
-        labels: the class of each image, shape (N,).
-        classes: the names of the classes.
-        test_images: how many images are held out.
-        split_seed: the seed of the draw. The same seed and labels give the same split.
-
-    Raises:
-        UserError: a class has too few images, or one of the two sets cannot contain every class.
+    ``labels`` has shape (N,). Raise UserError if one of the two sets cannot contain every class.
     """
     from sklearn.model_selection import train_test_split  # slow, and the Snakefile imports this module
 

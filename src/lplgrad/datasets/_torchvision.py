@@ -22,11 +22,9 @@ class NoOptions(Settings):
 
 
 def unreachable(url: str, seconds: float = 3.0) -> str | None:
-    """Return why a file cannot be downloaded, or None if its host begins to send it.
-
-    The request is the one that torchvision makes, because some hosts answer a HEAD request differently.
-    """
+    """Return why a file cannot be downloaded, or None if its host begins to send it."""
     try:
+        # The request is the one that torchvision makes: some hosts answer a HEAD request differently.
         with urlopen(Request(url, headers={"User-Agent": "pytorch/vision"}), timeout=seconds):
             return None
     except HTTPError as error:
@@ -44,17 +42,16 @@ def missing(url: str, files: str) -> str | None:
 
 
 def download(name: str, files: str, downloads: Path, load: Callable[[], T]) -> T:
-    """Load one of torchvision's data sets, and download what is missing.
+    """Call ``load``, which creates a data set of torchvision and downloads what is missing.
 
     Args:
         name: the name of the data set, for messages.
         files: the files that the user can place by hand instead, and where.
         downloads: the folder for downloads.
-        load: creates torchvision's data set.
+        load: creates the data set.
 
     Raises:
         DownloadError: the download failed, or a file has a wrong checksum.
-        OSError: the folder for downloads cannot be written.
     """
     downloads.mkdir(parents=True, exist_ok=True)
     try:

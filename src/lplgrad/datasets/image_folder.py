@@ -26,7 +26,7 @@ from lplgrad.datasets.prepared.originals import HIDDEN
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import file_digest
 from lplgrad.machine.log import say
-from lplgrad.study.validation import Count, Number, Settings, problem_below
+from lplgrad.study.validation import Count, Number, Settings, wrong
 
 SPLIT_NAMES = {"train": "train|training", "validation": "val|valid|validation", "test": "test|testing|eval|evaluation"}
 
@@ -39,15 +39,13 @@ class Options(Settings):
         image_size: side in pixels of the square that each image becomes. None if all images have one size already.
         fit: ``crop`` scales the shorter side and crops the middle; ``stretch`` scales both sides.
         top_folders: ``classes`` if the top folders are classes although they look like splits. None decides by names.
-        validation: how a validation folder is used. ``test`` makes it the test set instead of a test folder, ``train``
-            adds it to the training pool, ``ignore`` leaves it out. None is ``ignore`` if there is a test folder, else
-            ``test``.
+        validation: ``test`` measures on the validation folder instead of the test folder, ``train`` adds it to the
+            training pool, ``ignore`` leaves it out. None is ``ignore`` if there is a test folder, else ``test``.
         test_images: how many images are held out if there is no test folder.
         test_fraction: the same as a fraction of all images; give at most one of the two.
         split_seed: the seed of that draw.
-        value_range: the two numbers that become black and white, for grey images whose pixels are not unsigned 8-bit
-            numbers. Numbers beyond the range are clipped. None is [0, 65535] for unsigned 16-bit numbers and [0, 1] for
-            floating-point numbers. Signed and 32-bit numbers require a range.
+        value_range: the two numbers that become black and white, for grey pixels that are not unsigned 8-bit numbers.
+            None is [0, 65535] for unsigned 16-bit and [0, 1] for floating-point numbers; others require a range.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -63,18 +61,14 @@ class Options(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Options:
         if self.test_images is not None and self.test_fraction is not None:
-            raise problem_below("test_fraction", "test_images is given too; give one of them")
+            raise wrong("test_images is given too; give one of them", "test_fraction")
         if self.value_range is not None and not 1e-30 < self.value_range[1] - self.value_range[0] < 1e30:
-            raise problem_below("value_range", f"must be [low, high] with low below high, not {self.value_range}")
+            raise wrong(f"must be [low, high] with low below high, not {self.value_range}", "value_range")
         return self
 
 
 def prepare(options: Options, downloads: Path) -> Prepared:
-    """List the images and split them.
-
-    Raises:
-        UserError: the folder, its classes or the options are not accepted.
-    """
+    """List the images and split them."""
     folder = _unpacked(Path(options.path).expanduser(), downloads)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; place the images there, a folder for each class")
@@ -101,11 +95,7 @@ def prepare(options: Options, downloads: Path) -> Prepared:
 
 
 def _listed_splits(used: dict[str, list[Path]], options: Options) -> tuple[ImageFiles, ImageFiles, list[str]]:
-    """List the images of a training pool and a test set in folders of their own. Also return the classes.
-
-    Raises:
-        UserError: a split has too few classes, or a class that the training set lacks.
-    """
+    """List the images of a training pool and a test set in folders of their own. Also return the classes."""
     parts = {split: [(place, listed(place)) for place in places] for split, places in used.items()}
     classes = list(parts["train"][0][1])
     for place, images in (parts["train"][0], *parts["test"]):
@@ -125,11 +115,7 @@ def _listed_splits(used: dict[str, list[Path]], options: Options) -> tuple[Image
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """Return the top folders that are splits: train, and test or validation or both. Empty if they are classes.
-
-    Raises:
-        UserError: the folders look like splits, but it is unclear which is which.
-    """
+    """Return the top folders that are splits: train, and test or validation or both. Empty if they are classes."""
     folders = folders_in(folder)
     found: dict[str, dict[str, Path]] = {}
     for place in sorted(folders, key=Path.is_symlink):  # a link to a split is not a second split
@@ -194,11 +180,7 @@ def _class_names(folder: Path) -> set[str]:
 
 
 def _used_folders(folder: Path, splits: dict[str, Path], options: Options) -> dict[str, list[Path]]:
-    """Return the folders of ``train`` and ``test``, or nothing without splits. Log how a validation folder is used.
-
-    Raises:
-        UserError: an option has no effect or leaves no test set, or a split has no folders of classes.
-    """
+    """Return the folders of ``train`` and ``test``, or nothing without splits. Log how a validation folder is used."""
     test, validation, wanted = splits.get("test"), splits.get("validation"), options.validation
     if validation is None and wanted is not None:
         raise UserError(f"{folder}: validation has no effect, as there is no validation folder; remove the setting")

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from lplgrad.analysis.comparison import reference_of
 from lplgrad.analysis.curves import TRIAL, compared, until_first_end
 from lplgrad.analysis.inference import ALPHA
-from lplgrad.analysis.measured import read_calibration, read_choices
+from lplgrad.analysis.measured import read_diagnostics
 from lplgrad.analysis.statistics import statistics
 from lplgrad.machine.errors import UserError, nearest
 from lplgrad.report.statistics import rank_text
@@ -189,12 +189,13 @@ def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, bud
 
 def calibration(file: StudyFile, diagnostics: Path, budget: str) -> Any:
     """Draw how sure the models are and should be, from the tables of ``lplgrad diagnostics``."""
-    return draw_calibration(read_calibration(diagnostics, file), file, budget)
+    return draw_calibration(read_diagnostics(diagnostics, file)["calibration"], file, budget)
 
 
 def choices(file: StudyFile, diagnostics: Path, budget: str) -> Any:
     """Draw what the queries chose, from the tables of ``lplgrad diagnostics``."""
-    return draw_choices(*read_choices(diagnostics, file), file, budget)
+    tables = read_diagnostics(diagnostics, file)
+    return draw_choices(tables["choices"], tables["overlap"], file, budget)
 
 
 def draw_calibration(frame: pd.DataFrame, file: StudyFile, budget: str) -> Any:

@@ -51,7 +51,7 @@ def _rows(study: Study) -> dict[str, dict[str, Any]]:
     for name, recipe in study.recipes.items():
         rows[f"recipes.{name}"] = recipe.model_dump(by_alias=True)
     for name, strategy in study.strategies.items():
-        rows[f"strategies.{name}"] = {**strategy.model_dump(), **strategy.all_options}
+        rows[f"strategies.{name}"] = {**strategy.model_dump(), **strategy.checked_options.model_dump()}
     for name, dataset in study.datasets.items():
         rows[f"datasets.{name}"] = dataset.model_dump(exclude={"budgets"})
         for budget, row in dataset.budgets.items():

@@ -1,7 +1,4 @@
-"""Decide which data sets of a study are available, and whether a prepared one is still what the study means.
-
-Imports neither torch nor Snakemake.
-"""
+"""Decide which data sets of a study are available, and whether a prepared one is still what the study means."""
 
 from __future__ import annotations
 
@@ -19,18 +16,14 @@ FAILED_DOWNLOAD = "failed_download.txt"  # in a data set's folder: why it could 
 
 
 def check_prepared_datasets(study: Study) -> None:
-    """Check that each prepared folder holds the data set that the study means by its name, and fits its budgets.
-
-    Raises:
-        UserError: it was prepared from another source or with other options, or a budget is larger than its pool.
-    """
+    """Raise UserError if a folder holds a data set of another source or other options, or too small for a budget."""
     for name in study.run.datasets:
         manifest, row = _manifest(study, name), study.datasets[name]
         if not manifest.exists():
             continue
         described = read_json(manifest)
         if found := described.get("settings"):
-            wanted = {"source": row.source, **row.all_options}
+            wanted = {"source": row.source, **row.checked_options.model_dump()}
             changed = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
             if changed:
                 raise UserError(
@@ -42,21 +35,23 @@ def check_prepared_datasets(study: Study) -> None:
             pool = int(described["splits"]["train"]["images"][0])
         except (KeyError, TypeError, ValueError, IndexError):
             continue  # whoever opens the arrays reports what is wrong
-        for budget in study.run.budgets:
-            if problem := pool_problem(row.budgets[budget], pool):
-                raise UserError(f"datasets.{name}.budgets.{budget}.{problem[0]}: {problem[1]} ({manifest.parent})")
+        check_pool(study, name, pool, f" ({manifest.parent})")
+
+
+def check_pool(study: Study, name: str, pool: int, where: str = "") -> None:
+    """Raise UserError if a budget of a data set does not fit a training pool of ``pool`` images."""
+    for budget in study.run.budgets:
+        if problem := pool_problem(study.datasets[name].budgets[budget], pool):
+            raise UserError(f"datasets.{name}.budgets.{budget}.{problem[0]}: {problem[1]}{where}")
 
 
 def changed_originals(study: Study) -> dict[str, str]:
-    """Say what to do about data sets whose original files have changed since they were prepared, by name.
-
-    Names, sizes and times of the files are compared. No file is opened.
-    """
+    """Say what to do about data sets whose original files have changed since they were prepared, by name."""
     problems = {}
     for name in study.run.datasets:
         manifest, row = _manifest(study, name), study.datasets[name]
-        folder, source = manifest.parent, datasets.load(row.source)
-        originals = source.originals(source.options.model_validate(row.options), _downloads(study))
+        folder = manifest.parent
+        originals = datasets.load(row.source).originals(row.checked_options, _downloads(study))
         if originals is None or not manifest.exists() or not (folder / ORIGINALS).exists():
             continue
         try:
@@ -92,8 +87,8 @@ def absent_datasets(study: Study) -> list[str]:
 def unavailable_datasets(study: Study) -> dict[str, str]:
     """Name the absent data sets that cannot be prepared, with the reason.
 
-    Each host is asked once, and all at the same time. A download that failed is not tried again until the user deletes
-    the file that says so: an address that answers with the wrong content would hold up all other tables on every run.
+    A download that failed is not tried again until the user deletes the file that says so: an address that answers
+    with the wrong content would hold up all other tables on every run.
     """
 
     def reason(name: str) -> str | None:
@@ -101,8 +96,7 @@ def unavailable_datasets(study: Study) -> dict[str, str]:
         if failed.exists():
             return failed.read_text(encoding="utf-8", errors="replace").strip()
         row = study.datasets[name]
-        source = datasets.load(row.source)
-        return source.unavailable(source.options.model_validate(row.options), _downloads(study))
+        return datasets.load(row.source).unavailable(row.checked_options, _downloads(study))
 
     absent = absent_datasets(study)
     with ThreadPoolExecutor() as pool:

@@ -1,14 +1,4 @@
-"""A study laid out: its trials of rounds, the folder of each, and the settings of each job.
-
-The layout, below ``results/<study>/``::
-
-    <budget>/<dataset>/start/seed<k>/labeled.csv        the labels of round 1
-    <budget>/<dataset>/start/seed<k>/<recipe>/          training of round 1, once for all strategies of a recipe
-    <budget>/<dataset>/<strategy>/seed<k>/round<r>/     training of round r (r >= 2), its query (but in the last), and
-                                                        next_labeled.csv, the labels of round r + 1
-
-Imports neither torch nor Snakemake.
-"""
+"""The layout of a study: its trials, the folder of each round (see docs/architecture.md), the settings of each job."""
 
 from __future__ import annotations
 
@@ -37,12 +27,7 @@ class Trial:
 
 
 class Layout:
-    """Where everything of a study is.
-
-    Args:
-        study: the study.
-        unavailable: those of its data sets that cannot be had.
-    """
+    """The trials, folders and jobs of a study, without its ``unavailable`` data sets."""
 
     def __init__(self, study: Study, unavailable: Collection[str] = ()) -> None:
         self.study = study
@@ -104,7 +89,7 @@ class Layout:
         for one, other in permutations(self.study.run.strategies, 2):
             joint, plain = self.study.strategies[one], self.study.strategies[other]
             with_it, without = self.study.recipes[joint.recipe], self.study.recipes[plain.recipe]
-            query_alike = (joint.acquisition, joint.all_options) == (plain.acquisition, plain.all_options)
+            query_alike = (joint.acquisition, joint.checked_options) == (plain.acquisition, plain.checked_options)
             train_alike = with_it.without_auxiliary() == without.without_auxiliary()
             if with_it.auxiliary and not without.auxiliary and query_alike and train_alike:
                 yield one, other
@@ -153,17 +138,14 @@ class Layout:
         return kept
 
     def gone_models(self) -> dict[Trial, list[int]]:
-        """The rounds that are trained again because checkpoints of finished rounds are missing.
-
-        A warm start needs the checkpoint before, and Snakemake remakes what depends on what it remakes.
-        """
+        """The rounds that are trained again because checkpoints of finished rounds are missing, and all that follow."""
         again = {}
         for trial, kept in self._kept_models().items():
             folders = {number: Path(self.trained(trial, number)) for number in self.numbers(trial)}
             there = {number for number, folder in folders.items() if (folder / CHECKPOINT).exists()}
             gone = [number for number in kept if number not in there and (folders[number] / "metrics.json").exists()]
-            strategy, stops = self.study.strategies[trial.strategy], self.target(trial.budget, trial.dataset)
-            reads_before = self.study.recipes[strategy.recipe].init == "warm" or stops is not None
+            strategy, budget = self.study.strategies[trial.strategy], self.budget(trial.budget, trial.dataset)
+            reads_before = self.study.recipes[strategy.recipe].init == "warm" or budget.target_accuracy is not None
             while gone and reads_before and gone[0] > 1 and gone[0] - 1 not in there:
                 gone.insert(0, gone[0] - 1)
             if gone and (reads_before or acquisition.load(strategy.acquisition).needs):
@@ -193,10 +175,6 @@ class Layout:
                 used = Path(self.round(trial, number + 1), "metrics.json").exists()
                 if used and checkpoint.exists() and number not in shown.get(trial, []):
                     yield checkpoint
-
-    def target(self, budget: str, dataset: str) -> float | None:
-        """The test accuracy at which a trial stops, if one is set."""
-        return self.budget(budget, dataset).target_accuracy
 
     def study_settings(self) -> dict[str, Any]:
         """``--settings`` of ``lplgrad study``: the study without what it defines and does not run."""

@@ -1,7 +1,4 @@
-"""Reading a study from configuration files, each merged over the ones before and checked on its own.
-
-Imports neither torch nor Snakemake.
-"""
+"""Read a study from configuration files, each merged over the ones before and checked on its own."""
 
 from __future__ import annotations
 
@@ -16,14 +13,9 @@ from lplgrad.study.validation import first_difference, merge, parse, read_yaml
 
 
 def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Study:
-    """Read a study from configuration files, each merged over the ones before, and check it after every step.
+    """Merge YAML (or JSON) files, of which the first is complete in itself, then overrides from the command line.
 
-    Args:
-        files: YAML (or JSON) files, the first of which is complete in itself.
-        overrides: values given on the command line; they come last.
-
-    Raises:
-        UserError: the file and key at fault, in one line.
+    Check the study after every step, and raise UserError with the file and key at fault.
     """
     layers: list[tuple[str, Any]] = [(str(file), _read_yaml_file(Path(file))) for file in files]
     if overrides:
@@ -54,11 +46,7 @@ def _typed(value: Any) -> Any:
 
 
 def read_study_file(path: Path) -> StudyFile:
-    """Read what ``lplgrad study`` wrote.
-
-    Raises:
-        UserError: it is not such a file, or cut off.
-    """
+    """Read what ``lplgrad study`` wrote. Raise UserError if it is not such a file, or cut off."""
     values = _read_yaml_file(path)
     if isinstance(values, dict) and "study" in values and "unavailable" not in values:
         # A file that lost its last lines may still parse as a study, with defaults for what is gone.
@@ -67,7 +55,7 @@ def read_study_file(path: Path) -> StudyFile:
 
 
 def left_out(study: Study) -> dict[str, str]:
-    """The data sets that the study did without when it last ran, and why, as its ``study.yaml`` tells."""
+    """Read which data sets the study did without when it last ran, and why."""
     written = Path("results") / study.study / "study.yaml"
     return read_study_file(written).unavailable if written.exists() else {}
 
@@ -80,11 +68,7 @@ def _read_yaml_file(path: Path) -> Any:
 
 
 def check_reported(study: Study) -> None:
-    """Refuse to report a study under a configuration that is not the one that ran.
-
-    Raises:
-        UserError: ``study.yaml`` of the results differs from the configuration.
-    """
+    """Raise UserError if ``study.yaml`` of the results differs from the configuration that is to be reported."""
     written = Path(Layout(study).root) / "study.yaml"
     if written.exists():
         ran, asked = (Layout(one).study_settings() for one in (read_study_file(written).study, study))

@@ -1,9 +1,7 @@
 """The configuration: its keys, their types and defaults, and the checks that no type can express.
 
-Dictionaries define (recipes, strategies, data sets), the lists under ``run`` select. ``configuration`` reads them from
-files. The settings of a single job (what ``--settings`` takes) are made of the same parts.
-
-Imports neither torch nor Snakemake. Behaviour does not live here: every value reaches a job as a parameter.
+Dictionaries define (recipes, strategies, data sets), the lists under ``run`` select. The settings of a single job (what
+``--settings`` takes) are made of the same parts.
 """
 
 from __future__ import annotations
@@ -19,17 +17,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lplgrad import acquisition, datasets
 from lplgrad.machine.errors import nearest
-from lplgrad.study.validation import (
-    Count,
-    Name,
-    Number,
-    Row,
-    Seed,
-    Settings,
-    Title,
-    problem_below,
-    wrong,
-)
+from lplgrad.study.validation import Count, Name, Number, Row, Seed, Settings, Title, wrong
 
 
 class Model(Settings):
@@ -113,8 +101,7 @@ class Recipe(Settings):
         init: ``warm`` trains on from the round before, with new optimisers; ``fresh`` starts every round anew.
         lambda_: weight of the pair loss in the total loss (eq. 4); ``lambda`` in a file.
         margin: the pair loss's margin xi (eq. 2).
-        detach_after: fraction of the epochs after which the pair loss no longer reaches the main model; with 0 it does
-            in the first epoch alone.
+        detach_after: fraction of epochs after which the pair loss no longer reaches the main model; 0: after the first.
         auxiliary_schedule: the learning rate of the module is ``stepped`` as the main model's, or ``constant``.
     """
 
@@ -146,11 +133,10 @@ class Compute(Settings):
     Attributes:
         device: ``auto`` takes a GPU where there is one.
         threads: of torch in a job on the CPU. One thread a job keeps many jobs from fighting over the cores.
-        precision: ``float32`` is float32 everywhere, convolutions included; ``tf32`` lets the GPU round the operands
-            of convolutions and matrix products to 10 bits of mantissa, in training; ``bfloat16`` trains under autocast:
-            convolutions and matrix products, forward and backward, take operands of 7 bits of mantissa and accumulate
-            in float32, while weights, batch statistics, losses and the optimiser stay float32. On a CPU ``tf32`` is
-            float32. Queries and evaluation are always float32.
+        precision: of training; queries and evaluation are always float32. ``tf32`` rounds the operands of convolutions
+            and matrix products to 10 bits of mantissa on a GPU, and is float32 on a CPU. ``bfloat16`` trains under
+            autocast: such operands have 7 bits, while sums, weights, batch statistics, losses and the optimiser stay
+            float32.
         deterministic: refuse operations that may differ from run to run on the same machine.
     """
 
@@ -165,8 +151,7 @@ class StudyCompute(Compute):
 
     Attributes:
         device, threads, precision, deterministic: see Compute.
-        jobs_per_gpu: how many jobs may share a GPU. The resource ``gpu`` counts their places: with 2, four cards are
-            ``--resources gpu=8``. A cluster's scheduler gives each job a card of its own.
+        jobs_per_gpu: how many jobs may share a GPU on this machine: with 2, four cards are ``--resources gpu=8``.
         progress_seconds: between two notes of how far a training got, to go on from after an interruption; longer,
             where writing takes more than a fiftieth of the time. 0 notes every epoch.
     """
@@ -261,11 +246,10 @@ class Dataset(Row):
 
     @model_validator(mode="after")
     def _budgets_fit_the_pool(self) -> Self:
-        source = datasets.load(self.source)
-        pool = source.pool_size(source.options.model_validate(self.options))
+        pool = datasets.load(self.source).pool_size(self.checked_options)
         for name, budget in self.budgets.items():
             if pool is not None and (problem := pool_problem(budget, pool)):
-                raise problem_below(f"budgets.{name}.{problem[0]}", problem[1])
+                raise wrong(problem[1], f"budgets.{name}.{problem[0]}")
         return self
 
 
@@ -316,9 +300,8 @@ class ModelFigures(Settings):
         seed: of the trial that is shown; None for the study's first.
         rounds: after which the model is shown.
         unlabeled_images: how many unlabelled images are asked for the model's confidence.
-        embedded_images: how many test images are embedded by t-SNE, and asked for the loss that scores are held
-            against. Both are drawn uniformly from the trial's seed alone: every round shows the same test images, and
-            the first images of one permutation of the pool that are still unlabelled.
+        embedded_images: how many test images are embedded by t-SNE and have their losses compared with scores. The
+            seed alone draws these and the unlabelled images, so all rounds show the same test images.
     """
 
     budgets: list[str] = Field(default=[])
@@ -367,7 +350,7 @@ class Study(Settings):
     @model_validator(mode="after")
     def _references_resolve(self) -> Self:
         for key, problem in [*self._broken_references(), *self._confusing_titles()]:
-            raise problem_below(key, problem)
+            raise wrong(problem, key)
         return self
 
     def _broken_references(self) -> Iterable[tuple[str, str]]:

@@ -1,7 +1,4 @@
-"""Strict settings: the base of every settings class, and the one line that reports a mistake.
-
-Pydantic checks. Imports neither torch nor Snakemake.
-"""
+"""Strict settings: the base of every settings class, and the one line that reports a mistake."""
 
 from __future__ import annotations
 
@@ -21,14 +18,9 @@ from lplgrad.machine.errors import UserError, nearest
 RESERVED_NAMES = {"start", "downloads"}
 
 
-def problem_below(key: str, problem: str) -> PydanticCustomError:
-    """An error for a validator to raise, about ``key`` below the settings that it checks."""
+def wrong(problem: str, key: str = "") -> PydanticCustomError:
+    """Return an error for a validator to raise, about what it checks or about ``key`` below it."""
     return PydanticCustomError("problem", "{problem}", {"problem": problem, "key": key})
-
-
-def wrong(problem: str) -> PydanticCustomError:
-    """An error for a validator to raise, about what it checks."""
-    return problem_below("", problem)
 
 
 def _name(value: object) -> object:
@@ -76,16 +68,11 @@ class Settings(BaseModel):
 
 
 class Row(Settings):
-    """A row that names a function and carries that function's own options beside its keys.
-
-    Attributes:
-        function_key: the key that names the function.
-        registry: the package that has a module for each function.
-    """
+    """A row that names a function and carries that function's own options beside its keys."""
 
     model_config = ConfigDict(extra="allow")
-    function_key: ClassVar[str]
-    registry: ClassVar[ModuleType]
+    function_key: ClassVar[str]  # the key that names the function
+    registry: ClassVar[ModuleType]  # the package that has a module for each function
 
     @classmethod
     def option_keys(cls, values: Mapping[str, Any]) -> set[str] | None:
@@ -101,20 +88,18 @@ class Row(Settings):
         return dict(self.model_extra or {})
 
     @property
-    def all_options(self) -> dict[str, Any]:
-        """The same with the default of every option that is not given."""
-        return self._checked_options().model_dump()
-
-    def _checked_options(self) -> Settings:
+    def checked_options(self) -> Settings:
+        """The same as the function takes them: checked, with all defaults."""
         kind: type[Settings] = self.registry.load(getattr(self, self.function_key)).options
         return kind.model_validate(self.options)
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
         try:
-            self._checked_options()
+            _ = self.checked_options
         except ValidationError as error:
-            raise problem_below(*first_problem(error)) from None
+            key, problem = first_problem(error)
+            raise wrong(problem, key) from None
         return self
 
 
@@ -145,11 +130,7 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def parse(kind: type[SettingsT], values: object, where: str) -> SettingsT:
-    """Check one mapping of settings.
-
-    Raises:
-        UserError: ``where``, the key, and what is wrong with it.
-    """
+    """Check one mapping of settings. Raise UserError with ``where``, the key, and what is wrong with it."""
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: expected keys and values, not {type(values).__name__}")
     try:
@@ -185,11 +166,7 @@ def as_json(value: object) -> str:
 
 
 def parse_settings(kind: type[SettingsT], given: Iterable[str], option: str = "--settings") -> SettingsT:
-    """Check settings from the command line: words as ``words`` writes them, or mappings in YAML.
-
-    Raises:
-        UserError: the key, and what is wrong with it.
-    """
+    """Check settings from the command line, as ``parse`` does: words of the form of ``words``, or mappings in YAML."""
     values: dict[str, Any] = {}
     keys = set()
     for word in given:
@@ -252,11 +229,7 @@ def _written_out(node: yaml.Node | None, known: dict[int, int]) -> int:
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """Parse YAML (or JSON) without running anything in it.
-
-    Raises:
-        UserError: ``where``, and the line that does not parse.
-    """
+    """Parse YAML (or JSON) safely. Raise UserError with ``where`` and the line that does not parse."""
     try:
         loader = _UniqueKeyLoader(text)  # a SafeLoader
         node = loader.get_single_node()

@@ -71,8 +71,7 @@ class Cost:
 def estimate(layout: Layout, rates: Rates) -> list[Cost]:
     """Estimate the cost of every budget and data set, as if no trial stopped at its target accuracy.
 
-    Raises:
-        UserError: a rate is missing, or the size of a data set is not known yet.
+    Raise UserError if a rate is missing, or the size of a data set is not known yet.
     """
     panels = groupby(layout.trials(), lambda trial: (trial.budget, trial.dataset))
     return [_cost(layout, list(trials), rates) for _, trials in panels]
@@ -135,9 +134,7 @@ def checkpoint_bytes(model: Model, channels: int, classes: int, auxiliary: bool)
 
 
 def peak_bytes(costs: Iterable[Cost], jobs: int) -> int:
-    """Estimate the most on disk at any time: a trial under way has at most one checkpoint, as when it is done; a job
-    that runs writes one more, and its progress file holds weights and momentum.
-    """
+    """Estimate the most on disk at any time: a job writes a checkpoint, and its progress holds weights and momentum."""
     costs = list(costs)
     return sum(cost.final_bytes for cost in costs) + jobs * 3 * max(cost.checkpoint_bytes for cost in costs)
 

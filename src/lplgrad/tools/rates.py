@@ -10,9 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -46,8 +45,7 @@ KNOWN = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """The size of a data set: side of an image in pixels, channels, classes, and images of either split."""
 
     side: int
@@ -58,11 +56,7 @@ class Size:
 
 
 def size_of(study: Study, dataset: str) -> Size:
-    """Read the size of a prepared data set; of another one take it from its source and options.
-
-    Raises:
-        UserError: the size is not known yet.
-    """
+    """Read the size of a prepared data set; of another one take it from its source and options, or raise UserError."""
     row = study.datasets[dataset]
     manifest = Path(study.data_dir) / dataset / "dataset.json"
     if manifest.exists():
@@ -72,13 +66,12 @@ def size_of(study: Study, dataset: str) -> Size:
             return Size(min(train[1:3]), train[3], len(described["classes"]), train[0], test[0])
         except (KeyError, TypeError, ValueError, IndexError):
             raise UserError(f"{manifest}: not the description of a data set; prepare it anew") from None
-    source = datasets.load(row.source)
-    options = source.options.model_validate(row.options)
+    options = row.checked_options
     # Of a folder of images the number of classes is a guess; it changes the disk space by some kB.
     side, channels, classes, test = KNOWN.get(row.source, (None, 3, 6, None))
     side = getattr(options, "image_size", None) or side
     test = getattr(options, "test_images", None) or test
-    pool = source.pool_size(options) or max(budget.labels for budget in row.budgets.values())
+    pool = datasets.load(row.source).pool_size(options) or max(budget.labels for budget in row.budgets.values())
     if side is None or test is None:
         raise UserError(
             f"datasets.{dataset}: its size is known once it is prepared (add --until prepare to your snakemake command)"
@@ -93,11 +86,7 @@ def key(model: Model, size: Size, compute: Compute) -> str:
 
 
 def rate(rates: Rates, of: str, task: Task) -> float:
-    """Look up seconds.
-
-    Raises:
-        UserError: the rate is missing.
-    """
+    """Look up seconds; raise UserError if the rate is missing."""
     try:
         return rates[of, task]
     except KeyError:
@@ -106,11 +95,7 @@ def rate(rates: Rates, of: str, task: Task) -> float:
 
 
 def read_rates(path: Path) -> Rates:
-    """Read the rows of the benchmark ``rates`` from a file that ``python -m benchmarks`` wrote.
-
-    Raises:
-        UserError: there are none, the file is cut off, or a rate is not a positive number.
-    """
+    """Read the rows of the benchmark ``rates`` from a file that ``python -m benchmarks`` wrote."""
     try:
         text = path.read_bytes().decode()
         rows = [row for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("benchmark") == "rates"]
@@ -159,9 +144,8 @@ def cases(
     labels = torch.randint(0, 10, (count,), generator=draw).to(device)
     normalized = torch.randn(batch, channels, side, side, generator=draw).to(device)
     normalized = normalized.contiguous(memory_format=torch.channels_last)
-    training = row.training.model_copy(
-        update={"epochs": 1, "milestones": [], "learning_rate": 1e-4, "batch_size": batch}
-    )
+    once = {"epochs": 1, "milestones": [], "learning_rate": 1e-4, "batch_size": batch}
+    training = row.training.model_copy(update=once)
     normalization = Normalization(mean=[0.5] * channels, std=[0.25] * channels)
 
     def epoch(auxiliary: bool) -> Callable[[], object]:
@@ -193,9 +177,7 @@ def cases(
 
 
 def median_seconds(case: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median seconds of a call, with the device's queue drained at both ends. With one thread on a processor these are
-    its seconds of work, which leave out waiting for other programs.
-    """
+    """Measure the median seconds of a call; with one thread on a processor, without waiting for other programs."""
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     seconds = []
     for _ in range(repeats + 1):

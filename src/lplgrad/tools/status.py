@@ -14,19 +14,13 @@ from lplgrad.machine import locks
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
 from lplgrad.rounds.settings import QUERY, TRAINING
-from lplgrad.study.availability import (
-    changed_originals,
-    check_prepared_datasets,
-    lost_datasets,
-    preparation_warnings,
-)
+from lplgrad.study.availability import changed_originals, check_prepared_datasets, lost_datasets, preparation_warnings
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import left_out, read_study
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Look and print."""
-
     study = read_study(arguments.files)
     try:
         check_prepared_datasets(study)
@@ -82,11 +76,7 @@ class TrialStatus:
 
 
 def status_of(layout: Layout, trial: Trial, departed: Departure | None = None) -> TrialStatus:
-    """Read how far a trial is. The rounds from where it departs from the study do not count.
-
-    Raises:
-        UserError: a measurement is broken.
-    """
+    """Read how far a trial is. The rounds from where it departs from the study do not count."""
     found = TrialStatus(trial, layout.rounds(trial.budget, trial.dataset))
     problems = {departed.file: departed.problem} if departed is not None else {}
     for number in range(1, found.rounds + 1):
@@ -123,9 +113,7 @@ def _log(folder: Path, kind: str) -> Path:
 
 
 def _seconds(folder: Path, kind: str, timing: str) -> tuple[float | None, float]:
-    """Seconds that a job measured, and those that it took besides by Snakemake's clock. The latter are 0 if that clock
-    does not know: the job was run by hand, or continued an earlier one.
-    """
+    """Return the seconds that a job measured, and those that it took besides by Snakemake's clock (0 without it)."""
     path = folder / timing
     seconds = _number(read_json(path).get(f"{kind}_seconds")) if path.exists() else None
     try:
@@ -143,7 +131,7 @@ def _is_failure(line: str) -> bool:
 
 
 def _failures_elsewhere(layout: Layout) -> Iterator[str]:
-    """Failures of other rules: preparing a data set, a table, a figure. A log is rewritten when its job runs again."""
+    """Yield failures of other rules, such as those of tables. A log is rewritten when its job runs again."""
     for log in sorted(Path("logs", layout.study.study).rglob("*.log")):
         if log.stem not in {"train", "query"} and _is_failure(line := _last_line(log)):
             yield f"failed: {log}: {line}"
@@ -164,12 +152,10 @@ def _number(value: object) -> float | None:
 
 
 def seconds_left(layout: Layout, trials: list[TrialStatus]) -> tuple[float, int]:
-    """Estimate the trainings and queries that are left, from measured seconds: a training takes time in proportion to
-    its labels, a query as long as the one before, and a job as long as the last one to start and end. A round 1 that
-    strategies share is counted once.
+    """Estimate the seconds that are left, one job after the other, and count the jobs of which nothing is known yet.
 
-    Returns:
-        Seconds of one job after the other, and the number of jobs of which nothing is known yet.
+    A training takes time in proportion to its labels, a query as long as the one before, and a job as long as the last
+    one to start and end. A round 1 that strategies share is counted once.
     """
     seconds, unknown = 0.0, 0
     counted: set[str] = set()
@@ -252,7 +238,7 @@ def report(layout: Layout) -> Iterator[str]:
 
 
 def _shown(values: list[float | None], digits: int) -> str:
-    """The mean of the values that are known."""
+    """Write the mean of the values that are known."""
     mean = _mean(values)
     return "-" if mean is None else f"{mean:.{digits}f}"
 

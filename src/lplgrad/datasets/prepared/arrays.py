@@ -29,34 +29,22 @@ SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 @dataclass(frozen=True)
 class Images:
-    """One split of a data set.
+    """One split of a data set."""
 
-    Attributes:
-        images: uint8, shape (N, H, W, C) with 1 or 3 channels.
-        labels: the class of each image, int64, shape (N,).
-    """
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
+    images: npt.NDArray[np.uint8]  # shape (N, H, W, C) with 1 or 3 channels
+    labels: npt.NDArray[np.int64]  # the class of each image, shape (N,)
 
 
 @dataclass(frozen=True)
 class DatasetArrays:
-    """A prepared data set, with its images mapped into memory.
-
-    Attributes:
-        folder: of the data set.
-        train, test: the splits.
-        classes: the names of the classes, in the order of the labels.
-        mean, std: of each channel over the training pool, for images scaled to [0, 1].
-    """
+    """A prepared data set, with its images mapped into memory."""
 
     folder: Path
     train: Images
     test: Images
-    classes: list[str]
-    mean: list[float]
-    std: list[float]
+    classes: list[str]  # their names, in the order of the labels
+    mean: list[float]  # of each channel over the training pool, for images scaled to [0, 1]
+    std: list[float]  # likewise
 
     @property
     def channels(self) -> int:
@@ -65,13 +53,10 @@ class DatasetArrays:
 
 
 def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
-    """Open a prepared data set, and check that it has not changed since it was prepared.
+    """Open a prepared data set, and raise UserError if a file is missing, cut off or not as it was prepared.
 
     The labels are always compared with their checksum. The images are compared if the size or the time of their file
     has changed, or if ``read_all`` is set.
-
-    Raises:
-        UserError: a file is missing, truncated, or does not match ``dataset.json``.
     """
     manifest = folder / "dataset.json"
     if not manifest.exists():
@@ -106,11 +91,7 @@ def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each array when it was prepared, by ``<split>_images`` and ``<split>_labels``.
-
-    Raises:
-        UserError: ``dataset.json`` has no checksums.
-    """
+    """Return the SHA-256 of each array when it was prepared, by ``<split>_images`` and ``<split>_labels``."""
     manifest = folder / "dataset.json"
     try:
         return _checksums_in(read_json(manifest))
@@ -149,11 +130,7 @@ def _open_split(folder: Path, split: str, shape: tuple[int, ...], classes: int) 
 
 
 def open_array(path: Path, mapped: bool) -> npt.NDArray[Any]:
-    """Open an array on disk, mapped into memory or read.
-
-    Raises:
-        UserError: the file is missing, truncated or not an array.
-    """
+    """Open an array on disk, mapped into memory or read. Raise UserError if it is missing, cut off or not an array."""
     if not path.is_file():
         raise UserError(f"{path}: missing; {AGAIN}")
     try:

@@ -39,13 +39,9 @@ ADVICE = "set value_range to the lowest and highest number of the whole data set
 
 
 def decode(
-    path: Path,
-    side: int | None,
-    fit: Fit,
-    value_range: Sequence[float] | None = None,
-    seen: list[str] | None = None,
+    path: Path, side: int | None, fit: Fit, value_range: Sequence[float] | None = None, seen: list[str] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Decode an image file.
+    """Decode an image file into uint8 of shape (H, W, 3).
 
     The camera's orientation is applied, and a broken block of metadata is ignored. Transparent pixels are laid over
     white. Grey, palette, CMYK and 16-bit images become 8-bit RGB. Scaling is bilinear with antialiasing.
@@ -57,9 +53,6 @@ def decode(
         path: the file.
         side, fit, value_range: see ``ImageFiles``.
         seen: a list to which the kind of the image's numbers is appended.
-
-    Returns:
-        uint8, shape (H, W, 3).
 
     Raises:
         ValueError: the file is not an image, is broken or too large, or its pixels do not fit the value range.
@@ -117,11 +110,7 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _mend_tiff(opened: Tiff.TiffImageFile) -> None:
-    """Correct the tags of a TIFF file that Pillow would misread. The file must not be loaded yet.
-
-    Raises:
-        ValueError: the channels are in separate planes, and Pillow would mix them up.
-    """
+    """Correct the tags of a TIFF file that Pillow would misread, or raise ValueError. It must not be loaded yet."""
     tags = opened.tag_v2
     if tags.get(Tiff.PLANAR_CONFIGURATION) == 2 and tags.get(Tiff.SAMPLESPERPIXEL, 1) == 1:
         # The specification says to ignore this tag here, but Pillow then ignores the kind of the numbers.
@@ -182,28 +171,16 @@ def _upright(opened: ImageFile.ImageFile) -> Image.Image:
 
 @dataclass(frozen=True)
 class _Values:
-    """The meaning of grey pixels that are not unsigned 8-bit numbers.
+    """The meaning of grey pixels that are not unsigned 8-bit numbers."""
 
-    Attributes:
-        kind: of the numbers, for messages.
-        view: the type to read Pillow's array as; None for its own type.
-        unit: how many times larger a number is in Pillow's array than in the file.
-        limits: black and white in Pillow's array; None if they are unknown.
-        white_is_zero: whether the smallest number is white.
-    """
-
-    kind: str
-    view: type[np.generic] | None = None
-    unit: float = 1.0
-    limits: tuple[float, float] | None = None
-    white_is_zero: bool = False
+    kind: str  # of the numbers, for messages
+    view: type[np.generic] | None = None  # the type to read Pillow's array as; None for its own type
+    unit: float = 1.0  # how many times larger a number is in Pillow's array than in the file
+    limits: tuple[float, float] | None = None  # black and white in Pillow's array; None if they are unknown
+    white_is_zero: bool = False  # whether the smallest number is white
 
     def levels(self, image: Image.Image, value_range: Sequence[float] | None) -> npt.NDArray[np.uint8]:
-        """Return the image in 8 bits, shape (H, W).
-
-        Raises:
-            ValueError: a number is not finite or beyond the limits, or the limits are unknown.
-        """
+        """Return the image in 8 bits, shape (H, W). Raise ValueError for numbers that cannot be scaled."""
         pixels = np.asarray(image)
         values = (pixels if self.view is None else pixels.view(self.view)).astype(np.float64)
         if not np.isfinite(values).all():
@@ -275,9 +252,6 @@ def decode_all(
 
     Returns:
         The number of images with each kind of numbers, and why images could not be decoded, by their paths.
-
-    Raises:
-        UserError: images are of different sizes and no size is given.
     """
     unreadable: dict[Path, str] = {}
     kinds: list[str] = []

@@ -24,14 +24,7 @@ def is_image(name: str) -> bool:
 
 
 def listing(path: Path) -> dict[str, int | str]:
-    """List an archive, or the images below a folder. Hidden files are left out, and links are followed.
-
-    Returns:
-        The number of ``files``, a digest of their ``names_and_sizes`` and a digest of their ``times``.
-
-    Raises:
-        OSError: a folder cannot be read.
-    """
+    """Describe an archive, or the images below a folder: their number, and digests of names and sizes and of times."""
     names, times, count = hashlib.sha256(), hashlib.sha256(), 0
     for name, place in [(path.name, path)] if path.is_file() else _images_below(path):
         try:
@@ -64,11 +57,7 @@ def _images_below(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def change(earlier: Path, path: Path) -> str | None:
-    """Return how the files at a path differ from an earlier listing; None if they are the same or were deleted.
-
-    Raises:
-        UserError: ``earlier`` is not a listing.
-    """
+    """Return how the files at a path differ from an earlier listing; None if they are the same or were deleted."""
     known = read_json(earlier)
     if {key: type(value) for key, value in known.items()} != {"files": int, "names_and_sizes": str, "times": str}:
         raise UserError(f"{earlier}: not a listing of files; delete it to go on with the images that were prepared")

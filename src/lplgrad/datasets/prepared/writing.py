@@ -40,9 +40,6 @@ def write_dataset(
         threads: for decoding.
         settings: the source and its options, which identify the data set.
         originals: a listing of the original files, taken before any was read.
-
-    Raises:
-        UserError: the images or labels are not accepted, or images of either split cannot be decoded.
     """
     # If the preparation fails, the previous data set stays. Under Snakemake it is gone already: Snakemake deletes the
     # outputs of a rule before it runs the command.
