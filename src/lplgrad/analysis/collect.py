@@ -106,10 +106,8 @@ def _collect(file: StudyFile, read: ReadRound, partial: bool, departed: Departur
             "budget": trial.budget, "dataset": trial.dataset, "strategy": trial.strategy, "recipe": strategy.recipe,
             "acquisition": strategy.acquisition, "seed": trial.seed,
         }  # fmt: skip
-        last = layout.rounds(trial.budget, trial.dataset)
-        if trial in departed:
-            last = departed[trial].round_number - 1
-        for number in range(1, last + 1):
+        numbers = layout.numbers(trial)
+        for number in numbers[: departed[trial].round_number - 1] if trial in departed else numbers:
             found = read(trial, number, Path(layout.trained(trial, number)))
             if found is not None:
                 rows.append({**about, "round": number, **found})

@@ -6,7 +6,7 @@ Accuracies and areas are in percent, differences in points of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -62,6 +62,14 @@ def compare(one: pd.Series[float], other: pd.Series[float], power: bool) -> dict
     return row
 
 
+def _compare_pairs(frame: pd.DataFrame, order: Sequence[str], value: str, power: bool) -> Iterator[dict[str, Any]]:
+    """Compare each strategy with those after it, by a column that has one row for each strategy and seed."""
+    values = {str(name): part.set_index("seed")[value] for name, part in frame.groupby("strategy")}
+    for one, other in combinations([name for name in order if name in values], 2):
+        if row := compare(values[one], values[other], power):
+            yield {"strategy": one, "baseline": other, **row}
+
+
 def area_differences(of_trials: pd.DataFrame, strategies: Sequence[str], reference: str) -> pd.DataFrame:
     """Compare every strategy with every other, by the areas of trials.
 
@@ -72,11 +80,8 @@ def area_differences(of_trials: pd.DataFrame, strategies: Sequence[str], referen
     order = [reference, *(name for name in strategies if name != reference)]
     rows = []
     for key, panel in panels(of_trials):
-        values = {str(name): part.set_index("seed")["area"] for name, part in panel.groupby("strategy")}
-        for one, other in combinations([name for name in order if name in values], 2):
-            row = compare(values[one], values[other], power=True)
-            if row is not None:
-                rows.append({**key, "strategy": one, "baseline": other, **row, "family": one == reference})
+        pairs = _compare_pairs(panel, order, "area", power=True)
+        rows += [{**key, **pair, "family": pair["strategy"] == reference} for pair in pairs]
     if not rows:
         return pd.DataFrame(columns=[*CELL, "baseline", "seeds", "difference", "p", "family", "p_holm"])
     frame = pd.DataFrame(rows)
@@ -88,16 +93,13 @@ def round_differences(measurements: pd.DataFrame, strategies: Sequence[str]) -> 
     strategy, baseline and those of ``compare``. In round 1 strategies of one recipe share a model and are left out."""
     rows = []
     for key, panel in panels(compared(measurements)):
-        recipes = panel.groupby("strategy")["recipe"].first().to_dict()
-        order = [name for name in strategies if name in recipes]
+        recipes = panel.groupby("strategy")["recipe"].first()
         for (number, labels), part in panel.groupby(["round", "labels"]):
-            values = {str(name): trial.set_index("seed")["accuracy"] for name, trial in part.groupby("strategy")}
-            for one, other in combinations([name for name in order if name in values], 2):
-                if number == 1 and recipes[one] == recipes[other]:
-                    continue
-                row = compare(values[one], values[other], power=False)
-                if row is not None:
-                    rows.append({**key, "labels": labels, "strategy": one, "baseline": other, **row})
+            rows += [
+                {**key, "labels": labels, **pair}
+                for pair in _compare_pairs(part, strategies, "accuracy", power=False)
+                if number != 1 or recipes[pair["strategy"]] != recipes[pair["baseline"]]
+            ]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*PANEL, "labels", "strategy", "baseline", "seeds"])
 
 

@@ -211,7 +211,7 @@ def _check_rounds(frame: pd.DataFrame, path: Path, file: StudyFile, partial: boo
     wanted = [
         (one.budget, one.dataset, one.strategy, row.recipe, row.acquisition, one.seed, number)
         for one, row in ((trial, strategies[trial.strategy]) for trial in layout.trials())
-        for number in range(1, layout.rounds(one.budget, one.dataset) + 1)
+        for number in layout.numbers(one)
     ]
     if partial and frame.empty:
         raise UserError(f"{path}: no rounds in it; {AGAIN}")
