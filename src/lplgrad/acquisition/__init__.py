@@ -33,28 +33,17 @@ OF_ONE_IMAGE: frozenset[Need] = frozenset({"logits", "predicted_loss", "gradient
 
 @dataclass(frozen=True)
 class Candidates:
-    """A round's S candidates, with what the acquisition function needs and never with a label.
+    """A round's S candidates, with what the acquisition function needs and never with a label."""
 
-    Attributes:
-        indices: positions in the training pool, int64, shape (S,).
-        seed: the trial's seed.
-        round_number: the round of the query, from 1.
-        query_size: b, how many will be labelled.
-        logits: of the main model in eval mode, float32, shape (S, C).
-        features: penultimate features, float32, shape (S, D).
-        labeled_features: penultimate features of the L labelled images, shape (L, D).
-        predicted_loss: of the loss prediction module, float32, shape (S,).
-        gradient_norms: of the function's own ``loss``, for each candidate alone, each of shape (S,).
-    """
-
-    indices: npt.NDArray[np.int64]
-    seed: int
-    round_number: int
-    query_size: int
-    logits: Tensor | None = None
-    features: Tensor | None = None
-    labeled_features: Tensor | None = None
-    predicted_loss: Tensor | None = None
+    indices: npt.NDArray[np.int64]  # positions in the training pool, int64, shape (S,)
+    seed: int  # the trial's seed
+    round_number: int  # the round of the query, from 1
+    query_size: int  # b, how many will be labelled
+    logits: Tensor | None = None  # of the main model in eval mode, float32, shape (S, C)
+    features: Tensor | None = None  # penultimate features, float32, shape (S, D)
+    labeled_features: Tensor | None = None  # penultimate features of the L labelled images, shape (L, D)
+    predicted_loss: Tensor | None = None  # of the loss prediction module, float32, shape (S,)
+    # Of the function's own ``loss``, for each candidate alone, each of shape (S,)
     gradient_norms: GradientNorms | None = None
 
 
@@ -64,19 +53,14 @@ class NoOptions(Settings):
 
 @dataclass(frozen=True)
 class Acquisition:
-    """An acquisition function and what it needs.
+    """An acquisition function and what it needs."""
 
-    Attributes:
-        score: from the candidates and the options to a score for each candidate, shape (S,), a tensor or an array.
-        needs: what the query computes first.
-        options: the options that a strategy's row of the configuration may set.
-        loss: for ``gradient_norms``: from the options to a function of logits, shape (B, C), to float64 of shape (B,),
-            whose gradient is computed for every sample.
-    """
-
+    # From the candidates and the options to a score for each candidate, shape (S,), a tensor or an array
     score: Callable[[Candidates, Any], Tensor | Scores]
-    needs: frozenset[Need] = field(default_factory=frozenset)
-    options: type[Settings] = NoOptions
+    needs: frozenset[Need] = field(default_factory=frozenset)  # what the query computes first
+    options: type[Settings] = NoOptions  # the options that a strategy's row of the configuration may set
+    # For ``gradient_norms``: from the options to a function of logits, shape (B, C), to float64 of shape (B,), whose
+    # gradient is computed for every sample
     loss: Callable[[Any], Callable[[Tensor], Tensor]] | None = None
 
     @property

@@ -23,21 +23,14 @@ Fit = Literal["crop", "stretch"]
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """One split of a data set, as files that are not decoded yet.
+    """One split of a data set, as files that are not decoded yet."""
 
-    Attributes:
-        paths: the N files.
-        labels: the class of each image, int64, shape (N,).
-        side: the height and width of all decoded images; None if the files have one size already.
-        fit: ``crop`` scales the shorter side and crops the middle; ``stretch`` scales both sides.
-        value_range: the numbers that become black and white, for grey pixels that are not unsigned 8-bit numbers;
-            numbers beyond them are clipped. None for the default range of the kind of numbers.
-    """
-
-    paths: list[Path]
-    labels: npt.NDArray[np.int64]
-    side: int | None
-    fit: Fit
+    paths: list[Path]  # the N files
+    labels: npt.NDArray[np.int64]  # the class of each image, int64, shape (N,)
+    side: int | None  # the height and width of all decoded images; None if the files have one size already
+    fit: Fit  # ``crop`` scales the shorter side and crops the middle; ``stretch`` scales both sides
+    # The numbers that become black and white, for grey pixels that are not unsigned 8-bit numbers; numbers beyond them
+    # are clipped. None for the default range of the kind of numbers
     value_range: Sequence[float] | None = None
 
 
@@ -53,20 +46,15 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Source:
-    """A source of images. Each function takes the source's options, and most take the folder for downloads.
+    """A source of images. Each function takes the source's options, and most take the folder for downloads."""
 
-    Attributes:
-        prepare: returns the images.
-        options: the class of the options, which are keys of the data set's row in the configuration.
-        pool_size: returns the number of images in the training pool, or None if only the files determine it.
-        unavailable: returns quickly why the images cannot be read or downloaded, or None if they can.
-        originals: returns the user's folder or archive that contains the images, or None if there is none.
-    """
-
-    prepare: Callable[[Any, Path], Prepared]
-    options: type[Settings]
+    prepare: Callable[[Any, Path], Prepared]  # returns the images
+    options: type[Settings]  # the class of the options, which are keys of the data set's row in the configuration
+    # returns the number of images in the training pool, or None if only the files determine it
     pool_size: Callable[[Any], int | None] = lambda options: None
+    # returns quickly why the images cannot be read or downloaded, or None if they can
     unavailable: Callable[[Any, Path], str | None] = lambda options, downloads: None
+    # returns the user's folder or archive that contains the images, or None if there is none
     originals: Callable[[Any, Path], Path | None] = lambda options, downloads: None
 
 

@@ -27,17 +27,11 @@ from lplgrad.gradient_norms.layouts import ClearLayouts, ordinary_functions
 
 @dataclass(frozen=True)
 class GradientNorms:
-    """Norms of each sample's gradient, float64, shape (B,) each.
+    """Norms of each sample's gradient, float64, shape (B,) each."""
 
-    Attributes:
-        total: the L2 (Frobenius) norm over all parameters together (paper, eq. 8).
-        sum: the sum of the L2 norms of the parameter tensors.
-        output: the model's output for the batch, without a graph.
-    """
-
-    total: Tensor
-    sum: Tensor
-    output: Tensor
+    total: Tensor  # the L2 (Frobenius) norm over all parameters together (paper, eq. 8)
+    sum: Tensor  # the sum of the L2 norms of the parameter tensors
+    output: Tensor  # the model's output for the batch, without a graph
 
 
 class _Tap(torch.autograd.Function):

@@ -33,22 +33,15 @@ PATCH_ENTRIES = {"cpu": 2**20, "cuda": 2**27}
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution's weight gradient.
+    """A convolution's weight gradient."""
 
-    Attributes:
-        inputs: shape (B, C, H, W); padded already unless the padding is symmetric and zero.
-        gradients: at the outputs, shape (B, O, H', W').
-        kernel, stride, dilation, padding: in rows and in columns.
-        groups: independent groups of channels.
-    """
-
-    inputs: Tensor
-    gradients: Tensor
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    padding: tuple[int, int]
-    groups: int
+    inputs: Tensor  # shape (B, C, H, W); padded already unless the padding is symmetric and zero
+    gradients: Tensor  # at the outputs, shape (B, O, H', W')
+    kernel: tuple[int, int]  # in rows and in columns
+    stride: tuple[int, int]  # in rows and in columns
+    dilation: tuple[int, int]  # in rows and in columns
+    padding: tuple[int, int]  # in rows and in columns
+    groups: int  # independent groups of channels
 
     @classmethod
     def of(cls, layer: nn.Conv1d | nn.Conv2d, x: Tensor, g: Tensor) -> Convolution:

@@ -88,15 +88,10 @@ def gram_is_cheaper(positions: int, fan_in: int, fan_out: int) -> bool:
 
 @dataclass(frozen=True)
 class OuterProducts:
-    """A weight's gradient as a sum of outer products over T positions, in G independent groups.
+    """A weight's gradient as a sum of outer products over T positions, in G independent groups."""
 
-    Attributes:
-        inputs: shape (B, G, T, I).
-        gradients: at the outputs, shape (B, G, T, O).
-    """
-
-    inputs: Tensor
-    gradients: Tensor
+    inputs: Tensor  # shape (B, G, T, I)
+    gradients: Tensor  # at the outputs, shape (B, G, T, O)
 
     @staticmethod
     def joined(parts: Sequence[OuterProducts]) -> OuterProducts:
@@ -134,15 +129,10 @@ class Direct:
 
 @dataclass(frozen=True)
 class Rows:
-    """An embedding's gradient: a gradient at each of T positions is added to one row.
+    """An embedding's gradient: a gradient at each of T positions is added to one row."""
 
-    Attributes:
-        rows: shape (B, T); -1 if nothing is added.
-        gradients: shape (B, T, D).
-    """
-
-    rows: Tensor
-    gradients: Tensor
+    rows: Tensor  # shape (B, T); -1 if nothing is added
+    gradients: Tensor  # shape (B, T, D)
 
     @staticmethod
     def joined(parts: Sequence[Rows]) -> Rows:

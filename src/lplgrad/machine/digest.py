@@ -48,14 +48,11 @@ def code_digest(*roots: str, without: Collection[str] = ()) -> str:
 
 @dataclass
 class _Module:
-    """The top level of a module.
+    """The top level of a module."""
 
-    Attributes:
-        definitions: the statements that bind each name; those with another effect stand under the name "".
-        imports: what each imported name stands for, also those imported within functions.
-    """
-
+    # the statements that bind each name; those with another effect stand under the name ""
     definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    # what each imported name stands for, also those imported within functions
     imports: dict[str, str] = field(default_factory=dict)
 
 

@@ -16,15 +16,10 @@ TEST_IMAGES = 1000  # scored after every query to compare scores with true losse
 
 @dataclass(frozen=True)
 class LabeledSet:
-    """The labelled images of a round, sorted by round and index.
+    """The labelled images of a round, sorted by round and index."""
 
-    Attributes:
-        indices: positions in the training pool, int64, shape (L,), each once.
-        rounds: the round in which each was labelled (1: the initial draw), int64, shape (L,).
-    """
-
-    indices: Indices
-    rounds: Indices
+    indices: Indices  # positions in the training pool, int64, shape (L,), each once
+    rounds: Indices  # the round in which each was labelled (1: the initial draw), int64, shape (L,)
 
     def __len__(self) -> int:
         return len(self.indices)
