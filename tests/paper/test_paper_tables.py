@@ -85,7 +85,7 @@ class TestAccuracy:
         assert late["verdict"] == "below the paper"
         assert late["high"] < 0
         (section,) = paper_tables.accuracy_against_paper_parts(cells, PAPER)
-        assert section.rows[0][:4] == ["LPLgrad", "72.0 ± 1.0", "72.4 ± 1.1", "−0.4"]
+        assert list(section.rows[0][:4]) == ["LPLgrad", "72.0 ± 1.0", "72.4 ± 1.1", "−0.4"]
         assert (0, 9) in section.strong
         assert (0, 3) not in section.strong
 

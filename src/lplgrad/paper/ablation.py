@@ -13,9 +13,9 @@ import pandas as pd
 from lplgrad.analysis.curves import PANEL, panels
 from lplgrad.analysis.inference import deviation, estimate
 from lplgrad.paper import published
-from lplgrad.report.document import Part, paragraphs
+from lplgrad.report.document import Part, paragraphs, strong_if
 from lplgrad.report.tables import Table
-from lplgrad.report.wording import has_target, number, panel_title, plus_minus, signed, signed_interval, strategy_title
+from lplgrad.report.wording import has_target, interval, number, panel_title, plus_minus, signed, strategy_title
 from lplgrad.study.layout import Layout
 from lplgrad.study.settings import StudyFile
 
@@ -29,11 +29,10 @@ COLUMNS = [
 def ablation(file: StudyFile, measurements: pd.DataFrame) -> Table:
     """Make Tables V and VI."""
     table = ablation_table(measurements, file)
-    beside = bool(table["gain_paper"].notna().any())
-    target = has_target(file.study)
-    note = paragraphs(__file__, "ablation", empty=table.empty, published=beside, target=target)
+    beside = table["gain_paper"].notna().any()
+    note = paragraphs(__file__, "ablation", empty=table.empty, published=beside, target=has_target(file.study))
     heading = "With and without the auxiliary module (the paper's Tables V and VI)"
-    return Table(table, ablation_parts(table, file), heading, note)
+    return Table(table, heading, ablation_parts(table, file), note)
 
 
 def ablation_table(measurements: pd.DataFrame, file: StudyFile) -> pd.DataFrame:
@@ -101,28 +100,24 @@ def ablation_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
         budget, dataset, one, other = map(str, key)
         beside = ["paper", "difference"] if part["gain_paper"].notna().any() else []
         head = ["labels", "", "trials", "with", *beside, "without", *beside, "gain", "95 % interval", *beside]
-        rows: list[list[str]] = []
-        best = set()
-        for _, row in part.iterrows():
+        rows = []
+        for row in part.to_dict("records"):
             cells = [
                 f"{row['labels']:,.0f}" + (" (interpolated)" if row["interpolated"] else ""),
                 "all" if row["fraction"] == "1" else row["fraction"] + " of the budget",
                 f"{row['seeds']}" + (f" ({row['stopped']} stopped before)" if row["stopped"] else ""),
             ]
             for kind in ("with", "without", "gain"):
-                mean, std, low, high, paper, difference, far = row[[f"{kind}_{what}" for what in SUMMARY]]
+                mean, std, low, high, paper, difference, far = (row[f"{kind}_{what}"] for what in SUMMARY)
                 if kind == "gain":
-                    if outside(0, low, high):
-                        best.add((len(rows), len(cells)))
-                    cells += [signed(mean, 1), signed_interval(low, high, 1)]
+                    cells += [strong_if(outside(0, low, high), signed(mean, 1)), interval(low, high, 1, signed)]
                 else:
                     cells.append(plus_minus(mean, std, 1))
                 if beside:
-                    cells += [signed(paper, 1) if kind == "gain" else number(paper, 1), signed(difference, 1)]
-                    if far:
-                        best.add((len(rows), len(cells) - 1))
+                    shown = signed(paper, 1) if kind == "gain" else number(paper, 1)
+                    cells += [shown, strong_if(far, signed(difference, 1))]
             rows.append(cells)
         titles = f"{strategy_title(file, one)} against {strategy_title(file, other)}"
         heading = f"{panel_title(file, {'budget': budget, 'dataset': dataset})}: {titles}"
-        parts.append(Part(heading, head=head, rows=rows, strong=frozenset(best), text_columns=2))
+        parts.append(Part(heading, head=head, rows=rows, text_columns=2))
     return parts

@@ -7,17 +7,8 @@ from functools import cached_property
 
 import pandas as pd
 
-from lplgrad.analysis.curves import (
-    CELL,
-    areas,
-    by_strategy,
-    complete,
-    heights,
-    labels_needed,
-    last_round,
-    panels,
-    trial_seconds,
-)
+from lplgrad.analysis import curves
+from lplgrad.analysis.curves import CELL, heights, panels
 
 FRACTIONS = {"1/3": 1 / 3, "1/2": 1 / 2, "1": 1.0}
 
@@ -47,21 +38,21 @@ class Measured:
     @cached_property
     def curves(self) -> dict[tuple[str, str, str], pd.DataFrame]:
         """Accuracy in percent, as far as all trials of the panel go: labels down, seeds across."""
-        return by_strategy(self.measurements)
+        return curves.by_strategy(self.measurements)
 
     @cached_property
     def budgets(self) -> dict[tuple[str, str], list[int]]:
         """The labels of every round of a panel, measured or not: round r has r times those of round 1."""
         found = {}
-        for key, panel in panels(complete(self.measurements)):
+        for key, panel in panels(curves.complete(self.measurements)):
             first = int(panel.loc[panel["round"] == 1, "labels"].max())
-            found[key["budget"], key["dataset"]] = [first * number for number in range(1, last_round(panel) + 1)]
+            found[key["budget"], key["dataset"]] = [first * (1 + done) for done in range(curves.last_round(panel))]
         return found
 
     @cached_property
     def areas(self) -> pd.DataFrame:
         """Areas of whole trials."""
-        return areas(self.measurements).set_index(CELL).sort_index()
+        return curves.areas(self.measurements).set_index(CELL).sort_index()
 
     @cached_property
     def seconds(self) -> dict[tuple[str, str, str], pd.DataFrame]:
@@ -70,7 +61,7 @@ class Measured:
             return {}
         return {
             (str(budget), str(dataset), str(strategy)): part.set_index("seed")
-            for (budget, dataset, strategy), part in trial_seconds(self.timings).groupby(CELL, sort=False)
+            for (budget, dataset, strategy), part in curves.trial_seconds(self.timings).groupby(CELL, sort=False)
         }
 
 
@@ -80,13 +71,8 @@ def values(
     """Return the values of a strategy: for each point that ``at`` means, a value for every seed (the index).
 
     The points follow from the budget, so they are the same for all strategies. Points after a trial of the panel has
-    stopped have no value, because only seeds that missed the target remain.
-
-    Args:
-        measured: the study.
-        budget, dataset, strategy: where.
-        measure: accuracy, train_seconds or query_seconds.
-        at: as in claims.yaml; ignored for seconds, which are sums over a trial.
+    stopped have no value, because only seeds that missed the target remain. ``measure`` and ``at`` are those of
+    claims.yaml, except labels_needed; for seconds, which are sums over a trial, ``at`` is ignored.
     """
     key = (budget, dataset, strategy)
     if measure != "accuracy":
@@ -108,8 +94,8 @@ def _points(curve: pd.DataFrame, budget: list[int], at: str | int) -> dict[str, 
         rounds = budget[1:half] if at == "first_half" else budget[half:]
         whole = bool(rounds) and set(rounds) <= set(curve.index)
         return {at.replace("_", " "): curve.loc[rounds].mean(skipna=False).dropna()} if whole else {}
-    chosen = {"queried": queried, "first": queried[:1], "last": queried[-1:]}.get(str(at))
-    wanted = [labels for labels in queried if labels == at] if chosen is None else chosen
+    named = {"queried": queried, "first": queried[:1], "last": queried[-1:]}
+    wanted = named[at] if isinstance(at, str) else {at}.intersection(queried)
     return {f"{labels:,} labels": heights(curve, labels) for labels in wanted if labels in curve.index}
 
 
@@ -119,7 +105,7 @@ def labels_taken(measured: Measured, budget: str, dataset: str) -> dict[str, dic
     NaN for a seed that never reaches the accuracy, or already has it in round 1.
     """
     rows = measured.measurements.query("budget == @budget and dataset == @dataset")
-    needed = labels_needed(rows)
+    needed = curves.labels_needed(rows)
     seen = needed.assign(labels=needed["labels"].where(needed["censored"] == ""))
     found: dict[str, dict[str, pd.Series[float]]] = {}
     for (strategy, accuracy), part in seen.groupby(["strategy", "accuracy"], sort=False):

@@ -106,27 +106,19 @@ def read_claims(path: Path) -> Claims:
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison behind a claim.
+    """One comparison behind a claim."""
 
-    Attributes:
-        strategy, baseline: the two; the baseline is empty if the claim is about a value, not a difference.
-        budget, dataset, at: where; the budget is empty if the paper does not name it, the data set in a mean.
-        absolute: the effect in points (or seconds, or labels), or the value.
-        relative: the effect in percent of the baseline.
-        seeds: number of pairs, or of trials in the paper.
-        pairs: the effect of every seed, absolute and relative; empty for the paper.
-        rivals: if the baseline is the best of several, the effects against each of them in the claim's unit.
-    """
-
-    strategy: str
-    baseline: str
-    budget: str
-    dataset: str
-    at: str
-    absolute: Estimate
-    relative: Estimate
-    seeds: int
+    strategy: str  # the two; the baseline is empty if the claim is about a value, not a difference
+    baseline: str  # the two; the baseline is empty if the claim is about a value, not a difference
+    budget: str  # where; the budget is empty if the paper does not name it, the data set in a mean
+    dataset: str  # where; the budget is empty if the paper does not name it, the data set in a mean
+    at: str  # where; the budget is empty if the paper does not name it, the data set in a mean
+    absolute: Estimate  # the effect in points (or seconds, or labels), or the value
+    relative: Estimate  # the effect in percent of the baseline
+    seeds: int  # number of pairs, or of trials in the paper
+    # the effect of every seed, absolute and relative; empty for the paper
     pairs: dict[int, tuple[float, float]] = field(default_factory=dict)
+    # if the baseline is the best of several, the effects against each of them in the claim's unit
     rivals: tuple[Estimate, ...] = ()
 
     def effect(self, claim: Claim) -> Estimate:
@@ -191,29 +183,27 @@ def _corrected(level: float, tests: int) -> float:
 
 @dataclass(frozen=True)
 class Finding:
-    """The verdict of a source on a claim.
-
-    Attributes:
-        verdict: one of the constants above.
-        cases: those behind it.
-        absolute, relative, low, high: effect and interval of the case (or mean) with the most evidence against the
-            claim; the interval in the claim's unit.
-        about: which that is, or why there is none.
-        seeds: of that effect.
-        rounding_decides: other numbers that are rounded to the paper's could give another verdict.
-    """
+    """The verdict of a source on a claim."""
 
     claim: Claim
     source: Source
-    verdict: str
-    cases: list[Case] = field(default_factory=list)
+    verdict: str  # one of the constants above
+    cases: list[Case] = field(default_factory=list)  # those behind it
+    # effect and interval of the case (or mean) with the most evidence against the claim; the interval in the claim's
+    # unit
     absolute: float = math.nan
+    # effect and interval of the case (or mean) with the most evidence against the claim; the interval in the claim's
+    # unit
     relative: float = math.nan
+    # effect and interval of the case (or mean) with the most evidence against the claim; the interval in the claim's
+    # unit
     low: float = math.nan
+    # effect and interval of the case (or mean) with the most evidence against the claim; the interval in the claim's
+    # unit
     high: float = math.nan
-    about: str = ""
-    seeds: int = 0
-    rounding_decides: bool = False
+    about: str = ""  # which that is, or why there is none
+    seeds: int = 0  # of that effect
+    rounding_decides: bool = False  # other numbers that are rounded to the paper's could give another verdict
 
     def counts(self) -> dict[str, int]:
         """Count the cases of each verdict."""

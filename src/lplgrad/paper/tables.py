@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lplgrad.analysis.inference import ALPHA, estimate, welch
 from lplgrad.machine.files import read_json
 from lplgrad.paper import TRIALS, published, spread
 from lplgrad.paper.ablation import outside
-from lplgrad.report.document import Part, paragraphs
+from lplgrad.report.document import Part, crossed, paragraphs, strong_if
 from lplgrad.report.tables import Table, accuracy_table
 from lplgrad.report.wording import (
     DASH,
@@ -24,6 +25,7 @@ from lplgrad.report.wording import (
     plus_minus,
     signed,
     strategy_title,
+    strategy_titles,
     whole,
 )
 from lplgrad.study.layout import Layout
@@ -38,34 +40,31 @@ TIME_COLUMNS = [*CELL, "phase", "unit", "seeds", "ratio", "low", "high", "paper"
 def datasets(file: StudyFile) -> Table:
     """Make Table I."""
     table = datasets_table(file)
-    parts = datasets_parts(table, file)
-    if not set(table["dataset"]) & set(published("datasets")["dataset"]):
-        return Table(table, parts, "Data sets")
-    return Table(table, parts, "Data sets (the paper's Table I)", paragraphs(__file__, "datasets"))
+    both = table["dataset"].isin(published("datasets")["dataset"]).any()
+    heading, note = ("Data sets (the paper's Table I)", paragraphs(__file__, "datasets")) if both else ("Data sets", ())
+    return Table(table, heading, datasets_parts(table, file), note)
 
 
 def budgets(file: StudyFile) -> Table:
     """Make Table II."""
     table = budgets_table(file)
-    parts = budgets_parts(table, file)
-    if table.merge(published("budgets"), on=PANEL).empty:
-        return Table(table, parts, "Budgets")
-    return Table(table, parts, "Budgets (the paper's Table II)", paragraphs(__file__, "budgets"))
+    both = len(table.merge(published("budgets"), on=PANEL)) > 0
+    heading, note = ("Budgets (the paper's Table II)", paragraphs(__file__, "budgets")) if both else ("Budgets", ())
+    return Table(table, heading, budgets_parts(table, file), note)
 
 
 def accuracy(file: StudyFile, measurements: pd.DataFrame) -> Table:
     """Make Table III beside the paper's."""
     table = accuracy_against_paper(measurements)
     note = paragraphs(__file__, "accuracy", empty=table.empty, target=has_target(file.study))
-    parts = accuracy_against_paper_parts(table, file)
-    return Table(table, parts, "Accuracy against the paper's Table III", note)
+    return Table(table, "Accuracy against the paper's Table III", accuracy_against_paper_parts(table, file), note)
 
 
 def time(file: StudyFile, timings: pd.DataFrame) -> Table:
     """Make Table IV beside the paper's."""
     table = time_against_paper(timings)
     note = paragraphs(__file__, "time", empty=table.empty)
-    return Table(table, time_against_paper_parts(table, file), "Time against the paper's Table IV", note)
+    return Table(table, "Time against the paper's Table IV", time_against_paper_parts(table, file), note)
 
 
 def datasets_table(file: StudyFile) -> pd.DataFrame:
@@ -101,51 +100,43 @@ def datasets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
     printed = published("datasets").set_index("dataset")
     kinds = ["train", "test", "total", "classes", "parameters", "epochs", "batch_size"]
     head = ["", "", "training pool", "test images", "images in all", "classes", "parameters", "epochs", "mini-batch"]
-    rows, best = [], set()
+    rows = []
     for _, ours in table.iterrows():
         name = str(ours["dataset"])
         rows.append([dataset_title(file, name), "ours", *(whole(ours[kind]) for kind in [*kinds, "image_size"])])
         if name in printed.index:
-            theirs = printed.loc[name]
-            rows.append(["", "paper", *(whole(theirs[kind]) for kind in kinds), ""])
-            best |= {
-                (len(rows) - 1, column)
-                for column, kind in enumerate(kinds, start=2)
-                if pd.notna(theirs[kind]) and pd.notna(ours[kind]) and theirs[kind] != ours[kind]
-            }
-    return [
-        Part("Data sets and training", head=[*head, "image size"], rows=rows, strong=frozenset(best), text_columns=2)
-    ]
+            theirs = printed.loc[name, kinds]
+            differ = theirs.notna() & ours[kinds].notna() & (theirs != ours[kinds])
+            rows.append(["", "paper", *(strong_if(bool(differ[kind]), whole(theirs[kind])) for kind in kinds), ""])
+    return [Part("Data sets and training", head=[*head, "image size"], rows=rows, text_columns=2)]
 
 
 def budgets_table(file: StudyFile) -> pd.DataFrame:
     """Table II: columns budget, dataset, query_size, candidates, labels, rounds."""
-    rows = []
-    for budget in file.study.run.budgets:
-        for dataset in file.study.run.datasets:
-            row = file.study.datasets[dataset].budgets[budget]
-            values = {"query_size": row.query_size, "candidates": row.candidates, "labels": row.labels}
-            rows.append({"budget": budget, "dataset": dataset, **values, "rounds": row.rounds})
-    return pd.DataFrame(rows)
+    columns = ["query_size", "candidates", "labels", "rounds"]
+    rows = [
+        [budget, dataset, *attrgetter(*columns)(file.study.datasets[dataset].budgets[budget])]
+        for budget in file.study.run.budgets
+        for dataset in file.study.run.datasets
+    ]
+    return pd.DataFrame(rows, columns=[*PANEL, *columns])
 
 
 def budgets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
     """Lay out a section per budget, data sets across; with the paper's number if ours differs."""
-    printed = published("budgets").set_index(PANEL)
+    printed = published("budgets").set_index(PANEL).to_dict("index")
     kinds = {"query_size": "query size b", "candidates": "candidates S", "labels": "labels A", "rounds": "rounds"}
     parts = []
     for budget, part in table.groupby("budget", sort=False):
-        rows = []
-        for kind, title in kinds.items():
-            cells = []
-            for _, row in part.iterrows():
-                cell, key = whole(row[kind]), (budget, row["dataset"])
-                if kind in printed and key in printed.index and printed.loc[key, kind] != row[kind]:
-                    cell += f" (paper: {whole(printed.loc[key, kind])})"
-                cells.append(cell)
-            rows.append([title, *cells])
-        titles = [dataset_title(file, str(name)) for name in part["dataset"]]
-        parts.append(Part(f"{str(budget).capitalize()} budget", head=["", *titles], rows=rows))
+        titles = {name: dataset_title(file, name) for name in part["dataset"]}
+        cells = {}
+        for row in part.to_dict("records"):
+            theirs = printed.get((budget, row["dataset"]), {})
+            for kind in kinds:
+                differs = theirs.get(kind, row[kind]) != row[kind]
+                cells[kind, row["dataset"]] = whole(row[kind]) + (f" (paper: {whole(theirs[kind])})" if differs else "")
+        rows = crossed(cells, kinds, titles)
+        parts.append(Part(f"{str(budget).capitalize()} budget", head=["", *titles.values()], rows=rows))
     return parts
 
 
@@ -190,29 +181,24 @@ def accuracy_against_paper_parts(cells: pd.DataFrame, file: StudyFile) -> list[P
     """Lay out strategies down, and for each number of labels ours, the paper's and the difference."""
     parts = []
     for panel, part in panels(cells):
-        labels, seeds = sorted(set(part["labels"])), int(part["seeds"].max())
-        head = ["", *(word for number in labels for word in (f"{number:,} labels", "paper", "difference"))]
-        rows: list[list[str]] = []
-        best = set()
-        for strategy in [name for name in file.study.run.strategies if name in set(part["strategy"])]:
-            row = [strategy_title(file, strategy)]
-            for number in labels:
-                cell = part[(part["labels"] == number) & (part["strategy"] == strategy)]
-                if cell.empty:
-                    row += [DASH, DASH, DASH]
-                    continue
-                only = cell.iloc[0]
-                fewer = "" if only["seeds"] == seeds else f" (n = {only['seeds']})"
-                row += [
-                    plus_minus(only["mean"], only["std"], 1) + fewer,
-                    plus_minus(only["paper_mean"], only["paper_std"], 1),
-                    signed(only["difference"], 1),
-                ]
-                if only["p"] < ALPHA:
-                    best.add((len(rows), len(row) - 1))
-            rows.append(row)
+        seeds = int(part["seeds"].max())
+        columns = {
+            (number, kind): title
+            for number in sorted(set(part["labels"]))
+            for kind, title in (("ours", f"{number:,} labels"), ("paper", "paper"), ("difference", "difference"))
+        }
+        shown: dict[Any, str] = {}
+        for cell in part.to_dict("records"):
+            fewer = "" if cell["seeds"] == seeds else f" (n = {cell['seeds']})"
+            of_kind = {
+                "ours": plus_minus(cell["mean"], cell["std"], 1) + fewer,
+                "paper": plus_minus(cell["paper_mean"], cell["paper_std"], 1),
+                "difference": strong_if(cell["p"] < ALPHA, signed(cell["difference"], 1)),
+            }
+            shown |= {(cell["strategy"], (cell["labels"], kind)): text for kind, text in of_kind.items()}
+        rows = crossed(shown, strategy_titles(file, part["strategy"]), columns)
         heading = f"{panel_title(file, panel)}: {count(seeds, 'trial')} against the paper's {TRIALS}"
-        parts.append(Part(heading, head=head, rows=rows, strong=frozenset(best)))
+        parts.append(Part(heading, head=["", *columns.values()], rows=rows))
     return parts
 
 
@@ -268,20 +254,18 @@ def time_against_paper_parts(ratios: pd.DataFrame, file: StudyFile) -> list[Part
     head = ["multiples of LPLgrad's", "seeds", *of_phase[0], *of_phase[1]]
     parts = []
     for panel, part in panels(ratios):
-        rows: list[list[str]] = []
-        best = set()
+        rows = []
         for strategy, cells in part.groupby("strategy", sort=False):
             seeds = int(cells["seeds"].max())
             row = [strategy_title(file, str(strategy)), str(seeds)]
             for _, phase in cells.groupby("phase", sort=False):
-                for _, cell in phase.iterrows():
-                    if cell["outside"]:
-                        best.add((len(rows), len(row)))
+                for cell in phase.to_dict("records"):
                     fewer = "" if cell["seeds"] == seeds else f" (n = {cell['seeds']})"
-                    row.append(_ratio(cell["ratio"]) + _ratio_interval(cell["low"], cell["high"]) + fewer)
+                    shown = _ratio(cell["ratio"]) + _ratio_interval(cell["low"], cell["high"]) + fewer
+                    row.append(strong_if(cell["outside"], shown))
                 row.append(_ratio(phase["paper"].iloc[0]))
             rows.append(row)
-        parts.append(Part(f"{panel_title(file, panel)}: time", head=head, rows=rows, strong=frozenset(best)))
+        parts.append(Part(f"{panel_title(file, panel)}: time", head=head, rows=rows))
     return parts
 
 

@@ -262,24 +262,16 @@ def draw_choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, bu
 
 @dataclass(frozen=True)
 class Lines:
-    """A row of panels.
+    """A row of panels."""
 
-    Attributes:
-        frame, value, over: draw the column ``value`` over the column ``over`` of ``frame``.
-        title, over_title: of the axes.
-        bounds: of the values.
-        level: a horizontal line to compare with.
-        without: the note if no value is known, in which case the row is left out.
-    """
-
-    frame: pd.DataFrame
-    value: str
-    title: str
-    bounds: tuple[float, float]
-    over: str = "labels"
-    over_title: str = "labelled images"
-    level: float | None = None
-    without: str = ""
+    frame: pd.DataFrame  # draw the column ``value`` over the column ``over`` of ``frame``
+    value: str  # draw the column ``value`` over the column ``over`` of ``frame``
+    title: str  # of the axes
+    bounds: tuple[float, float]  # of the values
+    over: str = "labels"  # draw the column ``value`` over the column ``over`` of ``frame``
+    over_title: str = "labelled images"  # of the axes
+    level: float | None = None  # a horizontal line to compare with
+    without: str = ""  # the note if no value is known, in which case the row is left out
 
 
 def _grid(file: StudyFile, wanted: list[Lines], remark: str = "") -> Any:
@@ -304,7 +296,7 @@ def _grid(file: StudyFile, wanted: list[Lines], remark: str = "") -> Any:
                 axis.set_ylabel(row.title)
             if row.over != below:
                 axis.set_xlabel(row.over_title)
-    legend(figure, handles, strategy_titles(file), "outside right upper")
+    legend(figure, handles, strategy_titles(file, handles), "outside right upper")
     note(figure, " ".join(remarks))
     return figure
 

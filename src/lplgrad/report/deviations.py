@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from lplgrad.report.document import Part, paragraphs
+from lplgrad.report.document import Part, paragraphs, strong_if
 from lplgrad.report.tables import Table
 from lplgrad.report.wording import count
 from lplgrad.study.reading import read_study
@@ -22,7 +22,7 @@ def deviations(file: StudyFile, presets: list[Path]) -> Table:
     """Make the table. The presets are the paper's configuration, and what the authors' code changes in it."""
     note = paragraphs(__file__, "deviations")
     table = deviations_table(file.study, read_study(presets[:1]), read_study(presets))
-    return Table(table, deviations_parts(table, "this study"), "Paper, authors' code and this study", note)
+    return Table(table, "Paper, authors' code and this study", deviations_parts(table, "this study"), note)
 
 
 def deviations_table(study: Study, paper: Study, authors_code: Study) -> pd.DataFrame:
@@ -72,8 +72,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 def deviations_parts(table: pd.DataFrame, title: str) -> list[Part]:
     """Lay out the settings; those in which the study deviates from the paper's preset are bold."""
     head = ["setting", "paper", "authors' code", title]
-    rows = [[str(row[key]).replace('"', "") for key in table.columns] for _, row in table.iterrows()]
-    best = {(number, 3) for number, row in enumerate(rows) if row[3] != row[1]}
-    if not rows:
-        rows = [["none", "", "", ""]]
-    return [Part("Settings that differ", head=head, rows=rows, strong=frozenset(best), text_columns=4)]
+    cells = [[str(cell).replace('"', "") for cell in row] for row in table.itertuples(index=False)]
+    rows = [[key, paper, code, strong_if(study != paper, study)] for key, paper, code, study in cells]
+    return [Part("Settings that differ", head=head, rows=rows or [["none", "", "", ""]], text_columns=4)]

@@ -13,8 +13,8 @@ from lplgrad.analysis.curves import panels
 from lplgrad.analysis.departures import check_settings
 from lplgrad.analysis.score_loss import over_seeds, score_loss
 from lplgrad.machine.files import write_text
-from lplgrad.report.document import Part, document, paragraphs
-from lplgrad.report.wording import DASH, count, interval, panel_title, plus_minus, strategy_title
+from lplgrad.report.document import Part, crossed, document, paragraphs
+from lplgrad.report.wording import count, interval, panel_title, plus_minus, strategy_titles
 from lplgrad.rounds.pool import TEST_IMAGES
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study_file
@@ -45,22 +45,17 @@ def parts(summarised: pd.DataFrame, file: StudyFile) -> list[Part]:
     datasets = diagnostics.open_datasets(Layout(file.study, file.unavailable))
     found = [Part(text=paragraphs(__file__, "score_loss", empty=summarised.empty))]
     for panel, part in panels(summarised):
-        labels, seeds = sorted(set(part["labels"])), int(part["seeds"].max())
+        labels = {number: f"{number:,} labels" for number in sorted(set(part["labels"]))}
+        seeds = int(part["seeds"].max())
         cells = {(row["strategy"], row["labels"]): _cell(row, seeds) for row in part.to_dict("records")}
         scores = dict(zip(part["strategy"], part["score"], strict=True))
-        rows = [
-            (
-                f"{strategy_title(file, name)}\n{scores[name].replace('_', ' ')}",
-                *(cells.get((name, number), DASH) for number in labels),
-            )
-            for name in file.study.run.strategies
-            if name in scores
-        ]
+        titles = strategy_titles(file, scores).items()
+        rows = crossed(cells, {name: f"{title}\n{scores[name].replace('_', ' ')}" for name, title in titles}, labels)
         images = len(datasets[panel["dataset"]].test.labels)
         over = f"Over all {images:,} test images."
         if images > TEST_IMAGES:
             over = f"Over {TEST_IMAGES:,} of the {images:,} test images, drawn anew for every seed."
-        head = ("strategy and score", *(f"{number:,} labels" for number in labels))
+        head = ("strategy and score", *labels.values())
         found.append(Part(f"{panel_title(file, panel)}, {count(seeds, 'seed')}", (over,), head, rows))
     return found
 

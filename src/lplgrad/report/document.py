@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,42 +12,52 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from lplgrad.machine.errors import UserError
-from lplgrad.report.wording import count, p_value
+from lplgrad.report.wording import DASH, count, p_value
 
 FOLDED_HEAD = ("source", "what", "where", "seeds", "effect", "in percent", "95 % interval", "verdict")
 
 
+class Strong(str):
+    """A cell in bold."""
+
+    __slots__ = ()
+
+
+def strong_if(condition: bool | None, text: str) -> str:
+    """Make a cell bold under a condition."""
+    return Strong(text) if condition else text
+
+
 @dataclass(frozen=True)
 class Part:
-    """A part of a page. Each of its elements is left out if it is empty.
-
-    Attributes:
-        heading: of the part.
-        text: paragraphs.
-        head: cells of the table's header row.
-        rows: cells of the table's rows; the second line of a cell is set smaller.
-        strong: positions (row, column) in bold.
-        level: of the heading, 2 or 3.
-        folded: rows of a second table, which a click opens.
-        folded_head: cells of its header row.
-        folded_title: what to click on; by default the number of cases.
-        text_columns: how many columns from the left are text, set flush left.
-        items: lines of a list.
-        links: files beside the page, listed as links.
-    """
+    """A part of a page. Each of its elements is left out if it is empty."""
 
     heading: str = ""
-    text: Sequence[str] = ()
-    head: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    strong: frozenset[tuple[int, int]] = frozenset()
-    level: int = 2
-    folded: Sequence[Sequence[str]] = ()
+    text: Sequence[str] = ()  # paragraphs
+    head: Sequence[str] = ()  # cells of the table's header row
+    rows: Sequence[Sequence[str]] = ()  # cells of the table's rows; the second line of a cell is set smaller
+    level: int = 2  # of the heading
+    folded: Sequence[Sequence[str]] = ()  # rows of a second table, which a click opens
     folded_head: Sequence[str] = FOLDED_HEAD
-    folded_title: str = ""
-    text_columns: int = 1
-    items: Sequence[str] = ()
-    links: Sequence[str] = ()
+    folded_title: str = ""  # what to click on; by default the number of cases
+    text_columns: int = 1  # how many columns from the left are text, set flush left
+    items: Sequence[str] = ()  # lines of a list
+    links: Sequence[str] = ()  # files beside the page, listed as links
+
+    @property
+    def strong(self) -> set[tuple[int, int]]:
+        """The row and column of every bold cell."""
+        cells = ((place, column, cell) for place, row in enumerate(self.rows) for column, cell in enumerate(row))
+        return {(place, column) for place, column, cell in cells if isinstance(cell, Strong)}
+
+
+def crossed(cells: Mapping[Any, str], rows: Mapping[Any, str], columns: Mapping[Any, str]) -> list[tuple[str, ...]]:
+    """Lay out cells by their keys (row, column); rows and columns are given as key and title. A missing cell is a dash.
+
+    Returns:
+        The rows of a table, with the titles of the rows in front.
+    """
+    return [(title, *(cells.get((row, column), DASH) for column in columns)) for row, title in rows.items()]
 
 
 def document(title: str, parts: Sequence[Part]) -> str:
@@ -56,13 +66,7 @@ def document(title: str, parts: Sequence[Part]) -> str:
 
 
 def paragraphs(module: str, name: str, **values: Any) -> tuple[str, ...]:
-    """Return the paragraphs of a text.
-
-    Args:
-        module: ``__file__`` of a module; the texts are in ``texts.j2`` beside it.
-        name: the macro there.
-        values: its arguments.
-    """
+    """Return the paragraphs of the macro ``name`` in the file ``texts.j2`` beside a module, given as ``__file__``."""
     text = getattr(_template(Path(module).with_name("texts.j2")).module, name)(**values)
     return tuple(" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip())
 

@@ -75,7 +75,7 @@ def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile, baseline: st
             over = wrapped(f"gain over {strategy_title(file, baseline)}", 28) if baseline else ""
             axis.set_ylabel(f"{over}\n(points, paired)")
         axis.set_xlabel("labelled images")
-    legend(figure, handles, strategy_titles(file), "outside right center")
+    legend(figure, handles, strategy_titles(file, handles), "outside right center")
     if rows == 1:
         note(figure, _without_gains(file, baseline))
     return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from lplgrad.analysis.inference import ALPHA
 from lplgrad.analysis.measured import mixed_versions, read_measurements
 from lplgrad.analysis.statistics import Statistics, statistics
 from lplgrad.machine.files import write_text
-from lplgrad.report.document import Part, document, paragraphs
+from lplgrad.report.document import Part, crossed, document, paragraphs, strong_if
 from lplgrad.report.wording import (
     DASH,
     count,
@@ -27,8 +28,8 @@ from lplgrad.report.wording import (
     plus_minus,
     seeds,
     signed,
-    signed_interval,
     strategy_title,
+    strategy_titles,
     whole,
 )
 from lplgrad.study.reading import read_study_file
@@ -62,27 +63,20 @@ def parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) -> lis
 
 def _introduction(found: Statistics, title: str) -> Part:
     family = found.differences[found.differences["family"].astype(bool)]
-    most = max(family["seeds"], default=0)
-    text = paragraphs(
-        __file__, "introduction", title=title, alone=len(found.strategies) == 1, most=most,
-        tested=family["p"].notna().sum(), survive=(family["p_holm"] < ALPHA).sum(), floor=2.0 ** (1 - most),
-        alpha=ALPHA,
-    )  # fmt: skip
-    return Part(text=text)
+    values = {
+        "title": title, "alone": len(found.strategies) == 1, "most": max(family["seeds"], default=0), "alpha": ALPHA,
+        "tested": family["p"].notna().sum(), "survive": (family["p_holm"] < ALPHA).sum(),
+    }  # fmt: skip
+    return Part(text=paragraphs(__file__, "introduction", **values))
 
 
 def _left_out(found: Statistics, file: StudyFile) -> list[Part]:
     rows = [
-        (
-            row["budget"], dataset_title(file, row["dataset"]), strategy_title(file, row["strategy"]), str(row["seed"]),
-            row["reason"],
-        )
-        for row in found.left_out.to_dict("records")
-    ]  # fmt: skip
-    if not rows:
-        return []
-    text = paragraphs(__file__, "left_out")
-    return [Part("Left out", text, ("budget", "data set", "strategy", "seed", "why"), rows)]
+        (budget, dataset_title(file, dataset), strategy_title(file, strategy), str(seed), reason)
+        for budget, dataset, strategy, seed, reason in found.left_out.itertuples(index=False)
+    ]
+    head = ("budget", "data set", "strategy", "seed", "why")
+    return [Part("Left out", paragraphs(__file__, "left_out"), head, rows)] if rows else []
 
 
 def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) -> list[Part]:
@@ -102,29 +96,26 @@ def _area_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) 
             parts.append(Part(heading, (refusal,), level=3))
             continue
         first, last = int(means["labels_from"].iloc[0]), int(means["labels_to"].iloc[0])
-        tested = differences[differences["family"].astype(bool)].set_index("baseline")
-        rows, strong = [], set()
-        for place, row in enumerate(means.sort_values("mean", ascending=False, kind="stable").to_dict("records")):
+        tested = differences[differences["family"].astype(bool)].set_index("baseline").to_dict("index")
+        rows = []
+        for row in means.sort_values("mean", ascending=False, kind="stable").to_dict("records"):
             name = row["strategy"]
             mean = (plus_minus(row["mean"], row["std"]), interval(row["low"], row["high"]))
-            other = tested.loc[name].to_dict() if name in tested.index else None
-            difference = _difference_cells(other) if other else [DASH] * (len(head) - 4)
+            difference = _difference_cells(tested[name]) if name in tested else [DASH] * (len(head) - 4)
             rows.append((strategy_title(file, name), str(row["seeds"]), *mean, *difference))
-            if other and other["p_holm"] < ALPHA:
-                strong |= {(place, column) for column in (5, 6, 8)}
-        absent = [name for name in found.strategies if name not in set(means["strategy"])]
-        names = ", ".join(strategy_title(file, name) for name in absent)
-        text = (f"Without a whole learning curve here, and so without an area: {names}.",) if absent else ()
+        absent = strategy_titles(file, set(found.strategies) - set(means["strategy"])).values()
+        text = (f"Without a whole learning curve here, and so without an area: {', '.join(absent)}.",) if absent else ()
         over = f"{first:,} to {last:,} labels" if first < last else f"at {last:,} labels"
-        parts.append(Part(f"{heading}, {over}", text, head, rows, frozenset(strong), 3))
+        parts.append(Part(f"{heading}, {over}", text, head, rows, level=3))
     return parts
 
 
 def _difference_cells(row: dict[Any, Any]) -> list[str]:
+    bold = partial(strong_if, row["p_holm"] < ALPHA)
     return [
-        str(row["seeds"]), signed(row["difference"]), signed_interval(row["low"], row["high"]), p_value(row["p"]),
-        p_value(row["p_holm"]), p_value(row["p_wilcoxon"]), signed(row["g"]), number(row["detectable"]),
-        seeds(row["seeds_needed"]),
+        str(row["seeds"]), bold(signed(row["difference"])), bold(interval(row["low"], row["high"], show=signed)),
+        p_value(row["p"]), bold(p_value(row["p_holm"])), p_value(row["p_wilcoxon"]), signed(row["g"]),
+        number(row["detectable"]), seeds(row["seeds_needed"]),
     ]  # fmt: skip
 
 
@@ -135,26 +126,21 @@ def _round_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile)
     parts = [Part("After every round", text)]
     for key, _ in panels(measurements):
         means, differences = _panel(found.rounds, key), _panel(found.round_differences, key)
-        names = [name for name in found.strategies if name in set(means["strategy"])]
-        cells = means.set_index(["labels", "strategy"])
-        parts.append(_folded(panel_title(file, key), "accuracy (%)", cells, names, _mean_cell, file))
+        parts.append(_folded(panel_title(file, key), "accuracy (%)", means, "strategy", _mean_cell, file))
         against = differences[differences["strategy"] == found.reference]
-        others = [name for name in names if name in set(against["baseline"])]
-        cells = against.set_index(["labels", "baseline"])
-        if others:
-            parts.append(_folded("", f"{title} minus each, points", cells, others, _signed_cell, file))
+        if len(against):
+            parts.append(_folded("", f"{title} minus each, points", against, "baseline", _signed_cell, file))
     return parts
 
 
 def _folded(
-    heading: str, title: str, cells: pd.DataFrame, names: list[str], show: Callable[[Any], str], file: StudyFile
+    heading: str, title: str, frame: pd.DataFrame, across: str, show: Callable[[Any], str], file: StudyFile
 ) -> Part:
-    rows = [
-        (f"{labels:,}", *(show(cells.loc[(labels, name)]) if (labels, name) in cells.index else DASH for name in names))
-        for labels in sorted(set(cells.index.get_level_values(0)))
-    ]
-    head = ("labels", *(strategy_title(file, name) for name in names))
-    return Part(heading, level=3, folded=rows, folded_head=head, folded_title=title)
+    """Lay out labels down, and the strategies in a column of the frame across."""
+    titles = strategy_titles(file, frame[across])
+    cells = {(row["labels"], row[across]): show(row) for row in frame.to_dict("records")}
+    rows = crossed(cells, {labels: f"{labels:,}" for labels in sorted(set(frame["labels"]))}, titles)
+    return Part(heading, level=3, folded=rows, folded_head=("labels", *titles.values()), folded_title=title)
 
 
 def _mean_cell(row: Any) -> str:
@@ -162,7 +148,7 @@ def _mean_cell(row: Any) -> str:
 
 
 def _signed_cell(row: Any) -> str:
-    return f"{signed(row['difference'])}\n{signed_interval(row['low'], row['high'])}"
+    return f"{signed(row['difference'])}\n{interval(row['low'], row['high'], show=signed)}"
 
 
 def _labels_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) -> list[Part]:
@@ -176,14 +162,10 @@ def _labels_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile
             why = "the curves hardly rise" if several else "there are no labels but those of round 1"
             parts.append(Part(heading, (f"No accuracy to count labels for: {why}.",), level=3))
             continue
-        strategies = [name for name in file.study.run.strategies if name in set(part["strategy"])]
-        rows = []
-        for accuracy, cells in part.groupby("accuracy"):
-            by_strategy = cells.set_index("strategy")
-            shown = (_labels_cell(by_strategy.loc[name].to_dict()) for name in strategies if name in by_strategy.index)
-            rows.append((f"{float(str(accuracy)):g} %", *shown))
-        head = ("accuracy", *(strategy_title(file, name) for name in strategies))
-        parts.append(Part(heading, (), head, rows, level=3))
+        titles = strategy_titles(file, part["strategy"])
+        cells = {(row["accuracy"], row["strategy"]): _labels_cell(row) for row in part.to_dict("records")}
+        rows = crossed(cells, {accuracy: f"{accuracy:g} %" for accuracy in sorted(set(part["accuracy"]))}, titles)
+        parts.append(Part(heading, head=("accuracy", *titles.values()), rows=rows, level=3))
     return parts
 
 
@@ -204,20 +186,16 @@ def _labels_cell(row: dict[Any, Any]) -> str:
 
 def _penalty_part(found: Statistics, file: StudyFile) -> Part:
     shares = found.penalty_matrix()
-    names = list(shares.index)
-    if len(names) < 2:
+    titles = strategy_titles(file, shares.index)
+    if len(titles) < 2:
         return Part("Wins, pair by pair", ("There is no pair of strategies that both have an area.",))
-    most = int(found.penalties["panels"].max()) if len(found.penalties) else 0
-    pairs = {(row["strategy"], row["baseline"]): row for row in found.penalties.to_dict("records")}
-
-    def cell(one: str, other: str) -> str:
-        row = pairs.get((one, other), {"share": math.nan, "panels": 0})
-        return number(row["share"]) + (f"\nof {row['panels']}" if 0 < row["panels"] < most else "")
-
-    rows = [(strategy_title(file, one), *(cell(one, other) for other in names)) for one in names]
-    rows.append(("mean: is beaten", *(number(share) for share in shares.mean())))
+    cells = {}
+    for row in found.penalties.to_dict("records"):
+        fewer = f"\nof {row['panels']}" if 0 < row["panels"] < found.penalties["panels"].max() else ""
+        cells[row["strategy"], row["baseline"]] = number(row["share"]) + fewer
+    rows = [*crossed(cells, titles, titles), ("mean: is beaten", *(number(share) for share in shares.mean()))]
     text = paragraphs(__file__, "wins", chance=ALPHA / 2)
-    return Part("Wins, pair by pair", text, ("beats", *(strategy_title(file, name) for name in names)), rows)
+    return Part("Wins, pair by pair", text, ("beats", *titles.values()), rows)
 
 
 def _rank_part(found: Statistics, file: StudyFile) -> Part:
@@ -228,19 +206,13 @@ def _rank_part(found: Statistics, file: StudyFile) -> Part:
 
 def rank_text(found: Statistics, file: StudyFile) -> str:
     """Describe the ranks in a paragraph."""
-    ranking, seeds = found.ranking, found.ranked_seeds
-    if len(found.strategies) == 1:
-        return "There are no ranks: one strategy ran."
-    if ranking.ranks.empty:
-        return "There are no ranks: in no budget and data set could strategies be compared."
-    fewest, most = (int(seeds[seeds > 0].min()), int(seeds.max())) if ranking.blocks else (0, 0)
-    many = count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-    without = [f"{dataset_title(file, str(dataset))}, {budget} budget" for budget, dataset in seeds.index[seeds == 0]]
-    dropped = [strategy_title(file, name) for name in ranking.dropped]
-    (text,) = paragraphs(
-        __file__, "ranks", blocks=ranking.blocks, many=many if ranking.blocks else "", without=without,
-        ranking=ranking, dropped=dropped,
-    )  # fmt: skip
+    seeds = found.ranked_seeds
+    without = [panel_title(file, {"budget": budget, "dataset": dataset}) for budget, dataset in seeds.index[seeds == 0]]
+    values = {
+        "alone": len(found.strategies) == 1, "ranking": found.ranking, "seeds": seeds[seeds > 0], "without": without,
+        "dropped": [strategy_title(file, name) for name in found.ranking.dropped],
+    }  # fmt: skip
+    (text,) = paragraphs(__file__, "ranks", **values)
     return text
 
 

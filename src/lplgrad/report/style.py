@@ -160,12 +160,12 @@ def title_of_trial(figure: Any, file: StudyFile, trial: Trial) -> None:
 
 def legend(figure: Any, handles: Mapping[str, Any], titles: Mapping[str, str], place: str) -> None:
     """Draw a legend beside the axes; handles and titles are given by name. The figure grows if it must."""
-    shown = [wrapped(title, TITLE_WIDTH) for name, title in titles.items() if name in handles]
+    shown = [wrapped(title, TITLE_WIDTH) for title in titles.values()]
     tall = sum(0.21 + 0.17 * title.count("\n") for title in shown) + 0.4
     longest = max((len(line) for title in shown for line in title.splitlines()), default=0)
     figure.set_size_inches(figure.get_figwidth() + 0.07 * max(longest - 18, 0), max(figure.get_figheight(), tall))
     # Labels are given one by one, because matplotlib by itself leaves out those that begin with an underscore.
-    figure.legend([handles[name] for name in titles if name in handles], shown, loc=place, handlelength=3.2)
+    figure.legend([handles[name] for name in titles], shown, loc=place, handlelength=3.2)
 
 
 def save(figure: Any, paths: list[Path]) -> None:

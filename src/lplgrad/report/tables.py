@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
 from lplgrad.analysis.curves import CELL, curves, panels, trial_seconds
 from lplgrad.analysis.measured import mixed_versions
 from lplgrad.machine.files import write_text
-from lplgrad.report.document import Part, check_endings, document, paragraphs
+from lplgrad.report.document import Part, check_endings, crossed, document, paragraphs, strong_if
 from lplgrad.report.kinds import function_of, inputs_of
-from lplgrad.report.wording import DASH, count, has_target, panel_title, plus_minus, strategy_title
+from lplgrad.report.wording import DASH, count, has_target, panel_title, plus_minus, strategy_title, strategy_titles
 from lplgrad.study.settings import StudyFile
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table.
-
-    Attributes:
-        frame: its numbers.
-        parts: of its page.
-        heading: of its page.
-        note: paragraphs below the parts.
-    """
+class Table(NamedTuple):
+    """The numbers of a table; and the heading of its page, its parts and the paragraphs below them."""
 
     frame: pd.DataFrame
-    parts: list[Part]
     heading: str
-    note: tuple[str, ...] = ()
+    parts: list[Part]
+    note: tuple[str, ...]
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -52,13 +44,13 @@ def run(arguments: argparse.Namespace) -> None:
 def accuracy(file: StudyFile, measurements: pd.DataFrame) -> Table:
     """Make the table of test accuracy, the paper's Table III."""
     table, note = accuracy_table(measurements), paragraphs(__file__, "accuracy", target=has_target(file.study))
-    return Table(table, accuracy_parts(table, file), "Test accuracy (%)", note)
+    return Table(table, "Test accuracy (%)", accuracy_parts(table, file), note)
 
 
 def time(file: StudyFile, timings: pd.DataFrame) -> Table:
     """Make the table of seconds, the paper's Table IV."""
     table, note = time_table(timings), paragraphs(__file__, "time", target=has_target(file.study))
-    return Table(table, time_parts(table, file), "Time", note)
+    return Table(table, "Time", time_parts(table, file), note)
 
 
 def accuracy_table(measurements: pd.DataFrame) -> pd.DataFrame:
@@ -80,20 +72,13 @@ def time_table(timings: pd.DataFrame) -> pd.DataFrame:
         trained, and that queried), trials (complete ones), train_trial, query_trial (means over complete trials of
         their sums; a trial that was stopped is not complete) and device.
     """
-    per_round = timings.groupby(CELL, sort=False).agg(
-        seeds=("seed", "nunique"),
-        train_round=("train_seconds", "mean"),
-        query_round=("query_seconds", "mean"),
-        device=("device", lambda devices: "; ".join(sorted(set(devices)))),
-    )
-    per_trial = (
-        trial_seconds(timings)
-        .groupby(CELL, sort=False)
-        .agg(trials=("seed", "count"), train_trial=("train_seconds", "mean"), query_trial=("query_seconds", "mean"))
-    )
-    table = per_round.join(per_trial).fillna({"trials": 0}).astype({"trials": int})
-    columns = ["seeds", "train_round", "query_round", "trials", "train_trial", "query_trial", "device"]
-    return table[columns].reset_index()
+    means = {"train": ("train_seconds", "mean"), "query": ("query_seconds", "mean")}
+    table = timings.groupby(CELL, sort=False).agg(seeds=("seed", "nunique"), **means)
+    trials = trial_seconds(timings).groupby(CELL, sort=False).agg(trials=("seed", "count"), **means)
+    table = table.merge(trials, "left", left_index=True, right_index=True, suffixes=("_round", "_trial"))
+    table = table.fillna({"trials": 0}).astype({"trials": int})
+    devices = timings.groupby(CELL, sort=False)["device"].agg(lambda names: "; ".join(sorted(set(names))))
+    return table.assign(device=devices).reset_index()
 
 
 def accuracy_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
@@ -101,29 +86,22 @@ def accuracy_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
     parts = []
     for panel, part in panels(table):
         seeds = int(part["seeds"].max())
-        cells = part.set_index(["labels", "strategy"]).to_dict("index")
-        strategies = [name for name in file.study.run.strategies if name in set(part["strategy"])]
-        rows, best = [], set()
-        for place, (labels, of_row) in enumerate(part.groupby("labels")):
-            row = [str(labels)]
-            for strategy in strategies:
-                cell = cells.get((labels, strategy))
-                if cell is None:
-                    row.append(DASH)
-                    continue
-                if len(strategies) > 1 and round(cell["mean"], 1) == round(of_row["mean"].max(), 1):
-                    best.add((place, len(row)))
-                fewer = "" if cell["seeds"] == seeds else f" (of {cell['seeds']})"
-                row.append(plus_minus(cell["mean"], cell["std"], 1) + fewer)
-            rows.append(row)
+        titles = strategy_titles(file, part["strategy"])
+        best = part.groupby("labels")["mean"].max().to_dict()
+        cells = {}
+        for row in part.to_dict("records"):
+            shown = plus_minus(row["mean"], row["std"], 1) + ("" if row["seeds"] == seeds else f" (of {row['seeds']})")
+            is_best = round(row["mean"], 1) == round(best[row["labels"]], 1)
+            cells[row["labels"], row["strategy"]] = strong_if(is_best and len(titles) > 1, shown)
+        rows = crossed(cells, {labels: str(labels) for labels in sorted(set(part["labels"]))}, titles)
         heading = f"{panel_title(file, panel)} ({count(seeds, 'seed')})"
-        head = ["labels", *(strategy_title(file, name) for name in strategies)]
-        parts.append(Part(heading, head=head, rows=rows, strong=frozenset(best)))
+        parts.append(Part(heading, head=("labels", *titles.values()), rows=rows))
     return parts
 
 
 def time_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
     """Lay out a section per budget and data set, strategies down."""
+    head = ["seconds", "training, a round", "query, a round", "training, a trial", "query, a trial"]
     parts = []
     for panel, part in panels(table):
         rows = []
@@ -133,7 +111,6 @@ def time_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
             rounds = [_seconds(row[key]) for key in ("train_round", "query_round")]
             rows.append([strategy_title(file, row["strategy"]), *rounds, *trial])
         heading = f"{panel_title(file, panel)}, on {'; '.join(sorted(set(part['device'])))}"
-        head = ["seconds", "training, a round", "query, a round", "training, a trial", "query, a trial"]
         parts.append(Part(heading, head=head, rows=rows))
     return parts
 

@@ -32,15 +32,10 @@ BLUE, RED = "#0072B2", "#D55E00"
 
 @dataclass(frozen=True)
 class Query:
-    """A query of a trial.
+    """A query of a trial."""
 
-    Attributes:
-        round_number: the round whose model scored the candidates.
-        scores: ``scores.csv``: a row for each candidate.
-    """
-
-    round_number: int
-    scores: pd.DataFrame
+    round_number: int  # the round whose model scored the candidates
+    scores: pd.DataFrame  # ``scores.csv``: a row for each candidate
 
     def selected(self) -> pd.DataFrame:
         """Return the candidates that were chosen, highest score first."""
@@ -49,21 +44,14 @@ class Query:
 
 @dataclass(frozen=True)
 class Observation:
-    """What ``lplgrad observe`` wrote about a round.
+    """What ``lplgrad observe`` wrote about a round."""
 
-    Attributes:
-        round_number: the round.
-        labels: size of the labelled set.
-        features: penultimate features of M test images, shape (M, D).
-        observed: a row for each of them: class, loss, entropy, gradient_norm, predicted_loss (empty without a module).
-        confidence: a row for each image of the training pool: labeled (0 or 1), confidence.
-    """
-
-    round_number: int
-    labels: int
-    features: npt.NDArray[np.float32]
+    round_number: int  # the round
+    labels: int  # size of the labelled set
+    features: npt.NDArray[np.float32]  # penultimate features of M test images, shape (M, D)
+    # a row for each of them: class, loss, entropy, gradient_norm, predicted_loss (empty without a module)
     observed: pd.DataFrame
-    confidence: pd.DataFrame
+    confidence: pd.DataFrame  # a row for each image of the training pool: labeled (0 or 1), confidence
 
     @property
     def title(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lplgrad.study.settings import Study, StudyFile, shown_title
@@ -35,14 +36,9 @@ def plus_minus(mean: float, spread: float, digits: int = 2) -> str:
     return number(mean, digits) + ("" if math.isnan(spread) else f" ± {number(spread, digits)}")
 
 
-def interval(low: float, high: float, digits: int = 2) -> str:
-    """An interval."""
-    return DASH if math.isnan(low) else f"[{number(low, digits)}, {number(high, digits)}]"
-
-
-def signed_interval(low: float, high: float, digits: int = 2) -> str:
-    """An interval of differences."""
-    return DASH if math.isnan(low) else f"[{signed(low, digits)}, {signed(high, digits)}]"
+def interval(low: float, high: float, digits: int = 2, show: Callable[[float, int], str] = number) -> str:
+    """An interval, whose ends ``show`` writes."""
+    return DASH if math.isnan(low) else f"[{show(low, digits)}, {show(high, digits)}]"
 
 
 def p_value(value: float, sign: str = "") -> str:
@@ -64,9 +60,10 @@ def strategy_title(file: StudyFile, name: str) -> str:
     return shown_title(file.study.strategies, name)
 
 
-def strategy_titles(file: StudyFile) -> dict[str, str]:
-    """The names for people of all strategies that run, by their names."""
-    return {name: strategy_title(file, name) for name in file.study.run.strategies}
+def strategy_titles(file: StudyFile, present: Iterable[Any]) -> dict[str, str]:
+    """The names for people of those strategies that are present, by their names, in the order of the study."""
+    found = set(present)
+    return {name: strategy_title(file, name) for name in file.study.run.strategies if name in found}
 
 
 def dataset_title(file: StudyFile, name: str) -> str:
@@ -81,7 +78,5 @@ def panel_title(file: StudyFile, panel: dict[str, str]) -> str:
 
 def has_target(study: Study) -> bool:
     """Return whether any trial may stop early at a target accuracy."""
-    budgets = [
-        study.datasets[dataset].budgets[budget] for dataset in study.run.datasets for budget in study.run.budgets
-    ]
+    budgets = (study.datasets[name].budgets[budget] for name in study.run.datasets for budget in study.run.budgets)
     return any(budget.target_accuracy is not None for budget in budgets)
