@@ -174,6 +174,12 @@ def test_statements_with_an_effect_count(written: Callable[..., str]) -> None:
     assert len({before, *digests}) == 4
 
 
+def test_what_a_decorator_registers_counts(written: Callable[..., str]) -> None:
+    part = "TABLE = dict()\ndef register(f): TABLE[1] = f\n@register\ndef one(): return 1\n"
+    before = written(job="from lplgrad.part import TABLE\ndef run(): return TABLE[1]()", part=part)
+    assert written(part=part.replace("return 1", "return 2")) != before
+
+
 def test_what_an_outside_name_stands_for_counts(written: Callable[..., str]) -> None:
     before = written(job="from math import exp as f\ndef run(): return f(1)")
     assert written(job="from math import log as f\ndef run(): return f(1)") != before

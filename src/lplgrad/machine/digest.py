@@ -21,9 +21,8 @@ PACKAGE = Path(__file__).parents[1]
 # training resumes, and which GPU it got cannot change a result.
 WITHOUT_EFFECT = {
     "cli", "analysis.departures", "study.availability", "study.layout", "study.reading", "study.settings",
-    "study.validation",
-    "rounds.resume", "rounds.settings", "machine.digest", "machine.errors", "machine.leases", "machine.locks",
-    "machine.log", "machine.signals",
+    "study.validation", "rounds.resume", "rounds.settings", "machine.digest", "machine.errors", "machine.leases",
+    "machine.locks", "machine.log", "machine.signals",
 }  # fmt: skip
 
 
@@ -132,6 +131,12 @@ def _read(module: str) -> _Module:
         if not isinstance(statement, ast.Import | ast.ImportFrom):
             for name in _bound(statement):
                 read.definitions.setdefault(name, []).append(statement)
+    for statement in tree.body:  # a decorator of the package may register what it decorates
+        for decorator in getattr(statement, "decorator_list", []):
+            names = {node.id for node in ast.walk(decorator) if isinstance(node, ast.Name)}
+            own = {name for name in names if read.imports.get(name, "").startswith("lplgrad.")}
+            if own or names & read.definitions.keys():
+                read.definitions.setdefault("", []).append(statement)
     return read
 
 

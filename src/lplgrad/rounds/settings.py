@@ -30,11 +30,7 @@ VERSION = "[0-9][0-9A-Za-z.+_-]*"
 
 
 def digests(arguments: argparse.Namespace) -> dict[str, object]:
-    """The digests of what a training or a query is given. It takes them when it begins, since a file may change later.
-
-    Args:
-        arguments: of the command: ``data``, ``labeled`` and ``checkpoint``.
-    """
+    """Return the digests of what a training or a query is given: when it begins, because a file may change later."""
     return {
         "dataset": checksums(arguments.data),
         "labeled": file_digest(arguments.labeled),
@@ -43,11 +39,11 @@ def digests(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def write_settings(here: Round[Any], name: str, torch: str | None = None) -> None:
-    """Write what a training or a query was given, into the folder of its round.
+    """Write what a training or a query was given, and of a training the digest of its own checkpoint too.
 
     Args:
         here: the round.
-        name: of the file, ``TRAINING`` or ``QUERY``. Of a training, the digest of its own checkpoint is written too.
+        name: of the file, ``TRAINING`` or ``QUERY``.
         torch: the version of PyTorch; None for the one that is installed.
     """
     values = {
@@ -65,10 +61,10 @@ def write_settings(here: Round[Any], name: str, torch: str | None = None) -> Non
 
 
 def torch_version(folder: Path) -> str:
-    """The version of PyTorch that a round was trained with.
+    """Return the version of PyTorch that a round was trained with.
 
     Raises:
-        UserError: the round's settings do not tell.
+        UserError: the round's settings do not contain it.
     """
     path = folder / TRAINING
     try:
@@ -81,7 +77,7 @@ def torch_version(folder: Path) -> str:
 
 
 def with_defaults(kind: type[Settings], values: object) -> dict[str, Any]:
-    """Settings of a job with the default of every key that is not given, the options of a query included.
+    """Return the settings of a job with the defaults of all missing keys, also of a query's options.
 
     Raises:
         UserError: a key is unknown, or a value is not allowed.
