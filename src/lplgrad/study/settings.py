@@ -333,7 +333,8 @@ class Study(Settings):
         recipes, strategies, datasets: what is defined, by name.
         compute: the machine's part.
         model_figures: single models that are looked into.
-        keep_checkpoints: keep the model of every round (45 MB each for ResNet-18), not only of the first and last.
+        keep_checkpoints: keep the model of every round (45 MB each for ResNet-18), not only of the first and last. A
+            finished study trains missing ones again; if set back to false, the next run deletes them.
     """
 
     study: Name
