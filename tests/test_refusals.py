@@ -96,6 +96,7 @@ class TestRefusals:
             ("--seed", -1, "must be from 0 to 4294967295, not -1"),
             ("--seed", 2**32, "must be from 0 to 4294967295"),
             ("--seed", "x", "invalid seed value: 'x'"),
+            ("--progress-seconds", "nan", "must be 0 or more, not nan"),
             ("--target-accuracy", 2, "must lie in (0, 1], not 2"),
         ],
     )

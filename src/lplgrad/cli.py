@@ -82,6 +82,13 @@ def count(text: str) -> int:
     return value
 
 
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
+    return value
+
+
 def seed(text: str) -> int:
     value = int(text)
     if not 0 <= value < 2**32:
@@ -178,7 +185,7 @@ COMMANDS = {
             ROUND, TARGET,
             _path("--previous", "DIR", "folder of the round before, repeated if it was the last", nargs="?"), SEED,
             _settings("model, training, augmentation, normalization, recipe and compute", default=[]),
-            _arg("--progress-seconds", "seconds between two notes of the progress (default: %(default)s)", type=float,
+            _arg("--progress-seconds", "seconds between two notes of the progress (default: %(default)s)", type=seconds,
                  default=20, metavar="S"),
             JOBS_PER_GPU, _folder("folder of the round"),
         ],

@@ -141,7 +141,7 @@ def _read(path: Path, keys: list[str], partial: bool) -> Row | None:
     if not path.exists():
         if partial:
             return None
-        hint = "run Snakemake, or add --partial to report what is finished"
+        hint = "run Snakemake, or report what is finished: lplgrad report --partial"
         raise UserError(f"{path}: missing: the study is not finished; {hint}")
     values = read_json(path)
     for key in keys:

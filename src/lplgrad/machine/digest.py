@@ -140,10 +140,6 @@ def _read(module: str) -> _Module:
     return read
 
 
-def _is_for_types(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING"
-
-
 def _bound(statement: ast.stmt) -> list[str]:
     """The names that a statement at the top of a module binds, and "" if it may have an effect besides."""
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):

@@ -73,9 +73,6 @@ def draw_candidates(images: int, labeled: LabeledSet, size: int | None, seed: in
 
 
 def draw_test_images(images: int, seed: int) -> Indices:
-    """Draw the test images that are scored after every query: the same in all rounds and for all strategies of a seed.
-
-    Returns:
-        Positions in the test set of so many images, ascending, int64, shape (min(images, ``TEST_IMAGES``),).
-    """
+    """Draw the test images that are scored after every query, the same in all rounds and for all strategies of a seed:
+    positions in a test set of so many images, ascending, int64, shape (min(images, ``TEST_IMAGES``),)."""
     return np.sort(stream(seed, Purpose.TEST_IMAGES).permutation(images)[:TEST_IMAGES])

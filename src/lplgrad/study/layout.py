@@ -120,6 +120,7 @@ class Layout:
         """The files of rounds that are missing beside others, or although the study has been finished before."""
         kept = ((trial, number) for trial, numbers in self._kept_models().items() for number in numbers)
         results = [
+            *dict.fromkeys(self.labels(trial, 1) for trial in self.trials()),
             *self.of_trainings("metrics.json", "settings.json", "test_logits.npy"),
             *self.of_queries("scores.csv", "next_labeled.csv", "test_scores.csv", "query_settings.json"),
             *dict.fromkeys(f"{self.trained(trial, number)}/{CHECKPOINT}" for trial, number in kept),
@@ -192,7 +193,7 @@ class Layout:
     def source_settings(self, dataset: str) -> dict[str, Any]:
         """``--settings`` of ``lplgrad prepare``."""
         row = self.study.datasets[dataset]
-        return {"source": row.source, **row.options}
+        return {"source": row.source, **row.checked_options.model_dump(by_alias=True)}
 
     def training_settings(self, dataset: str, recipe: str) -> dict[str, Any]:
         """``--settings`` of ``lplgrad train``."""
@@ -201,7 +202,7 @@ class Layout:
     def query_settings(self, budget: str, dataset: str, strategy: str) -> dict[str, Any]:
         """``--settings`` of ``lplgrad query``."""
         row, asked = self.study.datasets[dataset], self.study.strategies[strategy]
-        chosen = {"acquisition": asked.acquisition, "options": asked.options}
+        chosen = {"acquisition": asked.acquisition, "options": asked.checked_options.model_dump(by_alias=True)}
         return self._job(QueryJob, {**dict(row), **dict(row.budgets[budget]), **chosen})
 
     def observation_settings(self) -> dict[str, Any]:
