@@ -32,7 +32,7 @@ def k_center_greedy(candidates: Tensor, centers: Tensor, picks: int) -> Tensor:
         other candidates at the end. Distances of picks are rounded up and the others down, so that the picks have the
         ``picks`` largest. Of equal distances the earlier candidate is picked.
     """
-    import torch
+    import torch  # importing this module must not import it
 
     points = candidates.double()
     nearest = _nearer(torch.full_like(points[:, 0], float("inf")), points, centers.double())

@@ -63,11 +63,11 @@ def choices(file: StudyFile) -> pd.DataFrame:
     """Describe what every query chose.
 
     Returns:
-        Columns budget, dataset, strategy, seed, round (whose model was asked), labels (after the query), balance (of
+        Columns budget, dataset, strategy, seed, round (of the query), labels (after the query), balance (of
         the classes of the chosen images), balance_labeled (of the whole labelled set), spread (mean distance of a
         chosen image to the nearest other, over that of as many that random labelling takes from the same candidates),
         error_ranking (probability that a misclassified candidate scores above a right one), score_entropy_correlation
-        (Spearman's over candidates); the last two NaN where the query asked no model.
+        (Spearman's over candidates); the last two NaN if the query used no model.
     """
     layout = Layout(file.study, file.unavailable)
     datasets = open_datasets(layout)

@@ -299,7 +299,7 @@ class ModelFigures(Settings):
         budgets, datasets, strategies: names of those that are shown.
         seed: of the trial that is shown; None for the study's first.
         rounds: after which the model is shown.
-        unlabeled_images: how many unlabelled images are asked for the model's confidence.
+        unlabeled_images: the number of unlabelled images in the figure of the model's confidence.
         embedded_images: how many test images are embedded by t-SNE and have their losses compared with scores. The
             seed alone draws these and the unlabelled images, so all rounds show the same test images.
     """
