@@ -23,6 +23,11 @@ include: "workflow/rules/rounds.smk"
 include: "workflow/rules/results.smk"
 
 
+onstart:
+    if SERVER:
+        fork_server.start(SERVER, logger.warning)
+
+
 onsuccess:
     warn_of_data()
     # Progress that is no longer needed and, after the whole study, models that a killed Snakemake left

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from lplgrad.machine.files import private_folder
 from tests.browser import CHROMIUM, Browser
 
 HOME = Path(__file__).parents[1]
@@ -424,11 +425,26 @@ class TestResults:
             logits = np.load(finished / f"results/tiny/small/digits/{part}/test_logits.npy")
             assert (logits.argmax(1) == labels).mean() == row.accuracy
 
-    def test_every_job_has_a_log_and_those_of_rounds_and_data_a_benchmark(self, finished: Path) -> None:
-        found = jobs(finished, "--forceall")
-        measured = {"prepare", "start", "train_start", "train", "train_kept", "query", "observe"}
-        assert len(list((finished / "logs").rglob("*.log"))) == sum(found.values())
-        assert len(list((finished / "logs").rglob("*.tsv"))) == sum(found[name] for name in measured)
+    def test_every_job_has_a_log_and_a_record_of_what_it_used(self, finished: Path) -> None:
+        count = sum(jobs(finished, "--forceall").values())
+        logs = list((finished / "logs").rglob("*.log"))
+        assert len(logs) == count
+        assert [log for log in logs if not log.with_suffix(".tsv").exists()] == []
+        assert [log for log in logs if "no fork server" in log.read_text()] == []
+
+    def test_neither_a_finished_nor_a_dry_run_leaves_a_fork_server(self, project: Path) -> None:
+        before = set(private_folder().glob("*.socket"))
+        snakemake(project, "-n", "--forceall")
+        shutil.rmtree(project / "results/tiny/tables")
+        snakemake(project)
+        assert not set(private_folder().glob("*.socket")) - before
+        assert (project / "logs/tiny/tables/accuracy.tsv").exists(), "there was one"
+
+    def test_without_hooks_every_job_is_a_new_process(self, project: Path) -> None:
+        shutil.rmtree(project / "results/tiny/tables")
+        snakemake(project, "--no-hooks")
+        log = (project / "logs/tiny/tables/accuracy.log").read_text()
+        assert log == "lplgrad table: no fork server; starting a new process\n"
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ class Command:
         example: a call that works in the project's folder.
         arguments: in the order of the help.
         kinds: the kinds of tables and figures that the command makes.
+        late: modules that most of its jobs import, but not all.
     """
 
     module: str
@@ -54,6 +55,7 @@ class Command:
     example: str
     arguments: list[Argument] = field(default_factory=list)
     kinds: dict[str, Kind] = field(default_factory=dict)
+    late: tuple[str, ...] = ()
 
 
 def _arg(name: str, about: str, **options: Any) -> Argument:
@@ -189,6 +191,7 @@ COMMANDS = {
                  default=20, metavar="S"),
             JOBS_PER_GPU, _folder("folder of the round"),
         ],
+        late=("lplgrad.rounds.training",),
     ),
     "query": Command(
         "lplgrad.rounds.query",
@@ -204,6 +207,7 @@ COMMANDS = {
             _settings("acquisition, options, query_size, candidates, query_transform, augmentation", required=True),
             JOBS_PER_GPU, _folder("folder of the round"),
         ],
+        late=("lplgrad.rounds.needs",),
     ),
     "observe": Command(
         "lplgrad.rounds.observe",
@@ -330,6 +334,14 @@ COMMANDS = {
         "lplgrad schema",
     ),
 }  # fmt: skip
+
+
+def modules_of(arguments: Sequence[str]) -> list[str]:
+    """Return the modules that most jobs of a command import, given its name and its first argument."""
+    command = COMMANDS[arguments[0]]
+    kind = command.kinds.get(arguments[-1])
+    function = [f"lplgrad.{kind.function.rpartition('.')[0]}"] if kind else []
+    return [command.module.partition(":")[0], *command.late, *function]
 
 
 def parser() -> argparse.ArgumentParser:

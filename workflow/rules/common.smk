@@ -15,7 +15,7 @@ CONFIG = HOME / "config.yaml"
 sys.path.insert(0, str(HOME / "src"))
 
 from lplgrad import acquisition
-from lplgrad.machine import digest
+from lplgrad.machine import digest, fork_server
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.leases import visible_devices
 from lplgrad.report import captions
@@ -84,12 +84,19 @@ if PLACES and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", PLACES)
 # Jobs run with the Python that runs Snakemake or, if rules have environments of their own (--sdm), with theirs.
 PYTHON = "python" if workflow.deployment_settings.deployment_method else quote(sys.executable)
+LPLGRAD = f"{PYTHON} -m lplgrad"
+SERVER = None  # where the fork server listens
+if LOCAL and not workflow.deployment_settings.deployment_method and sys.platform == "linux":
+    SERVER = fork_server.socket_path()
+    LPLGRAD = join([sys.executable, "-I", "-S", str(fork_server.CLIENT), str(SERVER)])
+    # Snakemake would measure the client. The server measures each job and writes the same files.
+    workflow.benchmark = lambda path: lambda rule: rule
 PYTHONPATH = quote(os.pathsep.join(filter(None, [str(HOME / "src"), os.environ.get("PYTHONPATH")])))
 EXPLAIN = quote(str(HOME / "workflow" / "explain.sh"))  # what it means if a signal ended a job
 # The two options cannot change a result, so they are variables of the shell and not params: changing them reruns nothing.
 shell.prefix(
     f"set -euo pipefail; . {EXPLAIN}; "
-    f'lplgrad() ( (PYTHONPATH={PYTHONPATH} exec {PYTHON} -m lplgrad "$@") || explain "lplgrad $1" $? ); '
+    f'lplgrad() ( (PYTHONPATH={PYTHONPATH} exec {LPLGRAD} "$@") || explain "lplgrad $1" $? ); '
     f'place="--jobs-per-gpu {STUDY.compute.jobs_per_gpu}"; '
     f'progress="--progress-seconds {STUDY.compute.progress_seconds}"; '
 )

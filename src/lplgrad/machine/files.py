@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,3 +104,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object")
     return value
+
+
+def private_folder() -> Path:
+    """Return this user's folder of locks and sockets on this machine, which does not depend on TMPDIR.
+
+    Raises:
+        UserError: somebody else made it.
+    """
+    folder = Path("/tmp") / f"lplgrad-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{folder}: is not yours; have it removed, since leases of GPUs and sockets are kept there")
+    return folder

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat
 import subprocess
 import time
 from itertools import islice, product
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from lplgrad.machine import locks
 from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import private_folder
 from lplgrad.machine.log import say
 
 DEVICES = Path("/dev")
@@ -40,7 +40,7 @@ def lease_gpu(jobs_per_gpu: int = 1, folder: Path | None = None) -> str | None:
     devices = visible_devices()
     if not devices or (len(devices) == 1 and "SLURM_JOB_ID" in os.environ):
         return None
-    folder = folder or _default_folder()
+    folder = folder or private_folder()
     files = {device: folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', device)}.lock" for device in devices}
     waiting = False
     while True:
@@ -129,13 +129,3 @@ def _listed_cards() -> dict[str, list[str]]:
             elif cards:
                 cards[next(reversed(cards))].append(uuid[1])
     return {card: instances or [card] for card, instances in cards.items()}
-
-
-def _default_folder() -> Path:
-    """Return this user's folder of locks on this machine, which does not depend on TMPDIR."""
-    folder = Path("/tmp") / f"lplgrad-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-        raise UserError(f"{folder}: is not yours; have it removed, since the leases of GPUs are kept there")
-    return folder

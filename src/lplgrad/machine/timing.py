@@ -40,7 +40,10 @@ class Stopwatch:
 
 
 def peak_memory_mb(device: torch.device | None) -> float:
-    """Return this process's peak memory in MiB: on a GPU what torch allocated there, else the resident set."""
+    """Return this process's peak memory in MiB: on a GPU what torch allocated there, else the resident set.
+
+    The resident set of a forked job contains what it shares with the fork server.
+    """
     if device is not None and device.type == "cuda":
         import torch  # see the module's docstring
 

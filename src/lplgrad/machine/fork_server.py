@@ -1,0 +1,207 @@
+"""The fork server: a process that imports what jobs need once, and forks itself for each job of a Snakemake run.
+
+Most jobs compute for less time than they need to import PyTorch. Snakemake starts the server if jobs run on this
+machine, and a small client for each job (``fork_client.py``). The client passes on its arguments, environment, working
+directory and open files. It forwards signals, and exits with the job's status.
+
+- When Snakemake ends, killed or not, the server's standard input ends. The server then sends SIGTERM to its jobs, which
+  save their progress, and ends after the last one.
+- A job is killed when its client or the server is killed.
+- The server forks only while it has one thread, has not started CUDA, and has the package's present code. Otherwise it
+  closes the connection, and the client starts the job as a new process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import hashlib
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from lplgrad.cli import modules_of, run
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import private_folder
+
+PACKAGE = Path(__file__).parents[1]
+CLIENT = Path(__file__).with_name("fork_client.py")
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+_started: list[subprocess.Popen[bytes]] = []  # keeps their standard inputs open
+
+
+def socket_path() -> Path:
+    """Return where the server of this process listens. The name contains a digest of the package's files."""
+    return private_folder() / f"{_code()}-{os.getpid()}.socket"
+
+
+def start(path: Path, warn: Callable[[str], object]) -> None:
+    """Start a server that lives as long as this process. Clients may connect to ``path`` at once."""
+    # A fork would lose the threads of OpenMP and BLAS. A job sets its own number of threads.
+    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+    pythonpath = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    try:
+        for left in private_folder().glob("*.socket"):  # by a server that was killed
+            with socket.socket(socket.AF_UNIX) as other:
+                if other.connect_ex(str(left)):
+                    left.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(path))
+            listening.listen(128)
+            command = [sys.executable, "-m", "lplgrad.machine.fork_server", str(listening.fileno())]
+            environment = {**os.environ, **threads, "PYTHONPATH": pythonpath}
+            _started.append(
+                subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listening.fileno()],
+                                 start_new_session=True, env=environment)
+            )  # fmt: skip
+    except (OSError, UserError) as error:
+        warn(f"no fork server, so each job starts as a new process: {error}")
+
+
+def _code() -> str:
+    """Digest of the package's files, 16 digits."""
+    files = sorted(file for file in PACKAGE.rglob("*.*") if file.suffix != ".pyc")
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+class _Job(NamedTuple):
+    pid: int
+    log: Path  # where its standard output goes
+    start: float
+    signals: list[int]  # sent so far
+
+
+class _Server:
+    def __init__(self, listening: socket.socket) -> None:
+        self.listening = listening
+        self.path = Path(listening.getsockname())
+        self.jobs: dict[socket.socket, _Job] = {}
+        self.selector = selectors.PollSelector()  # an EpollSelector would share its state with forked processes
+        self.wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # Python writes each signal to the pipe
+        signal.set_wakeup_fd(self.wakeup[1])
+        for file in (0, self.wakeup[0], self.listening):
+            self.selector.register(file, selectors.EVENT_READ)
+
+    def serve(self) -> None:
+        """Fork for each client until Snakemake ends. Return in forked processes only, with everything set up."""
+        while self.jobs or 0 in self.selector.get_map():
+            for key, _ in self.selector.select():
+                file = key.fileobj
+                if file == 0:
+                    self.path.unlink(missing_ok=True)  # so that clients see that Snakemake has ended
+                    self.selector.unregister(0)
+                    for job in self.jobs.values():
+                        if not job.signals:  # a second one would not let it save its progress
+                            os.kill(job.pid, signal.SIGTERM)
+                elif file == self.wakeup[0]:
+                    os.read(self.wakeup[0], 4096)
+                    self._reap()
+                elif not isinstance(file, socket.socket) or file.fileno() < 0:
+                    continue  # closed by _reap
+                elif file is self.listening:
+                    self.selector.register(file.accept()[0], selectors.EVENT_READ)
+                elif file in self.jobs:
+                    self._forward(file, self.jobs[file])
+                elif self._fork(file):
+                    return
+        os._exit(0)
+
+    def _fork(self, connection: socket.socket) -> bool:
+        """Fork for a client. Return whether this process is the forked one."""
+        files: list[int] = []
+        try:
+            words, files, _, _ = socket.recv_fds(connection, 256, 5)
+            if len(files) < 5 or not self.path.exists() or not self._is_as_good_as_new(words.decode().split()):
+                raise OSError
+            gc.freeze()  # a collection in a job would copy pages that all jobs share
+            server, log = os.getpid(), Path(f"/proc/self/fd/{files[1]}").readlink()
+            if pid := os.fork():
+                self.jobs[connection] = _Job(pid, log, time.monotonic(), [])
+            else:
+                self._become_job(server, files)
+            return pid == 0
+        except OSError:
+            self._close(connection)
+            return False
+        finally:
+            for file in files:
+                os.close(file)
+
+    def _is_as_good_as_new(self, arguments: list[str]) -> bool:
+        """Import what a command needs, and return whether a fork behaves like a new process."""
+        try:
+            for module in modules_of(arguments):
+                importlib.import_module(module)
+        except Exception:  # the new process will report it
+            return False
+        has_cuda = "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized()
+        threads = len(list(Path("/proc/self/task").iterdir()))
+        return not has_cuda and threads == 1 and self.path.name.startswith(_code())
+
+    def _become_job(self, server: int, files: list[int]) -> None:
+        """Give a forked process the client's files, folder, arguments and environment."""
+        prctl = ctypes.CDLL(None).prctl
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != server:
+            os._exit(1)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for key in self.selector.get_map().values():
+            if key.fd > 0:
+                key.fileobj.close() if isinstance(key.fileobj, socket.socket) else os.close(key.fd)
+        os.close(self.wakeup[1])
+        for number, file in enumerate(files[:3]):
+            os.dup2(file, number)
+        os.fchdir(files[3])
+        sys.argv[1:], environment = json.loads(os.pread(files[4], os.fstat(files[4]).st_size, 0))
+        prctl(PR_SET_NAME, f"lplgrad {sys.argv[1]}".encode())  # for top
+        os.environ.clear()
+        os.environ.update(environment)
+
+    def _forward(self, connection: socket.socket, job: _Job) -> None:
+        """Send a job the signals that its client received, or SIGKILL if the client has ended."""
+        numbers = b""
+        with suppress(OSError):
+            numbers = connection.recv(64)
+        for number in numbers or [signal.SIGKILL]:
+            os.kill(job.pid, number)  # the process exists until _reap
+            job.signals.append(number)
+        if not numbers:
+            self.selector.unregister(connection)
+
+    def _reap(self) -> None:
+        """Record what finished jobs used, and send their status to their clients."""
+        for connection, job in list(self.jobs.items()):
+            pid, status, used = os.wait4(job.pid, os.WNOHANG)
+            if pid:
+                del self.jobs[connection]
+                with suppress(OSError):
+                    if job.log.suffix == ".log":  # in the format of Snakemake's benchmarks: seconds and MB
+                        row = (time.monotonic() - job.start, used.ru_maxrss / 1024, used.ru_utime + used.ru_stime)
+                        text = "s\tmax_rss\tcpu_time\n{:.4f}\t{:.2f}\t{:.4f}\n".format(*row)
+                        job.log.with_suffix(".tsv").write_text(text)
+                code = os.waitstatus_to_exitcode(status)
+                with suppress(OSError):
+                    connection.send(bytes([code if code >= 0 else 128 - code]))
+                self._close(connection)
+
+    def _close(self, connection: socket.socket) -> None:
+        with suppress(KeyError):
+            self.selector.unregister(connection)
+        connection.close()
+
+
+if __name__ == "__main__":
+    _Server(socket.socket(fileno=int(sys.argv[1]))).serve()
+    run()
