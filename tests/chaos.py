@@ -1,9 +1,9 @@
 """Pull the plug on a study, again and again, and see that nothing is lost but epochs (`make chaos`).
 
-A small study is run undisturbed. Then it is run while processes are killed with SIGKILL at random moments: a job, all
-jobs, Snakemake alone (its jobs go on as orphans), or everything at once; after each death of Snakemake the folder is
-unlocked and the same command given again, as a user would. In the end all labels, scores, checkpoints, metrics, tables
-and figures must be those of the undisturbed run, byte for byte.
+A small study runs undisturbed. Then it runs again while processes are killed with SIGKILL at random moments: a job, all
+jobs, a client of the fork server, the server, Snakemake alone, or everything at once. After each death of Snakemake
+the folder is unlocked and the same command given again, as a user would. In the end all labels, scores, checkpoints,
+metrics, tables and figures must be those of the undisturbed run, byte for byte.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.test_workflow import copy_project, overlay, results, snakemake
 
 SNAKEMAKE = (sys.executable, "-m", "snakemake")
 EPOCH = r"^epoch \d+/"
-HOW = ("one job", "all jobs", "Snakemake alone", "everything")
+HOW = ("one job", "all jobs", "one client", "the fork server", "Snakemake alone", "everything")
 
 
 @dataclass
@@ -47,27 +47,35 @@ class Losses:
     different: list[str] = field(default_factory=list)
 
 
-def processes(session: int) -> dict[int, str]:
-    """Command lines of the living processes of a session."""
-    found = {}
+def processes(project: Path, kind: str = "") -> list[int]:
+    """Return the living processes that run in the folder of a project.
+
+    Args:
+        project: the folder.
+        kind: only jobs that train or query (``job``), clients of the fork server (``client``), or the server itself
+            (``server``).
+    """
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            state, _, _, sid = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            if int(sid) == session and state != "Z":
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if folder.joinpath("cwd").readlink() == project.resolve() and "State:\tZ" not in _read(folder / "status"):
+                of_kind = _kind(_read(folder / "comm").strip(), _read(folder / "cmdline").replace("\0", " "))
+                found += [int(folder.name)] if kind in ("", of_kind) else []
         except OSError:
-            continue  # it ended meanwhile
+            continue  # it has ended
     return found
 
 
-def jobs(session: int) -> dict[int, str]:
-    """The processes of a session that train or query, with the folders of their rounds."""
-    found = {}
-    for pid, command in processes(session).items():
-        output = re.search(r"-m lplgrad (?:train|query) .* --output (\S+)", command)
-        if output:
-            found[pid] = output[1]
-    return found
+def _kind(name: str, command: str) -> str:
+    if name in ("lplgrad train", "lplgrad query") or re.search(r"-m lplgrad (train|query) ", command):
+        return "job"
+    if command.startswith(f"{sys.executable} -I -S ") and "fork_client.py" in command:
+        return "client"
+    return "server" if "-m lplgrad.machine.fork_server" in command and not name.startswith("lplgrad") else "other"
+
+
+def _read(path: Path) -> str:
+    return path.read_text(errors="replace")
 
 
 def kill(pids: Iterable[int]) -> None:
@@ -119,7 +127,6 @@ def campaign(
 
     losses = Losses()
     config = overlay(disturbed, **changes)
-    sessions: list[int] = []
     status, undisturbed_failures = 1, 0
     while status:
         with (folder / "snakemake.log").open("w") as told:
@@ -127,14 +134,13 @@ def campaign(
                 [*SNAKEMAKE, *targets, "--configfile", config],
                 cwd=disturbed, stdout=told, stderr=told, start_new_session=True,
             )  # fmt: skip
-            sessions.append(process.pid)
             while process.poll() is None and losses.kills.total() < kills:
                 until = time.monotonic() + draw.uniform(0.2, 3)
-                while process.poll() is None and (time.monotonic() < until or not jobs(process.pid)):
+                while process.poll() is None and (time.monotonic() < until or not processes(disturbed, "job")):
                     keep_logs(disturbed)
                     time.sleep(0.05)
                 if process.poll() is None:
-                    _kill(draw.choice(HOW), process.pid, draw, losses)
+                    _kill(draw.choice(HOW), process.pid, disturbed, draw, losses)
             while process.poll() is None:
                 keep_logs(disturbed)
                 time.sleep(0.05)
@@ -143,9 +149,8 @@ def campaign(
         if undisturbed_failures > 2:  # one may be of orphans that had to give way
             raise AssertionError((folder / "snakemake.log").read_text())
         subprocess.run([*SNAKEMAKE, "--unlock", "--configfile", config], cwd=disturbed, check=True, capture_output=True)
-    for session in sessions:
-        while processes(session):
-            time.sleep(0.1)
+    while processes(disturbed):
+        time.sleep(0.1)
     losses.epochs = lines_of(disturbed, EPOCH) - lines_of(undisturbed, EPOCH)
     losses.resumed = lines_of(disturbed, r"progress\.safetensors: continuing after epoch")
     before, after = results(undisturbed), results(disturbed)
@@ -156,20 +161,18 @@ def campaign(
     return losses
 
 
-def _kill(how: str, session: int, draw: random.Random, losses: Losses) -> None:
+def _kill(how: str, snakemake: int, project: Path, draw: random.Random, losses: Losses) -> None:
     """One kill, noted."""
-    victims = jobs(session)
-    if how == "one job" and victims:
-        victims = dict([draw.choice(sorted(victims.items()))])
-    if how == "Snakemake alone":
-        victims = {}
-        kill([session])
-    elif how == "everything":
-        kill([session])
-        kill(processes(session))
-    else:
-        kill(victims)
-    losses.kills[how] += 1
+    victims = {
+        "one job": processes(project, "job"),
+        "all jobs": processes(project, "job"),
+        "one client": processes(project, "client"),
+        "the fork server": processes(project, "server"),
+        "Snakemake alone": [snakemake],
+        "everything": [snakemake, *processes(project)],
+    }[how]
+    kill([draw.choice(victims)] if victims and how.startswith("one ") else victims)
+    losses.kills[how] += bool(victims)
     print(f"kill {losses.kills.total()}: {how}", file=sys.stderr, flush=True)
 
 

@@ -45,7 +45,7 @@ def test_interrupted_jobs_end_with_their_progress_written(tmp_path: Path, ending
     os.killpg(process.pid, ending)
     said, _ = process.communicate(timeout=120)
     assert process.returncode != 0, said
-    assert not processes(process.pid), "no child is left"
+    assert not processes(folder), "no child is left"
     assert f"ended by {ending.name}" in (folder / LOG).read_text()
     assert "Traceback" not in (folder / LOG).read_text()
     assert not list(folder.rglob("*.tmp"))
