@@ -46,7 +46,9 @@ def socket_path() -> Path:
 
 
 def start(path: Path, warn: Callable[[str], object]) -> None:
-    """Start a server that lives as long as this process. Clients may connect to ``path`` at once."""
+    """Start a server that lives as long as this process, if it has none. Clients may connect to ``path`` at once."""
+    if _started:
+        return
     # A fork would lose the threads of OpenMP and BLAS. A job sets its own number of threads.
     threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
     pythonpath = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
