@@ -26,6 +26,10 @@ include: "workflow/rules/results.smk"
 onstart:
     if SERVER:
         fork_server.start(SERVER, logger.warning)
+    if LOCAL:
+        # The limit on jobs per second makes each pass of the scheduler start a timer for one more pass. The passes add up
+        # with the number of jobs, until they occupy a core.
+        workflow.scheduler.job_rate_limiter = None
 
 
 onsuccess:
