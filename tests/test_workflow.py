@@ -261,6 +261,41 @@ class TestAgain:
         assert "measurements.csv" in changed
         assert not [name for name in changed if name.startswith("small/")], "no file of a round"
 
+    def test_a_data_set_and_a_strategy_with_more_options_run_only_what_is_new(self, project: Path) -> None:
+        more = yaml.safe_load((HOME / TINY).read_text())["datasets"]["digits"] | {
+            "title": "More", "normalization": {"mean": [0.3], "std": [0.4]}, "augmentation": {"crop_padding": 1},
+        }  # fmt: skip
+        config = overlay(
+            project, datasets__more=more, run__datasets=["digits", "more"],
+            strategies__summed={"recipe": "joint", "acquisition": "gradient_norm", "norm": "sum"},
+            run__strategies=["lplgrad", "entropy", "random", "summed"],
+        )  # fmt: skip
+        planned = snakemake(project, "-n", config=config)
+        paths = re.findall(r"^    output: (\S+?),? ", planned, re.MULTILINE)
+        old = [path for path in paths if "/digits/" in path and "/summed/" not in path and "/small/" in path]
+        assert [path for path in old if "/figures/" not in path] == []
+        assert any("/summed/" in path for path in paths)
+
+    def test_what_a_cluster_is_given(self, tmp_path: Path) -> None:
+        """Trainings, queries, and what looks into many images or models. All else takes seconds."""
+        script = """
+import sys
+from pathlib import Path
+from snakemake.api import SnakemakeApi
+from snakemake.settings.types import ConfigSettings, ResourceSettings
+sys.argv = ["snakemake"]
+with SnakemakeApi() as api:
+    tiny = ConfigSettings(configfiles=[Path("tests/tiny.yaml")])
+    of = api.workflow(ResourceSettings(cores=1), tiny, snakefile=Path("Snakefile"))
+    print(*sorted({rule.name for rule in of._workflow.rules} - of._workflow._localrules))
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=copy_project(tmp_path), capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == [
+            "diagnostics", "observe", "query", "train", "train_kept", "train_start", "trial_figure",
+        ]  # fmt: skip
+
     def test_models_that_were_not_kept_are_trained_again_and_a_line_counts_them(self, project: Path) -> None:
         config = overlay(project, model_figures__strategies=["entropy", "lplgrad"])
         assert "2 round(s) of 1 trial(s) are trained again" in snakemake(project, "-n", config=config)

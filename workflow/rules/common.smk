@@ -74,6 +74,7 @@ ROUND = f"{ROOT}/{ROUND_PATH}"
 ROUND_LOGS = f"{LOGS}/{ROUND_PATH}"
 ENVIRONMENT = HOME / "envs" / "lplgrad.yaml"
 RUN = {"budget": STUDY.run.budgets, "dataset": LAYOUT.datasets, "strategy": STUDY.run.strategies}
+SETTINGS = {}  # the parameters that `settings` made so far
 CHOICES = {**RUN, "recipe": LAYOUT.recipes(), "seed": [str(seed) for seed in STUDY.run.seeds]}
 # Snakemake does not look for GPUs. Where jobs run on this machine, it learns here how many places on GPUs there are (a
 # job finds its own, see src/lplgrad/machine/leases.py). Where there is none, no job waits for one.
@@ -124,11 +125,13 @@ def settings(values, *names):
         return known[tuple(wildcards.get(name) or recipe_of(wildcards) for name in names)]
 
     def one_word(number):
-        # A shorter list begins again, which adds no parameter that differs.
-        return lambda wildcards: all_words(wildcards)[number % len(all_words(wildcards))]
+        return lambda wildcards: (all_words(wildcards)[number : number + 1] or [""])[0]
 
-    count = max(map(len, known.values()))
-    return {"settings": all_words, **{f"setting{number}": one_word(number) for number in range(count)}}
+    # At least one word is empty, so that longer lists elsewhere in the study add none.
+    each = {f"setting{number}": one_word(number) for number in range(max(map(len, known.values())) + 1)}
+    inherited = dict.fromkeys(SETTINGS, "")  # what a rule does not replace, it inherits from the rule that it uses
+    SETTINGS.update(each)
+    return {"settings": all_words, **inherited, **each}
 
 
 def code_digest(*roots, **options):

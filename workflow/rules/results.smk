@@ -1,4 +1,5 @@
 # From measurements to tables, figures and pages. Each takes seconds, so a cluster runs most of them where Snakemake runs.
+# `use rule` does not inherit `localrule`.
 # In the report each result has one label: with two, Snakemake 9 draws a toggle that breaks if a combination is missing.
 from lplgrad.cli import FIGURES, TABLES
 
@@ -101,6 +102,7 @@ use rule measurements as timings with:
         shown(INPUTS["timings"], "files", "Study", "measurements of time"),
     log:
         f"{LOGS}/timings.log",
+    localrule: True
     params:
         command="timings",
         to=lambda wildcards, output: list(output),
@@ -116,6 +118,7 @@ use rule measurements as statistics with:
         html=shown(f"{STATISTICS}/statistics.html", "page", "Comparison", "statistics"),
     log:
         f"{LOGS}/statistics.log",
+    localrule: True
     params:
         command=lambda wildcards: f"statistics {options(['measurements'])}",
         to=subpath(output.html, parent=True),
@@ -134,7 +137,6 @@ use rule measurements as diagnostics with:
         html=shown(f"{STATISTICS}/score_loss.html", "page", "Diagnostics", "scores and true loss"),
     log:
         f"{LOGS}/diagnostics.log",
-    localrule: False
     params:
         command="diagnostics",
         to=subpath(output.html, parent=True),
@@ -153,6 +155,7 @@ use rule measurements as claims with:
         html=shown(f"{ROOT}/claims/claims.html", "page", "Claims", "the paper's claims"),
     log:
         f"{LOGS}/claims.log",
+    localrule: True
     params:
         command=lambda wildcards: f"claims {options(['measurements', 'timings'])}",
         to=subpath(output.html, parent=True),
@@ -164,6 +167,7 @@ use rule measurements as claims with:
 use rule measurements as table with:
     input:
         unpack(lambda wildcards: made_from(TABLES[KINDS[wildcards.table]].needs)),
+        manifests=lambda wildcards: rules.study.input if wildcards.table == "datasets" else [],
         study=rules.study.output,
     output:
         csv=f"{ROOT}/tables/{{table}}.csv",
@@ -177,6 +181,7 @@ use rule measurements as table with:
         f"{LOGS}/tables/{{table}}.log",
     wildcard_constraints:
         table=one_of(SHOWN_TABLES),
+    localrule: True
     params:
         command=lambda wildcards: f"table {KINDS[wildcards.table]} {options(TABLES[KINDS[wildcards.table]].needs)}",
         to=lambda wildcards, output: list(output),
@@ -196,6 +201,7 @@ use rule measurements as study_figure with:
         f"{LOGS}/figures/{{figure}}.log",
     wildcard_constraints:
         figure=one_of(STUDY_FIGURES),
+    localrule: True
     params:
         command=figure_command,
         # The format that is drawn first settles the layout: of contact sheets .png, of other figures .svg.
@@ -212,6 +218,7 @@ use rule study_figure as budget_figure with:
         f"{LOGS}/figures/{{figure}}_{{budget}}.log",
     wildcard_constraints:
         figure=one_of(BUDGET_FIGURES),
+    localrule: True
 
 
 use rule study_figure as trial_figure with:
@@ -225,7 +232,6 @@ use rule study_figure as trial_figure with:
         f"{LOGS}/figures/{{figure}}/{TRIAL}.log",
     wildcard_constraints:
         figure=one_of(["chosen", *MODEL_FIGURES]),
-    localrule: False
 
 
 without = set() if any(LAYOUT.ablation_pairs()) else {"ablation"}

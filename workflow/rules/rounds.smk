@@ -158,6 +158,7 @@ use rule train as observe with:
     params:
         **settings(LAYOUT.observation_settings),
         command="observe",
+        target="",
         data=subpath(input.manifest, parent=True),
         folder=subpath(output.features, parent=True),
         code=lambda wildcards: code_digest("rounds.observe.run"),
