@@ -54,6 +54,7 @@ def run(quick: bool) -> Iterator[Figure]:
         products = matrix_products(total, torch.float32, device)
         cases: dict[str, tuple[Case, int]] = {
             f"floor, {size} at a time": (least, count),
+            "floor, contiguous": (floor(model, size, torch.contiguous_format), count),
             "as many operations in matrix products": (lambda _, case=products: case(), count),  # type: ignore[misc]
             "exact norms, float32": (exact(model), count),
             "exact norms, bfloat16 contractions": (exact(model, torch.bfloat16), count),
@@ -98,14 +99,14 @@ def best_batch_size(model: nn.Module, images: Tensor, sizes: Sequence[int]) -> i
     return min(sizes, key=lambda size: sorted(seconds[str(size)])[1])
 
 
-def floor(model: nn.Module, size: int) -> Case:
+def floor(model: nn.Module, size: int, memory_format: torch.memory_format = torch.channels_last) -> Case:
     """Forward and backward to the inputs, and no gradient of a weight."""
-    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    model = copy.deepcopy(model).to(memory_format=memory_format)
     model.requires_grad_(False)
 
     def case(images: Tensor) -> None:
         for batch in torch.split(images, size):
-            entropy(model(batch.contiguous(memory_format=torch.channels_last).requires_grad_())).sum().backward()
+            entropy(model(batch.contiguous(memory_format=memory_format).requires_grad_())).sum().backward()
 
     return lambda images: case(images.clone())
 

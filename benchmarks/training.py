@@ -1,8 +1,8 @@
 """What training costs, beside the plain recipe: a DataLoader, PIL transforms, contiguous float32, PyTorch's SGD.
 
 ResNet-18 in its CIFAR form, 32x32, crops and flips; one batch of 128 a turn, the cases taking turns. Where there is a
-GPU it is measured there, and several processes sharing it as well. Ratios are how many times longer a case takes than
-the plain recipe: below one is faster.
+GPU it is measured there, and one to four processes that share it as well. Ratios are how many times longer a case takes
+than the plain recipe: below one is faster.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -40,12 +40,15 @@ def run(quick: bool) -> Iterator[Figure]:
     images, labels = made_up(count)
     cases: dict[str, Callable[[], object] | OwnProcess] = {}
     total = operations_of_an_epoch(count)
-    for precision in ("float32", "bfloat16", *(["tf32"] if gpu else [])):
+    precisions = ("float32", *(["tf32"] if gpu else []), "bfloat16")
+    for precision in precisions:
         cases[f"plain, {precision}"] = epoch(images, labels, device, precision, Recipe())
         cases[f"joint, attached, {precision}"] = epoch(images, labels, device, precision, Recipe(auxiliary=True))
     cases["joint, detached, float32"] = epoch(
         images, labels, device, "float32", Recipe(auxiliary=True, detach_after=0), before=1
     )
+    for layout, memory_format in (("channels-last", torch.channels_last), ("contiguous", torch.contiguous_format)):
+        cases[f"both passes alone, float32, {layout}"] = passes(images, labels, device, memory_format)
     for dtype in (torch.float32, torch.bfloat16):
         case = f"as many operations in matrix products, {str(dtype).removeprefix('torch.')}"
         cases[case] = matrix_products(total, dtype, device)
@@ -54,14 +57,14 @@ def run(quick: bool) -> Iterator[Figure]:
         seconds = interleave({REFERENCE: recipe, **cases}, 2 if quick else 7)
     each = {case: [1e3 * value / count for value in values] for case, values in seconds.items()}
     yield from figures(NAME, setting, each, "ms an image", REFERENCE)
-    for precision in ("float32", "bfloat16"):
-        pair = {case: each[case] for case in (f"plain, {precision}", f"joint, attached, {precision}")}
-        found = figures(NAME, f"{setting}: joint beside plain", pair, "ms an image", f"plain, {precision}")
-        yield found[1]
+    pairs = [("joint beside plain", f"plain, {one}", f"joint, attached, {one}") for one in precisions]
+    layouts = [f"both passes alone, float32, {layout}" for layout in ("contiguous", "channels-last")]
+    for what, reference, case in (*pairs, ("channels-last beside contiguous", *layouts)):
+        pair = {name: each[name] for name in (reference, case)}
+        yield figures(NAME, f"{setting}: {what}", pair, "ms an image", reference)[1]
     yield from against_labels(quick)
     if gpu:
-        for jobs in (1, 2, 4):
-            yield shared(jobs)
+        yield from shared(precisions, BATCH * 50)
 
 
 def operations_of_an_epoch(count: int) -> int:
@@ -92,6 +95,23 @@ def epoch(
     def case() -> None:
         with devices.tf32(precision == "tf32"):
             next(steps)  # its totals are read, so a GPU's queue is empty
+
+    return case
+
+
+def passes(
+    images: torch.Tensor, labels: torch.Tensor, device: torch.device, memory_format: torch.memory_format
+) -> Callable[[], object]:
+    """Forward and backward passes over images in a memory format, without augmentation and optimiser."""
+    network = first_networks(Model(), 3, 10, False, 1, 1).model.train()
+    model = network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    inputs = (images.to(device).permute(0, 3, 1, 2) / 255).contiguous(memory_format=memory_format)
+    batches = list(zip(inputs.split(BATCH), labels.to(device).split(BATCH), strict=True))
+
+    def case() -> None:
+        for batch, target in batches:
+            model.zero_grad()
+            F.cross_entropy(model(batch), target).backward()
 
     return case
 
@@ -154,23 +174,31 @@ def against_labels(quick: bool) -> Iterator[Figure]:
     yield from figures(NAME, setting, seconds, "s", f"{sizes[0]} labels")
 
 
-def shared(jobs: int) -> Figure:
-    """Images a second of several processes that share a GPU, together."""
+def shared(precisions: Sequence[str], count: int) -> Iterator[Figure]:
+    """Images a second of one to four processes that share a GPU, together, beside as many of the plain recipe."""
     context = multiprocessing.get_context("spawn")
-    barrier = context.Manager().Barrier(jobs)
-    with context.Pool(jobs) as pool:
-        rates = pool.map(_share, [barrier] * jobs, chunksize=1)
-    setting = "ResNet-18, 32x32, bfloat16, one GPU shared"
-    return Figure(NAME, setting, f"{jobs} jobs at a time, together", "images/s", jobs, float(np.sum(rates)))
+    with context.Manager() as manager:
+        for case in (*precisions, REFERENCE):
+            # Not context.Pool: its processes cannot start those of a DataLoader.
+            with ProcessPoolExecutor(4, context) as pool:
+                for jobs in (1, 2, 3, 4):
+                    barrier = manager.Barrier(jobs, timeout=300)
+                    rates = list(pool.map(_share, [barrier] * jobs, [case] * jobs, [count] * jobs))
+                    setting = f"ResNet-18, 32x32, one GPU shared, {case}"
+                    yield Figure(NAME, setting, f"{jobs} jobs at a time, together", "images/s", jobs, sum(rates))
 
 
-def _share(barrier: threading.Barrier) -> float:
-    device = devices.set_up(Compute())
-    images, labels = made_up(BATCH * 50)
-    case = epoch(images, labels, device, "bfloat16", Recipe())
-    case()
+def _share(barrier: threading.Barrier, case: str, count: int) -> float:
+    torch.set_num_threads(1)
+    if case == REFERENCE:
+        turn = plain_recipe(count)  # in a process of its own, so with the defaults of PyTorch
+    else:
+        turn = epoch(*made_up(count), devices.set_up(Compute()), case, Recipe())
+    turn()
     barrier.wait()
     start = time.perf_counter()
     for _ in range(5):
-        case()
-    return 5 * len(images) / (time.perf_counter() - start)
+        turn()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return 5 * count / (time.perf_counter() - start)

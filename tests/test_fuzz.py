@@ -186,7 +186,7 @@ def progress(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("progress") / "progress.safetensors"
     state = fresh_state()
     state.epoch = 4
-    save(state, path, "same", 1.5)
+    save(state, path, "same", 1.5, ["a card"])
     return path.read_bytes()
 
 

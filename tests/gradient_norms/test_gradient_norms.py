@@ -6,7 +6,7 @@ import copy
 import gc
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from unittest import mock
 
@@ -222,6 +222,29 @@ def test_the_layers_of_a_residual_network_in_float32(shape: Shape, way: str, mon
     found, lost = part.squared_norm()
     torch.testing.assert_close(found, exact, rtol=2e-6, atol=0)
     assert lost is None or not lost.any(), "nothing is computed twice"
+    assert [name for name, spy in spies.items() if spy.called] == [way]
+
+
+@pytest.mark.parametrize(
+    ("shape", "way"),
+    [
+        (Shape((64, 64), (32, 32), (3, 3), padding=(1, 1)), "outer_products"),
+        (Shape((128, 128), (16, 16), (3, 3), padding=(1, 1)), "_by_gram_matrices"),
+        (Shape((128, 256), (16, 16), (3, 3), (2, 2), (1, 1)), "outer_products"),
+        (Shape((512, 512), (4, 4), (3, 3), padding=(1, 1)), "_by_gram_matrices"),
+        # Where the costs of a CPU would choose the other way.
+        (Shape((96, 96), (16, 16), (3, 3), padding=(1, 1)), "outer_products"),
+    ],
+)
+def test_the_ways_of_a_gpu(shape: Shape, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device counts as one. By the costs of its memory it copies patches sooner than a CPU."""
+    part, _ = part_and_norms(shape, torch.float32)
+    part = replace(part, inputs=part.inputs.to("meta"), gradients=part.gradients.to("meta"))
+    spies = {name: mock.Mock(side_effect=RuntimeError) for name in ("_by_gram_matrices", "outer_products")}
+    for name, spy in spies.items():
+        monkeypatch.setattr(Convolution, name, spy)
+    with pytest.raises(RuntimeError):
+        part.squared_norm()
     assert [name for name, spy in spies.items() if spy.called] == [way]
 
 

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import PerSampleGradientNorms
 from lplgrad.gradient_norms.layouts import clear, contiguous, is_clear
+from lplgrad.rounds.models import build_model
+from lplgrad.study.settings import Model
 from tests.gradient_norms.test_gradient_norms import oracle
 
 
@@ -117,6 +120,46 @@ def test_one_extreme_sample_leaves_the_others_as_they_are() -> None:
         mixed = norms_of(x, linear_loss)
     assert torch.equal(ordinary.total[[0, 2]], mixed.total[[0, 2]])
     assert mixed.total[1] / ordinary.total[1] > 1e20
+
+
+class InPlace(nn.Module):
+    """Overwrites its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(3)
+
+
+def test_a_model_that_overwrites_its_input() -> None:
+    """A batch with an extreme sample is computed twice, from the same numbers."""
+    torch.manual_seed(0)
+    linear = nn.Linear(4, 3, bias=False)
+    x = torch.randn(2, 4)
+    x[1] *= 1e25
+    expected = oracle(linear.double(), 3 * x.double(), linear_loss)
+    with PerSampleGradientNorms(nn.Sequential(InPlace(), linear.float())) as norms_of:
+        norms = norms_of(x, linear_loss)
+    torch.testing.assert_close((norms.total, norms.sum), expected, rtol=1e-5, atol=0)
+
+
+def test_a_batch_waits_for_a_gpu_once() -> None:
+    """On the meta device a value that the host reads raises; the only question comes after the whole pass."""
+    model = build_model(Model(), 3, 10).to_empty(device="meta").eval()
+    images = torch.empty(2, 3, 32, 32, device="meta")
+    with PerSampleGradientNorms(model) as norms_of:
+        norms, doubtful = norms_of._norms(images, entropy, careful=False)
+        assert norms.total.shape == doubtful.shape == (2,)
+        with pytest.raises(RuntimeError, match="cannot be called on meta tensors"):
+            norms_of._norms(images, entropy, careful=True)
+
+
+def test_a_sample_whose_loss_has_no_gradient_costs_no_second_pass() -> None:
+    calls = []
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 3))
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    with PerSampleGradientNorms(model) as norms_of:
+        norms = norms_of(torch.randn(2, 3, 4, 4), lambda output: output[:, 0] * torch.tensor([0.0, 1.0]))
+    assert norms.total[0] == norms.sum[0] == 0 < norms.total[1]
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("size", [1.0, 1e25])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lplgrad.machine.errors import UserError
+from lplgrad.rounds import loop
 from lplgrad.rounds.loop import Epoch, Optimizer, learning_rate, pair_loss, train
 from lplgrad.rounds.networks import Networks, first_networks
 from lplgrad.study.settings import Augmentation, Model, Normalization, Recipe, Training
@@ -213,6 +215,38 @@ def test_a_last_batch_of_one_is_trained_on() -> None:
     """21 images in batches of 20: the last has no pair, and its pair loss is 0, not NaN."""
     epochs = run(networks(auxiliary=True), Training(epochs=2, batch_size=20, milestones=[]))
     assert all(math.isfinite(epoch.loss + (epoch.pair_loss or 0)) for epoch in epochs)
+
+
+def test_batch_norms_count_every_step_in_every_epoch() -> None:
+    """As PyTorch's own layers do, in three batches an epoch; the counts are part of a checkpoint."""
+    trained, counts = networks(auxiliary=False), []
+    images, labels = torch.from_numpy(IMAGES.images), torch.from_numpy(IMAGES.labels)
+    streams = np.random.default_rng(0), np.random.default_rng(0)
+    for _ in train(
+        trained, images, labels, PLAIN, Recipe(), Augmentation(), Normalization(mean=[0.5], std=[0.25]), *streams
+    ):
+        state = trained.model.state_dict()
+        counts.append({int(tensor) for name, tensor in state.items() if name.endswith("num_batches_tracked")})
+    assert counts == [{3}, {6}, {9}]
+
+
+def test_no_step_waits_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device a value that the host reads raises. Only the losses at the end of an epoch may be read."""
+    meta, copies = torch.device("meta"), []
+
+    def copy_to(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+        copies.append(array)
+        return torch.from_numpy(array).to(device)
+
+    monkeypatch.setattr(loop, "to_tensor", copy_to)
+    monkeypatch.setattr(loop, "sgd", lambda *_, **__: None)  # has no kernel for this device
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # does not know it
+    monkeypatch.setattr(Tensor, "tolist", lambda totals: [0.0] * len(totals))
+    images, labels = (torch.from_numpy(array).to(meta) for array in (IMAGES.images, IMAGES.labels))
+    settings = PLAIN, Recipe(auxiliary=True), Augmentation(horizontal_flip=True), Normalization(mean=[0.5], std=[0.25])
+    streams = np.random.default_rng(0), np.random.default_rng(0)
+    assert len(list(train(networks(auxiliary=True).to(meta), images, labels, *settings, *streams))) == PLAIN.epochs
+    assert len(copies) == PLAIN.epochs, "one copy to the GPU an epoch"
 
 
 class Standardised(torch.nn.Module):

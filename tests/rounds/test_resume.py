@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lplgrad.datasets.prepared.arrays import DatasetArrays
+from lplgrad.machine import timing
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.signals import Interrupted
 from lplgrad.rounds import resume
@@ -107,6 +109,28 @@ def test_seconds_of_all_processes_are_added_up(tmp_path: Path) -> None:
     assert progress.earlier_seconds > 0
 
 
+def test_another_model_of_device_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the log when the training continues there, and for as long as the file lives."""
+
+    def devices(device: str) -> tuple[list[str], str]:
+        progress = Progress(tmp_path, "same", seconds=0, device=device)
+        _, epochs = begin(progress)
+        list(islice(epochs, 2))
+        return progress.devices, capsys.readouterr().err
+
+    mixed = "continues on {} what was trained on {}: bits may differ from a run on one model\n"
+    assert devices("card A") == (["card A"], "")
+    found, told = devices("card A")
+    assert found == ["card A"]
+    assert "continues on" not in told
+    found, told = devices("card B")
+    assert found == ["card A", "card B"]
+    assert told.endswith(mixed.format("card B", "card A"))
+    found, told = devices("card A")
+    assert found == ["card A", "card B"]
+    assert told.endswith(mixed.format("card A", "card A; card B"))
+
+
 class TestDiscarding:
     """A file that is not wholly this training's is told of and changes nothing."""
 
@@ -139,6 +163,7 @@ class TestDiscarding:
             (b'epoch\\": 2', b'epoch\\": 0', "does not fit the training"),
             (b'epoch\\": 2', b'epoch\\":""', "not a whole safetensors file"),
             (b'"model/fc.bias"', b'"model/fc.bits"', "does not fit the training"),
+            (b"devices", b"device_", "does not fit the training"),
             (b"augmenting", b"augmentinG", "has no positions of its random streams"),
             (b"PCG64", b"PCG65", "has no positions of its random streams"),
         ],
@@ -304,7 +329,7 @@ def test_the_successor_of_an_orphan_goes_on_from_where_it_was(
 
 
 def test_what_is_done_is_not_done_again_until_the_next_job_has_it(
-    data: DatasetArrays, tmp_path: Path, lplgrad: Call
+    data: DatasetArrays, tmp_path: Path, lplgrad: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Snakemake deletes the results of a job whose end it did not live to see, and runs it again."""
     labeled = tmp_path / "labeled.csv"
@@ -313,10 +338,16 @@ def test_what_is_done_is_not_done_again_until_the_next_job_has_it(
     assert lplgrad(*common, "--seed", 1, "--settings", TRAIN, "--progress-seconds", 0)[0] == 0
     assert (tmp_path / "round" / PROGRESS).exists()
     before = (tmp_path / "round" / "checkpoint.safetensors").read_bytes()
+    first = json.loads((tmp_path / "round" / "timing.json").read_text())["device"]
+    monkeypatch.setattr(
+        "lplgrad.rounds.training.describe", lambda device: {**timing.describe(device), "device": "another"}
+    )
     status, told = lplgrad(*common, "--seed", 1, "--settings", TRAIN)
     assert status == 0
     assert "continuing after epoch 2 of 2" in told
     assert "epoch 2/2" not in told
+    assert f"continues on another what was trained on {first}: bits may differ" in told
+    assert json.loads((tmp_path / "round" / "timing.json").read_text())["device"] == f"{first}; another"
     assert (tmp_path / "round" / "checkpoint.safetensors").read_bytes() == before
     assert (tmp_path / "round" / PROGRESS).exists()
     query = ["query", *common[1:], "--checkpoint", tmp_path / "round/checkpoint.safetensors", "--seed", 1]

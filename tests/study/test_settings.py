@@ -343,6 +343,8 @@ def test_paper_and_demo_are_valid() -> None:
     assert read_study([home / "config.yaml"]).study == "paper"
     for overlay in home.glob("studies/*.yaml"):
         read_study([home / "config.yaml", overlay])
+    paper, gpu = (read_study([home / "config.yaml", *more]) for more in ([], [home / "studies" / "paper_gpu.yaml"]))
+    assert {name for name, value in gpu if value != getattr(paper, name)} == {"study", "title", "compute"}
     demo = read_study([home / "config.yaml", home / "demo.yaml"])
     assert len(demo.run.strategies) == 6
     assert len(demo.run.seeds) >= 3

@@ -71,21 +71,27 @@ class _Call:
 
 
 class _Pass:
-    """The state of a batch: calls and gradients of each layer, and norms of parameter tensors, float64, shape (B,)."""
+    """The state of a batch: calls and gradients of each layer, and norms of parameter tensors, float64, shape (B,).
 
-    def __init__(self, size: int, device: torch.device) -> None:
+    A careful pass computes doubtful samples again, layer by layer. Another only notes them in ``doubtful``.
+    """
+
+    def __init__(self, size: int, device: torch.device, careful: bool) -> None:
         self.size = size
+        self.careful = careful
         self.calls: dict[nn.Module, list[_Call]] = defaultdict(list)
         self.gradients: dict[nn.Module, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self.norms: list[Tensor] = []
         self.squared = torch.zeros(size, dtype=torch.float64, device=device)
+        self.doubtful = torch.zeros(size, dtype=torch.bool, device=device)
         self.anchor = torch.zeros((), device=device, requires_grad=True)
 
     def total(self) -> Tensor:
         """Return the norm over all parameters together, shape (B,)."""
         total = self.squared.sqrt()
-        extreme = (self.squared < 1e-280) | ~(self.squared < 1e280)
-        if self.norms and extreme.any():  # the squares leave the range of float64
+        extreme = (self.squared < 1e-280) | ~(self.squared < 1e280)  # the squares leave the range of float64
+        self.doubtful |= extreme
+        if self.careful and self.norms and extreme.any():
             of_tensors = torch.stack(self.norms)[:, extreme]
             largest = of_tensors.amax(dim=0)
             total[extreme] = (of_tensors / largest.where(largest > 0, 1.0)).norm(dim=0) * largest
@@ -216,17 +222,27 @@ class PerSampleGradientNorms:
             inputs = inputs.detach()
             if inputs.dim() == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
-            self._pass = _Pass(size, inputs.device)
-            try:
-                output = self._forward(inputs)
-                unit, scale = _unit_length(_slope(output.detach(), loss))
-                self._backward((output * unit.to(output.dtype)).sum())
-                for layer in list(self._pass.gradients):  # a call of these layers did not contribute to the loss
-                    self._add_norms(layer)
-                return GradientNorms(self._pass.total() * scale, self._pass.sum() * scale, output.detach())
-            finally:
-                self._pass = None  # free all feature maps, also if memory ran out
-                self._thaw(self._requires_grad)
+            # A GPU waits whenever the host reads a number. So ask once a batch whether a sample is doubtful, and not at
+            # every layer. Doubtful samples are rare; then the batch is computed a second time. The model may overwrite
+            # its input, so the first pass gets a copy.
+            norms, doubtful = self._norms(inputs.clone(), loss, careful=False)
+            return self._norms(inputs, loss, careful=True)[0] if doubtful.any() else norms
+
+    def _norms(self, inputs: Tensor, loss: Callable[[Tensor], Tensor], careful: bool) -> tuple[GradientNorms, Tensor]:
+        """Return the norms of a batch, and which samples are doubtful, shape (B,)."""
+        self._pass = _Pass(len(inputs), inputs.device, careful)
+        try:
+            output = self._forward(inputs)
+            unit, scale = _unit_length(_slope(output.detach(), loss))
+            self._backward((output * unit.to(output.dtype)).sum())
+            for layer in list(self._pass.gradients):  # a call of these layers did not contribute to the loss
+                self._add_norms(layer)
+            norms = GradientNorms(self._pass.total() * scale, self._pass.sum() * scale, output.detach())
+            # Where the loss has no gradient and all squares are zero, the norms are zero.
+            return norms, self._pass.doubtful & ((scale != 0) | (self._pass.squared != 0))
+        finally:
+            self._pass = None  # free all feature maps, also if memory ran out
+            self._thaw(self._requires_grad)
 
     def _forward(self, inputs: Tensor) -> Tensor:
         """Return the model's output with its graph."""
@@ -311,7 +327,9 @@ class PerSampleGradientNorms:
         if not wanted:
             return
         with torch.no_grad(), ordinary_functions():
-            for norm, squared in norms(layer, arrived, wanted, self.contractions):
+            found, doubtful = norms(layer, arrived, wanted, self.contractions, self._pass.careful)
+            self._pass.doubtful |= doubtful
+            for norm, squared in found:
                 self._pass.norms.append(norm)
                 self._pass.squared += squared
 

@@ -18,15 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lplgrad.gradient_norms.parts import OuterProducts, at_a_time, gram_is_cheaper, squares, sum_of_products
+from lplgrad.gradient_norms.parts import OuterProducts, at_a_time, gram_is_cheaper, of_device, squares, sum_of_products
 
-# Costs on a CPU, in multiplications of a product of large matrices: of reading a number once, of copying a number of a
-# patch, of a multiplication in the backward pass of one sample's convolution, and of calling that.
-COST_OF_PASSING = 80
-COST_OF_LAYING_OUT = 230
+# Costs in multiplications of a product of large matrices: of adding a number to another in place, and of a number of a
+# patch. Those of a CPU were fitted to measured seconds. On a GPU memory is the cost: by the data sheets of A100, H100
+# and H200, reading or writing a float32 takes as long as 25 to 40 multiplications, so it counts 30. An addition reads
+# two numbers and writes one. A number of a patch is read, written, and read by the product.
+COST_OF_ADDING = {"cpu": 80, "cuda": 3 * 30}
+COST_OF_LAYING_OUT = {"cpu": 230, "cuda": 3 * 30}
+# Costs on a CPU of a multiplication in the backward pass of one sample's convolution, and of calling that.
 COST_ONE_BY_ONE = 3
 COST_OF_A_CALL = 3_000_000
-# Numbers processed at a time, in Gram matrices and in patches. On a CPU they fit into its second-level cache.
+# Numbers processed at a time, in Gram matrices and in patches: see ``parts.ENTRIES``.
 GRAM_ENTRIES = {"cpu": 2**18, "cuda": 2**26}
 PATCH_ENTRIES = {"cpu": 2**20, "cuda": 2**27}
 
@@ -74,7 +77,7 @@ class Convolution:
         positions = self.gradients[0, 0].numel()
         products = self.gradients[0].numel() * self._fan_in
         patches = positions * self._fan_in * self.groups
-        costs = {"patches": products + COST_OF_LAYING_OUT * patches}
+        costs = {"patches": products + of_device(COST_OF_LAYING_OUT, self.inputs.device) * patches}
         if self.groups == 1:
             costs["gram"] = self._gram_cost()
         if self.inputs.device.type == "cpu":
@@ -120,8 +123,9 @@ class Convolution:
     def _gram_cost(self) -> int:
         (channels_in, *sides_in), (channels, *sides) = self.inputs.shape[1:], self.gradients.shape[1:]
         pixels_in, pixels = sides_in[0] * sides_in[1], sides[0] * sides[1]
+        adding = of_device(COST_OF_ADDING, self.inputs.device)
         passes = pixels_in**2 * (self.kernel[0] + self.kernel[1]) + pixels**2 * 2
-        return pixels_in**2 * channels_in + pixels**2 * channels + COST_OF_PASSING * passes
+        return pixels_in**2 * channels_in + pixels**2 * channels + adding * passes
 
     def _by_gram_matrices(self) -> tuple[Tensor, Tensor]:
         pixels = max(self.inputs[0, 0].numel(), self.gradients[0, 0].numel())

@@ -98,35 +98,40 @@ def norms(
     calls: Sequence[tuple[Tensor, Tensor]],
     names: Sequence[str],
     contractions: torch.dtype | None = None,
-) -> list[tuple[Tensor, Tensor]]:
+    careful: bool = True,
+) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """Return the norm and the squared norm of each sample's gradient, for some of a layer's parameters.
 
-    A sample whose squares cancel or leave the range of the layer's precision is computed again in float64, scaled to a
-    largest entry of one. Its square may still overflow.
+    A sample whose squares cancel or leave the range of the layer's precision is doubtful. If ``careful``, it is
+    computed again in float64, scaled to a largest entry of one. Its square may still overflow.
 
     Args:
         layer: of a kind in ``PARTS``.
         calls: the input of each call and the gradient at its output, shape (B, ...) each.
         names: of the parameters. Each gets two tensors, float64, shape (B,).
         contractions: see ``PerSampleGradientNorms``.
+        careful: whether to compute doubtful samples again. A GPU waits for the question whether there are any.
+
+    Returns:
+        The pairs of tensors, and which samples are doubtful, shape (B,).
     """
     calls = [(_wide(x), _wide(g)) for x, g in calls]
     squared, lost = zip(*_squared_norms(layer, calls, names, contractions), strict=True)
     found = [(one.sqrt(), one) for one in squared]
-    anew = out_of_range(torch.stack(squared), calls[0][1].dtype).any(dim=0)
+    doubtful = out_of_range(torch.stack(squared), calls[0][1].dtype).any(dim=0)
     for one in lost:
-        anew = anew if one is None else anew | one
-    if not anew.any():
-        return found
-    nothing = anew & (_largest([g for _, g in calls]) == 0)  # a zero gradient is common and needs no sum
+        doubtful = doubtful if one is None else doubtful | one
+    if not careful or not doubtful.any():
+        return found, doubtful
+    nothing = doubtful & (_largest([g for _, g in calls]) == 0)  # a zero gradient is common and needs no sum
     for norm, square in found:
         norm[nothing] = square[nothing] = 0
-    anew &= ~nothing
-    if anew.any():
-        exact = _exact_norms(layer, [(x[anew], g[anew]) for x, g in calls], names)
+    again = doubtful & ~nothing
+    if again.any():
+        exact = _exact_norms(layer, [(x[again], g[again]) for x, g in calls], names)
         for (norm, square), one in zip(found, exact, strict=True):
-            norm[anew], square[anew] = one, one.square()
-    return found
+            norm[again], square[again] = one, one.square()
+    return found, doubtful
 
 
 def _exact_norms(layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]], names: Sequence[str]) -> list[Tensor]:

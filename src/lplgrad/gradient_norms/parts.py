@@ -25,7 +25,9 @@ class Part(Protocol):
         """Return the sum over several calls of one layer."""
 
 
-# Numbers processed at a time, in Gram matrices and gradients of single samples. On a CPU they fit into its cache.
+# Numbers processed at a time, in Gram matrices and gradients of single samples. On a CPU they fit into its second-level
+# cache. On a GPU they take half a gigabyte in float32. They do not follow the card's memory: cuBLAS may choose a kernel
+# by the number of products, so another split can change the last bits.
 ENTRIES = {"cpu": 2**20, "cuda": 2**27}
 # A smaller sum of squares has lost digits: squares of its larger terms may be too small for the precision.
 LEAST = {torch.float32: 1e-24, torch.float64: 1e-270}
@@ -47,9 +49,14 @@ def out_of_range(squared: Tensor, dtype: torch.dtype) -> Tensor:
     return ~((squared > LEAST[dtype]) & (squared < torch.inf))
 
 
+def of_device(values: dict[str, int], device: torch.device) -> int:
+    """Return the value for a kind of device; every kind but a CPU counts as a GPU."""
+    return values.get(device.type, values["cuda"])
+
+
 def at_a_time(entries: dict[str, int], each: int, device: torch.device) -> int:
     """Return how many samples to process at a time, from the allowed numbers per device and the numbers per sample."""
-    return max(1, entries.get(device.type, entries["cuda"]) // max(1, each))
+    return max(1, of_device(entries, device) // max(1, each))
 
 
 # A squared norm from Gram matrices sums products of both signs. Below this part of its bound it has lost its digits.

@@ -41,8 +41,11 @@ def set_up(compute: Compute) -> torch.device:
         raise UserError("compute.device: cuda, but torch sees no GPU; check the driver, or set it to auto or cpu")
     if compute.device == "cpu" or not available:
         return torch.device("cpu")
-    # On a GPU only: the call imports the compiler, and all operations used here are deterministic on a CPU.
-    torch.use_deterministic_algorithms(compute.deterministic)
+    # On a GPU only: all operations used here are deterministic on a CPU. torch.use_deterministic_algorithms does the
+    # same, but imports the compiler.
+    torch.set_deterministic_debug_mode("error" if compute.deterministic else "default")
+    # Deterministic mode also fills all new memory, in case it is read before it is written. No code here does that.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device("cuda")
 
 

@@ -77,7 +77,9 @@ def time_table(timings: pd.DataFrame) -> pd.DataFrame:
     trials = trial_seconds(timings).groupby(CELL, sort=False).agg(trials=("seed", "count"), **means)
     table = table.merge(trials, "left", left_index=True, right_index=True, suffixes=("_round", "_trial"))
     table = table.fillna({"trials": 0}).astype({"trials": int})
-    devices = timings.groupby(CELL, sort=False)["device"].agg(lambda names: "; ".join(sorted(set(names))))
+    devices = timings.groupby(CELL, sort=False)["device"].agg(
+        lambda names: "; ".join(sorted(set("; ".join(names).split("; "))))  # a resumed training may name several
+    )
     return table.assign(device=devices).reset_index()
 
 

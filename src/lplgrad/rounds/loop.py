@@ -15,7 +15,7 @@ from torch.optim.sgd import sgd
 from lplgrad.machine.errors import UserError
 from lplgrad.rounds.models import global_average
 from lplgrad.rounds.networks import Networks
-from lplgrad.rounds.transforms import Augment, Normalize
+from lplgrad.rounds.transforms import Augment, Normalize, to_tensor
 from lplgrad.study.settings import Augmentation, Normalization, Recipe, Training
 
 
@@ -143,18 +143,26 @@ def train(
     main, auxiliary = optimizers["model"], optimizers.get("auxiliary")
     state = State(networks, optimizers, batches, augmenting, training.epochs)
     begin(state)
+    counters: dict[nn.BatchNorm2d, Tensor] = {}
     for network in networks.named().values():
-        network.train()
+        for layer in network.train().modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                assert layer.num_batches_tracked is not None
+                counters[layer] = layer.num_batches_tracked
     for epoch in range(state.epoch, training.epochs):
         # Inclusive, zero-based. Rounded because 0.29 * 100 < 29 in floating point.
         attached = epoch <= round(recipe.detach_after * training.epochs, 6)
         rate = learning_rate(training, epoch)
-        order = torch.from_numpy(batches.permutation(len(images))).to(device)
-        draws = augment.draw()
+        order = batches.permutation(len(images))
+        # One tensor, because a GPU waits for every copy: positions in the order of the epoch, and their draws.
+        plan = to_tensor(np.stack([order, *augment.draw()[:, order]]), device)
         totals = torch.zeros(2, dtype=torch.float64, device=device)
-        with_pairs = 0
-        for start in range(0, len(order), training.batch_size):
-            batch = order[start : start + training.batch_size]
+        with_pairs = steps = 0
+        for layer in counters:
+            layer.num_batches_tracked = None  # else each layer launches a kernel in each step to count the step
+        for part in torch.split(plan, training.batch_size, dim=1):
+            batch, draws = part[0], part[1:]
+            steps += 1
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
                 stages = networks.model.stages(normalize(augment(batch, draws)))
                 logits = networks.model.classify(global_average(stages[-1]))
@@ -163,16 +171,18 @@ def train(
                     predicted = networks.auxiliary(stages if attached else [stage.detach() for stage in stages])
             losses = F.cross_entropy(logits.float(), labels[batch], reduction="none")
             loss = losses.mean()
-            totals[0] += losses.detach().sum()
+            totals[0].add_(losses.detach().sum())  # not +=, which copies the sum into its place again
             if predicted is not None:
                 pairs = pair_loss(predicted.float(), losses, recipe.margin)
                 loss = loss + recipe.lambda_ * pairs
-                totals[1] += pairs.detach()
+                totals[1].add_(pairs.detach())
                 with_pairs += len(batch) > 1
             torch.autograd.backward(loss)
             main.step(rate)
             if auxiliary is not None:
                 auxiliary.step(rate if recipe.auxiliary_schedule == "stepped" else training.learning_rate)
+        for layer, counter in counters.items():
+            layer.num_batches_tracked = counter.add_(steps)
         mean_loss, pair_total = totals.tolist()
         mean_loss /= len(images)
         if not (math.isfinite(mean_loss) and math.isfinite(pair_total)):

@@ -53,7 +53,8 @@ class Scorer:
 
         def augmented(images: Tensor) -> Tensor:
             augment = Augment(images, self.here.settings.augmentation, augmenting)
-            return augment(torch.arange(len(images), device=images.device), augment.draw())
+            positions = torch.arange(len(images), device=images.device)
+            return augment(positions, to_tensor(augment.draw(), images.device))
 
         change = augmented if self.here.settings.query_transform == "train" else None
         return self._measure(

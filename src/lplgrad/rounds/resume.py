@@ -1,10 +1,10 @@
 """Training that continues where an earlier process stopped, within a round, and ends with the same bytes.
 
 At intervals the state between two epochs is written to one file beside the round's outputs: weights and buffers of all
-networks, momenta, random streams, the epoch. A digest of settings, inputs and code says which training the file belongs
-to. A file of another training, or a truncated one, is discarded. Snakemake does not know the file on purpose: it
-deletes the known outputs of a job that failed, or whose end it did not see. So the file outlives its job. The next job
-that reads this round's results deletes it.
+networks, momenta, random streams, the epoch, and which models of device trained. A digest of settings, inputs and code
+says which training the file belongs to. A file of another training, or a truncated one, is discarded. Snakemake does
+not know the file on purpose: it deletes the known outputs of a job that failed, or whose end it did not see. So the
+file outlives its job. The next job that reads this round's results deletes it.
 """
 
 from __future__ import annotations
@@ -43,13 +43,22 @@ class Progress:
         digest: of everything that the training's result depends on.
         seconds: between two writes; longer if writing is slow. 0 writes after every epoch.
         wanted: returns whether another process waits for the folder.
+        device: name of the model of processor or GPU.
     """
 
-    def __init__(self, folder: Path, digest: str, seconds: float, wanted: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        digest: str,
+        seconds: float,
+        wanted: Callable[[], bool] = lambda: False,
+        device: str = "",
+    ) -> None:
         self.path = folder / PROGRESS
         self.digest = digest
         self.seconds = self.interval = seconds
         self.wanted = wanted
+        self.devices = [device]  # all that trained, the earliest first
         self.state: State | None = None
         self.started = self.written = time.monotonic()
         self.earlier_seconds = 0.0
@@ -60,12 +69,17 @@ class Progress:
         if not self.path.exists():
             return
         try:
-            self.earlier_seconds = restore(state, self.path, self.digest)
+            self.earlier_seconds, earlier = restore(state, self.path, self.digest)
         except (UserError, OSError) as error:
             say(f"{self.path}: discarded ({error}); the round is trained from its first epoch")
             self.path.unlink()
             return
         say(f"{self.path}: continuing after epoch {state.epoch} of {state.epochs}")
+        (device,) = self.devices
+        if earlier != [device]:
+            trained = "; ".join(earlier)
+            say(f"continues on {device} what was trained on {trained}: bits may differ from a run on one model")
+        self.devices = list(dict.fromkeys([*earlier, device]))
 
     def keep(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
         """Yield the records of epochs, and write the state at intervals and when the process is to end.
@@ -97,7 +111,8 @@ class Progress:
         assert self.state is not None
         begun = time.monotonic()
         try:
-            save(self.state, self.path, self.digest, self.earlier_seconds + begun - self.started)
+            seconds = self.earlier_seconds + begun - self.started
+            save(self.state, self.path, self.digest, seconds, self.devices)
         except OSError as error:
             say(f"{self.path}: {error.strerror}; the progress was not saved, and training continues")
         self.written = time.monotonic()
@@ -115,21 +130,22 @@ def _tensors(state: State) -> dict[str, Tensor]:
     return tensors
 
 
-def save(state: State, path: Path, digest: str, seconds: float) -> None:
-    """Write a state after an epoch."""
+def save(state: State, path: Path, digest: str, seconds: float, devices: list[str]) -> None:
+    """Write a state after an epoch, the seconds of training so far, and the devices that trained."""
     header = {
         "format": FORMAT,
         "digest": digest,
         "epoch": state.epoch,
         "seconds": seconds,
+        "devices": devices,
         "last": None if state.last is None else asdict(state.last),
         "streams": {name: generator.bit_generator.state for name, generator in state.streams().items()},
     }
     write_tensors(path, _tensors(state), header)
 
 
-def restore(state: State, path: Path, digest: str) -> float:
-    """Bring a state to what a file holds, and return the seconds that were trained before.
+def restore(state: State, path: Path, digest: str) -> tuple[float, list[str]]:
+    """Bring a state to what a file holds, and return the seconds that were trained before, and the devices.
 
     Raises:
         UserError: the file is not whole, or of another training. Then the state is unchanged.
@@ -137,7 +153,7 @@ def restore(state: State, path: Path, digest: str) -> float:
     tensors, header = read_tensors(path, FORMAT, remedy="")
     if header.get("digest") != digest:
         raise UserError("it is of other settings, inputs or code")
-    epoch, seconds, last = header.get("epoch"), header.get("seconds"), header.get("last")
+    epoch, seconds, last, devices = (header.get(name) for name in ("epoch", "seconds", "last", "devices"))
     expected = _tensors(state)
     if (
         type(epoch) is not int
@@ -146,6 +162,9 @@ def restore(state: State, path: Path, digest: str) -> float:
         or not _is_epoch(last, epoch)
         or type(seconds) is not float
         or not 0 <= seconds < math.inf
+        or not isinstance(devices, list)
+        or not devices
+        or not all(isinstance(name, str) for name in devices)
         or {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
         != {name: (tensor.shape, tensor.dtype) for name, tensor in expected.items()}
     ):
@@ -167,7 +186,7 @@ def restore(state: State, path: Path, digest: str) -> float:
                 for position, parameter in enumerate(optimizer.parameters)
             ]
     state.epoch, state.last = epoch, Epoch(**last)
-    return seconds
+    return seconds, devices
 
 
 def _is_epoch(last: dict[str, Any], number: int) -> bool:

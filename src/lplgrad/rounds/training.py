@@ -39,7 +39,8 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     trained.to(device)
     inputs = [arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])]
     digest = digest_of([settings.model_dump(), here.number, here.seed, device.type], inputs)
-    progress = Progress(here.folder, digest, arguments.progress_seconds, here.wanted)
+    machine = describe(device)
+    progress = Progress(here.folder, digest, arguments.progress_seconds, here.wanted, machine["device"])
     epochs = settings.training.epochs
     say(f"round {here.number}, seed {here.seed}: {len(here.labeled)} labels, {epochs} epochs on {device}")
     watch = Stopwatch(device)
@@ -61,7 +62,8 @@ def train_and_test(here: Round[TrainingJob]) -> None:
         "train_seconds": round(progress.earlier_seconds + seconds, 4),
         "test_seconds": round(watch.seconds() - seconds, 4),
         "peak_memory_mb": round(peak_memory_mb(device), 1),
-        **describe(device),
+        **machine,
+        "device": "; ".join(progress.devices),
     }
     networks.save(here.folder / "checkpoint.safetensors", trained, settings.model, normalization, data.classes)
     write_logits(here.folder / "test_logits.npy", logits)

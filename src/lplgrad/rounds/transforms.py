@@ -45,26 +45,27 @@ class Augment:
         # Every crop of every image as a view: (N, 2P+1, 2P+1, C, H, W). Nothing is copied until it is indexed.
         self.crops = padded.unfold(1, height, 1).unfold(2, width, 1)
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw for an epoch, each of shape (N,): top and left of the crop, and whether to flip."""
+    def draw(self) -> npt.NDArray[np.int64]:
+        """Draw for an epoch, shape (3, N): top and left of each image's crop, and 1 where it is flipped."""
         offsets = 2 * self.settings.crop_padding + 1
         top = self.generator.integers(offsets, size=self.count)
         left = self.generator.integers(offsets, size=self.count)
         flip = self.generator.random(self.count) < (0.5 if self.settings.horizontal_flip else 0.0)
-        device = self.crops.device
-        return torch.from_numpy(top).to(device), torch.from_numpy(left).to(device), torch.from_numpy(flip).to(device)
+        return np.stack([top, left, flip])
 
-    def __call__(self, batch: Tensor, draws: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Return the augmented images at some positions, shape (B,), with this epoch's draws: uint8, (B, H, W, C)."""
-        top, left, flip = (values[batch] for values in draws)
+    def __call__(self, batch: Tensor, draws: Tensor) -> Tensor:
+        """Return the augmented images at some positions, shape (B,), with their draws, shape (3, B), int64 on the
+        device: uint8, shape (B, H, W, C).
+        """
+        top, left, flip = draws
         images = self.crops[batch, top, left].permute(0, 2, 3, 1)
         if self.settings.horizontal_flip:
-            images = torch.where(flip.view(-1, 1, 1, 1), images.flip(2), images)
+            images = torch.where(flip.bool().view(-1, 1, 1, 1), images.flip(2), images)
         return images
 
 
 def to_tensor(array: npt.NDArray[np.uint8 | np.int64], device: torch.device) -> Tensor:
-    """Copy images or labels to the device."""
+    """Copy images, labels or draws to the device."""
     return torch.from_numpy(np.array(array)).to(device)
 
 
