@@ -62,17 +62,16 @@ def _keep_memory() -> None:
 
 @contextmanager
 def tf32(enabled: bool) -> Iterator[None]:
-    """Let a GPU round the operands of float32 convolutions and matrix products to TensorFloat-32, if enabled.
+    """Let a GPU round the operands of float32 convolutions to TensorFloat-32, if enabled, as PyTorch does by default.
 
-    Use it for training only: queries and evaluation always compute in float32.
+    Use it for training only: queries and evaluation always compute in float32. Matrix products do so everywhere.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = enabled
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = enabled
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def lacks_memory(error: RuntimeError) -> bool:

@@ -134,9 +134,9 @@ class Compute(Settings):
         device: ``auto`` takes a GPU where there is one.
         threads: of torch in a job on the CPU. One thread a job keeps many jobs from fighting over the cores.
         precision: of training; queries and evaluation are always float32. ``tf32`` rounds the operands of convolutions
-            and matrix products to 10 bits of mantissa on a GPU, and is float32 on a CPU. ``bfloat16`` trains under
-            autocast: such operands have 7 bits, while sums, weights, batch statistics, losses and the optimiser stay
-            float32.
+            to 10 bits of mantissa on a GPU, as PyTorch does by default, and is float32 on a CPU. ``bfloat16`` trains
+            under autocast: the operands of convolutions and matrix products have 7 bits, while sums, weights, batch
+            statistics, losses and the optimiser stay float32.
         deterministic: refuse operations that may differ from run to run on the same machine.
     """
 
