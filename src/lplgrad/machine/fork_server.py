@@ -70,6 +70,13 @@ def start(path: Path, warn: Callable[[str], object]) -> None:
         warn(f"no fork server, so each job starts as a new process: {error}")
 
 
+def stop() -> None:
+    """End the server of this process and wait for it. Without this call it ends with the process."""
+    for server in _started:
+        server.communicate()  # closes its standard input
+    _started.clear()
+
+
 def _code() -> str:
     """Digest of the package's files, 16 digits."""
     files = sorted(file for file in PACKAGE.rglob("*.*") if file.suffix != ".pyc")

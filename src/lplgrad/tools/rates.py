@@ -141,6 +141,7 @@ def start_seconds(repeats: int) -> float:
         before = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds.append(time.perf_counter() - before)
+    fork_server.stop()
     return statistics.median(seconds[1:])
 
 
