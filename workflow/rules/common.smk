@@ -1,8 +1,10 @@
 # The study, read and checked, and functions for the rules.
 import hashlib
+import inspect
 import mimetypes
 import os
 import sys
+from functools import cache
 from itertools import product
 from shlex import join, quote
 
@@ -75,6 +77,8 @@ ROUND_LOGS = f"{LOGS}/{ROUND_PATH}"
 ENVIRONMENT = HOME / "envs" / "lplgrad.yaml"
 RUN = {"budget": STUDY.run.budgets, "dataset": LAYOUT.datasets, "strategy": STUDY.run.strategies}
 SETTINGS = {}  # the parameters that `settings` made so far
+# Snakemake asks for the signature of each parameter's function, several times for each job. This saves half the time.
+OF_WILDCARDS = inspect.signature(lambda wildcards: None)
 CHOICES = {**RUN, "recipe": LAYOUT.recipes(), "seed": [str(seed) for seed in STUDY.run.seeds]}
 # Snakemake does not look for GPUs. Where jobs run on this machine, it learns here how many places on GPUs there are (a
 # job finds its own, see src/lplgrad/machine/leases.py). Where there is none, no job waits for one.
@@ -125,7 +129,9 @@ def settings(values, *names):
         return known[tuple(wildcards.get(name) or recipe_of(wildcards) for name in names)]
 
     def one_word(number):
-        return lambda wildcards: (all_words(wildcards)[number : number + 1] or [""])[0]
+        word = lambda wildcards: (all_words(wildcards)[number : number + 1] or [""])[0]
+        word.__signature__ = OF_WILDCARDS
+        return word
 
     # At least one word is empty, so that longer lists elsewhere in the study add none.
     each = {f"setting{number}": one_word(number) for number in range(max(map(len, known.values())) + 1)}
@@ -134,11 +140,13 @@ def settings(values, *names):
     return {"settings": all_words, **inherited, **each}
 
 
-def code_digest(*roots, **options):
+@cache
+def code_digest(*roots, without=()):
     """Digest of the code that a job runs, with the name under which Snakemake shows that it changed."""
-    return f"code={digest.code_digest(*roots, **options)}"
+    return f"code={digest.code_digest(*roots, without=without)}"
 
 
+@cache
 def file_digest(name, *patterns):
     """Digest of files of the package that are not code, under a name. As inputs their absolute paths would count too."""
     files = [file for pattern in patterns for file in sorted((HOME / "src" / "lplgrad").glob(pattern))]
@@ -179,7 +187,7 @@ def labels(wildcards):
 def query_code(wildcards):
     """Digest of the code that a query runs."""
     name = STUDY.strategies[wildcards.strategy].acquisition
-    unused = set() if "gradient_norms" in acquisition.load(name).needs else {"gradient_norms"}
+    unused = () if "gradient_norms" in acquisition.load(name).needs else ("gradient_norms",)
     return code_digest("rounds.query.run", f"acquisition.{name}.ACQUISITION", without=unused)
 
 
