@@ -1,7 +1,8 @@
-"""What the workflow costs beside its work: building the DAG of config.yaml, starting a job, opening a data set."""
+"""What the workflow costs beside its work: planning config.yaml, starting and ending a job, opening a data set."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,9 @@ from benchmarks.measure import Figure, quartiles
 from lplgrad.datasets import Prepared
 from lplgrad.datasets.prepared.arrays import Images, open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
+from lplgrad.machine import fork_server
+from lplgrad.rounds.files import write_labeled
+from lplgrad.rounds.pool import initial_labels
 from lplgrad.study.reading import read_study
 
 NAME = "orchestration"
@@ -29,28 +33,20 @@ used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(f"\\n{used.ru_utime + used.ru_stime} {used.ru_maxrss}")
 sys.exit(code)
 """
-STARTED = {
-    "nothing": "pass",
-    "lplgrad --help": "from lplgrad.cli import parser; parser()",
-    "import torch": "import torch",
-    "lplgrad train, before its work": "from lplgrad import cli, evaluation, networks, training; cli.parser()",
-}
+SEEDS = (1, 5, 10, 20)  # of config.yaml: about 900 jobs each
+TRAINING = "--data data --labeled labeled.csv --round 1 --seed 1 --output round1 --settings model.name=small_resnet"
+TRAINING += " model.width=4 training.epochs=1 training.milestones=[]"
 
 
 def run(quick: bool) -> Iterator[Figure]:
-    """Processor seconds and memory of a dry run, of starting jobs, of opening data sets."""
+    """Processor seconds and memory of dry runs, seconds of starting jobs and of opening data sets."""
     with tempfile.TemporaryDirectory() as folder:
-        for seeds in (1, 2) if quick else (1, 2, 5):
+        for seeds in SEEDS[:1] if quick else SEEDS:
             yield from dry_run(Path(folder) / str(seeds), seeds)
-    for case, script in STARTED.items():
-        used = [processor_seconds([sys.executable, "-c", script], HOME)[0] for _ in range(1 if quick else 5)]
-        low, median, high = quartiles(used)
-        yield Figure(NAME, "starting a job", case, "processor s", len(used), median, low, high)
+    yield from starting(1 if quick else 10)
     for name, count, side in (("CIFAR-10's size", 50_000, 32), ("Caltech-101's at 224", 200 if quick else 5_800, 224)):
         with tempfile.TemporaryDirectory() as folder:
-            labels = np.arange(count, dtype=np.int64) % 10
-            images = Images(np.zeros((count, side, side, 3), dtype=np.uint8), labels)
-            write_dataset(Path(folder), Prepared(images, images, [str(k) for k in range(10)], {}))
+            write_images(Path(folder), count, side)
             taken = []
             for _ in range(5):
                 start = time.perf_counter()
@@ -58,6 +54,34 @@ def run(quick: bool) -> Iterator[Figure]:
                 taken.append(time.perf_counter() - start)
         low, median, high = quartiles(taken)
         yield Figure(NAME, "opening a data set", name, "s", len(taken), median, low, high)
+
+
+def write_images(folder: Path, count: int, side: int) -> None:
+    """Write a data set of black images."""
+    images = Images(np.zeros((count, side, side, 3), dtype=np.uint8), np.arange(count, dtype=np.int64) % 10)
+    write_dataset(folder, Prepared(images, images, [str(k) for k in range(10)], {}))
+
+
+def starting(repeats: int) -> Iterator[Figure]:
+    """A training of 20 images of 8x8, less the seconds that it trains and tests: as a fork and as a new process."""
+    server = fork_server.socket_path()
+    fork_server.start(server, print)
+    new = [sys.executable, "-m", "lplgrad"]
+    forked = [sys.executable, "-I", "-S", str(fork_server.CLIENT), str(server)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(Path(folder) / "data", 40, 8)
+        write_labeled(Path(folder) / "labeled.csv", initial_labels(40, 20, 1))
+        for case, command in {"forked": forked, "a new process": new}.items():
+            taken = []
+            for _ in range(repeats + 1):
+                start = time.perf_counter()
+                subprocess.run([*command, "train", *TRAINING.split()], cwd=folder, check=True, capture_output=True)
+                taken.append(time.perf_counter() - start)
+                timing = json.loads((Path(folder) / "round1" / "timing.json").read_text())
+                taken[-1] -= timing["train_seconds"] + timing["test_seconds"]
+            low, median, high = quartiles(taken[1:])  # the first one warms up
+            yield Figure(NAME, "starting and ending a training", case, "s", repeats, median, low, high)
+    fork_server.stop()
 
 
 def dry_run(folder: Path, seeds: int) -> Iterator[Figure]:
