@@ -92,11 +92,16 @@ def training(output: str, epochs: int, *settings: str) -> list[str]:
     return [*arguments, "--settings", *SMALL, f"training.epochs={epochs}", *settings, "--output", output]
 
 
-def is_alive(pid: int) -> bool:
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state, Z if it has ended."""
     try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
     except OSError:
-        return False
+        return "Z"
+
+
+def is_alive(pid: int) -> bool:
+    return state_of(pid) != "Z"
 
 
 def wait_until_gone(*pids: int, seconds: float = 10) -> None:
@@ -167,12 +172,49 @@ def test_signals_reach_the_job_which_saves_its_progress(owner: Owner, number: si
     assert (owner.folder / "round1/progress.safetensors").exists()
 
 
-def test_a_job_dies_with_its_client(owner: Owner) -> None:
+def test_a_signal_that_reaches_everybody_counts_once(owner: Owner) -> None:
+    """As on a shutdown, or when systemd stops a session."""
     client = owner.start(*training("round1", 100_000))
     job = trains(owner)
+    for process in (owner.server, job, client.pid):
+        os.kill(process, signal.SIGTERM)
+    assert client.wait(timeout=30) == 128 + signal.SIGTERM
+    assert (owner.folder / "round1/progress.safetensors").exists()
+    assert owner.run("schema")[0] == 0, "the server goes on"
+
+
+def test_a_job_dies_with_its_client_even_if_the_server_is_busy(owner: Owner) -> None:
+    client = owner.start(*training("round1", 100_000))
+    job = trains(owner)
+    os.kill(owner.server, signal.SIGSTOP)
     client.kill()
     wait_until_gone(job, seconds=1)
+    os.kill(owner.server, signal.SIGCONT)
     assert owner.run("schema")[0] == 0, "the server goes on"
+
+
+def test_a_job_stops_and_continues_with_its_client(owner: Owner) -> None:
+    client = owner.start(*training("round1", 100_000))
+    job = trains(owner)
+    for number, states in ((signal.SIGTSTP, "T"), (signal.SIGCONT, "RS")):
+        client.send_signal(number)
+        while not all(state_of(pid) in states for pid in (job, client.pid)):
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_closed_files_end_no_job(tmp_path: Path, closed: str) -> None:
+    script = f"""
+import subprocess, sys
+from lplgrad.machine import fork_server
+fork_server.start(path := fork_server.socket_path(), print)
+client = [sys.executable, "-I", "-S", fork_server.CLIENT, path, "schema"]
+sys.exit(subprocess.call(client, stderr=open({str(tmp_path / "job.log")!r}, "w")))
+"""
+    command = ["bash", "-c", f'exec "$@" {closed}', "bash", sys.executable, "-c", script]
+    environment = {**os.environ, "PYTHONPATH": str(fork_server.PACKAGE.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, (tmp_path / "job.log").read_text()) == (0, ""), done.stderr
 
 
 def test_the_client_has_the_status_of_a_killed_job(owner: Owner) -> None:
@@ -225,13 +267,15 @@ def test_two_owners_side_by_side(owner: Owner) -> None:
 
 def test_a_server_with_other_code_is_not_used(tmp_path: Path) -> None:
     shutil.copytree(fork_server.PACKAGE, tmp_path / "src/lplgrad", ignore=shutil.ignore_patterns("__pycache__"))
-    init = tmp_path / "src/lplgrad/__init__.py"
-    before = init.read_text()
+    module = tmp_path / "src/lplgrad/study/schema.py"
+    before = module.read_text()
     with Owner(tmp_path, tmp_path / "src") as owner:
-        for text, is_used in ((before, True), (f"{before}\n# edited\n", False), (before, True)):
-            init.write_text(text)
+        (module.parent / ".#schema.py").symlink_to("me@host.123:456")  # by Emacs, which changes no code
+        assert NEW_PROCESS not in owner.run("start", "--help")[1]
+        for text in (f"{before}\nprint('edited')\n", before):  # the server would now have the edited module
+            module.write_text(text)
             status, log = owner.run("schema")
-            assert (status, NEW_PROCESS not in log) == (0, is_used)
+            assert (status, NEW_PROCESS in log, "edited" in log) == (0, True, text != before)
 
 
 @pytest.mark.parametrize(

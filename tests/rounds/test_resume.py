@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine import timing
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.signals import Interrupted
+from lplgrad.machine.signals import Interrupted, deferred
 from lplgrad.rounds import resume
 from lplgrad.rounds.files import PROGRESS
 from lplgrad.rounds.loop import Epoch, State, train
@@ -242,12 +243,23 @@ def test_a_process_that_is_waited_for_writes_and_ends(tmp_path: Path) -> None:
 def test_sigterm_waits_for_the_epoch_and_nothing_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, epochs = begin(Progress(tmp_path, "same", seconds=3600))
     next(epochs)
-    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(2):  # within a second
+        os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Interrupted, match="ended by SIGTERM"):
         next(epochs)
     assert "SIGTERM: ending after this epoch; once more to end at once" in capsys.readouterr().err
     _, rest = begin(Progress(tmp_path, "same", seconds=3600))
     assert next(rest).number == 2
+
+
+def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with deferred("later") as received:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert len(received) == 1
+        later = time.monotonic() + 2
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        with pytest.raises(Interrupted, match="ended by SIGINT"):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 MANY = 150

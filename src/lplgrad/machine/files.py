@@ -15,6 +15,8 @@ from typing import IO, Any
 
 from lplgrad.machine.errors import UserError
 
+PRIVATE_FOLDER = Path("/tmp") / f"lplgrad-{os.getuid()}"
+
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
@@ -112,9 +114,10 @@ def private_folder() -> Path:
     Raises:
         UserError: somebody else made it.
     """
-    folder = Path("/tmp") / f"lplgrad-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
+    PRIVATE_FOLDER.mkdir(mode=0o700, exist_ok=True)
+    found = PRIVATE_FOLDER.lstat()
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-        raise UserError(f"{folder}: is not yours; have it removed, since leases of GPUs and sockets are kept there")
-    return folder
+        raise UserError(
+            f"{PRIVATE_FOLDER}: is not yours; have it removed, since leases of GPUs and sockets are kept there"
+        )
+    return PRIVATE_FOLDER

@@ -5,26 +5,30 @@ machine, and a small client for each job (``fork_client.py``). The client passes
 directory and open files. It forwards signals, and exits with the job's status.
 
 - When Snakemake ends, killed or not, the server's standard input ends. The server then sends SIGTERM to its jobs, which
-  save their progress, and ends after the last one.
-- A job is killed when its client or the server is killed.
-- The server forks only while it has one thread, has not started CUDA, and has the package's present code. Otherwise it
-  closes the connection, and the client starts the job as a new process.
+  save their progress, and ends after the last one. It ignores signals itself.
+- The kernel kills a job when its client or the server ends.
+- The server forks only while it has one thread, has not started CUDA, and the package's files are as when Snakemake
+  started. Otherwise it closes the connection, and the client starts the job as a new process.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import gc
 import hashlib
 import importlib
 import json
 import os
+import secrets
+import select
 import selectors
 import signal
 import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -32,17 +36,18 @@ from typing import NamedTuple
 
 from lplgrad.cli import modules_of, run
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import private_folder
+from lplgrad.machine.files import PRIVATE_FOLDER, private_folder
 
 PACKAGE = Path(__file__).parents[1]
 CLIENT = Path(__file__).with_name("fork_client.py")
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _started: list[subprocess.Popen[bytes]] = []  # keeps their standard inputs open
 
 
 def socket_path() -> Path:
-    """Return where the server of this process listens. The name contains a digest of the package's files."""
-    return private_folder() / f"{_code()}-{os.getpid()}.socket"
+    """Return where a server may listen. The name contains a digest of the package's files."""
+    return PRIVATE_FOLDER / f"{_code()}-{secrets.token_hex(4)}.socket"
 
 
 def start(path: Path, warn: Callable[[str], object]) -> None:
@@ -60,14 +65,19 @@ def start(path: Path, warn: Callable[[str], object]) -> None:
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(path))
             listening.listen(128)
-            command = [sys.executable, "-m", "lplgrad.machine.fork_server", str(listening.fileno())]
-            environment = {**os.environ, **threads, "PYTHONPATH": pythonpath}
-            _started.append(
-                subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listening.fileno()],
-                                 start_new_session=True, env=environment)
+            passed = fcntl.fcntl(
+                listening, fcntl.F_DUPFD, 3
+            )  # standard files may be closed, and so be in use for others
+            error = None if sys.stderr else subprocess.DEVNULL
+            server = subprocess.Popen(
+                [sys.executable, "-m", "lplgrad.machine.fork_server", str(passed)],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=error, pass_fds=[passed],
+                start_new_session=True, env={**os.environ, **threads, "PYTHONPATH": pythonpath},
             )  # fmt: skip
-    except (OSError, UserError) as error:
-        warn(f"no fork server, so each job starts as a new process: {error}")
+            os.close(passed)
+        _started.append(server)
+    except (OSError, UserError) as problem:
+        warn(f"no fork server, so each job starts as a new process: {problem}")
 
 
 def stop() -> None:
@@ -78,27 +88,33 @@ def stop() -> None:
 
 
 def _code() -> str:
-    """Digest of the package's files, 16 digits."""
-    files = sorted(file for file in PACKAGE.rglob("*.*") if file.suffix != ".pyc")
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    """Digest of the package's files, 16 digits. Files that an editor adds do not count."""
+    try:
+        files = sorted(
+            file for ending in ("py", "csv", "yaml", "html", "j2") for file in PACKAGE.rglob(f"[!.]*.{ending}")
+        )
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    except OSError:
+        return secrets.token_hex(8)  # equals no other
 
 
 class _Job(NamedTuple):
     pid: int
     log: Path  # where its standard output goes
     start: float
-    signals: list[int]  # sent so far
 
 
 class _Server:
     def __init__(self, listening: socket.socket) -> None:
         self.listening = listening
         self.path = Path(listening.getsockname())
+        self.is_current = True  # whether the package's files never differed
         self.jobs: dict[socket.socket, _Job] = {}
         self.selector = selectors.PollSelector()  # an EpollSelector would share its state with forked processes
         self.wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # Python writes each signal to the pipe
-        signal.set_wakeup_fd(self.wakeup[1])
+        self.handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+        self.handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self.wakeup[1])  # where Python writes each signal
         for file in (0, self.wakeup[0], self.listening):
             self.selector.register(file, selectors.EVENT_READ)
 
@@ -111,17 +127,17 @@ class _Server:
                     self.path.unlink(missing_ok=True)  # so that clients see that Snakemake has ended
                     self.selector.unregister(0)
                     for job in self.jobs.values():
-                        if not job.signals:  # a second one would not let it save its progress
-                            os.kill(job.pid, signal.SIGTERM)
+                        os.kill(job.pid, signal.SIGTERM)  # the process exists until _reap
                 elif file == self.wakeup[0]:
                     os.read(self.wakeup[0], 4096)
                     self._reap()
                 elif not isinstance(file, socket.socket) or file.fileno() < 0:
                     continue  # closed by _reap
                 elif file is self.listening:
-                    self.selector.register(file.accept()[0], selectors.EVENT_READ)
+                    with suppress(OSError):  # the client has ended
+                        self.selector.register(file.accept()[0], selectors.EVENT_READ)
                 elif file in self.jobs:
-                    self._forward(file, self.jobs[file])
+                    self._forward(file, self.jobs[file].pid)
                 elif self._fork(file):
                     return
         os._exit(0)
@@ -129,64 +145,75 @@ class _Server:
     def _fork(self, connection: socket.socket) -> bool:
         """Fork for a client. Return whether this process is the forked one."""
         files: list[int] = []
-        try:
-            words, files, _, _ = socket.recv_fds(connection, 256, 5)
-            if len(files) < 5 or not self.path.exists() or not self._is_as_good_as_new(words.decode().split()):
-                raise OSError
-            gc.freeze()  # a collection in a job would copy pages that all jobs share
-            server, log = os.getpid(), Path(f"/proc/self/fd/{files[1]}").readlink()
-            if pid := os.fork():
-                self.jobs[connection] = _Job(pid, log, time.monotonic(), [])
-            else:
+        pid, server = -1, os.getpid()
+        with suppress(OSError, IndexError):
+            words, files, _, _ = socket.recv_fds(connection, 256, 6)
+            log = Path(f"/proc/self/fd/{files[1]}").readlink()
+            if len(files) == 6 and self.path.exists() and self._is_as_good_as_new(words.decode(errors="replace")):
+                gc.freeze()  # a collection in a job would copy pages that all jobs share
+                pid = os.fork()
+        if pid == 0:
+            try:
                 self._become_job(server, files)
-            return pid == 0
-        except OSError:
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            return True
+        for file in files:
+            os.close(file)
+        if pid > 0:
+            self.jobs[connection] = _Job(pid, log, time.monotonic())
+        else:
             self._close(connection)
-            return False
-        finally:
-            for file in files:
-                os.close(file)
+        return False
 
-    def _is_as_good_as_new(self, arguments: list[str]) -> bool:
+    def _is_as_good_as_new(self, words: str) -> bool:
         """Import what a command needs, and return whether a fork behaves like a new process."""
         try:
-            for module in modules_of(arguments):
+            for module in modules_of(words.split()):
                 importlib.import_module(module)
-        except Exception:  # the new process will report it
+        except BaseException:  # the new process will report it
             return False
+        # Never again after a difference: an import may have read another file.
+        self.is_current &= self.path.name.startswith(_code())
         has_cuda = "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized()
-        threads = len(list(Path("/proc/self/task").iterdir()))
-        return not has_cuda and threads == 1 and self.path.name.startswith(_code())
+        return self.is_current and not has_cuda and len(list(Path("/proc/self/task").iterdir())) == 1
 
     def _become_job(self, server: int, files: list[int]) -> None:
         """Give a forked process the client's files, folder, arguments and environment."""
-        prctl = ctypes.CDLL(None).prctl
+        prctl, life = ctypes.CDLL(None).prctl, files[5]
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != server:
-            os._exit(1)
+        fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())  # SIGKILL when the client no longer holds its pipe
+        fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(life, fcntl.F_SETFL, os.O_ASYNC)
+        if os.getppid() != server or select.select([life], [], [], 0)[0]:
+            os._exit(1)  # one of them ended before
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
         for key in self.selector.get_map().values():
             if key.fd > 0:
                 key.fileobj.close() if isinstance(key.fileobj, socket.socket) else os.close(key.fd)
         os.close(self.wakeup[1])
-        for number, file in enumerate(files[:3]):
-            os.dup2(file, number)
+        for standard, file in enumerate(files[:3]):
+            os.dup2(file, standard)
         os.fchdir(files[3])
-        sys.argv[1:], environment = json.loads(os.pread(files[4], os.fstat(files[4]).st_size, 0))
+        arguments, environment = json.loads(os.pread(files[4], os.fstat(files[4]).st_size, 0))
+        sys.argv[1:] = [os.fsdecode(word.encode("latin1")) for word in arguments]
         prctl(PR_SET_NAME, f"lplgrad {sys.argv[1]}".encode())  # for top
         os.environ.clear()
-        os.environ.update(environment)
+        os.environb.update({name.encode("latin1"): value.encode("latin1") for name, value in environment})
+        for file in files[:5]:
+            os.close(file)
 
-    def _forward(self, connection: socket.socket, job: _Job) -> None:
-        """Send a job the signals that its client received, or SIGKILL if the client has ended."""
+    def _forward(self, connection: socket.socket, pid: int) -> None:
+        """Send a job the signals that its client received."""
         numbers = b""
         with suppress(OSError):
             numbers = connection.recv(64)
-        for number in numbers or [signal.SIGKILL]:
-            os.kill(job.pid, number)  # the process exists until _reap
-            job.signals.append(number)
-        if not numbers:
+            for number in numbers:
+                os.kill(pid, number)
+        if not numbers:  # the client has ended, and the job with it
             self.selector.unregister(connection)
 
     def _reap(self) -> None:

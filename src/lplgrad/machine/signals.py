@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -30,12 +31,20 @@ def ends_cleanly() -> None:
 
 @contextmanager
 def deferred(until: str) -> Iterator[list[Interrupted]]:
-    """Append the first ``Interrupted`` to the yielded list, and say when the work will end. Raise the second one."""
+    """Append the first ``Interrupted`` to the yielded list, and say when the work will end. Raise the next one.
+
+    Signals within a second are one: whoever ends all processes also ends those that forward signals to this one.
+    """
     received: list[Interrupted] = []
+    first = 0.0
 
     def note(number: int, frame: FrameType | None) -> None:
-        if received:
+        nonlocal first
+        if received and time.monotonic() > first + 1:
             raise Interrupted(number)
+        if received:
+            return
+        first = time.monotonic()
         received.append(Interrupted(number))
         say(f"{signal.Signals(number).name}: ending {until}; once more to end at once")
 
