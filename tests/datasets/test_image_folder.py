@@ -16,9 +16,13 @@ import pytest
 from lplgrad.datasets import ImageFiles
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.errors import UserError
+from lplgrad.study.layout import Layout
+from lplgrad.study.reading import read_study
+from lplgrad.study.validation import words
 from tests.image_files import photos, prepare, prepare_folder, save
 
 Call = Callable[..., tuple[int, str]]
+HOME = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -134,7 +138,7 @@ class TestFolder:
             (("train", "val"), {"validation": "ignore"}, "validation: ignore leaves no test set"),
             (("train", "val"), {"test_fraction": 0.2}, "test_fraction has no effect, as the test set is .*val; remove"),
             (("train", "test"), {"test_images": 4}, "test_images has no effect, as the test set is .*test; remove"),
-            (("train", "test"), {"split_seed": 0}, "split_seed has no effect, as the test set is .*test; remove"),
+            (("train", "test"), {"split_seed": 1}, "split_seed has no effect, as the test set is .*test; remove"),
             (("train", "Train", "test"), {}, "'Train', 'train' are both names of the train set"),
             (("train", "test", "Testing"), {}, "'Testing', 'test' are both names of the test set"),
             (("train", "val", "validation"), {}, "'val', 'validation' are both names of the validation set"),
@@ -155,6 +159,20 @@ class TestFolder:
         both = self.splits(folder, *names)
         with pytest.raises(UserError, match=problem):
             prepare("image_folder", tmp_path, path=str(both), **options)
+
+    @pytest.mark.parametrize("names", [("train", "test"), ("train", "val"), ("cat", "dog")])
+    def test_the_workflow_prepares_every_kind_of_folder(
+        self, tmp_path: Path, folder: Path, lplgrad: Call, names: tuple[str, ...]
+    ) -> None:
+        """The workflow writes out all defaults, so no default may be refused."""
+        path = folder if names == ("cat", "dog") else self.splits(folder, *names)
+        row = {"source": "image_folder", "path": str(path), "image_size": 8}
+        mine = {"datasets": {"mine": {**row, "budgets": {"small": {"query_size": 2, "labels": 2}}}}}
+        settings = words(Layout(read_study([HOME / "config.yaml"], mine)).source_settings("mine"))
+        assert "split_seed=0" in settings
+        data, downloads = tmp_path / "data", tmp_path / "downloads"
+        status, said = lplgrad("prepare", "--settings", *settings, "--downloads", downloads, "--output", data)
+        assert (status, (data / "dataset.json").exists()) == (0, True), said
 
     def test_classes_may_look_like_splits(self, tmp_path: Path, folder: Path) -> None:
         save(folder / "train" / "1.png")  # the vehicle

@@ -204,7 +204,7 @@ def _used_folders(folder: Path, splits: dict[str, Path], options: Options) -> di
                 f"test to measure on it instead of {test}"
             )
     for key in ("test_images", "test_fraction", "split_seed"):
-        if key in options.model_fields_set and getattr(options, key) is not None:
+        if getattr(options, key) != Options.model_fields[key].default:  # the workflow writes out every default
             raise UserError(f"{folder}: {key} has no effect, as the test set is {used['test'][0]}; remove the setting")
     for place in (*used["train"], *used["test"]):
         if not folders_in(place):

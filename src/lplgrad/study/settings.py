@@ -120,9 +120,10 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Self:
-        idle = self.model_fields_set & self.of_auxiliary
-        if not self.auxiliary and any(getattr(self, key) != type(self).model_fields[key].default for key in idle):
-            keys = ", ".join(sorted(key.rstrip("_") for key in idle))
+        fields = type(self).model_fields
+        idle = sorted(key.rstrip("_") for key in self.of_auxiliary if getattr(self, key) != fields[key].default)
+        if idle and not self.auxiliary:
+            keys = ", ".join(idle)
             raise wrong(f"{keys} has no effect without auxiliary: true")
         return self
 
