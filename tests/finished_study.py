@@ -103,7 +103,7 @@ def _query(
     folder: Path, labeled: LabeledSet, stopped: bool, trial: Trial, budget: Budget, draw: np.random.Generator
 ) -> LabeledSet:
     number = int(labeled.rounds.max())
-    candidates = draw_candidates(POOL, labeled, budget.subset, trial.seed, number)[: 0 if stopped else None]
+    candidates = draw_candidates(POOL, labeled, budget.candidates, trial.seed, number)[: 0 if stopped else None]
     scores = draw.random(len(candidates)).astype(np.float32)
     selected = np.zeros(len(candidates), bool)
     selected[np.argsort(-scores, kind="stable")[: budget.query_size]] = True

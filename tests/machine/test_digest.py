@@ -22,6 +22,7 @@ JOBS: dict[str, tuple[str, ...]] = {
     "table": ("report.tables.run", "paper.tables.datasets"),
     "diagnostics": ("report.diagnostics.run",),
     "claims": ("paper.claims.run",),
+    "ablation": ("report.tables.run", "paper.ablation.ablation"),
 }
 QUERIES = {"entropy", "coreset", "norms"}
 
@@ -81,7 +82,26 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
         # A constant of the engine of gradient norms.
         ("gradient_norms/layers.py", "sqrt()", "sqrt().mul(1)", {"norms", "observe"}),
         ("report/trial_figures.py", "COLUMNS = 10", "COLUMNS = 9", {"figure"}),
-        # Words: a help text, a message, a check of a setting.
+        # Small functions that settings lead to: the size of the subset, titles, pairs of strategies, a version.
+        (
+            "rounds/pool.py",
+            'unlabeled if size == "all"',
+            'unlabeled[1:] if size == "all"',
+            {*QUERIES, "diagnostics", "figure"},
+        ),
+        (
+            "study/titles.py",
+            "title or name).split()",
+            "title or name).split()[:1]",
+            {"figure", "table", "diagnostics", "ablation"},
+        ),
+        ("study/pairs.py", "and query_alike and train_alike", "and query_alike", {"ablation"}),
+        ("rounds/files.py", '["versions"]["torch"]', '["versions"]["lplgrad"]', {"train"}),
+        # Words: a help text, a message, a check of a setting. The condition of a message is no word.
+        ("datasets/prepared/writing.py", "two classes or more, each", "at least two classes, each", set()),
+        ("machine/files.py", "not JSON, or cut off", "no JSON", set()),
+        ("rounds/query.py", "the target accuracy is reached", "target accuracy reached", set()),
+        ("rounds/pool.py", "if query_size > images:", "if query_size >= images:", set()),
         ("cli.py", "seed of the trial", "the trial's seed", set()),
         ("machine/errors.py", "class UserError(Exception)", "class UserError(Exception, object)", set()),
         ("study/settings.py", "has no effect", "changes nothing", set()),

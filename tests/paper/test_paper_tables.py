@@ -16,6 +16,7 @@ from lplgrad.paper import ablation, published
 from lplgrad.paper import tables as paper_tables
 from lplgrad.report import deviations, figures, tables
 from lplgrad.study.layout import Layout, Trial
+from lplgrad.study.pairs import ablation_pairs
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import Strategy, Study, StudyFile
 
@@ -156,11 +157,11 @@ class TestAblation:
 
     def test_the_factorised_study_pairs_every_query_but_predicted_loss(self) -> None:
         study = read_study([HOME / "config.yaml", HOME / "studies" / "ablation.yaml"])
-        assert list(Layout(study).ablation_pairs()) == [
+        assert list(ablation_pairs(study)) == [
             ("lplgrad", "ent_gradnorm"), ("joint_entropy", "entropy"), ("joint_coreset", "coreset"),
             ("joint_random", "random"),
         ]  # fmt: skip
-        assert list(Layout(PAPER.study).ablation_pairs()) == [("lplgrad", "ent_gradnorm")]
+        assert list(ablation_pairs(PAPER.study)) == [("lplgrad", "ent_gradnorm")]
         assert set(published("accuracy")["strategy"]) <= set(study.run.strategies), (
             "the paper's numbers stand beside it"
         )
@@ -177,7 +178,7 @@ class TestAblation:
               summed: {recipe: plain, acquisition: gradient_norm, norm: sum}
             """
         )
-        pairs = Layout(read_study([HOME / "config.yaml", overlay])).ablation_pairs()
+        pairs = ablation_pairs(read_study([HOME / "config.yaml", overlay]))
         assert list(pairs) == [("lplgrad", "ent_gradnorm"), ("lplgrad", "unsaid")]
 
 

@@ -45,7 +45,7 @@ def test_candidates_are_drawn_from_one_permutation_for_all_strategies() -> None:
 
 
 def test_all_is_the_whole_unlabelled_pool() -> None:
-    drawn = draw_candidates(10, labeled(3, 7), None, seed=1, round_number=1)
+    drawn = draw_candidates(10, labeled(3, 7), "all", seed=1, round_number=1)
     assert drawn.tolist() == [0, 1, 2, 4, 5, 6, 8, 9]
 
 

@@ -2,6 +2,7 @@
 # `use rule` does not inherit `localrule`.
 # In the report each result has one label: with two, Snakemake 9 draws a toggle that breaks if a combination is missing.
 from lplgrad.cli import FIGURES, TABLES
+from lplgrad.study.pairs import ablation_pairs
 
 STATISTICS = f"{ROOT}/statistics"
 COMPARED = ["rounds", "areas", "area_summary", "area_differences", "round_differences"]
@@ -234,7 +235,7 @@ use rule study_figure as trial_figure with:
         figure=one_of(["chosen", *MODEL_FIGURES]),
 
 
-without = set() if any(LAYOUT.ablation_pairs()) else {"ablation"}
+without = set() if any(ablation_pairs(STUDY)) else {"ablation"}
 published = set(read_study([CONFIG]).run.datasets)  # config.yaml is the paper
 without |= set() if published & set(LAYOUT.datasets) else {"accuracy_against_paper", "time_against_paper"}
 RESULTS = [rules.study.output, rules.statistics.output, rules.diagnostics.output, rules.claims.output]

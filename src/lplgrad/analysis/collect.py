@@ -13,7 +13,8 @@ import pandas as pd
 from lplgrad.analysis.departures import Departures, check_settings
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json, write_text
-from lplgrad.rounds.settings import QUERY, RERUN, torch_version
+from lplgrad.rounds.files import torch_version
+from lplgrad.rounds.settings import QUERY, RERUN
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study_file
 from lplgrad.study.settings import StudyFile

@@ -153,7 +153,7 @@ def scores_of(layout: Layout, trial: Trial, number: int, data: DatasetArrays) ->
     if number >= trained_rounds(layout, trial):
         return read_scores(path, np.empty(0, dtype=np.int64), 0)
     labeled = labeled_set(layout, trial, number, data)
-    candidates = draw_candidates(len(data.train.labels), labeled, budget.subset, trial.seed, number)
+    candidates = draw_candidates(len(data.train.labels), labeled, budget.candidates, trial.seed, number)
     scores = read_scores(path, candidates, budget.query_size)
     if not scores["predicted_class"].dropna().between(0, len(data.classes) - 1).all():
         raise UserError(f"{path}: a predicted class is not among the {len(data.classes)} classes; {AGAIN}")

@@ -21,7 +21,7 @@ from lplgrad.analysis.round_files import AGAIN, FINITE
 from lplgrad.analysis.trained import trained
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
-from lplgrad.rounds import settings as round_settings
+from lplgrad.rounds.files import VERSION as VERSION_PATTERN
 from lplgrad.rounds.files import read_text
 from lplgrad.study.layout import Layout
 from lplgrad.study.settings import StudyFile
@@ -55,7 +55,7 @@ WHOLE = Kind("[0-9]{1,18}", "a whole number", "whole")
 FLAG = Kind("True|False", "True or False", "flag")
 NUMBER = Kind(FINITE, "a finite number")
 AMOUNT = Kind(rf"{AMOUNT_PATTERN}|-0", "a finite number of 0 or more")  # a loss of 0 may be written with a sign
-VERSION = Kind(round_settings.VERSION, "a version", "text")
+VERSION = Kind(VERSION_PATTERN, "a version", "text")
 FRACTION = Kind(FRACTION_PATTERN, "a number from 0 to 1")
 CORRELATION = Kind(f"-?{FRACTION_PATTERN}", "a number from -1 to 1")
 

@@ -2,7 +2,7 @@
 
 Snakemake does not look into the package. Every rule therefore carries, as a parameter, the digest of the definitions
 (functions, classes, constants) that its job reaches: those that it names, those that these name, and so on. Comments,
-docstrings and annotations of functions do not count, nor do definitions that nothing names.
+docstrings, annotations of functions, messages and lines of the log do not count, nor do definitions that nothing names.
 
 What a module finds by ``importlib`` is invisible here. The rule names it as a further root.
 """
@@ -24,6 +24,7 @@ WITHOUT_EFFECT = {
     "study.validation", "rounds.resume", "rounds.settings", "machine.digest", "machine.errors", "machine.leases",
     "machine.locks", "machine.log", "machine.signals",
 }  # fmt: skip
+MESSAGES = {"UserError", "say"}  # what these are called with cannot change a result
 
 
 def code_digest(*roots: str, without: Collection[str] = ()) -> str:
@@ -117,6 +118,8 @@ def _read(module: str) -> _Module:
             node.returns = None
         elif isinstance(node, ast.arg):
             node.annotation = None
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MESSAGES:
+            node.args, node.keywords = [], []
     tree.body = [
         node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     ]

@@ -16,7 +16,7 @@ from lplgrad.paper import published
 from lplgrad.report.document import Part, paragraphs, strong_if
 from lplgrad.report.tables import Table
 from lplgrad.report.wording import has_target, interval, number, panel_title, plus_minus, signed, strategy_title
-from lplgrad.study.layout import Layout
+from lplgrad.study.pairs import ablation_pairs
 from lplgrad.study.settings import StudyFile
 
 SUMMARY = ("mean", "std", "low", "high", "paper", "difference", "outside")
@@ -52,7 +52,7 @@ def ablation_table(measurements: pd.DataFrame, file: StudyFile) -> pd.DataFrame:
     for panel, part in panels(measurements):
         budget, dataset = panel.values()
         spent = file.study.datasets[dataset].budgets[budget]
-        for one, other in Layout(file.study).ablation_pairs():
+        for one, other in ablation_pairs(file.study):
             for fraction in ("1/3", "1/2", "1"):
                 labels = Fraction(fraction) * spent.labels
                 between = labels % spent.query_size != 0

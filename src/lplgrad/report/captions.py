@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from lplgrad.report.wording import has_target
-from lplgrad.study.settings import Study, shown_title
+from lplgrad.study.settings import Study
+from lplgrad.study.titles import shown_title
 
 # Categories and link targets of the report itself.
 TAKEN = {

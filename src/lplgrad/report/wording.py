@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lplgrad.study.settings import Study, StudyFile, shown_title
+from lplgrad.study.settings import Study, StudyFile
+from lplgrad.study.titles import shown_title
 
 DASH = "–"
 

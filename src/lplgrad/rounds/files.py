@@ -1,4 +1,4 @@
-"""The files of a round: labels, scores and logits. Readers refuse a truncated or foreign file in one line."""
+"""The files of a round: labels, scores, logits and versions. Readers refuse a truncated or foreign file in one line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import remove, replacing, write_text
+from lplgrad.machine.files import read_json, remove, replacing, write_text
 from lplgrad.rounds.pool import LabeledSet
+from lplgrad.rounds.settings import RERUN, TRAINING
 
 LABELED_COLUMNS = ["index", "round"]
 SCORE_COLUMNS = ["index", "score", "entropy", "confidence", "predicted_class", "selected"]
 TEST_SCORE_COLUMNS = ["index", "score", "loss"]
 LABEL = re.compile(r"[0-9]{1,18},[0-9]{1,18}")  # int() accepts more: 1_000, full-width digits, signs, blanks
+VERSION = "[0-9][0-9A-Za-z.+_-]*"
 PROGRESS = "progress.safetensors"  # of a training; see ``resume``
 
 
@@ -152,3 +154,19 @@ def write_logits(path: Path, logits: npt.NDArray[np.float32]) -> None:
     """Write the logits of the test images, float32, shape (N, C)."""
     with replacing(path) as file:
         np.save(file, logits, allow_pickle=False)
+
+
+def torch_version(folder: Path) -> str:
+    """Return the version of PyTorch that a round was trained with.
+
+    Raises:
+        UserError: the round's settings do not contain it.
+    """
+    path = folder / TRAINING
+    try:
+        found = read_json(path)["versions"]["torch"]
+        if isinstance(found, str) and re.fullmatch(VERSION, found):
+            return found
+    except (KeyError, TypeError):
+        pass
+    raise UserError(f"{path}: no version of PyTorch in it; {RERUN}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +44,9 @@ def initial_labels(images: int, query_size: int, seed: int) -> LabeledSet:
     return LabeledSet(np.sort(drawn), np.ones(query_size, dtype=np.int64))
 
 
-def draw_candidates(images: int, labeled: LabeledSet, size: int | None, seed: int, round_number: int) -> Indices:
+def draw_candidates(
+    images: int, labeled: LabeledSet, size: int | Literal["all"], seed: int, round_number: int
+) -> Indices:
     """Draw the candidates: a random subset S of the unlabelled pool (paper, section III; Beluch et al. 2018).
 
     Seed and round determine one permutation of all images. The candidates are its first ``size`` images without a
@@ -52,7 +55,7 @@ def draw_candidates(images: int, labeled: LabeledSet, size: int | None, seed: in
     Args:
         images: size N of the training pool.
         labeled: the labelled images.
-        size: size of the subset S, or None for the whole unlabelled pool.
+        size: size of the subset S, or ``all`` for the whole unlabelled pool.
         seed, round_number: of the trial and its round, from 1.
 
     Returns:
@@ -62,14 +65,14 @@ def draw_candidates(images: int, labeled: LabeledSet, size: int | None, seed: in
         UserError: fewer than ``size`` images have no label.
     """
     left = images - len(labeled)
-    if size is not None and size > left:
+    if size != "all" and size > left:
         raise UserError(
             f"candidates: {size} are to be drawn in round {round_number}, but only {left} of {images} images are left "
             "without a label; lower candidates, or set it to all"
         )
     order = stream(seed, Purpose.CANDIDATES, round_number).permutation(images)
     unlabeled = order[~np.isin(order, labeled.indices)]
-    return np.sort(unlabeled[:size])
+    return np.sort(unlabeled if size == "all" else unlabeled[:size])
 
 
 def draw_test_images(images: int, seed: int) -> Indices:

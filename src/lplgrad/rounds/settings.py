@@ -9,15 +9,12 @@ Imports neither torch nor Snakemake.
 from __future__ import annotations
 
 import argparse
-import re
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lplgrad import __version__, acquisition
 from lplgrad.datasets.prepared.arrays import checksums
-from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import file_digest, read_json, write_json
+from lplgrad.machine.files import file_digest, write_json
 from lplgrad.study.settings import QueryJob
 from lplgrad.study.validation import Settings, parse
 
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
 
 TRAINING, QUERY = "settings.json", "query_settings.json"
 RERUN = "delete it and give it to Snakemake as the target, which runs the round again"
-VERSION = "[0-9][0-9A-Za-z.+_-]*"
 
 
 def digests(arguments: argparse.Namespace) -> dict[str, object]:
@@ -58,22 +54,6 @@ def write_settings(here: Round[Any], name: str, torch: str | None = None) -> Non
         values["trained"] = file_digest(here.folder / "checkpoint.safetensors")
     versions = {"lplgrad": __version__, "torch": torch or version("torch")}
     write_json(here.folder / name, {**values, "versions": versions})
-
-
-def torch_version(folder: Path) -> str:
-    """Return the version of PyTorch that a round was trained with.
-
-    Raises:
-        UserError: the round's settings do not contain it.
-    """
-    path = folder / TRAINING
-    try:
-        found = read_json(path)["versions"]["torch"]
-        if isinstance(found, str) and re.fullmatch(VERSION, found):
-            return found
-    except (KeyError, TypeError):
-        pass
-    raise UserError(f"{path}: no version of PyTorch in it; {RERUN}")
 
 
 def with_defaults(kind: type[Settings], values: object) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import argparse
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import write_json
 from lplgrad.machine.log import say
+from lplgrad.rounds.files import torch_version
 from lplgrad.rounds.round import open_round
-from lplgrad.rounds.settings import TRAINING, torch_version, write_settings
+from lplgrad.rounds.settings import TRAINING, write_settings
 from lplgrad.rounds.stopping import repeat_round
 from lplgrad.study.settings import TrainingJob
 

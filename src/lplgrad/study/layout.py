@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import permutations, product, starmap
+from itertools import product, starmap
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -83,16 +83,6 @@ class Layout:
             recipe = self.study.strategies[trial.strategy].recipe
             return f"{self.start(trial.budget, trial.dataset, trial.seed)}/{recipe}"
         return self.round(trial, number)
-
-    def ablation_pairs(self) -> Iterator[tuple[str, str]]:
-        """The strategies that query alike and train alike but for the auxiliary module: with it, and without."""
-        for one, other in permutations(self.study.run.strategies, 2):
-            joint, plain = self.study.strategies[one], self.study.strategies[other]
-            with_it, without = self.study.recipes[joint.recipe], self.study.recipes[plain.recipe]
-            query_alike = (joint.acquisition, joint.checked_options) == (plain.acquisition, plain.checked_options)
-            train_alike = with_it.without_auxiliary() == without.without_auxiliary()
-            if with_it.auxiliary and not without.auxiliary and query_alike and train_alike:
-                yield one, other
 
     def shown_models(self) -> dict[Trial, list[int]]:
         """The trials whose models the configuration asks to look into, and after which rounds."""

@@ -7,7 +7,7 @@ Dictionaries define (recipes, strategies, data sets), the lists under ``run`` se
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lplgrad import acquisition, datasets
 from lplgrad.machine.errors import nearest
+from lplgrad.study.titles import shown_title
 from lplgrad.study.validation import Count, Name, Number, Row, Seed, Settings, Title, wrong
 
 
@@ -113,10 +114,6 @@ class Recipe(Settings):
     auxiliary_schedule: Literal["stepped", "constant"] = "stepped"
 
     of_auxiliary: ClassVar[frozenset[str]] = frozenset({"lambda_", "margin", "detach_after", "auxiliary_schedule"})
-
-    def without_auxiliary(self) -> Recipe:
-        """The same recipe for the main model alone."""
-        return Recipe(**self.model_dump(exclude={"auxiliary", *self.of_auxiliary}))
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Self:
@@ -404,11 +401,6 @@ class Study(Settings):
                     )
 
 
-def shown_title(rows: Mapping[str, Strategy] | Mapping[str, Dataset], name: str) -> str:
-    """What figures and tables call a strategy or a data set: its title on one line, or its name if it has no title."""
-    return " ".join((rows[name].title or name).split())
-
-
 class StudyFile(Settings):
     """What stands in ``results/<study>/study.yaml``.
 
@@ -458,8 +450,3 @@ class QueryJob(Settings):
     query_transform: Literal["test", "train"] = "test"
     augmentation: Augmentation = Augmentation()
     compute: Compute = Compute()
-
-    @property
-    def subset(self) -> int | None:
-        """Size of the candidate subset, None for the whole pool."""
-        return None if self.candidates == "all" else self.candidates
