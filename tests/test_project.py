@@ -108,7 +108,7 @@ def test_a_job_that_a_signal_ended_is_explained(tmp_path: Path, ending: str, sta
     names: dict[str, Any] = {
         "shell": SimpleNamespace(prefix=prefix.append),
         "STUDY": SimpleNamespace(compute=SimpleNamespace(jobs_per_gpu=1, progress_seconds=20)),
-        "PYTHON": program,
+        "LPLGRAD": f"{program} -m lplgrad",
         "PYTHONPATH": "src",
         "HOME": HOME,
         "quote": quote,

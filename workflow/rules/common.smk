@@ -65,7 +65,7 @@ if workflow.is_main_process:
         again = {PRESENT.trained(trial, number) for trial, numbers in gone.items() for number in numbers}
         logger.warning(
             "checkpoints that the study keeps (see keep_checkpoints, model_figures) are missing: "
-            f"{len(again)} round(s) of {len(gone)} trial(s) are trained again, to the same results"
+            f"{len(again)} round(s) of {len(gone)} trial(s) are trained again; with the same settings, to the same results"
         )
 ROOT = LAYOUT.root
 DATA = STUDY.data_dir
@@ -77,7 +77,7 @@ ROUND_LOGS = f"{LOGS}/{ROUND_PATH}"
 ENVIRONMENT = HOME / "envs" / "lplgrad.yaml"
 RUN = {"budget": STUDY.run.budgets, "dataset": LAYOUT.datasets, "strategy": STUDY.run.strategies}
 SETTINGS = {}  # the parameters that `settings` made so far
-# Snakemake asks for the signature of each parameter's function, several times for each job. This saves half the time.
+# Snakemake asks for the signature of each parameter's function several times per job, and computes it anew without this.
 OF_WILDCARDS = inspect.signature(lambda wildcards: None)
 CHOICES = {**RUN, "recipe": LAYOUT.recipes(), "seed": [str(seed) for seed in STUDY.run.seeds]}
 # Snakemake does not look for GPUs. Where jobs run on this machine, it learns here how many places on GPUs there are (a

@@ -111,8 +111,9 @@ class Layout:
         kept = ((trial, number) for trial, numbers in self._kept_models().items() for number in numbers)
         results = [
             *dict.fromkeys(self.labels(trial, 1) for trial in self.trials()),
-            *self.of_trainings("metrics.json", "settings.json", "test_logits.npy"),
-            *self.of_queries("scores.csv", "next_labeled.csv", "test_scores.csv", "query_settings.json"),
+            *self.of_trainings("metrics.json", "settings.json", "test_logits.npy", "timing.json"),
+            *self.of_queries("scores.csv", "next_labeled.csv", "test_scores.csv"),
+            *self.of_queries("query_settings.json", "query_timing.json"),
             *dict.fromkeys(f"{self.trained(trial, number)}/{CHECKPOINT}" for trial, number in kept),
         ]
         missing = [path for path in results if not Path(path).exists()]
