@@ -272,9 +272,10 @@ def query(output: str, checkpoint: str, function: str = "gradient_norm") -> list
 
 
 def start(folder: Path, arguments: list[str], **environment: str) -> subprocess.Popen[str]:
+    paths = filter(None, [str(HOME / "src"), os.environ.get("PYTHONPATH")])
     return subprocess.Popen(
         [sys.executable, "-m", "lplgrad", *arguments], cwd=folder, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(HOME / "src"), **environment},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
     )  # fmt: skip
 
 
@@ -340,7 +341,7 @@ def test_a_model_is_observed(folder: Path) -> None:
 def test_a_batch_that_does_not_fit_is_one_line(folder: Path) -> None:
     """The test's process takes the memory, and the job finds what is left."""
     free, _ = torch.cuda.mem_get_info()
-    taken = torch.empty(max(0, free - 700 * 2**20), dtype=torch.uint8, device="cuda")
+    taken = torch.empty(max(0, free - 1500 * 2**20), dtype=torch.uint8, device="cuda")
     images = partial(small_images, side=224, channels=3)
     write_dataset(folder / "large", Prepared(images(400, 1), images(8, 2), ["a", "b", "c", "d"], {}))
     arguments = training("one", "training.batch_size=256", "model.width=64", "model.stem=imagenet")

@@ -44,7 +44,8 @@ class Owner:
 
     def __init__(self, folder: Path, source: Path = fork_server.PACKAGE.parent, **environment: str) -> None:
         self.folder = folder
-        self.environment = {**os.environ, "PYTHONPATH": str(source), **environment}
+        paths = filter(None, [str(source), os.environ.get("PYTHONPATH")])
+        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
         self.process = subprocess.Popen(
             [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True, env=self.environment
         )
