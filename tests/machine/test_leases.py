@@ -214,7 +214,9 @@ class TestLeases:
         jobs.append(alone)
         assert alone.stderr is not None
         assert alone.stdout is not None
-        assert "waiting for a GPU" in alone.stderr.readline()
+        line = alone.stderr.readline()
+        assert "waiting for a GPU" in line
+        assert all(f"process {process.pid} on" in line for process in sharing), "not only the last one that came"
         for process in sharing:
             assert alone.poll() is None
             process.kill()

@@ -64,7 +64,7 @@ def lease_gpu(jobs_per_gpu: int = 1, folder: Path | None = None) -> str | None:
                 return device
         if not waiting:
             waiting = True
-            holders = "; ".join(f"{device} by {locks.holder(path)}" for device, path in files.items())
+            holders = "; ".join(f"{device} by {_holders(path)}" for device, path in files.items())
             say(f"waiting for a GPU, {jobs_per_gpu} job(s) on each: all are leased: {holders}")
         time.sleep(locks.POLL_SECONDS)
 
@@ -79,6 +79,12 @@ def _acquire(card: Path, slot: int | None) -> list[int]:
         os.close(whole)  # keep the file: other jobs may share its lock
         return []
     return [whole, part]
+
+
+def _holders(path: Path) -> str:
+    """Return which jobs hold a GPU or a slot of it. Jobs that share its file are not known by it."""
+    held = filter(locks.is_held, [path, *sorted(path.parent.glob(f"{path.stem}.*.lock"))])
+    return " and ".join(map(locks.holder, held)) or "another process"
 
 
 def visible_devices() -> list[str]:
