@@ -233,9 +233,11 @@ def test_a_job_of_a_killed_server_starts_again_as_a_new_process_and_goes_on(owne
     log = (owner.folder / "job.log").read_text()
     assert log.count(NEW_PROCESS) == 1
     assert "continuing after epoch" in log
+    (owner.folder / "job.tsv").write_text("of an earlier run")
     status, log = owner.run("schema")
     assert status == 0
     assert NEW_PROCESS in log
+    assert not (owner.folder / "job.tsv").exists()
 
 
 def test_nothing_is_left_of_a_killed_owner_and_progress_is_saved(owner: Owner) -> None:

@@ -45,6 +45,8 @@ if connected and not status and not os.path.exists(path):  # noqa: PTH110 (pathl
 if status or ending:
     os._exit(status[0] if status else 128 + ending[-1])
 with contextlib.suppress(OSError):
-    os.unlink(os.readlink("/proc/self/fd/1").removesuffix("log") + "tsv")  # noqa: PTH108, PTH115 (of an earlier run)
+    log = os.readlink("/proc/self/fd/1")  # noqa: PTH115
+    if log.endswith(".log"):
+        os.unlink(log[:-3] + "tsv")  # noqa: PTH108 (the record of an earlier run)
 print(f"lplgrad {arguments[0]}: no fork server; starting a new process", file=sys.stderr, flush=True)
 os.execv(sys.executable, [sys.executable, "-m", "lplgrad", *arguments])
