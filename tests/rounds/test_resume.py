@@ -240,16 +240,20 @@ def test_a_process_that_is_waited_for_writes_and_ends(tmp_path: Path) -> None:
     assert next(rest).number == 2
 
 
-def test_sigterm_waits_for_the_epoch_and_nothing_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("epoch", [1, EPOCHS])
+def test_sigterm_waits_for_the_epoch_and_nothing_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], epoch: int
+) -> None:
     _, epochs = begin(Progress(tmp_path, "same", seconds=3600))
-    next(epochs)
+    for _ in range(epoch):
+        next(epochs)
     for _ in range(2):  # within a second
         os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Interrupted, match="ended by SIGTERM"):
         next(epochs)
     assert "SIGTERM: ending after this epoch; once more to end at once" in capsys.readouterr().err
     _, rest = begin(Progress(tmp_path, "same", seconds=3600))
-    assert next(rest).number == 2
+    assert [record.number for record in rest] == list(range(epoch + 1, EPOCHS + 1))
 
 
 def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,9 @@ class Progress:
                 yield epoch
                 if self.state is None:
                     continue
+                if interruptions:
+                    self.write()
+                    break
                 if self.state.epoch == self.state.epochs:
                     if self.path.exists() or time.monotonic() - self.started >= self.seconds:
                         self.write()  # if Snakemake is dead by now, it runs the job again
@@ -100,11 +103,10 @@ class Progress:
                 if self.wanted():
                     self.write()
                     raise UserError("another process waits for this round and continues it; this one ends")
-                if interruptions:
-                    self.write()
-                    raise interruptions[0]
                 if time.monotonic() - self.written >= self.interval:
                     self.write()
+            if interruptions:  # also if the signal came after the last epoch
+                raise interruptions[0]
 
     def write(self) -> None:
         """Write the state. A full disk must not abort training: log that the progress was not saved and continue."""
