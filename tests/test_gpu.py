@@ -58,7 +58,8 @@ PYTHONPATH = os.pathsep.join(filter(None, [str(HOME / "src"), os.environ.get("PY
 MODELS = {
     "resnet18 cifar": Model(width=16),
     "resnet18 imagenet": Model(stem="imagenet", width=16),
-    "small_resnet": Model(name="small_resnet", width=16),
+    "small_resnet cifar": Model(name="small_resnet"),
+    "small_resnet imagenet": Model(name="small_resnet", stem="imagenet"),
     "resnet18 full": Model(),
 }
 NORM_MODELS = {
@@ -88,7 +89,10 @@ def gpu() -> None:
 def device(gpu: None) -> Iterator[torch.device]:
     """The device, set up as for a job; torch's settings are as before afterwards."""
     before = torch.get_deterministic_debug_mode(), torch.backends.cudnn.allow_tf32, torch.get_num_threads()
+    fill: Any = torch.utils.deterministic
+    fills = fill.fill_uninitialized_memory
     yield devices.set_up(Compute(device=DEVICE))
+    fill.fill_uninitialized_memory = fills
     torch.set_deterministic_debug_mode(before[0])
     torch.backends.cudnn.allow_tf32 = before[1]
     torch.set_num_threads(before[2])
@@ -129,6 +133,11 @@ def weights(networks: Networks) -> dict[str, bytes]:
         for name, network in networks.named().items()
         for key, value in network.state_dict().items()
     }
+
+
+def test_deterministic_mode_is_on_and_does_not_fill_new_memory(device: torch.device) -> None:
+    assert torch.get_deterministic_debug_mode() == (0 if ON_CPU else 2)
+    assert not torch.empty(1000, device=device).isnan().all()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -322,7 +331,14 @@ def test_a_query_that_needs_more_than_the_cards_memory_halves_its_batch(
 
 # Commands: in this process, where no lease is taken, or each in a process of its own.
 
-SETTINGS = ["model.width=16", "training.batch_size=16", "training.learning_rate=0.02", "training.milestones=[]"]
+SETTINGS = [
+    "model.width=16",
+    "training.batch_size=16",
+    "training.learning_rate=0.02",
+    "training.milestones=[]",
+    "augmentation.horizontal_flip=true",
+    "augmentation.crop_padding=4",
+]
 INPUTS = ["--data", "data", "--labeled", "labeled.csv", "--seed", "1"]
 LONGEST = 120  # seconds of a process
 _started: list[tuple[subprocess.Popen[str], threading.Timer]] = []
