@@ -228,8 +228,8 @@ def test_the_steps_of_an_epoch_do_not_wait_for_the_gpu(device: torch.device, mon
     monkeypatch.setattr(torch.Tensor, "tolist", ends)
     streams = (stream(1, Purpose.BATCHES, 1), stream(1, Purpose.AUGMENTATION, 1))
     recipe, augmentation = RECIPES["attached"], Augmentation(horizontal_flip=True, crop_padding=4)
-    next(train(networks, images, labels, TRAINING, recipe, augmentation, NORMALIZATION, *streams))
-    steps.close()
+    with steps:
+        next(train(networks, images, labels, TRAINING, recipe, augmentation, NORMALIZATION, *streams))
     assert seen == ["begins", "ends"]
 
 

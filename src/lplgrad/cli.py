@@ -10,6 +10,7 @@ import errno
 import gc
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 
 from lplgrad import __version__
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.signals import Interrupted, ends_cleanly
+from lplgrad.machine.signals import ENDING, Interrupted, ends_cleanly
 
 Argument = tuple[str, dict[str, Any]]  # its name, and what ``ArgumentParser.add_argument`` takes
 
@@ -374,6 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     parsed = parser().parse_args(given)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # which the fork server blocks
         module, _, function = parsed.module.partition(":")
         getattr(importlib.import_module(module), function or "run")(parsed)
     except UserError as error:

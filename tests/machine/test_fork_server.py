@@ -173,6 +173,15 @@ def test_signals_reach_the_job_which_saves_its_progress(owner: Owner, number: si
     assert (owner.folder / "round1/progress.safetensors").exists()
 
 
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 1.5])
+def test_a_signal_while_the_server_imports_is_not_lost(owner: Owner, seconds: float) -> None:
+    client = owner.start(*training("round1", 100_000))
+    time.sleep(seconds)
+    client.send_signal(signal.SIGTERM)
+    assert client.wait(timeout=30) == 128 + signal.SIGTERM
+    assert "Traceback" not in (owner.folder / "job.log").read_text()
+
+
 def test_a_signal_that_reaches_everybody_counts_once(owner: Owner) -> None:
     """As on a shutdown, or when systemd stops a session."""
     client = owner.start(*training("round1", 100_000))

@@ -37,11 +37,11 @@ from typing import NamedTuple
 from lplgrad.cli import modules_of, run
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import PRIVATE_FOLDER, private_folder
+from lplgrad.machine.signals import ENDING
 
 PACKAGE = Path(__file__).parents[1]
 CLIENT = Path(__file__).with_name("fork_client.py")
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _started: list[subprocess.Popen[bytes]] = []  # keeps their standard inputs open
 
 
@@ -112,6 +112,7 @@ class _Server:
         self.jobs: dict[socket.socket, _Job] = {}
         self.selector = selectors.PollSelector()  # an EpollSelector would share its state with forked processes
         self.wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # a job unblocks them in cli.main, and loses none
         self.handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
         self.handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self.wakeup[1])  # where Python writes each signal

@@ -11,6 +11,8 @@ from types import FrameType
 
 from lplgrad.machine.log import say
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class Interrupted(BaseException):
     """The signal ``number`` ended the process."""
@@ -60,5 +62,4 @@ def _install(handler: signal._HANDLER) -> dict[int, signal._HANDLER]:
     """Install a handler and return the previous ones by signal. Python permits this in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    return {n: signal.signal(n, handler) for n in signals if signal.getsignal(n) is not signal.SIG_IGN}
+    return {n: signal.signal(n, handler) for n in ENDING if signal.getsignal(n) is not signal.SIG_IGN}
