@@ -181,13 +181,13 @@ COMMANDS = {
         "lplgrad.rounds.train",
         "Train for one round and test: write the checkpoint, the test logits, the metrics and the time it took",
         "lplgrad train --data data/digits --labeled labeled.csv --round 1 --seed 1 --output round1 \\\n"
-        "      --settings model.name=small_resnet training.epochs=60 'training.milestones=[48]' recipe.auxiliary=true",
+        "      --settings backbone.name=small_resnet training.epochs=60 'training.milestones=[48]' recipe.trains=joint",
         [
             DATA, LABELED,
             _path("--checkpoint", "FILE", "checkpoint of the round before, which a warm start continues", nargs="?"),
             ROUND, TARGET,
             _path("--previous", "DIR", "folder of the round before, repeated if it was the last", nargs="?"), SEED,
-            _settings("model, training, augmentation, normalization, recipe and compute", default=[]),
+            _settings("backbone, training, augmentation, normalization, recipe and compute", default=[]),
             _arg("--progress-seconds", "seconds between two notes of the progress (default: %(default)s)", type=seconds,
                  default=20, metavar="S"),
             JOBS_PER_GPU, _folder("folder of the round"),

@@ -21,6 +21,7 @@ from lplgrad.machine import digest, fork_server
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.leases import visible_devices
 from lplgrad.report import captions
+from lplgrad.rounds.settings import training_code
 from lplgrad.study import availability
 from lplgrad.study.layout import CHECKPOINT, Layout, Trial, one_of
 from lplgrad.study.reading import check_reported, read_study
@@ -184,17 +185,24 @@ def labels(wildcards):
     return LAYOUT.labels(trial, number)
 
 
+def train_code(wildcards):
+    """Digest of the code that a training runs."""
+    recipe = STUDY.recipes[wildcards.get("recipe") or recipe_of(wildcards)]
+    return code_digest(*training_code(recipe, STUDY.datasets[wildcards.dataset].backbone))
+
+
 def query_code(wildcards):
     """Digest of the code that a query runs."""
-    name = STUDY.strategies[wildcards.strategy].acquisition
-    unused = () if "gradient_norms" in acquisition.load(name).needs else ("gradient_norms",)
-    return code_digest("rounds.query.run", f"acquisition.{name}.ACQUISITION", without=unused)
+    strategy, backbone = STUDY.strategies[wildcards.strategy], STUDY.datasets[wildcards.dataset].backbone
+    roots = ["rounds.query.run", acquisition.registry.root(strategy.acquisition)]
+    if strategy.needs:
+        roots += training_code(STUDY.recipes[strategy.recipe], backbone)[1:]
+    return code_digest(*roots, without=() if "gradient_norms" in strategy.needs else ("gradient_norms",))
 
 
 def queried_checkpoint(wildcards):
     """The checkpoint that a query scores with, if it needs one."""
-    needs = acquisition.load(STUDY.strategies[wildcards.strategy].acquisition).needs
-    return trained(wildcards)["checkpoint"] if needs else []
+    return trained(wildcards)["checkpoint"] if STUDY.strategies[wildcards.strategy].needs else []
 
 
 def target(wildcards):

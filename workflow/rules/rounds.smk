@@ -56,7 +56,7 @@ rule train:
     input:
         labeled=labels,
         checkpoint=lambda wildcards: (
-            trained(wildcards, before=1)["checkpoint"] if STUDY.recipes[recipe_of(wildcards)].init == "warm" else []
+            trained(wildcards, before=1)["checkpoint"] if STUDY.recipes[recipe_of(wildcards)].reads_previous else []
         ),
         previous=lambda wildcards: list(trained(wildcards, before=1).values()) if target(wildcards) else [],
         manifest=rules.start.input.manifest,
@@ -78,7 +78,7 @@ rule train:
         target=target,  # Snakemake compares no parameter that depends on the input
         data=subpath(input.manifest, parent=True),
         folder=subpath(output.metrics, parent=True),
-        code=lambda wildcards: code_digest("rounds.train.run"),
+        code=train_code,
     shell:  # also of the rules below
         "lplgrad {params.command} --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
         "--seed {wildcards.seed} --settings {params.settings:q} $place --output {params.folder:q} > {log:q} 2>&1"
@@ -161,4 +161,4 @@ use rule train as observe with:
         target="",
         data=subpath(input.manifest, parent=True),
         folder=subpath(output.features, parent=True),
-        code=lambda wildcards: code_digest("rounds.observe.run"),
+        code=lambda wildcards: train_code(wildcards) + code_digest("rounds.observe.run"),

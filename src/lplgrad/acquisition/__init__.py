@@ -1,50 +1,65 @@
-"""Acquisition functions: one module each, found by its file's name.
+"""Acquisition functions: one module for each way to query, which defines ``ACQUISITION``.
 
-A module defines ``ACQUISITION``, which declares what the function needs. The query computes each need once for all
-candidates and calls ``score``. The candidates of highest score are labelled; of equal scores, the lower index. A
-function that picks one by one gives each pick the score that it had when it was picked.
-
-Importing a module here must not import torch, because the configuration is checked without it.
+An acquisition function declares what it needs. The query computes each need once for all candidates, and the function
+chooses. Most give each candidate a score: the candidates of highest score are labelled; of equal scores, the lower
+index. Others choose a set.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from lplgrad.machine.registry import Registry
 from lplgrad.study.validation import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lplgrad.gradient_norms import GradientNorms
-
-Need = Literal["logits", "features", "labeled_features", "predicted_loss", "gradient_norms"]
 Scores = npt.NDArray[np.floating[Any]]
-# A function that needs nothing else must score each image by the model's outputs for that image alone.
-OF_ONE_IMAGE: frozenset[Need] = frozenset({"logits", "predicted_loss", "gradient_norms"})
+
+
+class Dropout(NamedTuple):
+    """The argument of the need ``stochastic_logits``."""
+
+    passes: int  # T, with dropout in each
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """A round's S candidates, with what the acquisition function needs and never with a label."""
+    """A round's S candidates, with what the acquisition function needs and never with a label.
+
+    ``candidates[need]`` is what a need asked for. The query itself computes:
+
+    - ``logits``, float32, shape (S, C), and penultimate ``features``, float32, shape (S, D), of the reported model in
+      eval mode;
+    - ``gradient_norms`` of the need's argument, a function of logits, shape (B, C), to float64 of shape (B,): see
+      ``gradient_norms.GradientNorms``;
+    - ``stochastic_logits``, float32, shape (S, T, C): logits of T passes with dropout; the argument is ``Dropout(T)``;
+    - ``labeled:<need>``: the same for the L labelled examples, and ``labeled:labels``, int64, shape (L,).
+
+    All other needs are outputs that the recipe offers.
+    """
 
     indices: npt.NDArray[np.int64]  # positions in the training pool, int64, shape (S,)
     seed: int  # the trial's seed
     round_number: int  # the round of the query, from 1
     query_size: int  # b, how many will be labelled
-    logits: Tensor | None = None  # of the main model in eval mode, float32, shape (S, C)
-    features: Tensor | None = None  # penultimate features, float32, shape (S, D)
-    labeled_features: Tensor | None = None  # penultimate features of the L labelled images, shape (L, D)
-    predicted_loss: Tensor | None = None  # of the loss prediction module, float32, shape (S,)
-    # Of the function's own ``loss``, for each candidate alone, each of shape (S,)
-    gradient_norms: GradientNorms | None = None
+    measured: Mapping[str, Any]
+
+    def __getitem__(self, need: str) -> Any:
+        return self.measured[need]
+
+
+class Choice(NamedTuple):
+    """What a query chooses."""
+
+    picks: npt.NDArray[np.int64]  # positions among the candidates, in the order of choice, int64, shape (b,)
+    scores: npt.NDArray[np.float32] | None = None  # of all candidates, for people, shape (S,); None if there are none
 
 
 class NoOptions(Settings):
@@ -53,38 +68,48 @@ class NoOptions(Settings):
 
 @dataclass(frozen=True)
 class Acquisition:
-    """An acquisition function and what it needs."""
+    """An acquisition function: either ``score`` or ``choose``."""
 
     # From the candidates and the options to a score for each candidate, shape (S,), a tensor or an array
-    score: Callable[[Candidates, Any], Tensor | Scores]
-    needs: frozenset[Need] = field(default_factory=frozenset)  # what the query computes first
+    score: Callable[[Candidates, Any], Tensor | Scores] | None = None
+    # From the candidates and the options to the choice
+    choose: Callable[[Candidates, Any], Choice] | None = None
+    # From the options to what the query computes first, with the argument of each need
+    needs: Callable[[Any], Mapping[str, Any]] = lambda options: {}
     options: type[Settings] = NoOptions  # the options that a strategy's row of the configuration may set
-    # For ``gradient_norms``: from the options to a function of logits, shape (B, C), to float64 of shape (B,), whose
-    # gradient is computed for every sample
-    loss: Callable[[Any], Callable[[Tensor], Tensor]] | None = None
-
-    @property
-    def scores_images_alone(self) -> bool:
-        """Whether an image's score follows from the model's outputs for that image alone, so that images other than
-        candidates can be scored too. (Features serve to compare candidates with each other.)
-        """
-        return bool(self.needs) and self.needs <= OF_ONE_IMAGE
+    # Whether an example's score depends on the model's outputs for that example only, so that test examples can be
+    # scored too
+    alone: bool = False
 
 
-def names() -> list[str]:
-    """List the acquisition functions."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
-
-
-def load(name: str) -> Acquisition:
-    """Return the acquisition function of a name in ``names()``."""
-    return cast(Acquisition, importlib.import_module(f"{__name__}.{name}").ACQUISITION)
+registry = Registry[Acquisition](__name__, __path__, "ACQUISITION")
 
 
 def scores_of(function: Acquisition, candidates: Candidates, options: Any) -> npt.NDArray[np.float32]:
     """Score the candidates, float32, shape (S,): the precision in which scores are compared and written."""
+    assert function.score is not None
     given = function.score(candidates, options)
     return (given if isinstance(given, np.ndarray) else given.cpu().numpy()).astype(np.float32)
+
+
+def choice_of(function: Acquisition, candidates: Candidates, options: Any) -> Choice:
+    """Choose among the candidates.
+
+    Raises:
+        FloatingPointError: a score is not a number, or infinite.
+        ValueError: a set function has not chosen ``query_size`` different candidates.
+    """
+    if function.choose is None:
+        scores = scores_of(function, candidates, options)
+        return Choice(select(scores, candidates.query_size), scores)
+    choice = function.choose(candidates, options)
+    picks = np.asarray(choice.picks, dtype=np.int64)
+    known = np.unique(picks[(picks >= 0) & (picks < len(candidates.indices))])
+    if len(picks) != candidates.query_size or len(known) != len(picks):
+        raise ValueError(f"{len(picks)} picks, {len(known)} different ones, instead of {candidates.query_size}")
+    if choice.scores is not None:
+        _check_finite(choice.scores)
+    return Choice(picks, choice.scores)
 
 
 def select(scores: Scores, query_size: int) -> npt.NDArray[np.int64]:
@@ -93,6 +118,10 @@ def select(scores: Scores, query_size: int) -> npt.NDArray[np.int64]:
     Raises:
         FloatingPointError: a score is not a number, or infinite.
     """
+    _check_finite(scores)
+    return np.argsort(-scores, kind="stable")[:query_size]
+
+
+def _check_finite(scores: Scores) -> None:
     if not np.isfinite(scores).all():
         raise FloatingPointError(f"{np.count_nonzero(~np.isfinite(scores))} of {len(scores)} scores are not finite")
-    return np.argsort(-scores, kind="stable")[:query_size]

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lplgrad.acquisition import Acquisition, Candidates, NoOptions
+import numpy as np
+
+from lplgrad.acquisition import Acquisition, Candidates, Choice, NoOptions
+from lplgrad.machine.registry import lazy
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch = lazy("torch")
 
 
 # Centers compared with all candidates at a time, and candidates whose distances are kept up to date after every pick.
@@ -15,7 +21,7 @@ BLOCK = 256
 WATCHED = 1024
 
 
-def k_center_greedy(candidates: Tensor, centers: Tensor, picks: int) -> Tensor:
+def k_center_greedy(candidates: Tensor, centers: Tensor, picks: int) -> tuple[list[int], Tensor]:
     """Cover the candidates: pick the one farthest from all centers, make it a center, and so on.
 
     The distance to the nearest center only shrinks, so an old distance is an upper bound. A pick updates the distances
@@ -28,16 +34,13 @@ def k_center_greedy(candidates: Tensor, centers: Tensor, picks: int) -> Tensor:
         picks: how many candidates to pick, at most S.
 
     Returns:
-        Squared Euclidean distance to the nearest center, float32, shape (S,): for a pick at the time of the pick, for
-        other candidates at the end. Distances of picks are rounded up and the others down, so that the picks have the
-        ``picks`` largest. Of equal distances the earlier candidate is picked.
+        The picks in order; of equal distances the earlier candidate is picked. And the squared Euclidean distance to
+        the nearest center, float64, shape (S,): for a pick at the time of the pick, for other candidates at the end.
     """
-    import torch  # importing this module must not import it
-
     points = candidates.double()
     nearest = _nearer(torch.full_like(points[:, 0], float("inf")), points, centers.double())
     scores = nearest.clone()
-    picked = torch.zeros_like(nearest, dtype=torch.bool)
+    picked: list[int] = []
     pending: list[int] = []  # picks that only the watched candidates have been compared with
     watched, bound = _watch(nearest)
     for _ in range(picks):
@@ -47,17 +50,15 @@ def k_center_greedy(candidates: Tensor, centers: Tensor, picks: int) -> Tensor:
             watched, bound = _watch(nearest)
         pick = int(watched[nearest[watched].argmax()])
         scores[pick] = nearest[pick]
-        picked[pick] = True
+        picked.append(pick)
         pending.append(pick)
         distances = (points[watched] - points[pick]).square().sum(dim=1)
         nearest[watched] = nearest[watched].minimum(distances)
         nearest[pick] = -1.0  # not again, even where every other candidate is as near
     if pending:
         _nearer(nearest, points, points[pending])
-    exact = scores.where(picked, nearest)
-    rounded = exact.float()
-    off = torch.where(picked, rounded < exact, rounded > exact)
-    return rounded.where(~off, torch.nextafter(rounded, torch.where(picked, float("inf"), 0.0).float()))
+    nearest[picked] = scores[picked]
+    return picked, nearest
 
 
 def _nearer(nearest: Tensor, points: Tensor, centers: Tensor) -> Tensor:
@@ -83,11 +84,11 @@ def _watch(nearest: Tensor) -> tuple[Tensor, float]:
     return order[:WATCHED].sort().values, bound
 
 
-def score(candidates: Candidates, options: NoOptions) -> Tensor:
-    """Return the squared distance of each candidate to its nearest center."""
-    assert candidates.features is not None
-    assert candidates.labeled_features is not None
-    return k_center_greedy(candidates.features, candidates.labeled_features, candidates.query_size)
+def choose(candidates: Candidates, options: NoOptions) -> Choice:
+    """Choose the centers; the score is the squared distance to the nearest center."""
+    labeled = candidates["labeled:features"]
+    picks, distances = k_center_greedy(candidates["features"], labeled, candidates.query_size)
+    return Choice(np.array(picks, dtype=np.int64), distances.cpu().numpy().astype(np.float32))
 
 
-ACQUISITION = Acquisition(score, needs=frozenset({"features", "labeled_features"}))
+ACQUISITION = Acquisition(choose=choose, needs=lambda options: {"features": None, "labeled:features": None})

@@ -36,8 +36,7 @@ def entropy(logits: Tensor) -> Tensor:
 
 def score(candidates: Candidates, options: NoOptions) -> Tensor:
     """Return the entropy of each candidate's prediction."""
-    assert candidates.logits is not None
-    return entropy(candidates.logits)
+    return entropy(candidates["logits"])
 
 
-ACQUISITION = Acquisition(score, needs=frozenset({"logits"}))
+ACQUISITION = Acquisition(score, needs=lambda options: {"logits": None}, alone=True)

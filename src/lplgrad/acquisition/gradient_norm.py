@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from lplgrad.acquisition import Acquisition, Candidates
@@ -11,6 +10,8 @@ from lplgrad.study.validation import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lplgrad.gradient_norms import GradientNorms
 
 
 class Options(Settings):
@@ -28,16 +29,11 @@ class Options(Settings):
     norm: Literal["global", "sum"] = "global"
 
 
-def loss(options: Options) -> Callable[[Tensor], Tensor]:
-    """Return the function of the logits whose gradient is taken: for either scheme, the entropy."""
-    return entropy
-
-
 def score(candidates: Candidates, options: Options) -> Tensor:
     """Return the norm of each candidate's gradient with respect to all parameters of the main model."""
-    norms = candidates.gradient_norms
-    assert norms is not None
+    norms: GradientNorms = candidates["gradient_norms"]
     return norms.total if options.norm == "global" else norms.sum
 
 
-ACQUISITION = Acquisition(score, needs=frozenset({"gradient_norms"}), options=Options, loss=loss)
+# For either scheme, the gradient is that of the entropy.
+ACQUISITION = Acquisition(score, needs=lambda options: {"gradient_norms": entropy}, options=Options, alone=True)

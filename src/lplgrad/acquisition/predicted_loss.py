@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 def score(candidates: Candidates, options: NoOptions) -> Tensor:
     """Return the loss that the loss prediction module predicts for each candidate."""
-    assert candidates.predicted_loss is not None
-    return candidates.predicted_loss
+    predicted: Tensor = candidates["predicted_loss"]
+    return predicted
 
 
-ACQUISITION = Acquisition(score, needs=frozenset({"predicted_loss"}))
+ACQUISITION = Acquisition(score, needs=lambda options: {"predicted_loss": None}, alone=True)

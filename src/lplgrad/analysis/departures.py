@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lplgrad import acquisition
 from lplgrad.datasets.prepared.arrays import checksums
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import file_digest, read_json
@@ -49,8 +48,7 @@ def behind(layout: Layout, trial: Trial, labels_of: int, models: Iterable[int] =
 def _reads(layout: Layout, trial: Trial) -> tuple[bool, bool]:
     """Whether a training reads the checkpoint of the round before, and whether a query reads that of its round."""
     strategy = layout.study.strategies[trial.strategy]
-    warm = layout.study.recipes[strategy.recipe].init == "warm"
-    return warm, bool(acquisition.load(strategy.acquisition).needs)
+    return layout.study.recipes[strategy.recipe].reads_previous, bool(strategy.needs)
 
 
 def departures(

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lplgrad.acquisition import Candidates, NoOptions, random
+from lplgrad.acquisition import Candidates, NoOptions, choice_of, random
+from lplgrad.acquisition import registry as acquisitions
 from lplgrad.analysis import choices as of_images
 from lplgrad.analysis.choices import Indices, rank_correlation
 from lplgrad.analysis.curves import TRIAL
@@ -77,7 +78,7 @@ def choices(file: StudyFile) -> pd.DataFrame:
         data = datasets[trial.dataset]
         scores = scores_of(layout, trial, number, data)
         indices = scores["index"].to_numpy(np.int64)
-        taken = indices[scores["selected"].to_numpy(bool)]
+        taken = indices[scores["pick"].to_numpy() > 0]
         labels = np.asarray(data.train.labels)
         balances = [of_images.class_balance(labels[part], len(data.classes)) for part in (taken, after.indices)]
         values = (*balances, _spread(data, indices, taken, trial.seed, number), *_ranking(scores, labels[indices]))
@@ -86,17 +87,16 @@ def choices(file: StudyFile) -> pd.DataFrame:
 
 
 def _spread(data: DatasetArrays, indices: Indices, taken: Indices, seed: int, number: int) -> float:
-    candidates = Candidates(indices=indices, seed=seed, round_number=number, query_size=len(taken))
-    draws = np.asarray(random.score(candidates, NoOptions()))
-    by_chance = indices[np.sort(np.argsort(-draws, kind="stable")[: len(taken)])]
+    candidates = Candidates(indices=indices, seed=seed, round_number=number, query_size=len(taken), measured={})
+    by_chance = indices[np.sort(choice_of(random.ACQUISITION, candidates, NoOptions()).picks)]
     parts = [of_images.shrunk(data.train.images[part]) for part in (taken, by_chance)]
     distance, expected = map(of_images.nearest_distance, parts)
     return distance / expected if expected > 0 else float("nan")
 
 
 def _ranking(scores: pd.DataFrame, labels: Indices) -> tuple[float, float]:
-    """Error ranking, and correlation of score and entropy; NaN without a prediction."""
-    if scores["predicted_class"].isna().any():
+    """Error ranking, and correlation of score and entropy; NaN without a prediction or a score."""
+    if scores[["predicted_class", "score"]].isna().any(axis=None):
         return float("nan"), float("nan")
     score, wrong = scores["score"].to_numpy(float), scores["predicted_class"].to_numpy() != labels
     return of_images.error_ranking(score, wrong), rank_correlation(score, scores["entropy"].to_numpy(float))
@@ -151,10 +151,11 @@ def scores_of(layout: Layout, trial: Trial, number: int, data: DatasetArrays) ->
     """Read the scores of the candidates that a round drew; no rows if the trial had stopped."""
     path, budget = Path(layout.round(trial, number)) / "scores.csv", layout.budget(trial.budget, trial.dataset)
     if number >= trained_rounds(layout, trial):
-        return read_scores(path, np.empty(0, dtype=np.int64), 0)
+        return read_scores(path, np.empty(0, dtype=np.int64), 0, ranked=False)
     labeled = labeled_set(layout, trial, number, data)
     candidates = draw_candidates(len(data.train.labels), labeled, budget.candidates, trial.seed, number)
-    scores = read_scores(path, candidates, budget.query_size)
+    function = acquisitions.load(layout.study.strategies[trial.strategy].acquisition)
+    scores = read_scores(path, candidates, budget.query_size, ranked=function.score is not None)
     if not scores["predicted_class"].dropna().between(0, len(data.classes) - 1).all():
         raise UserError(f"{path}: a predicted class is not among the {len(data.classes)} classes; {AGAIN}")
     return scores

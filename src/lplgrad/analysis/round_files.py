@@ -16,32 +16,41 @@ from lplgrad.rounds.files import SCORE_COLUMNS, TEST_SCORE_COLUMNS, read_rows
 AGAIN = "delete it and run again"
 OBSERVED_COLUMNS = ["index", "class", "loss", "entropy", "gradient_norm", "predicted_loss"]
 CONFIDENCE_COLUMNS = ["index", "labeled", "confidence"]
-WHOLE = {"index", "class", "labeled", "selected"}
+WHOLE = {"index", "class", "labeled", "pick"}
 # Cells and rows. int() and float() take more (1_000, full-width digits, signs, blanks), which no job ever writes.
 FINITE = r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-][0-9]+)?"
 NUMBER = rf"(?:{FINITE}|-?inf|nan)"
-SCORE = re.compile(rf"[0-9]{{1,18}},{FINITE},(?:{NUMBER},{NUMBER},[0-9]{{1,18}}|,,),[01]")
+SCORE = re.compile(rf"[0-9]{{1,18}},(?:{FINITE})?,(?:{NUMBER},{NUMBER},[0-9]{{1,18}}|,,),(?:[1-9][0-9]{{0,17}})?")
 TEST_SCORE = re.compile(rf"[0-9]{{1,18}},{NUMBER},{NUMBER}")
 OBSERVED = re.compile(rf"[0-9]{{1,18}},[0-9]{{1,18}},{NUMBER},{NUMBER},{NUMBER},(?:{NUMBER})?")
 CONFIDENCE = re.compile(rf"[0-9]{{1,18}},[01],{NUMBER}")
 
 
-def read_scores(path: Path, candidates: npt.NDArray[np.int64], query_size: int) -> pd.DataFrame:
-    """Read ``scores.csv`` of a round: a row for each candidate, the columns ``SCORE_COLUMNS``; an empty cell is NaN.
+def read_scores(path: Path, candidates: npt.NDArray[np.int64], query_size: int, ranked: bool) -> pd.DataFrame:
+    """Read ``scores.csv`` of a round: a row for each candidate, the columns ``SCORE_COLUMNS``; an empty cell is NaN,
+    and an empty pick 0.
 
     Args:
         path: the file.
         candidates: those that the round drew, in their order; none if the trial had stopped.
-        query_size: how many of them were chosen. They must be those of highest score.
+        query_size: how many of them were chosen.
+        ranked: whether they must be those of highest score, in this order.
     """
-    frame = _frame(path, SCORE_COLUMNS, SCORE, "index, score, entropy, confidence, class and 0 or 1")
+    frame = _frame(path, SCORE_COLUMNS, SCORE, "index, score, entropy, confidence, class and pick")
     if frame["index"].tolist() != candidates.tolist():
         raise UserError(f"{path}: not the {len(candidates)} candidates of this round; {AGAIN}")
     if frame["predicted_class"].notna().nunique() > 1:
         raise UserError(f"{path}: not all candidates have a predicted class; {AGAIN}")
-    best = np.argsort(-frame["score"].to_numpy(np.float32), kind="stable")[:query_size]
-    if not np.array_equal(np.sort(best), np.flatnonzero(frame["selected"])):
-        raise UserError(f"{path}: not the {len(best)} highest scores are selected; {AGAIN}")
+    if frame["score"].notna().nunique() > 1 or (ranked and frame["score"].isna().any()):
+        raise UserError(f"{path}: not all candidates have a score; {AGAIN}")
+    picks = frame["pick"].to_numpy()
+    order = np.argsort(picks, kind="stable")[np.count_nonzero(picks == 0) :]
+    size = min(query_size, len(frame))
+    if picks[order].tolist() != list(range(1, size + 1)):
+        raise UserError(f"{path}: the picks are not numbered from 1 to {size}; {AGAIN}")
+    best = np.argsort(-frame["score"].to_numpy(np.float32), kind="stable")[:size]
+    if ranked and not np.array_equal(best, order):
+        raise UserError(f"{path}: the picks are not the {size} highest scores; {AGAIN}")
     return frame
 
 
@@ -78,14 +87,14 @@ def read_confidence(path: Path, labeled: npt.NDArray[np.int64], unlabeled: int) 
 
 
 def _frame(path: Path, columns: list[str], row: re.Pattern[str], expected: str) -> pd.DataFrame:
-    """Read numbers by column, those of ``WHOLE`` as integers; an empty cell is NaN."""
+    """Read numbers by column, those of ``WHOLE`` as integers; an empty cell is NaN, or 0 among integers."""
     rows = read_rows(path, columns, row, expected)
     if "predicted_loss" in columns and len({cells[-1] == "" for cells in rows}) > 1:
         raise UserError(f"{path}: not all images have a predicted loss; {AGAIN}")
     cells = zip(*rows, strict=True) if rows else [()] * len(columns)
     return pd.DataFrame(
         {
-            name: [int(cell) for cell in column] if name in WHOLE else [float(cell or "nan") for cell in column]
+            name: [int(cell or 0) for cell in column] if name in WHOLE else [float(cell or "nan") for cell in column]
             for name, column in zip(columns, cells, strict=True)
         }
     )

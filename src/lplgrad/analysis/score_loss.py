@@ -31,7 +31,7 @@ def score_loss(file: StudyFile) -> pd.DataFrame:
     for trial, number, after in queries(layout, datasets):
         name = file.study.strategies[trial.strategy].acquisition
         correlation = math.nan
-        if acquisition.load(name).scores_images_alone:
+        if acquisition.registry.load(name).alone:
             images = len(datasets[trial.dataset].test.labels)
             path = Path(layout.round(trial, number)) / "test_scores.csv"
             correlation = rank_correlation(*read_test_scores(path, min(images, TEST_IMAGES)))

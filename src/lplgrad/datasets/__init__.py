@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lplgrad.datasets.prepared.arrays import Images
+from lplgrad.machine.registry import Registry
 from lplgrad.study.validation import Settings
 
 Fit = Literal["crop", "stretch"]
@@ -58,13 +57,4 @@ class Source:
     originals: Callable[[Any, Path], Path | None] = lambda options, downloads: None
 
 
-def names() -> list[str]:
-    """Return the names of all sources."""
-    return sorted(
-        module.name for module in pkgutil.iter_modules(__path__) if not (module.ispkg or module.name.startswith("_"))
-    )
-
-
-def load(name: str) -> Source:
-    """Return the source with a name from ``names``."""
-    return cast(Source, importlib.import_module(f"{__name__}.{name}").SOURCE)
+registry = Registry[Source](__name__, __path__, "SOURCE")

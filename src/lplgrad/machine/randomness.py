@@ -1,12 +1,14 @@
 """Random streams: one for each purpose, seed and round.
 
 Every draw comes from ``numpy.random.SeedSequence(seed, spawn_key=(purpose, round))``, and none from a global generator.
+A purpose is a number, or a name that is hashed, so that a new recipe needs no number here.
 The strategy is not part of the key. The strategies of a seed are therefore paired: they start from the same labels and
 weights and draw the same candidates. Adding a strategy changes no other strategy.
 """
 
 from __future__ import annotations
 
+import hashlib
 from enum import IntEnum
 
 import numpy as np
@@ -27,11 +29,12 @@ class Purpose(IntEnum):
     TEST_IMAGES = 9
 
 
-def stream(seed: int, purpose: Purpose, round_number: int = 0) -> np.random.Generator:
+def stream(seed: int, purpose: Purpose | str, round_number: int = 0) -> np.random.Generator:
     """Return the random stream of a trial's seed, a purpose and a round. Round 0 is for draws made once per trial."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(purpose), round_number)))
+    number = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8]) if isinstance(purpose, str) else int(purpose)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number, round_number)))
 
 
-def torch_seed(seed: int, purpose: Purpose, round_number: int = 0) -> int:
-    """Return a seed for a torch generator, drawn from the same stream."""
-    return int(stream(seed, purpose, round_number).integers(2**63))
+def torch_seed(generator: np.random.Generator) -> int:
+    """Draw a seed for a torch generator."""
+    return int(generator.integers(2**63))

@@ -29,7 +29,7 @@ from lplgrad.report.wording import (
     whole,
 )
 from lplgrad.study.layout import Layout
-from lplgrad.study.settings import StudyFile
+from lplgrad.study.settings import RecipeRow, StudyFile
 
 TIMED = "lplgrad"  # whose seconds the others' are multiples of
 TIMED_BUDGET = "high"  # the paper names none for Table IV
@@ -72,7 +72,7 @@ def datasets_table(file: StudyFile) -> pd.DataFrame:
 
     ``parameters`` are those of the main model. A data set that is not prepared has empty sizes.
     """
-    from lplgrad.rounds.models import build_model  # imports torch, which no other table needs
+    from lplgrad.rounds.checkpoints import build  # imports torch, which no other table needs
 
     layout = Layout(file.study)
     rows = []
@@ -84,7 +84,8 @@ def datasets_table(file: StudyFile) -> pd.DataFrame:
             values = read_json(manifest)
             (train, height, width, channels), (test, *_) = (values["splits"][name]["images"] for name in SPLITS)
             classes = len(values["classes"])
-            parameters = build_model(row.model, channels, classes).parameters()
+            learner = build(row.backbone, RecipeRow(trains="plain"), (channels, height, width), classes)
+            parameters = learner.networks["model"].parameters()
             known |= {
                 "train": train, "test": test, "total": train + test, "image_size": f"{width}x{height}",
                 "channels": channels, "classes": classes, "parameters": sum(one.numel() for one in parameters),

@@ -39,7 +39,7 @@ class Query:
 
     def selected(self) -> pd.DataFrame:
         """Return the candidates that were chosen, highest score first."""
-        return self.scores[self.scores["selected"] == 1].sort_values("score", ascending=False, kind="stable")
+        return self.scores[self.scores["pick"] > 0].sort_values("pick")
 
 
 @dataclass(frozen=True)

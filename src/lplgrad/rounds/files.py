@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lplgrad.acquisition import Choice
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json, remove, replacing, write_text
 from lplgrad.rounds.pool import LabeledSet
 from lplgrad.rounds.settings import RERUN, TRAINING
 
 LABELED_COLUMNS = ["index", "round"]
-SCORE_COLUMNS = ["index", "score", "entropy", "confidence", "predicted_class", "selected"]
+SCORE_COLUMNS = ["index", "score", "entropy", "confidence", "predicted_class", "pick"]
 TEST_SCORE_COLUMNS = ["index", "score", "loss"]
 LABEL = re.compile(r"[0-9]{1,18},[0-9]{1,18}")  # int() accepts more: 1_000, full-width digits, signs, blanks
 VERSION = "[0-9][0-9A-Za-z.+_-]*"
@@ -112,25 +113,28 @@ def read_text(path: Path, columns: Sequence[str]) -> str:
 def write_scores(
     path: Path,
     indices: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.float32],
-    selected: npt.NDArray[np.bool_],
+    choice: Choice,
     entropy: npt.NDArray[np.floating[Any]] | None = None,
     confidence: npt.NDArray[np.floating[Any]] | None = None,
     predicted: npt.NDArray[np.int64] | None = None,
 ) -> None:
-    """Write the scores of a round's candidates, all arrays of shape (S,).
+    """Write the scores of a round's candidates, all arrays of shape (S,), and which were chosen.
 
-    A score has enough digits to give its float32 back, so that the file alone repeats the selection. Predictions that
-    the query did not compute stay empty.
+    A score has enough digits to give its float32 back, so that the file alone repeats the selection. The column
+    ``pick`` numbers the chosen ones from 1, in the order of choice. Scores and predictions that the query did not
+    compute stay empty.
     """
+    picks = [""] * len(indices)
+    for number, position in enumerate(choice.picks.tolist(), start=1):
+        picks[position] = str(number)
     empty = [""] * len(indices)
     columns = (
         indices.tolist(),
-        [str(score) for score in scores],
+        empty if choice.scores is None else [str(score) for score in choice.scores],
         empty if entropy is None else [f"{value:.6g}" for value in entropy],
         empty if confidence is None else [f"{value:.6g}" for value in confidence],
         empty if predicted is None else predicted.tolist(),
-        selected.astype(int).tolist(),
+        picks,
     )
     rows = [",".join(map(str, row)) + "\n" for row in zip(*columns, strict=True)]
     write_text(path, ",".join(SCORE_COLUMNS) + "\n" + "".join(rows))

@@ -8,30 +8,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lplgrad.acquisition import Acquisition, Candidates, scores_of
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import GradientNorms, PerSampleGradientNorms
 from lplgrad.machine.devices import lacks_memory
-from lplgrad.machine.errors import UserError
 from lplgrad.machine.log import say
-from lplgrad.machine.randomness import Purpose
-from lplgrad.rounds import networks
-from lplgrad.rounds.evaluation import predict
-from lplgrad.rounds.networks import Networks
+from lplgrad.machine.randomness import Purpose, torch_seed
+from lplgrad.recipes import Learner
+from lplgrad.rounds import checkpoints
+from lplgrad.rounds.evaluation import LOGITS, predict
 from lplgrad.rounds.pool import Indices, draw_test_images
 from lplgrad.rounds.round import Round
 from lplgrad.rounds.transforms import Augment, to_tensor
 from lplgrad.study.settings import QueryJob
 
+Batches = Callable[[], Iterable[Tensor]]  # starts a pass over the same batches of network input
+
 
 class Scorer:
-    """The model of a round on its device, and the acquisition function that scores with it.
+    """The learner of a round on its device, and the acquisition function that chooses with it.
 
     Args:
-        here: the round; the model is its checkpoint.
+        here: the round; the learner is in its checkpoint.
         function, options: the acquisition function.
 
     Raises:
@@ -39,29 +40,44 @@ class Scorer:
     """
 
     def __init__(self, here: Round[QueryJob], function: Acquisition, options: Any) -> None:
-        path = here.arguments.checkpoint
         self.here, self.function, self.options = here, function, options
-        self.checkpoint = networks.load(path)
-        if "predicted_loss" in function.needs and self.checkpoint.networks.auxiliary is None:
-            raise UserError(f"{path}: has no loss prediction module, which {here.settings.acquisition} needs")
-        self.checkpoint.check_fits(here.data.channels, here.data.classes)
-        self.checkpoint.networks.to(here.device)
+        self.needs = dict(function.needs(options))
+        self.checkpoint = checkpoints.load(here.arguments.checkpoint)
+        self.checkpoint.check_fits(here.shape, here.data.classes)
+        self.checkpoint.check_offers(self.needs, here.settings.acquisition)
+        self.learner = checkpoints.to_device(self.checkpoint.learner, here.device)
 
     def candidates(self, indices: Indices) -> Candidates:
-        """Measure the candidates of the round, shape (S,)."""
-        augmenting = self.here.stream(Purpose.QUERY_AUGMENTATION)
+        """Measure the candidates of the round, shape (S,), and the labelled examples as far as they are needed."""
+        here = self.here
+        augmenting = here.stream(Purpose.QUERY_AUGMENTATION)
 
-        def augmented(images: Tensor) -> Tensor:
-            augment = Augment(images, self.here.settings.augmentation, augmenting)
-            positions = torch.arange(len(images), device=images.device)
-            return augment(positions, to_tensor(augment.draw(), images.device))
+        def batches(split_indices: Indices, what: str, generator: np.random.Generator) -> Iterable[Tensor]:
+            def augmented(images: Tensor) -> Tensor:
+                augment = Augment(images, here.settings.augmentation)
+                positions = torch.arange(len(images), device=images.device)
+                return augment(positions, to_tensor(augment.draw(generator), images.device))
 
-        change = augmented if self.here.settings.query_transform == "train" else None
-        return self._measure(
-            indices,
-            self._batches("train", indices, "candidates", change),
-            self._batches("train", self.here.labeled.indices, "labelled", change),
-        )
+            change = augmented if here.settings.query_transform == "train" else None
+            return here.batches("train", split_indices, self.checkpoint.normalization, what, change)
+
+        # All passes over the candidates draw the same augmentation; labelled examples go on from there.
+        first = [augmenting]
+
+        def of_candidates() -> Iterable[Tensor]:
+            generator = first.pop() if first else here.stream(Purpose.QUERY_AUGMENTATION)
+            return batches(indices, "candidates", generator)
+
+        plain = {name: argument for name, argument in self.needs.items() if ":" not in name}
+        measured = self._measure(plain, of_candidates)
+        of_labeled = {name.partition(":")[2]: argument for name, argument in self.needs.items() if ":" in name}
+        if of_labeled:
+            labeled = here.labeled
+            if of_labeled.pop("labels", 0) is None:
+                measured["labeled:labels"] = to_tensor(labeled.labels, here.device)
+            found = self._measure(of_labeled, lambda: batches(labeled.indices, "labelled", augmenting))
+            measured.update({f"labeled:{name}": value for name, value in found.items()})
+        return self._candidates(indices, measured)
 
     def test_scores(self) -> tuple[Indices, npt.NDArray[np.float32], npt.NDArray[np.float64]]:
         """Score test images as if they were candidates, never augmented.
@@ -70,58 +86,81 @@ class Scorer:
             Positions in the test set, scores, and cross-entropies in nats of the same logits in float64; each of shape
             (N,). A model that is not quite sound may give numbers that are not finite: the log counts them.
         """
-        test = self.here.data.test
-        positions = draw_test_images(len(test.images), self.here.seed)
-        measured = self._measure(positions, self._batches("test", positions, "test images"))
-        scores = scores_of(self.function, measured, self.options)
-        assert measured.logits is not None
-        labels = to_tensor(test.labels[positions], self.here.device)
-        losses = F.cross_entropy(measured.logits.double(), labels, reduction="none").cpu().numpy()
+        here = self.here
+        test = here.data.test
+        positions = draw_test_images(len(test.images), here.seed)
+        normalization = self.checkpoint.normalization
+        measured = self._measure(self.needs, lambda: here.batches("test", positions, normalization, "test images"))
+        scores = scores_of(self.function, self._candidates(positions, measured), self.options)
+        labels = to_tensor(test.labels[positions], here.device)
+        losses = F.cross_entropy(measured["logits"].double(), labels, reduction="none").cpu().numpy()
         broken = np.count_nonzero(~(np.isfinite(scores) & np.isfinite(losses)))
         if broken:  # no reason to end a query whose candidates all had sound scores
             say(f"{broken} of {len(positions)} test images have a score or a loss that is not finite")
         return positions, scores, losses
 
-    def predictions(self, candidates: Candidates) -> dict[str, Any]:
-        """Return entropy, confidence and class of the predictions for the candidates, each of shape (S,)."""
-        assert candidates.logits is not None
-        return {
-            "entropy": entropy(candidates.logits).cpu().numpy(),
-            "confidence": candidates.logits.double().softmax(dim=1).amax(dim=1).cpu().numpy(),
-            "predicted": candidates.logits.argmax(dim=1).cpu().numpy(),
-        }
-
-    def _batches(self, split: str, *arguments: Any) -> Iterable[Tensor]:
-        positions, what, *augment = arguments
-        return self.here.batches(split, positions, self.checkpoint.normalization, what, *augment)
-
-    def _measure(self, indices: Indices, images: Iterable[Tensor], labeled: Iterable[Tensor] = ()) -> Candidates:
-        """Compute what the function needs. The labelled images are read only if their features are needed."""
-        trained, needs = self.checkpoint.networks, self.function.needs
-        if "gradient_norms" in needs:
-            if len(needs) > 1 + ("logits" in needs):
-                raise NotImplementedError("gradient norms together with features or predicted losses")
-            assert self.function.loss is not None
-            norms = gradient_norms(trained, self.function.loss(self.options), images)
-            measured: dict[str, Any] = {"logits": norms.output, "gradient_norms": norms}
-        else:
-            found = predict(trained, images, "features" in needs, "predicted_loss" in needs)
-            measured = {"logits": found.logits, "features": found.features, "predicted_loss": found.predicted_loss}
-        if "labeled_features" in needs:
-            measured["labeled_features"] = predict(trained, labeled, features=True).features
+    def _candidates(self, indices: Indices, measured: dict[str, Any]) -> Candidates:
         here = self.here
-        return Candidates(indices, here.seed, here.number, here.settings.query_size, **measured)
+        return Candidates(indices, here.seed, here.number, here.settings.query_size, measured)
+
+    def _measure(self, needs: dict[str, Any], batches: Batches) -> dict[str, Any]:
+        """Compute what is needed over the same batches, and logits always. Without a need, read no batch."""
+        measured: dict[str, Any] = {}
+        if "gradient_norms" in needs:
+            norms = gradient_norms(self.learner, needs["gradient_norms"], batches())
+            measured = {"gradient_norms": norms, "logits": norms.output}
+        if "stochastic_logits" in needs:
+            seed = torch_seed(self.here.stream("modules in stochastic passes"))
+            measured["stochastic_logits"] = stochastic_logits(
+                self.learner, batches, needs["stochastic_logits"].passes, seed
+            )
+        outputs = frozenset(needs) - {"gradient_norms", "stochastic_logits"}
+        if outputs - measured.keys() or "logits" not in measured:
+            measured |= predict(self.learner, batches(), outputs | LOGITS)
+        return measured
 
 
-def gradient_norms(networks: Networks, loss: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> GradientNorms:
-    """Compute gradient norms of the main model over batches of images, which are split to the fastest size.
+def predictions(candidates: Candidates) -> dict[str, Any]:
+    """Return entropy, confidence and class of the predictions for the candidates, each of shape (S,)."""
+    logits = candidates["logits"]
+    return {
+        "entropy": entropy(logits).cpu().numpy(),
+        "confidence": logits.double().softmax(dim=1).amax(dim=1).cpu().numpy(),
+        "predicted": logits.argmax(dim=1).cpu().numpy(),
+    }
+
+
+def stochastic_logits(learner: Learner, batches: Batches, passes: int, seed: int) -> Tensor:
+    """Compute logits of several passes with dropout, float32, shape (N, T, C). All else is as in eval mode.
+
+    PyTorch's own generators draw the dropout. They are seeded, and restored afterwards.
+    """
+    for network in learner.networks.values():
+        network.eval()
+    dropouts = [one for one in learner.reported.modules() if isinstance(one, nn.modules.dropout._DropoutNd)]
+    device = next(learner.reported.parameters()).device
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for dropout in dropouts:
+            dropout.train()
+        try:
+            found = [torch.cat([learner.reported(inputs) for inputs in batches()]) for _ in range(passes)]
+        finally:
+            for dropout in dropouts:
+                dropout.eval()
+    return torch.stack(found, dim=1)
+
+
+def gradient_norms(learner: Learner, loss: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> GradientNorms:
+    """Compute gradient norms of the reported model over batches of inputs, which are split to the fastest size.
 
     If memory runs out, as it may on a shared GPU, this size is halved from there on.
     """
-    networks.model.eval()
+    for network in learner.networks.values():
+        network.eval()
     parts: list[GradientNorms] = []
     largest: int | None = None
-    with PerSampleGradientNorms(networks.model) as norms_of:
+    with PerSampleGradientNorms(learner.reported) as norms_of:
         for images in batches:
             size = min(gradient_batch_size(images), largest or len(images))
             start = 0

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.machine.files import replacing, write_text
 from lplgrad.machine.randomness import Purpose, stream
-from lplgrad.rounds import networks
+from lplgrad.rounds import checkpoints
 from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.needs import gradient_norms
 from lplgrad.rounds.pool import Indices
@@ -33,32 +33,35 @@ def run(arguments: argparse.Namespace) -> None:
         order = draw.permutation(len(data.train.images))
         unlabeled = np.sort(order[~np.isin(order, here.labeled.indices)][: settings.unlabeled_images])
 
-        checkpoint = networks.load(arguments.checkpoint)
-        trained = checkpoint.networks.to(here.device)
-        has_module = trained.auxiliary is not None
+        checkpoint = checkpoints.load(arguments.checkpoint)
+        learner = checkpoints.to_device(checkpoint.learner, here.device)
+        offered = checkpoint.offered
 
         def batches(split: str, positions: Indices, what: str = "") -> Iterable[Tensor]:
             return here.batches(split, positions, checkpoint.normalization, what)
 
-        found = predict(trained, batches("test", embedded, "test images"), features=True, predicted_loss=has_module)
-        norms = gradient_norms(trained, entropy, batches("test", embedded))
+        wanted = frozenset({"logits", "features", "predicted_loss"}) & offered
+        found = predict(learner, batches("test", embedded, "test images"), wanted)
+        nothing = [""] * len(embedded)
+        norms = nothing
+        if "gradient_norms" in offered:
+            norms = _digits(gradient_norms(learner, entropy, batches("test", embedded)).total)
         labels = to_tensor(data.test.labels[embedded], here.device)
-        assert found.features is not None
         with replacing(here.folder / "features.npy") as file:
-            np.save(file, found.features.cpu().numpy(), allow_pickle=False)
+            np.save(file, found["features"].cpu().numpy(), allow_pickle=False)
         columns: dict[str, list[Any]] = {
             "index": embedded.tolist(),
             "class": labels.tolist(),
-            "loss": _digits(F.cross_entropy(found.logits.double(), labels, reduction="none")),
-            "entropy": _digits(entropy(found.logits)),
-            "gradient_norm": _digits(norms.total),
-            "predicted_loss": [""] * len(embedded) if found.predicted_loss is None else _digits(found.predicted_loss),
+            "loss": _digits(F.cross_entropy(found["logits"].double(), labels, reduction="none")),
+            "entropy": _digits(entropy(found["logits"])),
+            "gradient_norm": norms,
+            "predicted_loss": _digits(found["predicted_loss"]) if "predicted_loss" in found else nothing,
         }
         rows = [list(columns), *zip(*columns.values(), strict=True)]
         write_text(here.folder / "observed.csv", "".join(",".join(map(str, row)) + "\n" for row in rows))
         lines = ["index,labeled,confidence\n"]
         for is_labeled, indices in ((1, here.labeled.indices), (0, unlabeled)):
-            logits = predict(trained, batches("train", indices, "training images")).logits
+            logits = predict(learner, batches("train", indices, "training images"))["logits"]
             confidence = _digits(logits.double().softmax(dim=1).amax(dim=1))
             lines += [f"{index},{is_labeled},{value}\n" for index, value in zip(indices, confidence, strict=True)]
         write_text(here.folder / "confidence.csv", "".join(lines))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 
 from lplgrad import acquisition
-from lplgrad.acquisition import Acquisition, Candidates
+from lplgrad.acquisition import Acquisition, Candidates, Choice
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import write_json
 from lplgrad.machine.log import say
@@ -23,9 +24,9 @@ from lplgrad.study.validation import Settings, parse
 def run(arguments: argparse.Namespace) -> None:
     """Draw candidates, score them, choose and write. The query of a trial that has stopped chooses nothing."""
     with open_round(arguments, QueryJob, "query") as here:
-        function = acquisition.load(here.settings.acquisition)
+        function = acquisition.registry.load(here.settings.acquisition)
         options = parse(function.options, here.settings.options, "--settings: options")
-        if function.needs and arguments.checkpoint is None:
+        if function.needs(options) and arguments.checkpoint is None:
             raise UserError(f"--checkpoint: missing: {here.settings.acquisition} scores with a model")
         if here.stopped:
             _choose_nothing(here)
@@ -40,20 +41,20 @@ def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> 
     if len(indices) < settings.query_size:
         raise UserError(f"query_size: {settings.query_size} are to be labelled, but only {len(indices)} are left")
     scorer = None
-    if function.needs:
-        from lplgrad.rounds.needs import Scorer  # imports torch, which a random query does without
+    beside: dict[str, Any] = {}
+    if function.needs(options):
+        from lplgrad.rounds.needs import Scorer, predictions  # imports torch, which a random query does without
 
         scorer = Scorer(here, function, options)
     device = None if scorer is None else here.device
     watch = Stopwatch(device)
     candidates = (
-        Candidates(indices, here.seed, here.number, settings.query_size)
+        Candidates(indices, here.seed, here.number, settings.query_size, {})
         if scorer is None
         else scorer.candidates(indices)
     )
-    scores = acquisition.scores_of(function, candidates, options)
     try:
-        chosen = acquisition.select(scores, settings.query_size)
+        choice = acquisition.choice_of(function, candidates, options)
     except FloatingPointError as error:
         raise UserError(f"{here.arguments.checkpoint}: {error}; was its training sound?") from None
     timing = {
@@ -61,22 +62,23 @@ def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> 
         "peak_memory_mb": round(peak_memory_mb(device), 1),
         **describe(device),
     }
-    selected = np.isin(np.arange(len(indices)), chosen)
-    beside = {} if scorer is None else scorer.predictions(candidates)
-    write_scores(here.folder / "scores.csv", indices, scores, selected, **beside)
+    if scorer is not None:
+        beside = predictions(candidates)
+    write_scores(here.folder / "scores.csv", indices, choice, **beside)
     write_json(here.folder / "query_timing.json", timing)
     # After the choice, and not part of its time: how a score ranks test images is measured, never used for choosing.
-    test_scores = () if scorer is None or not function.scores_images_alone else scorer.test_scores()
+    test_scores = () if scorer is None or not function.alone else scorer.test_scores()
     write_test_scores(here.folder / "test_scores.csv", *test_scores)
     write_settings(here, QUERY)
-    write_labeled(here.folder / "next_labeled.csv", here.labeled.extended(indices[chosen], here.number + 1))
-    say(f"round {here.number}: chose {len(chosen)} of {len(indices)} candidates in {timing['query_seconds']:.2f} s")
+    write_labeled(here.folder / "next_labeled.csv", here.labeled.extended(indices[choice.picks], here.number + 1))
+    seconds = timing["query_seconds"]
+    say(f"round {here.number}: chose {len(choice.picks)} of {len(indices)} candidates in {seconds:.2f} s")
 
 
 def _choose_nothing(here: Round[QueryJob]) -> None:
     """Write the query of a trial that has stopped: no candidates, no scores, the same labels."""
     nothing = np.empty(0, dtype=np.int64)
-    write_scores(here.folder / "scores.csv", nothing, nothing.astype(np.float32), nothing.astype(bool))
+    write_scores(here.folder / "scores.csv", nothing, Choice(nothing))
     timing = {"query_seconds": 0.0, "peak_memory_mb": 0.0, **describe(device=None)}
     write_json(here.folder / "query_timing.json", timing)
     write_test_scores(here.folder / "test_scores.csv")

@@ -1,10 +1,10 @@
 """Training that continues where an earlier process stopped, within a round, and ends with the same bytes.
 
 At intervals the state between two epochs is written to one file beside the round's outputs: weights and buffers of all
-networks, momenta, random streams, the epoch, and which models of device trained. A digest of settings, inputs and code
-says which training the file belongs to. A file of another training, or a truncated one, is discarded. Snakemake does
-not know the file on purpose: it deletes the known outputs of a job that failed, or whose end it did not see. So the
-file outlives its job. The next job that reads this round's results deletes it.
+networks, optimisers, random streams, the epoch, and which models of device trained. A digest of settings, inputs and
+code says which training the file belongs to. A file of another training, or a truncated one, is discarded. Snakemake
+does not know the file on purpose: it deletes the known outputs of a job that failed, or whose end it did not see. So
+the file outlives its job. The next job that reads this round's results deletes it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from lplgrad.machine.digest import code_digest
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.log import say
 from lplgrad.machine.signals import deferred
+from lplgrad.rounds.checkpoints import read_tensors, tensors_of, write_tensors
 from lplgrad.rounds.files import PROGRESS
 from lplgrad.rounds.loop import Epoch, State
-from lplgrad.rounds.networks import read_tensors, write_tensors
 
 FORMAT = "lplgrad progress 1"
 SHARE = 0.02  # largest share of the time that goes into writing
@@ -123,12 +123,10 @@ class Progress:
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
-    """All tensors of a state by name. Before the first step there are no momenta."""
-    tensors = state.networks.tensors()
-    for name, optimizer in state.optimizers.items():
-        for position, parameter in enumerate(optimizer.parameters):
-            momentum = optimizer.momentum_buffers[position]
-            tensors[f"{name}/momentum/{position}"] = torch.empty_like(parameter) if momentum is None else momentum
+    """Return all tensors of a state by name. Training changes them in place."""
+    tensors = tensors_of(state.learner)
+    for name, optimizer in state.learner.optimizers.items():
+        tensors.update({f"{name}/optimizer/{key}": tensor for key, tensor in optimizer.tensors().items()})
     return tensors
 
 
@@ -141,7 +139,7 @@ def save(state: State, path: Path, digest: str, seconds: float, devices: list[st
         "seconds": seconds,
         "devices": devices,
         "last": None if state.last is None else asdict(state.last),
-        "streams": {name: generator.bit_generator.state for name, generator in state.streams().items()},
+        "streams": {name: generator.bit_generator.state for name, generator in state.draws.streams.items()},
     }
     write_tensors(path, _tensors(state), header)
 
@@ -171,39 +169,37 @@ def restore(state: State, path: Path, digest: str) -> tuple[float, list[str]]:
         != {name: (tensor.shape, tensor.dtype) for name, tensor in expected.items()}
     ):
         raise UserError("it does not fit the training")
-    streams = state.streams()
+    streams: Any = header.get("streams")
     try:
-        for name in streams:
-            np.random.PCG64().state = header["streams"][name]
-    except (KeyError, TypeError, ValueError, OverflowError):
+        for position in streams.values():
+            np.random.PCG64().state = position
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise UserError("it has no positions of its random streams") from None
-    for name, generator in streams.items():
-        generator.bit_generator.state = header["streams"][name]
+    for name, position in streams.items():
+        state.draws.stream(name).bit_generator.state = position
     with torch.no_grad():
-        for key, tensor in state.networks.tensors().items():
+        for key, tensor in expected.items():
             tensor.copy_(tensors[key])  # in place: the memory format is part of the arithmetic
-        for name, optimizer in state.optimizers.items():
-            optimizer.momentum_buffers[:] = [
-                torch.empty_like(parameter).copy_(tensors[f"{name}/momentum/{position}"])
-                for position, parameter in enumerate(optimizer.parameters)
-            ]
     state.epoch, state.last = epoch, Epoch(**last)
     return seconds, devices
 
 
 def _is_epoch(last: dict[str, Any], number: int) -> bool:
-    kinds = {"number": int, "loss": float, "pair_loss": float | None, "learning_rate": float}
+    means = last.get("means")
     return (
-        last.keys() == kinds.keys()
-        and all(isinstance(last[name], kind) for name, kind in kinds.items())
+        last.keys() == {"number", "means", "learning_rate"}
         and last["number"] == number
+        and isinstance(last["learning_rate"], float)
+        and isinstance(means, dict)
+        and all(isinstance(mean, float) for mean in means.values())
+        and "loss" in means
     )
 
 
-def digest_of(values: object, inputs: Iterable[Path]) -> str:
+def digest_of(values: object, inputs: Iterable[Path], roots: Iterable[str]) -> str:
     """Digest of settings, of files, of the code that trains, and of the versions that compute."""
     sha256 = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
-    sha256.update(f"{code_digest('rounds.train.run')} {torch.__version__} {np.__version__}".encode())
+    sha256.update(f"{code_digest(*roots)} {torch.__version__} {np.__version__}".encode())
     for path in inputs:
         with path.open("rb") as file:
             sha256.update(hashlib.file_digest(file, "sha256").digest())

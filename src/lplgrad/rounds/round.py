@@ -64,6 +64,12 @@ class Round(Generic[JobT]):
         """The seed of the trial."""
         return int(self.arguments.seed)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one network input: channels, height and width of an image."""
+        height, width, channels = self.data.train.images.shape[1:]
+        return channels, height, width
+
     @cached_property
     def device(self) -> torch.device:
         """The device that the job computes on. The first use leases a GPU, so use it after all checks."""
@@ -73,7 +79,7 @@ class Round(Generic[JobT]):
             lease_gpu(self.arguments.jobs_per_gpu)  # before CUDA starts
         return devices.set_up(self.settings.compute)
 
-    def stream(self, purpose: Purpose) -> np.random.Generator:
+    def stream(self, purpose: Purpose | str) -> np.random.Generator:
         """The random stream of a purpose in this round."""
         return stream(self.seed, purpose, self.number)
 

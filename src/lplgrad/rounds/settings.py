@@ -12,10 +12,10 @@ import argparse
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from lplgrad import __version__, acquisition
+from lplgrad import __version__, acquisition, backbones, recipes
 from lplgrad.datasets.prepared.arrays import checksums
 from lplgrad.machine.files import file_digest, write_json
-from lplgrad.study.settings import QueryJob
+from lplgrad.study.settings import BackboneRow, QueryJob, RecipeRow
 from lplgrad.study.validation import Settings, parse
 
 if TYPE_CHECKING:
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 TRAINING, QUERY = "settings.json", "query_settings.json"
 RERUN = "delete it and give it to Snakemake as the target, which runs the round again"
+
+
+def training_code(recipe: RecipeRow, backbone: BackboneRow) -> list[str]:
+    """Return the roots of the code that trains, for ``digest.code_digest``."""
+    entries = [recipes.registry.root(recipe.trains), backbones.registry.root(backbone.name)]
+    return ["rounds.train.run", *entries]
 
 
 def digests(arguments: argparse.Namespace) -> dict[str, object]:
@@ -65,6 +71,6 @@ def with_defaults(kind: type[Settings], values: object) -> dict[str, Any]:
     settings = parse(kind, values, "settings")
     full = settings.model_dump(by_alias=True)
     if isinstance(settings, QueryJob):
-        options = acquisition.load(settings.acquisition).options
+        options = acquisition.registry.load(settings.acquisition).options
         full["options"] = parse(options, settings.options, "settings: options").model_dump(by_alias=True)
     return full

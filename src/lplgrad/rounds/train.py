@@ -17,10 +17,10 @@ from lplgrad.study.settings import TrainingJob
 def run(arguments: argparse.Namespace) -> None:
     """Train, test and write the results. A trial that has stopped repeats its last round instead."""
     with open_round(arguments, TrainingJob, "train") as here:
-        warm = here.settings.recipe.init == "warm" and here.number > 1
-        if warm != (arguments.checkpoint is not None):
-            reason = "a warm start trains on the round before" if warm else "this round starts with new weights"
-            raise UserError(f"--checkpoint: {'missing' if warm else 'not wanted'}: {reason}")
+        reads = here.settings.recipe.reads_previous and here.number > 1
+        if reads != (arguments.checkpoint is not None):
+            reason = "the recipe reads the model of the round before" if reads else "this round starts with new weights"
+            raise UserError(f"--checkpoint: {'missing' if reads else 'not wanted'}: {reason}")
         if not here.stopped:
             from lplgrad.rounds.training import train_and_test  # imports torch, which a stopped round does without
 

@@ -8,16 +8,16 @@ from lplgrad.machine import devices
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import write_json
 from lplgrad.machine.log import say, track
-from lplgrad.machine.randomness import Purpose
 from lplgrad.machine.timing import Stopwatch, describe, peak_memory_mb
-from lplgrad.rounds import networks
+from lplgrad.recipes import Learner
+from lplgrad.rounds import checkpoints
+from lplgrad.rounds.draws import Draws
 from lplgrad.rounds.evaluation import accuracy, accuracy_per_class, predict
 from lplgrad.rounds.files import forget_progress, write_logits
 from lplgrad.rounds.loop import Epoch, train
-from lplgrad.rounds.networks import Networks
 from lplgrad.rounds.resume import Progress, digest_of
 from lplgrad.rounds.round import Round
-from lplgrad.rounds.settings import TRAINING, write_settings
+from lplgrad.rounds.settings import TRAINING, training_code, write_settings
 from lplgrad.rounds.transforms import to_tensor
 from lplgrad.study.settings import Normalization, TrainingJob
 
@@ -34,20 +34,22 @@ def train_and_test(here: Round[TrainingJob]) -> None:
         raise UserError(
             f"normalization: has {len(normalization.mean)} channels, the images of {arguments.data} {data.channels}"
         )
-    trained = _networks(here, normalization)
+    learner = _learner(here, normalization)
     device = here.device
-    trained.to(device)
+    for one in filter(None, [learner, learner.previous]):
+        checkpoints.to_device(one, device)
     inputs = [arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])]
-    digest = digest_of([settings.model_dump(), here.number, here.seed, device.type], inputs)
+    roots = training_code(settings.recipe, settings.backbone)
+    digest = digest_of([settings.model_dump(), here.number, here.seed, device.type], inputs, roots)
     machine = describe(device)
     progress = Progress(here.folder, digest, arguments.progress_seconds, here.wanted, machine["device"])
     epochs = settings.training.epochs
     say(f"round {here.number}, seed {here.seed}: {len(here.labeled)} labels, {epochs} epochs on {device}")
     watch = Stopwatch(device)
-    last = _epochs(here, normalization, trained, progress)
+    last = _epochs(here, learner, _draws(here, normalization), progress)
     seconds = watch.seconds()
 
-    logits = predict(trained, here.batches("test", None, normalization)).logits.cpu().numpy()
+    logits = predict(learner, here.batches("test", None, normalization))["logits"].cpu().numpy()
     if not np.isfinite(logits).all():  # the loss was finite before the last step
         raise UserError(f"the weights are not finite after epoch {epochs} of {epochs}; lower training.learning_rate")
     metrics = {
@@ -55,7 +57,7 @@ def train_and_test(here: Round[TrainingJob]) -> None:
         "labels": len(here.labeled),
         "accuracy": accuracy(logits, data.test.labels),
         "accuracy_per_class": dict(zip(data.classes, accuracy_per_class(logits, data.test.labels), strict=True)),
-        "train_loss": last.loss,
+        "train_loss": last.means["loss"],
         "stopped": False,
     }
     timing = {
@@ -65,7 +67,15 @@ def train_and_test(here: Round[TrainingJob]) -> None:
         **machine,
         "device": "; ".join(progress.devices),
     }
-    networks.save(here.folder / "checkpoint.safetensors", trained, settings.model, normalization, data.classes)
+    checkpoints.save(
+        here.folder / "checkpoint.safetensors",
+        learner,
+        settings.backbone,
+        settings.recipe,
+        here.shape,
+        normalization,
+        data.classes,
+    )
     write_logits(here.folder / "test_logits.npy", logits)
     write_json(here.folder / "timing.json", timing)
     write_settings(here, TRAINING)
@@ -75,43 +85,46 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     say(f"test accuracy {metrics['accuracy']:.4f}; trained in {seconds:.1f} s")
 
 
-def _networks(here: Round[TrainingJob], normalization: Normalization) -> Networks:
-    """New networks, or those of the round before if the recipe starts warm; on the CPU."""
+def _learner(here: Round[TrainingJob], normalization: Normalization) -> Learner:
+    """Return a learner with new networks, or with those of the round before if the recipe starts warm; on the CPU."""
     settings, data, path = here.settings, here.data, here.arguments.checkpoint
-    auxiliary = settings.recipe.auxiliary
-    if path is None:
-        return networks.first_networks(
-            settings.model, data.channels, len(data.classes), auxiliary, here.seed, here.number
-        )
-    checkpoint = networks.load(path)
-    checkpoint.check_fits(data.channels, data.classes, settings.model, normalization)
-    if (checkpoint.networks.auxiliary is not None) != auxiliary:
-        raise UserError(f"{path}: was trained by another recipe (auxiliary module or not)")
-    return checkpoint.networks
+    recipe, backbone = settings.recipe, settings.backbone
+    before = None
+    if path is not None:
+        before = checkpoints.load(path)
+        before.check_fits(here.shape, data.classes, backbone, recipe, normalization)
+        if recipe.init == "warm":
+            return before.learner
+    learner = checkpoints.build(backbone, recipe, here.shape, len(data.classes))
+    learner.previous = None if before is None else before.learner
+    return checkpoints.first_weights(learner, backbone, here.seed, here.number)
 
 
-def _epochs(here: Round[TrainingJob], normalization: Normalization, trained: Networks, progress: Progress) -> Epoch:
-    """Train and keep the progress; return the record of the last epoch."""
+def _draws(here: Round[TrainingJob], normalization: Normalization) -> Draws:
+    """Return the examples of the round, on the device."""
     settings, pool = here.settings, here.data.train
+    return Draws(
+        to_tensor(pool.images[here.labeled.indices], here.device),
+        to_tensor(pool.labels[here.labeled.indices], here.device),
+        settings.training.batch_size,
+        settings.augmentation,
+        normalization,
+        here.stream,
+        pool.images,
+        np.setdiff1d(np.arange(len(pool.images)), here.labeled.indices),
+    )
+
+
+def _epochs(here: Round[TrainingJob], learner: Learner, draws: Draws, progress: Progress) -> Epoch:
+    """Train and keep the progress; return the record of the last epoch."""
+    settings = here.settings
     epochs = settings.training.epochs
 
     def line(epoch: Epoch) -> str:
-        pairs = "" if epoch.pair_loss is None else f"  pair loss {epoch.pair_loss:.4f}"
-        return f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}{pairs}  learning rate {epoch.learning_rate:g}"
+        means = "  ".join(f"{name} {mean:.4f}" for name, mean in epoch.means.items())
+        return f"epoch {epoch.number}/{epochs}  {means}  learning rate {epoch.learning_rate:g}"
 
-    steps = train(
-        trained,
-        to_tensor(pool.images[here.labeled.indices], here.device),
-        to_tensor(pool.labels[here.labeled.indices], here.device),
-        settings.training,
-        settings.recipe,
-        settings.augmentation,
-        normalization,
-        here.stream(Purpose.BATCHES),
-        here.stream(Purpose.AUGMENTATION),
-        settings.compute.precision,
-        progress.attach,
-    )
+    steps = train(learner, draws, settings.training, settings.compute.precision, progress.attach)
     try:
         with devices.tf32(settings.compute.precision == "tf32"):
             for _ in track(progress.keep(steps), epochs, "epochs", line):

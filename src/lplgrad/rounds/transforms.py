@@ -33,24 +33,22 @@ class Augment:
     Args:
         images: uint8, shape (N, H, W, C), on their device.
         settings: padding, and whether to flip.
-        generator: the random stream.
     """
 
-    def __init__(self, images: Tensor, settings: Augmentation, generator: np.random.Generator) -> None:
+    def __init__(self, images: Tensor, settings: Augmentation) -> None:
         self.settings = settings
-        self.generator = generator
         self.count, height, width, _ = images.shape
         padding = settings.crop_padding
         padded = F.pad(images, (0, 0, padding, padding, padding, padding))
         # Every crop of every image as a view: (N, 2P+1, 2P+1, C, H, W). Nothing is copied until it is indexed.
         self.crops = padded.unfold(1, height, 1).unfold(2, width, 1)
 
-    def draw(self) -> npt.NDArray[np.int64]:
+    def draw(self, generator: np.random.Generator) -> npt.NDArray[np.int64]:
         """Draw for an epoch, shape (3, N): top and left of each image's crop, and 1 where it is flipped."""
         offsets = 2 * self.settings.crop_padding + 1
-        top = self.generator.integers(offsets, size=self.count)
-        left = self.generator.integers(offsets, size=self.count)
-        flip = self.generator.random(self.count) < (0.5 if self.settings.horizontal_flip else 0.0)
+        top = generator.integers(offsets, size=self.count)
+        left = generator.integers(offsets, size=self.count)
+        flip = generator.random(self.count) < (0.5 if self.settings.horizontal_flip else 0.0)
         return np.stack([top, left, flip])
 
     def __call__(self, batch: Tensor, draws: Tensor) -> Tensor:

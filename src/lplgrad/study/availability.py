@@ -51,7 +51,7 @@ def changed_originals(study: Study) -> dict[str, str]:
     for name in study.run.datasets:
         manifest, row = _manifest(study, name), study.datasets[name]
         folder = manifest.parent
-        originals = datasets.load(row.source).originals(row.checked_options, _downloads(study))
+        originals = datasets.registry.load(row.source).originals(row.checked_options, _downloads(study))
         if originals is None or not manifest.exists() or not (folder / ORIGINALS).exists():
             continue
         try:
@@ -96,7 +96,7 @@ def unavailable_datasets(study: Study) -> dict[str, str]:
         if failed.exists():
             return failed.read_text(encoding="utf-8", errors="replace").strip()
         row = study.datasets[name]
-        return datasets.load(row.source).unavailable(row.checked_options, _downloads(study))
+        return datasets.registry.load(row.source).unavailable(row.checked_options, _downloads(study))
 
     absent = absent_datasets(study)
     with ThreadPoolExecutor() as pool:

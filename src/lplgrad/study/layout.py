@@ -9,7 +9,6 @@ from itertools import product, starmap
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lplgrad import acquisition
 from lplgrad.study.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob
 from lplgrad.study.validation import Settings
 
@@ -137,10 +136,10 @@ class Layout:
             there = {number for number, folder in folders.items() if (folder / CHECKPOINT).exists()}
             gone = [number for number in kept if number not in there and (folders[number] / "metrics.json").exists()]
             strategy, budget = self.study.strategies[trial.strategy], self.budget(trial.budget, trial.dataset)
-            reads_before = self.study.recipes[strategy.recipe].init == "warm" or budget.target_accuracy is not None
+            reads_before = self.study.recipes[strategy.recipe].reads_previous or budget.target_accuracy is not None
             while gone and reads_before and gone[0] > 1 and gone[0] - 1 not in there:
                 gone.insert(0, gone[0] - 1)
-            if gone and (reads_before or acquisition.load(strategy.acquisition).needs):
+            if gone and (reads_before or strategy.needs):
                 gone = list(range(gone[0], len(folders) + 1))
             if gone:
                 again[trial] = gone

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import permutations
 
-from lplgrad.study.settings import Recipe, Study
+from lplgrad import recipes
+from lplgrad.study.settings import Study
 
 
 def ablation_pairs(study: Study) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of strategies that differ only in the auxiliary module: the one with it, and the one without."""
-    of_module = {"auxiliary", *Recipe.of_auxiliary}
+    """Yield the pairs of strategies that differ only in what a recipe adds to another: the one with it, and the one
+    without."""
     for one, other in permutations(study.run.strategies, 2):
-        joint, plain = study.strategies[one], study.strategies[other]
-        with_it, without = study.recipes[joint.recipe], study.recipes[plain.recipe]
-        query_alike = (joint.acquisition, joint.checked_options) == (plain.acquisition, plain.checked_options)
-        train_alike = with_it.model_dump(exclude=of_module) == without.model_dump(exclude=of_module)
-        if with_it.auxiliary and not without.auxiliary and query_alike and train_alike:
+        added, plain = study.strategies[one], study.strategies[other]
+        with_it, without = study.recipes[added.recipe], study.recipes[plain.recipe]
+        query_alike = (added.acquisition, added.options) == (plain.acquisition, plain.options)
+        extends = recipes.registry.load(with_it.trains).extends == without.trains
+        if extends and query_alike and with_it.init == without.init:
             yield one, other

@@ -7,57 +7,93 @@ Dictionaries define (recipes, strategies, data sets), the lists under ``run`` se
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from lplgrad import acquisition, datasets
+from lplgrad import backbones, datasets, recipes
+from lplgrad.acquisition import Acquisition
+from lplgrad.acquisition import registry as acquisitions
 from lplgrad.machine.errors import nearest
+from lplgrad.machine.registry import Registry
 from lplgrad.study.titles import shown_title
 from lplgrad.study.validation import Count, Name, Number, Row, Seed, Settings, Title, wrong
 
 
-class Model(Settings):
-    """The main model (the backbone and its classifier).
+def _known(kind: str, registry: Registry[Any]) -> AfterValidator:
+    """Check that a value is the name of an entry."""
+
+    def check(value: str) -> str:
+        known = registry.names()
+        if value not in known:
+            raise wrong(f"unknown {kind} {value!r} ({nearest(value, known)})")
+        return value
+
+    return AfterValidator(check)
+
+
+class BackboneRow(Row):
+    """The network; further keys are the backbone's options.
 
     Attributes:
-        name: ``resnet18``, or ``small_resnet`` (one block in each of three stages, 16 to 64 channels) for tiny images.
-        stem: ``cifar`` (3x3, stride 1, no pooling) or ``imagenet`` (7x7, stride 2, max-pooling).
-        width: channels of the first stage; None for the architecture's own (64 and 16).
+        name: a module of ``lplgrad.backbones``.
     """
 
-    name: Literal["resnet18", "small_resnet"] = "resnet18"
-    stem: Literal["cifar", "imagenet"] = "cifar"
-    width: Count | None = None
+    name: Annotated[str, _known("backbone", backbones.registry)]
+    function_key: ClassVar[str] = "name"
+    registry: ClassVar[Registry[Any]] = backbones.registry
 
 
 class Training(Settings):
-    """Stochastic gradient descent over one round's labelled set.
+    """Training over one round's labelled set.
 
     Attributes:
         epochs: passes over the labelled set, in every round.
         batch_size: images in a mini-batch; the last one of an epoch may be smaller.
-        learning_rate: at the start of every round.
-        milestones: epochs, counted from 0, from which on the learning rate is multiplied by ``decay`` once more.
-        decay: the factor at a milestone.
+        learning_rate: at the start of every round, after the warm-up.
+        optimizer: ``sgd``, or ``adamw`` (Adam with decoupled weight decay).
         momentum: of SGD.
-        weight_decay: of SGD (L2 penalty).
+        nesterov: whether SGD's momentum is Nesterov's.
+        weight_decay: of SGD (L2 penalty) or AdamW.
+        schedule: ``step`` multiplies the learning rate at milestones, ``cosine`` lowers it to 0 along half a cosine,
+            and ``constant`` keeps it.
+        milestones: epochs, counted from 0, from which on ``step`` multiplies the learning rate by ``decay`` once more.
+        decay: the factor at a milestone.
+        warmup_epochs: epochs in which the learning rate grows linearly from 0 to that of the schedule.
     """
 
     epochs: Count = 200
     batch_size: Count = 128
     learning_rate: Annotated[Number, Field(gt=0)] = 0.1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
+    schedule: Literal["step", "cosine", "constant"] = "step"
     milestones: list[Annotated[int, Field(ge=1)]] = Field(default=[160])
     decay: Annotated[Number, Field(gt=0, le=1)] = 0.1
-    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        idle = {"optimizer": ("sgd", ["momentum", "nesterov"]), "schedule": ("step", ["milestones", "decay"])}
+        for key, (needed, names) in idle.items():
+            for name in names if getattr(self, key) != needed else []:
+                if getattr(self, name) not in (type(self).model_fields[name].default, []):
+                    raise wrong(f"{name} has no effect with {key}: {getattr(self, key)}; remove it")
+        if self.nesterov and not self.momentum:
+            raise wrong("nesterov needs a momentum above 0")
+        if self.warmup_epochs >= self.epochs:
+            raise wrong(f"warmup_epochs: {self.warmup_epochs} must be fewer than epochs: {self.epochs}")
+        return self
 
     @model_validator(mode="after")
     def _milestones_are_reached(self) -> Self:
+        if self.schedule != "step":
+            return self
         if self.milestones != sorted(set(self.milestones)) or any(m >= self.epochs for m in self.milestones):
             limit = f"must rise and lie before the last epoch (epochs: {self.epochs})"
             raise wrong(f"milestones {self.milestones} {limit}; [] for none")
@@ -94,35 +130,28 @@ class Normalization(Settings):
         return self
 
 
-class Recipe(Settings):
-    """How a strategy trains.
+def _auxiliary_line(value: object) -> str:
+    return f"replaced by trains: {'joint' if value else 'plain'}"
+
+
+class RecipeRow(Row):
+    """How a strategy trains; further keys are the recipe's options.
 
     Attributes:
-        auxiliary: train a loss prediction module jointly with the main model (paper, section III-B).
+        trains: a module of ``lplgrad.recipes``.
         init: ``warm`` trains on from the round before, with new optimisers; ``fresh`` starts every round anew.
-        lambda_: weight of the pair loss in the total loss (eq. 4); ``lambda`` in a file.
-        margin: the pair loss's margin xi (eq. 2).
-        detach_after: fraction of epochs after which the pair loss no longer reaches the main model; 0: after the first.
-        auxiliary_schedule: the learning rate of the module is ``stepped`` as the main model's, or ``constant``.
     """
 
-    auxiliary: bool = False
+    trains: Annotated[str, _known("recipe", recipes.registry)]
     init: Literal["warm", "fresh"] = "warm"
-    lambda_: Annotated[Number, Field(ge=0, alias="lambda")] = 1.0
-    margin: Annotated[Number, Field(ge=0)] = 1.0
-    detach_after: Annotated[Number, Field(ge=0, le=1)] = 0.6
-    auxiliary_schedule: Literal["stepped", "constant"] = "stepped"
+    function_key: ClassVar[str] = "trains"
+    registry: ClassVar[Registry[Any]] = recipes.registry
+    replaced: ClassVar[dict[str, Callable[[Any], str]]] = {"auxiliary": _auxiliary_line}
 
-    of_auxiliary: ClassVar[frozenset[str]] = frozenset({"lambda_", "margin", "detach_after", "auxiliary_schedule"})
-
-    @model_validator(mode="after")
-    def _nothing_without_effect(self) -> Self:
-        fields = type(self).model_fields
-        idle = sorted(key.rstrip("_") for key in self.of_auxiliary if getattr(self, key) != fields[key].default)
-        if idle and not self.auxiliary:
-            keys = ", ".join(idle)
-            raise wrong(f"{keys} has no effect without auxiliary: true")
-        return self
+    @property
+    def reads_previous(self) -> bool:
+        """Whether each round but the first reads the checkpoint of the round before."""
+        return self.init == "warm" or recipes.registry.load(self.trains).reads_previous(self.checked_options)
 
 
 class Compute(Settings):
@@ -193,14 +222,8 @@ class Budget(Settings):
         return self
 
 
-def _one_of(kind: str, value: str, known: list[str]) -> str:
-    if value not in known:
-        raise wrong(f"unknown {kind} {value!r} ({nearest(value, known)})")
-    return value
-
-
-AcquisitionName = Annotated[str, AfterValidator(lambda value: _one_of("acquisition", value, acquisition.names()))]
-SourceName = Annotated[str, AfterValidator(lambda value: _one_of("source", value, datasets.names()))]
+AcquisitionName = Annotated[str, _known("acquisition", acquisitions)]
+SourceName = Annotated[str, _known("source", datasets.registry)]
 
 
 class Strategy(Row):
@@ -216,7 +239,19 @@ class Strategy(Row):
     title: Title | None = None
     acquisition: AcquisitionName
     function_key: ClassVar[str] = "acquisition"
-    registry: ClassVar[ModuleType] = acquisition  # type: ignore[assignment]  # the module, not the key above
+    registry: ClassVar[Registry[Any]] = acquisitions
+
+    @property
+    def needs(self) -> Mapping[str, Any]:
+        """What the acquisition function needs, with the argument of each need; a query without needs reads no model."""
+        function: Acquisition = self.registry.load(self.acquisition)
+        return function.needs(self.checked_options)
+
+
+def _model_line(value: object) -> str:
+    known = value if isinstance(value, Mapping) else {}
+    row = {"name": "resnet18", **known}
+    return f"replaced by backbone: {{{', '.join(f'{key}: {each}' for key, each in row.items())}}}"
 
 
 class Dataset(Row):
@@ -225,7 +260,7 @@ class Dataset(Row):
     Attributes:
         source: the loader, a module of ``lplgrad.datasets``.
         title: its name in tables and figures; None for its name in the configuration. No two that run may look alike.
-        model, training, augmentation: see there.
+        backbone, training, augmentation: see there.
         normalization: None for the mean and standard deviation of the data set's own training pool.
         query_transform: candidates are scored without (``test``) or with (``train``) augmentation.
         budgets: annotation budgets by name.
@@ -233,18 +268,19 @@ class Dataset(Row):
 
     source: SourceName
     title: Title | None = None
-    model: Model = Model()
+    backbone: BackboneRow = BackboneRow(name="resnet18")
     training: Training = Training()
     augmentation: Augmentation = Augmentation()
     normalization: Normalization | None = None
     query_transform: Literal["test", "train"] = "test"
     budgets: Annotated[dict[Name, Budget], Field(min_length=1)]
     function_key: ClassVar[str] = "source"
-    registry: ClassVar[ModuleType] = datasets
+    registry: ClassVar[Registry[Any]] = datasets.registry
+    replaced: ClassVar[dict[str, Callable[[Any], str]]] = {"model": _model_line}
 
     @model_validator(mode="after")
     def _budgets_fit_the_pool(self) -> Self:
-        pool = datasets.load(self.source).pool_size(self.checked_options)
+        pool = datasets.registry.load(self.source).pool_size(self.checked_options)
         for name, budget in self.budgets.items():
             if pool is not None and (problem := pool_problem(budget, pool)):
                 raise wrong(problem[1], f"budgets.{name}.{problem[0]}")
@@ -339,7 +375,7 @@ class Study(Settings):
     title: Title
     data_dir: Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$"), AfterValidator(_from_here)] = "data"
     run: Run
-    recipes: Annotated[dict[Name, Recipe], Field(min_length=1)]
+    recipes: Annotated[dict[Name, RecipeRow], Field(min_length=1)]
     strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]
     datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
     compute: StudyCompute = StudyCompute()
@@ -357,14 +393,11 @@ class Study(Settings):
             if strategy.recipe not in self.recipes:
                 hint = nearest(strategy.recipe, self.recipes)
                 yield f"strategies.{name}.recipe", f"unknown recipe {strategy.recipe!r} ({hint})"
-                continue
-            asks_auxiliary = "predicted_loss" in acquisition.load(strategy.acquisition).needs
-            if asks_auxiliary and not self.recipes[strategy.recipe].auxiliary:
-                yield (
-                    f"strategies.{name}.acquisition",
-                    f"{strategy.acquisition!r} needs the loss prediction module, which recipe {strategy.recipe!r} does "
-                    "not train (auxiliary: false)",
-                )
+        for name, dataset in product(self.run.strategies, self.run.datasets):
+            known, row = self.strategies.get(name), self.datasets.get(dataset)
+            problem = self._unmet(known, row) if known and row and known.recipe in self.recipes else ""
+            if problem:
+                yield f"strategies.{name}", f"on data set {dataset!r}: {problem}"
         for kind, defined in (("strategies", self.strategies), ("datasets", self.datasets)):
             for where, part in (("run", self.run), ("model_figures", self.model_figures)):
                 for name in getattr(part, kind):
@@ -378,6 +411,31 @@ class Study(Settings):
             if name in self.datasets and budget not in self.datasets[name].budgets:
                 hint = nearest(budget, self.datasets[name].budgets)
                 yield "run.budgets", f"data set {name!r} has no budget {budget!r} ({hint})"
+
+    def _unmet(self, strategy: Strategy, dataset: Dataset) -> str:
+        """What a strategy needs and its recipe or a data set's backbone does not offer; empty if there is nothing."""
+        backbone = backbones.registry.load(dataset.backbone.name).offers(dataset.backbone.checked_options)
+        recipe = self.recipes[strategy.recipe]
+        kind, options = recipes.registry.load(recipe.trains), recipe.checked_options
+        wanted = sorted(kind.wants(options) - backbone)
+        if wanted:
+            return (
+                f"recipe {strategy.recipe!r} needs {wanted[0]}, which backbone {dataset.backbone.name!r} does not offer"
+            )
+        offered = kind.offered(options, backbone)
+        for need in strategy.needs:
+            if need.rpartition(":")[2] not in {*offered, "labels"}:
+                others = [
+                    name
+                    for name in recipes.registry.names()
+                    if need in recipes.registry.load(name).offered(recipes.registry.load(name).options(), backbone)
+                ]
+                hint = f"recipes that train one of {others} do" if others else "no recipe offers it with this backbone"
+                return (
+                    f"acquisition {strategy.acquisition!r} needs {need}, which recipe {strategy.recipe!r} (trains: "
+                    f"{recipe.trains}) does not offer; {hint}"
+                )
+        return ""
 
     def _confusing_titles(self) -> Iterable[tuple[str, str]]:
         """Titles that a reader could not tell apart, or could not see at all."""
@@ -416,11 +474,11 @@ class StudyFile(Settings):
 class TrainingJob(Settings):
     """The settings of one ``lplgrad train``."""
 
-    model: Model = Model()
+    backbone: BackboneRow = BackboneRow(name="resnet18")
     training: Training = Training()
     augmentation: Augmentation = Augmentation()
     normalization: Normalization | None = None
-    recipe: Recipe = Recipe()
+    recipe: RecipeRow = RecipeRow(trains="plain")
     compute: Compute = Compute()
 
 
@@ -437,7 +495,7 @@ class SourceJob(Row):
 
     source: SourceName
     function_key: ClassVar[str] = "source"
-    registry: ClassVar[ModuleType] = datasets
+    registry: ClassVar[Registry[Any]] = datasets.registry
 
 
 class QueryJob(Settings):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from types import ModuleType
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import yaml
@@ -13,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from lplgrad.machine.errors import UserError, nearest
+from lplgrad.machine.registry import Registry
 
 # Folders of the layout: a strategy's folder would collide with the one, a data set's with the other.
 RESERVED_NAMES = {"start", "downloads"}
@@ -49,11 +49,16 @@ class Settings(BaseModel):
     """Settings that refuse unknown keys and wrong types, and cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_by_alias=True, validate_by_name=True)
+    # Keys of earlier versions, and what to write instead of each, given its value
+    replaced: ClassVar[Mapping[str, Callable[[Any], str]]] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, values: object) -> object:
         options = cls.option_keys(values) if isinstance(values, Mapping) else None
+        if isinstance(values, Mapping):
+            for key in cls.replaced.keys() & values.keys():
+                raise wrong(cls.replaced[key](values[key]), key)
         if isinstance(values, Mapping) and options is not None:
             known = {field.alias or name for name, field in cls.model_fields.items()} | options
             for key in values:
@@ -68,38 +73,54 @@ class Settings(BaseModel):
 
 
 class Row(Settings):
-    """A row that names a function and carries that function's own options beside its keys."""
+    """A row that names an entry of a registry and carries that entry's own options beside its keys.
+
+    All options are written out with their defaults, so that an explicit default differs from none in nothing.
+    """
 
     model_config = ConfigDict(extra="allow")
-    function_key: ClassVar[str]  # the key that names the function
-    registry: ClassVar[ModuleType]  # the package that has a module for each function
+    function_key: ClassVar[str]  # the key that names the entry
+    registry: ClassVar[Registry[Any]]
 
     @classmethod
     def option_keys(cls, values: Mapping[str, Any]) -> set[str] | None:
-        """The options of the function that the row names."""
+        """The options of the entry that the row names."""
         function = str(values.get(cls.function_key, ""))
         if function and function not in cls.registry.names():
             return None
-        return set(cls.registry.load(function).options.model_fields) if function else set()
+        fields = cls.registry.load(function).options.model_fields if function else {}
+        return {field.alias or name for name, field in fields.items()}
 
     @property
     def options(self) -> dict[str, Any]:
-        """The function's options: the keys that are not the row's own."""
+        """The entry's options: the keys that are not the row's own."""
         return dict(self.model_extra or {})
 
     @property
     def checked_options(self) -> Settings:
-        """The same as the function takes them: checked, with all defaults."""
+        """The same as the entry takes them."""
         kind: type[Settings] = self.registry.load(getattr(self, self.function_key)).options
         return kind.model_validate(self.options)
+
+    @property
+    def label(self) -> str:
+        """The entry's name with the options that are not the default, for people."""
+        name = getattr(self, self.function_key)
+        fields = self.registry.load(name).options.model_fields
+        defaults = {field.alias or key: field.default for key, field in fields.items()}
+        changed = [f"{key}: {value}" for key, value in self.options.items() if value != defaults[key]]
+        return f"{name} ({', '.join(changed)})" if changed else str(name)
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
         try:
-            _ = self.checked_options
+            checked = self.checked_options.model_dump(by_alias=True)
         except ValidationError as error:
             key, problem = first_problem(error)
             raise wrong(problem, key) from None
+        assert self.model_extra is not None
+        self.model_extra.clear()
+        self.model_extra.update(checked)
         return self
 
 

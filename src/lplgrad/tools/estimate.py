@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
 from lplgrad import acquisition
 from lplgrad.machine.errors import UserError
-from lplgrad.rounds.networks import build
+from lplgrad.rounds.checkpoints import build, tensors_of
 from lplgrad.rounds.pool import TEST_IMAGES
 from lplgrad.study.availability import check_prepared_datasets
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study
-from lplgrad.study.settings import Model
+from lplgrad.study.settings import BackboneRow, RecipeRow
 from lplgrad.tools.rates import ANY, Rates, key, measure_rates, rate, read_rates, size_of
 
 FLOAT = 4  # bytes
@@ -81,18 +81,21 @@ def _cost(layout: Layout, trials: list[Trial], rates: Rates) -> Cost:
     study, cost = layout.study, Cost(trials[0].budget, trials[0].dataset)
     row, size = study.datasets[cost.dataset], size_of(study, cost.dataset)
     budget, shown = row.budgets[cost.budget], layout.shown_models()
-    seconds_of = partial(rate, rates, key(row.model, size, study.compute))
+    seconds_of = partial(rate, rates, key(row.backbone, size, study.compute))
     start = rate(rates, ANY, "start a job")
-    checkpoints = [checkpoint_bytes(row.model, size.channels, size.classes, auxiliary) for auxiliary in (False, True)]
+    shape = (size.channels, size.side, size.side)
+    checkpoints = {
+        name: checkpoint_bytes(row.backbone, study.recipes[name], shape, size.classes) for name in layout.recipes()
+    }
     trained: set[str] = set()
     for trial in trials:
         strategy = study.strategies[trial.strategy]
-        auxiliary = study.recipes[strategy.recipe].auxiliary
-        cost.checkpoint_bytes = max(cost.checkpoint_bytes, checkpoints[auxiliary])
+        recipe = study.recipes[strategy.recipe]
+        cost.checkpoint_bytes = max(cost.checkpoint_bytes, checkpoints[strategy.recipe])
         alone = 0.0
         for number in range(1, budget.rounds + 1):
             labels = number * budget.query_size
-            seconds = labels * row.training.epochs * seconds_of("train joint" if auxiliary else "train plain")
+            seconds = labels * row.training.epochs * seconds_of(f"train {recipe.label}")
             seconds += size.test * seconds_of("predict")
             alone += seconds + start
             folder = layout.trained(trial, number)
@@ -104,17 +107,17 @@ def _cost(layout: Layout, trials: list[Trial], rates: Rates) -> Cost:
                 cost.start_seconds += start
                 cost.final_bytes += size.test * size.classes * FLOAT
                 if number in (1, budget.rounds, *shown.get(trial, [])) or study.keep_checkpoints:
-                    cost.final_bytes += checkpoints[auxiliary]
+                    cost.final_bytes += checkpoints[strategy.recipe]
             if number < budget.rounds:
-                function = acquisition.load(strategy.acquisition)
+                function, needs = acquisition.registry.load(strategy.acquisition), strategy.needs
                 subset = budget.subset or size.pool - labels
-                tests = min(size.test, TEST_IMAGES) if function.scores_images_alone else 0
+                tests = min(size.test, TEST_IMAGES) if function.alone else 0
                 seconds = 0.0
-                if "gradient_norms" in function.needs:
+                if "gradient_norms" in needs:
                     seconds = (subset + tests) * seconds_of("gradient norms")
-                elif function.needs:
+                elif needs:
                     seconds = (subset + tests) * seconds_of("predict")
-                    if "labeled_features" in function.needs:
+                    if "labeled:features" in needs:
                         seconds += labels * seconds_of("predict")
                         seconds += subset * (labels + budget.query_size) * rate(rates, ANY, "k-center")
                 alone += seconds + start
@@ -127,10 +130,9 @@ def _cost(layout: Layout, trials: list[Trial], rates: Rates) -> Cost:
     return cost
 
 
-def checkpoint_bytes(model: Model, channels: int, classes: int, auxiliary: bool) -> int:
+def checkpoint_bytes(backbone: BackboneRow, recipe: RecipeRow, shape: Sequence[int], classes: int) -> int:
     """Count the bytes of a checkpoint, except for its header of a few kB."""
-    networks = build(model, channels, classes, auxiliary).named().values()
-    return sum(tensor.nbytes for network in networks for tensor in network.state_dict().values())
+    return sum(tensor.nbytes for tensor in tensors_of(build(backbone, recipe, shape, classes)).values())
 
 
 def peak_bytes(costs: Iterable[Cost], jobs: int) -> int:

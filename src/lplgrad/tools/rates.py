@@ -9,9 +9,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -23,21 +24,21 @@ from lplgrad.machine import devices, fork_server
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
 from lplgrad.machine.log import say
-from lplgrad.machine.randomness import Purpose, stream
+from lplgrad.machine.randomness import stream
 from lplgrad.machine.timing import Stopwatch
+from lplgrad.recipes import Learner
+from lplgrad.rounds.checkpoints import build, first_weights, to_device
+from lplgrad.rounds.draws import Draws
 from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.loop import train
-from lplgrad.rounds.models import build_model
 from lplgrad.rounds.needs import gradient_batch_size
-from lplgrad.rounds.networks import first_networks
 from lplgrad.rounds.transforms import batch_size
 from lplgrad.study.layout import Layout
-from lplgrad.study.settings import Compute, Dataset, Model, Normalization, Recipe, Study
+from lplgrad.study.settings import BackboneRow, Compute, Dataset, Normalization, RecipeRow, Study
 
 # Seconds by (key, task): of an image (``train``: forward, backward and update; ``predict``: forward; ``gradient
 # norms``), of a pair of points (``k-center``), of a job (``start a job``).
 Rates = Mapping[tuple[str, str], float]
-Task = Literal["train plain", "train joint", "predict", "gradient norms", "k-center", "start a job"]
 ANY = "any model"
 # Sources whose size is known before they are prepared: side, channels, classes, test images.
 KNOWN = {
@@ -72,7 +73,9 @@ def size_of(study: Study, dataset: str) -> Size:
     side, channels, classes, test = KNOWN.get(row.source, (None, 3, 6, None))
     side = getattr(options, "image_size", None) or side
     test = getattr(options, "test_images", None) or test
-    pool = datasets.load(row.source).pool_size(options) or max(budget.labels for budget in row.budgets.values())
+    pool = datasets.registry.load(row.source).pool_size(options) or max(
+        budget.labels for budget in row.budgets.values()
+    )
     if side is None or test is None:
         raise UserError(
             f"datasets.{dataset}: its size is known once it is prepared (add --until prepare to your snakemake command)"
@@ -80,13 +83,12 @@ def size_of(study: Study, dataset: str) -> Size:
     return Size(side, channels, classes, pool, test)
 
 
-def key(model: Model, size: Size, compute: Compute) -> str:
-    """The name of a model in a file of rates."""
-    width, image = build_model(model, size.channels, size.classes).channels[0], f"{size.side}x{size.side}"
-    return f"{model.name} of width {width}, {model.stem} stem, {image}x{size.channels}, {compute.precision}"
+def key(backbone: BackboneRow, size: Size, compute: Compute) -> str:
+    """The name of a network in a file of rates."""
+    return f"{backbone.label}, {size.side}x{size.side}x{size.channels}, {compute.precision}"
 
 
-def rate(rates: Rates, of: str, task: Task) -> float:
+def rate(rates: Rates, of: str, task: str) -> float:
     """Look up seconds; raise UserError if the rate is missing."""
     try:
         return rates[of, task]
@@ -119,9 +121,10 @@ def measure_rates(layout: Layout, repeats: int = 3) -> dict[tuple[str, str], flo
     device = devices.set_up(study.compute)
     for name in layout.datasets:
         row, size = study.datasets[name], size_of(study, name)
-        model = key(row.model, size, study.compute)
-        if (model, "train plain") not in rates:
-            for task, (case, count) in cases(row, size.side, size.channels, study.compute, device).items():
+        model = key(row.backbone, size, study.compute)
+        trained = [study.recipes[recipe] for recipe in layout.recipes()]
+        if (model, "predict") not in rates:
+            for task, (case, count) in cases(row, trained, size.side, size.channels, study.compute, device).items():
                 rates[model, task] = median_seconds(case, device, repeats) / count
     points = torch.randn(2_000, 512, generator=torch.Generator().manual_seed(1))
     found = median_seconds(lambda: k_center_greedy(points[:1_500], points[1_500:], 100), device, repeats)
@@ -146,7 +149,7 @@ def start_seconds(repeats: int) -> float:
 
 
 def cases(
-    row: Dataset, side: int, channels: int, compute: Compute, device: torch.device
+    row: Dataset, trained: Iterable[RecipeRow], side: int, channels: int, compute: Compute, device: torch.device
 ) -> dict[str, tuple[Callable[[], object], int]]:
     """What is timed for a model, and the number of images. ``joint`` is timed with its gradients attached."""
     batch = row.training.batch_size if device.type == "cuda" else min(row.training.batch_size, batch_size(side, side))
@@ -160,30 +163,31 @@ def cases(
     training = row.training.model_copy(update=once)
     normalization = Normalization(mean=[0.5] * channels, std=[0.25] * channels)
 
-    def epoch(auxiliary: bool) -> Callable[[], object]:
-        networks = first_networks(row.model, channels, 10, auxiliary, 1, 1).to(device)
-        recipe = Recipe(auxiliary=auxiliary)
+    def learner_of(recipe: RecipeRow) -> Learner:
+        learner = build(row.backbone, recipe, (channels, side, side), 10)
+        return to_device(first_weights(learner, row.backbone, 1, 1), device)
+
+    def epoch(recipe: RecipeRow) -> Callable[[], object]:
+        learner = learner_of(recipe)
 
         def run() -> None:
-            streams = (stream(1, Purpose.BATCHES, 1), stream(1, Purpose.AUGMENTATION, 1))
-            arguments = (training, recipe, row.augmentation, normalization, *streams, compute.precision)
+            draws = Draws(images, labels, batch, row.augmentation, normalization, partial(stream, 1))
             with devices.tf32(compute.precision == "tf32"):
-                list(train(networks, images, labels, *arguments))
+                list(train(learner, draws, training, compute.precision))
 
         return run
 
-    networks = first_networks(row.model, channels, 10, False, 1, 1).to(device)
+    plain = learner_of(RecipeRow(trains="plain"))
     asked = normalized[: gradient_batch_size(normalized)]
 
     def norms() -> None:
-        networks.model.eval()
-        with PerSampleGradientNorms(networks.model) as norms_of:
+        plain.reported.eval()
+        with PerSampleGradientNorms(plain.reported) as norms_of:
             norms_of(asked, entropy)
 
     return {
-        "train plain": (epoch(False), count),
-        "train joint": (epoch(True), count),
-        "predict": (lambda: predict(networks, [normalized]), batch),
+        **{f"train {recipe.label}": (epoch(recipe), count) for recipe in trained},
+        "predict": (lambda: predict(plain, [normalized]), batch),
         "gradient norms": (norms, len(asked)),
     }
 

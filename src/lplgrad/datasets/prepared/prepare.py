@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # torchvision would write its progress bars to the log
     settings = parse_settings(SourceJob, arguments.settings)
-    source = datasets.load(settings.source)
+    source = datasets.registry.load(settings.source)
     options = parse(source.options, settings.options, "--settings")
     failed = arguments.output / FAILED_DOWNLOAD
     # One process at a time writes a data set, and one downloads and unpacks. Other data sets may use the same archive,

@@ -1,0 +1,39 @@
+"""Backbones: one module for each kind of network, which defines ``BACKBONE``.
+
+A backbone maps a batch of network input to logits, penultimate features and, if it offers them, pooled stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lplgrad.machine.registry import Registry
+from lplgrad.study.validation import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from lplgrad.backbones._network import Network
+
+
+class NoOptions(Settings):
+    """A backbone without options."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A kind of network."""
+
+    # From the options, the shape of one input and the number of classes, None for no head, to a network
+    build: Callable[[Any, Sequence[int], int | None], Network]
+    options: type[Settings] = NoOptions  # keys beside ``name`` in the configuration
+    # What its networks offer to a recipe: "stages" (pooled, shallow to deep) and "dropout" (random in train mode)
+    offers: Callable[[Any], frozenset[str]] = lambda options: frozenset()
+    # Gives a network that ``build`` returned on the meta device its first weights, on the CPU, from a generator alone.
+    # None for PyTorch's default distributions.
+    initialize: Callable[[Network, Any, torch.Generator], None] | None = None
+
+
+registry = Registry[Backbone](__name__, __path__, "BACKBONE")

@@ -1,0 +1,171 @@
+"""Recipes: one module for each way to train a round, which defines ``RECIPE``.
+
+A recipe's learner owns the networks of a round and says what a step of training is. The loop (``rounds.loop``) draws
+the examples, averages what the steps measure, and keeps the progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+from lplgrad.machine.registry import Registry
+from lplgrad.study.validation import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor, nn
+
+    from lplgrad.backbones._network import Network
+    from lplgrad.rounds.optimizers import Optimizer
+    from lplgrad.study.settings import Training
+
+EVERYTHING = frozenset({"logits", "features", "gradient_norms"})
+
+
+class NoOptions(Settings):
+    """A recipe without options."""
+
+
+class Spec(NamedTuple):
+    """What the networks of a learner are built from."""
+
+    network: Callable[[int | None], Network]  # builds the data set's backbone for a number of classes; None: no head
+    classes: int  # C
+
+
+class Draw(Protocol):
+    """The examples that a step of training may take, on the device, augmented and normalised."""
+
+    epoch: int  # counted from 0
+    progress: float  # the fraction of the training that is done
+    rate: float  # the learning rate that the settings plan for this step
+
+    def labeled(self, order: str = "main") -> tuple[Tensor, Tensor]:
+        """Return the next mini-batch of labelled examples: inputs, shape (B, ...), and classes, int64, shape (B,).
+
+        Each order has random streams of its own. It runs through all labelled examples, and then again in a new order.
+        An epoch starts anew.
+        """
+
+    def unlabeled(self, count: int) -> Tensor:
+        """Return inputs of examples of the pool without a label, shape (count, ...). They are drawn in a random order
+        that runs through all of them, and then again."""
+
+    def pool(self, positions: npt.NDArray[np.int64]) -> Tensor:
+        """Return inputs of the pool's examples at some positions, shape (B,), not augmented: shape (B, ...)."""
+
+
+Measured = Mapping[str, "tuple[Tensor, int]"]
+
+
+class Learner:
+    """The networks of a round, and how a step trains them. A recipe's module derives its own from this class.
+
+    Args:
+        spec: what the networks are built from.
+        options: the recipe's options.
+
+    Attributes:
+        networks: by name, built on the meta device; the first weights of each come from a random stream of its own.
+        state: further tensors of the checkpoint by name.
+        optimizers: by name; they, the networks and the state are in the progress file.
+        previous: the learner of the round before, if the recipe reads it (``Recipe.reads_previous``).
+    """
+
+    def __init__(self, spec: Spec, options: Any) -> None:
+        self.spec = spec
+        self.options = options
+        self.networks = self.build()
+        self.state: dict[str, Tensor] = {}
+        self.optimizers: dict[str, Optimizer] = {}
+        self.previous: Learner | None = None
+        self.training: Training
+        self.autocast: Callable[[], AbstractContextManager[object]]
+
+    def build(self) -> dict[str, nn.Module]:
+        """Build the networks by name."""
+        return {"model": self.spec.network(self.spec.classes)}
+
+    @property
+    def model(self) -> Network:
+        """The main model."""
+        return cast("Network", self.networks["model"])
+
+    @property
+    def reported(self) -> nn.Module:
+        """The module from inputs to logits, shape (B, C), whose softmax is the prediction that is tested and reported.
+
+        Gradient norms differentiate it.
+        """
+        return self.model
+
+    def begin(
+        self, training: Training, optimizer_of: Callable[[nn.Module], Optimizer], autocast: Callable[[], Any]
+    ) -> None:
+        """Prepare for a training: make the optimisers, and put the networks into train mode.
+
+        Args:
+            training: the settings.
+            optimizer_of: makes an optimiser, as the settings say, of a network's parameters.
+            autocast: makes a context for the forward passes of a step, which sets their precision.
+        """
+        self.training, self.autocast = training, autocast
+        self.optimizers = {name: optimizer_of(network) for name, network in self.networks.items()}
+        for network in self.networks.values():
+            network.train()
+
+    def steps(self, epoch: int, labeled: int, unlabeled: int) -> int:
+        """Return the number of steps of an epoch, counted from 0. 0 ends the training.
+
+        Args:
+            epoch: which is about to begin.
+            labeled: the number of labelled examples.
+            unlabeled: the number of examples of the pool without a label.
+        """
+        return -(-labeled // self.training.batch_size)
+
+    def step(self, draw: Draw) -> Measured:
+        """Train for one step.
+
+        Returns:
+            By name a sum, a scalar without a graph, and the number of its terms. The loop reports their mean over an
+            epoch; "loss" is the one of the round.
+        """
+        raise NotImplementedError
+
+    def end(self, draw: Draw) -> None:
+        """Finish the training, after its last epoch."""
+
+    def predict(self, inputs: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """Compute the ``wanted`` outputs for a batch of inputs, one row per example. All networks are in eval mode."""
+        outputs = self.model.outputs(inputs)
+        return {"logits": outputs.logits, "features": outputs.features}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to train."""
+
+    learner: Callable[[Spec, Any], Learner]
+    options: type[Settings] = NoOptions  # keys beside ``trains`` in the configuration
+    # What the backbone must offer
+    wants: Callable[[Any], frozenset[str]] = lambda options: frozenset()
+    # What it offers to acquisition functions, from its options and the backbone's offers: outputs of ``predict``, and
+    # whether gradient norms of its reported prediction can be computed
+    offers: Callable[[Any, frozenset[str]], frozenset[str]] = lambda options, backbone: EVERYTHING
+    # Whether each round but the first reads the networks of the round before, also with ``init: fresh``
+    reads_previous: Callable[[Any], bool] = lambda options: False
+    # The recipe that is left when the addition of this one is taken away: the ablation compares the two
+    extends: str = ""
+
+    def offered(self, options: Any, backbone: frozenset[str]) -> frozenset[str]:
+        """Return all that acquisition functions can need, from the options and what the backbone offers."""
+        found = self.offers(options, backbone)
+        return found | {"stochastic_logits"} if "dropout" in backbone else found
+
+
+registry = Registry[Recipe](__name__, __path__, "RECIPE")

@@ -1,0 +1,229 @@
+"""The learner of a round: built, given its first weights, written to a checkpoint and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+
+from lplgrad import backbones, recipes
+from lplgrad.backbones._network import Network, initialize
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import replacing
+from lplgrad.machine.randomness import Purpose, stream, torch_seed
+from lplgrad.recipes import Learner, Spec
+from lplgrad.study.settings import BackboneRow, Normalization, RecipeRow
+from lplgrad.study.validation import parse
+
+FORMAT = "lplgrad checkpoint 2"
+PURPOSES = {"model": Purpose.MODEL_WEIGHTS, "auxiliary": Purpose.AUXILIARY_WEIGHTS}
+
+
+def build(backbone: BackboneRow, recipe: RecipeRow, shape: Sequence[int], classes: int) -> Learner:
+    """Build a learner without weights, on the meta device, for inputs of a shape (without the batch)."""
+    kind = recipes.registry.load(recipe.trains)
+    with torch.device("meta"):
+        return kind.learner(Spec(partial(_network_of, backbone, shape), classes), recipe.checked_options)
+
+
+def _network_of(backbone: BackboneRow, shape: Sequence[int], classes: int | None) -> Network:
+    return backbones.registry.load(backbone.name).build(backbone.checked_options, shape, classes)
+
+
+def first_weights(learner: Learner, backbone: BackboneRow, seed: int, round_number: int) -> Learner:
+    """Give a learner the weights of a trial's seed and a round, the first or any of a recipe with ``init: fresh``.
+
+    Each network has a random stream of its own, so that the main models of all recipes start equal.
+    """
+    own = backbones.registry.load(backbone.name).initialize
+    for name, network in learner.networks.items():
+        weights_seed = torch_seed(stream(seed, PURPOSES.get(name, f"{name} weights"), round_number))
+        generator = torch.Generator().manual_seed(weights_seed)
+        if own is not None and isinstance(network, Network):
+            own(network, backbone.checked_options, generator)
+        else:
+            initialize(network, generator)
+    return learner
+
+
+def to_device(learner: Learner, device: torch.device) -> Learner:
+    """Move all to a device, convolutions in channels-last memory."""
+    for network in learner.networks.values():
+        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner.state = {name: tensor.to(device) for name, tensor in learner.state.items()}
+    return learner
+
+
+def tensors_of(learner: Learner) -> dict[str, Tensor]:
+    """Return all weights and buffers by ``<network>/<name>``, and the state by ``state/<name>``."""
+    networks = {
+        f"{name}/{key}": tensor
+        for name, network in learner.networks.items()
+        for key, tensor in network.state_dict().items()
+    }
+    return {**networks, **{f"state/{name}": tensor for name, tensor in learner.state.items()}}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a header that JSON can hold as one safetensors file. Nothing in it is pickled."""
+    # One metadata entry: safetensors writes several in no fixed order.
+    metadata = {"lplgrad": json.dumps(header, sort_keys=True)}
+    data = serialize({name: one.detach().cpu().contiguous() for name, one in tensors.items()}, metadata=metadata)
+    with replacing(path) as file:
+        file.write(data)
+
+
+def read_tensors(
+    path: Path, kind: str, remedy: str = "; delete it and run again"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file of ``write_tensors``: the tensors, on the CPU, and the header.
+
+    Raises:
+        UserError: the file is truncated, or ``format`` in its header is not ``kind``. The message ends in ``remedy``.
+    """
+    path.open("rb").close()  # safetensors' own errors name no file
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("lplgrad", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}){remedy}") from None
+    if not isinstance(header, dict) or header.pop("format", None) != kind:
+        raise UserError(f"{path}: a safetensors file, but not of the format {kind!r}")
+    return tensors, header
+
+
+def save(
+    path: Path,
+    learner: Learner,
+    backbone: BackboneRow,
+    recipe: RecipeRow,
+    shape: Sequence[int],
+    normalization: Normalization,
+    classes: list[str],
+) -> None:
+    """Write a checkpoint that holds everything needed to predict with it."""
+    description = {
+        "format": FORMAT,
+        "backbone": backbone.model_dump(by_alias=True),
+        "recipe": recipe.model_dump(by_alias=True),
+        "shape": list(shape),
+        "classes": classes,
+        "normalization": normalization.model_dump(),
+    }
+    write_tensors(path, tensors_of(learner), description)
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint, with its learner on the CPU."""
+
+    path: Path
+    learner: Learner
+    backbone: BackboneRow
+    recipe: RecipeRow
+    shape: list[int]  # of one input: channels, height and width of an image
+    normalization: Normalization
+    classes: list[str]
+
+    def check_fits(
+        self,
+        shape: Sequence[int],
+        classes: list[str],
+        backbone: BackboneRow | None = None,
+        recipe: RecipeRow | None = None,
+        normalization: Normalization | None = None,
+    ) -> None:
+        """Check that the checkpoint fits the data and, for a warm start, the settings.
+
+        Raises:
+            UserError: what differs.
+        """
+        wanted = {
+            "image channels": (self.shape[0], shape[0]),
+            "image size": (self.shape[1:], list(shape[1:])),
+            "classes": (self.classes, classes),
+            "backbone": (self.backbone, backbone or self.backbone),
+            "recipe": (self.recipe.trains, (recipe or self.recipe).trains),
+            "normalization": (self.normalization, normalization or self.normalization),
+        }
+        for what, (found, expected) in wanted.items():
+            if found != expected:
+                raise UserError(f"{self.path}: other {what} than expected ({_short(found)}, not {_short(expected)})")
+
+    @property
+    def offered(self) -> frozenset[str]:
+        """What acquisition functions can need of the learner."""
+        backbone = backbones.registry.load(self.backbone.name).offers(self.backbone.checked_options)
+        return recipes.registry.load(self.recipe.trains).offered(self.recipe.checked_options, backbone)
+
+    def check_offers(self, needs: Iterable[str], acquisition: str) -> None:
+        """Check that the learner offers what an acquisition function needs.
+
+        Raises:
+            UserError: what it lacks.
+        """
+        for need in needs:
+            if need.rpartition(":")[2] not in {*self.offered, "labels"}:
+                raise UserError(
+                    f"{self.path}: was trained by the recipe {self.recipe.trains!r} with the backbone "
+                    f"{self.backbone.name!r}, which does not offer {need}; {acquisition} needs it"
+                )
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        UserError: the file is truncated or foreign, or its weights do not fit the networks that it describes.
+    """
+    tensors, description = read_tensors(path, FORMAT)
+    try:
+        backbone = parse(BackboneRow, description["backbone"], str(path))
+        recipe = parse(RecipeRow, description["recipe"], str(path))
+        normalization = parse(Normalization, description["normalization"], str(path))
+        classes, shape = description["classes"], description["shape"]
+        sound = all(isinstance(name, str) for name in classes) and all(type(size) is int for size in shape)
+        if not (
+            isinstance(classes, list) and isinstance(shape, list) and sound and len(normalization.mean) == shape[0]
+        ):
+            raise TypeError
+    except (KeyError, TypeError, IndexError):
+        raise UserError(f"{path}: does not describe its model; was it written by another version?") from None
+    try:
+        learner = build(backbone, recipe, shape, len(classes))  # on the meta device, whatever size the file claims
+    except (RuntimeError, ValueError, TypeError, IndexError, OverflowError):
+        raise UserError(f"{path}: describes a model that cannot be built") from None
+    foreign = {name.partition("/")[0] for name in tensors} - {*learner.networks, "state"}
+    if foreign:
+        raise UserError(f"{path}: has weights of a network that its recipe does not train ({foreign.pop()})")
+    for name, network in learner.networks.items():
+        state = {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+        _load_state(network, state, f"{path}: {name}")
+    learner.state = {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith("state/")}
+    return Checkpoint(path, learner, backbone, recipe, shape, normalization, classes)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _load_state(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    expected = network.state_dict()
+    wrong = sorted(set(expected) ^ set(state)) or [
+        name
+        for name, tensor in expected.items()
+        if (tensor.shape, tensor.dtype) != (state[name].shape, state[name].dtype)
+    ]
+    if wrong:
+        raise UserError(f"{where}: {wrong[0]} is missing, unknown or of another shape or type ({len(wrong)} such)")
+    network.load_state_dict(state, assign=True)
