@@ -68,11 +68,11 @@ class NoOptions(Settings):
 
 @dataclass(frozen=True)
 class Acquisition:
-    """An acquisition function: either ``score`` or ``choose``."""
+    """An acquisition function. It defines ``score``, ``choose`` or both."""
 
     # From the candidates and the options to a score for each candidate, shape (S,), a tensor or an array
     score: Callable[[Candidates, Any], Tensor | Scores] | None = None
-    # From the candidates and the options to the choice
+    # From the candidates and the options to the choice; None for the candidates of highest score
     choose: Callable[[Candidates, Any], Choice] | None = None
     # From the options to what the query computes first, with the argument of each need
     needs: Callable[[Any], Mapping[str, Any]] = lambda options: {}

@@ -155,7 +155,7 @@ def scores_of(layout: Layout, trial: Trial, number: int, data: DatasetArrays) ->
     labeled = labeled_set(layout, trial, number, data)
     candidates = draw_candidates(len(data.train.labels), labeled, budget.candidates, trial.seed, number)
     function = acquisitions.load(layout.study.strategies[trial.strategy].acquisition)
-    scores = read_scores(path, candidates, budget.query_size, ranked=function.score is not None)
+    scores = read_scores(path, candidates, budget.query_size, ranked=function.choose is None)
     if not scores["predicted_class"].dropna().between(0, len(data.classes) - 1).all():
         raise UserError(f"{path}: a predicted class is not among the {len(data.classes)} classes; {AGAIN}")
     return scores
