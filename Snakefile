@@ -35,7 +35,8 @@ onstart:
 onsuccess:
     warn_of_data()
     # Progress that is no longer needed and, after the whole study, models that a killed Snakemake left
-    left = [file for file in Path(ROOT).rglob("progress.safetensors") if (file.parent / "metrics.json").exists()]
+    ends = {"progress.safetensors": "metrics.json", "query_progress.safetensors": "next_labeled.csv"}
+    left = [file for name in ends for file in Path(ROOT).rglob(name) if (file.parent / ends[name]).exists()]
     if not (workflow.dag_settings.targets or workflow.storage_settings.notemp):
         left += LAYOUT.leftover_checkpoints()
     for file in left:

@@ -107,6 +107,10 @@ TARGET = _arg("--target-accuracy", "test accuracy at which the trial stops", typ
 JOBS_PER_GPU = _arg(
     "--jobs-per-gpu", "how many jobs may share a GPU (default: %(default)s)", type=count, default=1, metavar="N"
 )
+PROGRESS_SECONDS = _arg(
+    "--progress-seconds", "seconds between two notes of the progress (default: %(default)s)", type=seconds, default=20,
+    metavar="S",
+)  # fmt: skip
 CONFIGURATION = _path("files", "FILE", "configuration files, each merged over the ones before", nargs="+")
 STUDY = _needed("--study", "FILE", "study.yaml of the study")
 MEASUREMENTS = _path("--measurements", "CSV", "measurements.csv")
@@ -188,9 +192,7 @@ COMMANDS = {
             ROUND, TARGET,
             _path("--previous", "DIR", "folder of the round before, repeated if it was the last", nargs="?"), SEED,
             _settings("backbone, training, augmentation, normalization, recipe and compute", default=[]),
-            _arg("--progress-seconds", "seconds between two notes of the progress (default: %(default)s)", type=seconds,
-                 default=20, metavar="S"),
-            JOBS_PER_GPU, _folder("folder of the round"),
+            PROGRESS_SECONDS, JOBS_PER_GPU, _folder("folder of the round"),
         ],
         late=("lplgrad.rounds.training",),
     ),
@@ -206,7 +208,7 @@ COMMANDS = {
             ROUND, TARGET,
             _path("--metrics", "FILE", "metrics of the round, for --target-accuracy", nargs="?"), SEED,
             _settings("acquisition, options, query_size, candidates, query_transform, augmentation", required=True),
-            JOBS_PER_GPU, _folder("folder of the round"),
+            PROGRESS_SECONDS, JOBS_PER_GPU, _folder("folder of the round"),
         ],
         late=("lplgrad.rounds.needs",),
     ),

@@ -21,7 +21,7 @@ from lplgrad.machine import digest, fork_server
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.leases import visible_devices
 from lplgrad.report import captions
-from lplgrad.rounds.settings import training_code
+from lplgrad.rounds.settings import query_code as query_roots, training_code
 from lplgrad.study import availability
 from lplgrad.study.layout import CHECKPOINT, Layout, Trial, one_of
 from lplgrad.study.reading import check_reported, read_study
@@ -194,9 +194,8 @@ def train_code(wildcards):
 def query_code(wildcards):
     """Digest of the code that a query runs."""
     strategy, backbone = STUDY.strategies[wildcards.strategy], STUDY.datasets[wildcards.dataset].backbone
-    roots = ["rounds.query.run", acquisition.registry.root(strategy.acquisition)]
-    if strategy.needs:
-        roots += training_code(STUDY.recipes[strategy.recipe], backbone)[1:]
+    roots = query_roots(strategy.acquisition, STUDY.recipes[strategy.recipe], backbone)
+    roots = roots if strategy.needs else roots[:2]
     return code_digest(*roots, without=() if "gradient_norms" in strategy.needs else ("gradient_norms",))
 
 
@@ -220,7 +219,7 @@ def train_command(wildcards, input):
 def query_command(wildcards, input):
     """The command of a query, with the options that other jobs of a round do not have."""
     metrics = f" --metrics {quote(str(input.metrics))}" if target(wildcards) else ""
-    return f"query --round {wildcards.round}{target(wildcards)}{metrics}"
+    return f"query $progress --round {wildcards.round}{target(wildcards)}{metrics}"
 
 
 def made_from(needs):

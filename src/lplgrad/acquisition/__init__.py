@@ -7,7 +7,7 @@ index. Others choose a set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,9 @@ from lplgrad.study.validation import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lplgrad.recipes import Learner, Spec
+    from lplgrad.study.settings import Training
 
 Scores = npt.NDArray[np.floating[Any]]
 
@@ -41,6 +44,8 @@ class Candidates:
       ``gradient_norms.GradientNorms``;
     - ``stochastic_logits``, float32, shape (S, T, C): logits of T passes with dropout; the argument is ``Dropout(T)``;
     - ``labeled:<need>``: the same for the L labelled examples, and ``labeled:labels``, int64, shape (L,).
+
+    - ``side:<output>`` of the acquisition function's own learner.
 
     All other needs are outputs that the recipe offers.
     """
@@ -77,12 +82,22 @@ class Acquisition:
     # From the options to what the query computes first, with the argument of each need
     needs: Callable[[Any], Mapping[str, Any]] = lambda options: {}
     options: type[Settings] = NoOptions  # the options that a strategy's row of the configuration may set
+    # A learner of the function's own, from what it is built from and the options. The query trains it as a round trains
+    # a recipe's learner, with new weights, and then reads its outputs as the needs ``side:<output>``
+    side: Callable[[Spec, Any], Learner] | None = None
+    side_training: Callable[[Any], Training] | None = None  # its settings of training, from the options
     # Whether an example's score depends on the model's outputs for that example only, so that test examples can be
     # scored too
     alone: bool = False
 
 
 registry = Registry[Acquisition](__name__, __path__, "ACQUISITION")
+
+
+def unmet(needs: Iterable[str], offered: Collection[str]) -> list[str]:
+    """Return the needs that neither the query nor a recipe's learner, with what it offers, can meet."""
+    names = {need: need.removeprefix("labeled:") for need in needs if not need.startswith("side:")}
+    return [need for need, name in names.items() if name not in offered and need != "labeled:labels"]
 
 
 def scores_of(function: Acquisition, candidates: Candidates, options: Any) -> npt.NDArray[np.float32]:

@@ -51,10 +51,11 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
             setattr(layer, name, nn.Parameter(torch.empty(parameter.shape)))
         for name, buffer in list(layer.named_buffers(recurse=False)):
             setattr(layer, name, torch.empty(buffer.shape, dtype=buffer.dtype))
-        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
             if layer.bias is not None:
-                bound = 1 / math.sqrt(layer.weight[0].numel())
+                fan_in, _ = nn.init._calculate_fan_in_and_fan_out(layer.weight)
+                bound = 1 / math.sqrt(fan_in)
                 nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
         elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.ones_(layer.weight)

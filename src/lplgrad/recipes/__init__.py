@@ -34,6 +34,7 @@ class Spec(NamedTuple):
     """What the networks of a learner are built from."""
 
     network: Callable[[int | None], Network]  # builds the data set's backbone for a number of classes; None: no head
+    shape: tuple[int, ...]  # of one input: channels, height and width of an image
     classes: int  # C
 
 
@@ -43,6 +44,9 @@ class Draw(Protocol):
     epoch: int  # counted from 0
     progress: float  # the fraction of the training that is done
     rate: float  # the learning rate that the settings plan for this step
+    labeled_count: int  # the number of labelled examples
+    newest_count: int  # how many of them were labelled last, for this round
+    unlabeled_count: int  # the number of examples of the pool without a label
 
     def labeled(self, order: str = "main") -> tuple[Tensor, Tensor]:
         """Return the next mini-batch of labelled examples: inputs, shape (B, ...), and classes, int64, shape (B,).
@@ -118,15 +122,9 @@ class Learner:
         for network in self.networks.values():
             network.train()
 
-    def steps(self, epoch: int, labeled: int, unlabeled: int) -> int:
-        """Return the number of steps of an epoch, counted from 0. 0 ends the training.
-
-        Args:
-            epoch: which is about to begin.
-            labeled: the number of labelled examples.
-            unlabeled: the number of examples of the pool without a label.
-        """
-        return -(-labeled // self.training.batch_size)
+    def steps(self, draw: Draw) -> int:
+        """Return the number of steps of the epoch that is about to begin. 0 ends the training."""
+        return -(-draw.labeled_count // self.training.batch_size)
 
     def step(self, draw: Draw) -> Measured:
         """Train for one step.

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from lplgrad import backbones, recipes
+from lplgrad.acquisition import unmet
 from lplgrad.backbones._network import Network, initialize
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import replacing
-from lplgrad.machine.randomness import Purpose, stream, torch_seed
+from lplgrad.machine.randomness import Purpose, torch_seed
 from lplgrad.recipes import Learner, Spec
 from lplgrad.study.settings import BackboneRow, Normalization, RecipeRow
 from lplgrad.study.validation import parse
@@ -30,22 +32,36 @@ PURPOSES = {"model": Purpose.MODEL_WEIGHTS, "auxiliary": Purpose.AUXILIARY_WEIGH
 def build(backbone: BackboneRow, recipe: RecipeRow, shape: Sequence[int], classes: int) -> Learner:
     """Build a learner without weights, on the meta device, for inputs of a shape (without the batch)."""
     kind = recipes.registry.load(recipe.trains)
+    return build_learner(kind.learner, recipe.checked_options, backbone, shape, classes)
+
+
+def build_learner(
+    learner: Callable[[Spec, Any], Learner], options: Any, backbone: BackboneRow, shape: Sequence[int], classes: int
+) -> Learner:
+    """Build a learner of any class without weights, as ``build`` does."""
     with torch.device("meta"):
-        return kind.learner(Spec(partial(_network_of, backbone, shape), classes), recipe.checked_options)
+        return learner(Spec(partial(_network_of, backbone, shape), tuple(shape), classes), options)
 
 
 def _network_of(backbone: BackboneRow, shape: Sequence[int], classes: int | None) -> Network:
     return backbones.registry.load(backbone.name).build(backbone.checked_options, shape, classes)
 
 
-def first_weights(learner: Learner, backbone: BackboneRow, seed: int, round_number: int) -> Learner:
-    """Give a learner the weights of a trial's seed and a round, the first or any of a recipe with ``init: fresh``.
+def first_weights(
+    learner: Learner, backbone: BackboneRow, stream: Callable[[Purpose | str], np.random.Generator]
+) -> Learner:
+    """Give a learner its first weights: those of the first round, or of any round of a recipe with ``init: fresh``.
 
     Each network has a random stream of its own, so that the main models of all recipes start equal.
+
+    Args:
+        learner: on the meta device.
+        backbone: of the main model.
+        stream: returns the random stream of a purpose.
     """
     own = backbones.registry.load(backbone.name).initialize
     for name, network in learner.networks.items():
-        weights_seed = torch_seed(stream(seed, PURPOSES.get(name, f"{name} weights"), round_number))
+        weights_seed = torch_seed(stream(PURPOSES.get(name, f"{name} weights")))
         generator = torch.Generator().manual_seed(weights_seed)
         if own is not None and isinstance(network, Network):
             own(network, backbone.checked_options, generator)
@@ -171,12 +187,11 @@ class Checkpoint:
         Raises:
             UserError: what it lacks.
         """
-        for need in needs:
-            if need.rpartition(":")[2] not in {*self.offered, "labels"}:
-                raise UserError(
-                    f"{self.path}: was trained by the recipe {self.recipe.trains!r} with the backbone "
-                    f"{self.backbone.name!r}, which does not offer {need}; {acquisition} needs it"
-                )
+        for need in unmet(needs, self.offered):
+            raise UserError(
+                f"{self.path}: was trained by the recipe {self.recipe.trains!r} with the backbone "
+                f"{self.backbone.name!r}, which does not offer {need}; {acquisition} needs it"
+            )
 
 
 def load(path: Path) -> Checkpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lplgrad.machine.randomness import Purpose
 from lplgrad.rounds.pool import Indices
+from lplgrad.rounds.round import Round
 from lplgrad.rounds.transforms import Augment, Normalize, to_tensor
 from lplgrad.study.settings import Augmentation, Normalization
 
@@ -28,6 +30,7 @@ class Draws:
         batch_size: of ``labeled``.
         augmentation, normalization: the settings.
         stream: returns the random stream of a purpose.
+        newest: how many of the labelled images were labelled last; None for all.
         pool: all images of the pool, uint8, shape (N, H, W, C).
         unlabeled: positions of those without a label.
     """
@@ -40,6 +43,7 @@ class Draws:
         augmentation: Augmentation,
         normalization: Normalization,
         stream: Callable[[Purpose | str], np.random.Generator],
+        newest: int | None = None,
         pool: npt.NDArray[np.uint8] | None = None,
         unlabeled: Indices | None = None,
     ) -> None:
@@ -53,17 +57,15 @@ class Draws:
         self.streams: dict[str, np.random.Generator] = {}  # by name; the progress file has their positions
         self.passes: dict[str, Iterator[tuple[Tensor, Tensor]]] = {}
         self.epoch, self.progress, self.rate = 0, 0.0, 0.0
+        self.labeled_count = len(labels)
+        self.newest_count = len(labels) if newest is None else newest
+        self.unlabeled_count = 0 if unlabeled is None else len(unlabeled)
 
     def stream(self, name: str) -> np.random.Generator:
         """Return the random stream of a name."""
         if name not in self.streams:
             self.streams[name] = self.new_stream(PURPOSES.get(name, name))
         return self.streams[name]
-
-    @property
-    def unlabeled_count(self) -> int:
-        """Return the number of examples without a label."""
-        return 0 if self.all_unlabeled is None else len(self.all_unlabeled)
 
     def begin_epoch(self, epoch: int) -> None:
         """End all passes, so that the streams' positions alone determine the epoch, counted from 0."""
@@ -103,3 +105,24 @@ class Draws:
         """Return inputs of the pool at some positions, not augmented."""
         assert self.all_images is not None
         return self.normalize(to_tensor(self.all_images[positions], self.device))
+
+
+def draws_of(
+    here: Round[Any],
+    normalization: Normalization,
+    batch_size: int,
+    stream: Callable[[Purpose | str], np.random.Generator],
+) -> Draws:
+    """Return the examples of a round, on its device."""
+    pool, labeled = here.data.train, here.labeled
+    return Draws(
+        to_tensor(pool.images[labeled.indices], here.device),
+        to_tensor(pool.labels[labeled.indices], here.device),
+        batch_size,
+        here.settings.augmentation,
+        normalization,
+        stream,
+        int((labeled.rounds == here.number).sum()),
+        pool.images,
+        np.setdiff1d(np.arange(len(pool.images)), labeled.indices),
+    )

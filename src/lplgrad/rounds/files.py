@@ -22,11 +22,12 @@ TEST_SCORE_COLUMNS = ["index", "score", "loss"]
 LABEL = re.compile(r"[0-9]{1,18},[0-9]{1,18}")  # int() accepts more: 1_000, full-width digits, signs, blanks
 VERSION = "[0-9][0-9A-Za-z.+_-]*"
 PROGRESS = "progress.safetensors"  # of a training; see ``resume``
+QUERY_PROGRESS = "query_progress.safetensors"  # of a learner that a query trains
 
 
-def forget_progress(folder: Path) -> None:
-    """Remove the progress file of a round whose results a later job has read."""
-    remove(folder / PROGRESS)
+def forget_progress(folder: Path, name: str = PROGRESS) -> None:
+    """Remove the progress file of a job whose results a later job has read."""
+    remove(folder / name)
 
 
 def write_labeled(path: Path, labeled: LabeledSet) -> None:

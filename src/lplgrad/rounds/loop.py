@@ -71,7 +71,7 @@ def train(
     for epoch in range(state.epoch, training.epochs):
         sums, counts = dict[str, Tensor](), dict[str, int]()
         draws.begin_epoch(epoch)
-        steps = learner.steps(epoch, len(draws.labels), draws.unlabeled_count)
+        steps = learner.steps(draws)
         with _modules_draw(draws, epoch), _counted(learner.networks.values()):
             for step in range(steps):
                 draws.progress = (epoch + step / steps) / training.epochs

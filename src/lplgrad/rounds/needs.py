@@ -22,6 +22,7 @@ from lplgrad.rounds import checkpoints
 from lplgrad.rounds.evaluation import LOGITS, predict
 from lplgrad.rounds.pool import Indices, draw_test_images
 from lplgrad.rounds.round import Round
+from lplgrad.rounds.side import train_side
 from lplgrad.rounds.transforms import Augment, to_tensor
 from lplgrad.study.settings import QueryJob
 
@@ -46,10 +47,17 @@ class Scorer:
         self.checkpoint.check_fits(here.shape, here.data.classes)
         self.checkpoint.check_offers(self.needs, here.settings.acquisition)
         self.learner = checkpoints.to_device(self.checkpoint.learner, here.device)
+        self.side: Learner | None = None
+        self.earlier_seconds = 0.0  # that another process computed, before it was killed
 
     def candidates(self, indices: Indices) -> Candidates:
-        """Measure the candidates of the round, shape (S,), and the labelled examples as far as they are needed."""
+        """Measure the candidates of the round, shape (S,), and the labelled examples as far as they are needed.
+
+        If the acquisition function has a learner of its own, train it first.
+        """
         here = self.here
+        if self.function.side is not None:
+            self.side, self.earlier_seconds = train_side(here, self.function, self.options, self.checkpoint)
         augmenting = here.stream(Purpose.QUERY_AUGMENTATION)
 
         def batches(split_indices: Indices, what: str, generator: np.random.Generator) -> Iterable[Tensor]:
@@ -68,9 +76,9 @@ class Scorer:
             generator = first.pop() if first else here.stream(Purpose.QUERY_AUGMENTATION)
             return batches(indices, "candidates", generator)
 
-        plain = {name: argument for name, argument in self.needs.items() if ":" not in name}
+        plain = {need: argument for need, argument in self.needs.items() if not need.startswith("labeled:")}
+        of_labeled = {need.removeprefix("labeled:"): self.needs[need] for need in self.needs.keys() - plain.keys()}
         measured = self._measure(plain, of_candidates)
-        of_labeled = {name.partition(":")[2]: argument for name, argument in self.needs.items() if ":" in name}
         if of_labeled:
             labeled = here.labeled
             if of_labeled.pop("labels", 0) is None:
@@ -114,7 +122,11 @@ class Scorer:
             measured["stochastic_logits"] = stochastic_logits(
                 self.learner, batches, needs["stochastic_logits"].passes, seed
             )
-        outputs = frozenset(needs) - {"gradient_norms", "stochastic_logits"}
+        of_side = frozenset(name.removeprefix("side:") for name in needs if name.startswith("side:"))
+        if of_side and self.side is not None:
+            found = predict(self.side, batches(), of_side)
+            measured |= {f"side:{name}": value for name, value in found.items()}
+        outputs = frozenset(name for name in needs if ":" not in name) - {"gradient_norms", "stochastic_logits"}
         if outputs - measured.keys() or "logits" not in measured:
             measured |= predict(self.learner, batches(), outputs | LOGITS)
         return measured

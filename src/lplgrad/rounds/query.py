@@ -58,7 +58,7 @@ def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> 
     except FloatingPointError as error:
         raise UserError(f"{here.arguments.checkpoint}: {error}; was its training sound?") from None
     timing = {
-        "query_seconds": round(watch.seconds(), 4),
+        "query_seconds": round(watch.seconds() + (0.0 if scorer is None else scorer.earlier_seconds), 4),
         "peak_memory_mb": round(peak_memory_mb(device), 1),
         **describe(device),
     }

@@ -27,7 +27,6 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.log import say
 from lplgrad.machine.signals import deferred
 from lplgrad.rounds.checkpoints import read_tensors, tensors_of, write_tensors
-from lplgrad.rounds.files import PROGRESS
 from lplgrad.rounds.loop import Epoch, State
 
 FORMAT = "lplgrad progress 1"
@@ -36,10 +35,10 @@ LONGEST = 600.0  # seconds between two writes, however slow one was
 
 
 class Progress:
-    """The progress file of one training in the folder of its round.
+    """The progress file of one training.
 
     Args:
-        folder: of the round.
+        path: of the file.
         digest: of everything that the training's result depends on.
         seconds: between two writes; longer if writing is slow. 0 writes after every epoch.
         wanted: returns whether another process waits for the folder.
@@ -48,13 +47,13 @@ class Progress:
 
     def __init__(
         self,
-        folder: Path,
+        path: Path,
         digest: str,
         seconds: float,
         wanted: Callable[[], bool] = lambda: False,
         device: str = "",
     ) -> None:
-        self.path = folder / PROGRESS
+        self.path = path
         self.digest = digest
         self.seconds = self.interval = seconds
         self.wanted = wanted

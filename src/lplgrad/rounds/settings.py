@@ -31,6 +31,11 @@ def training_code(recipe: RecipeRow, backbone: BackboneRow) -> list[str]:
     return ["rounds.train.run", *entries]
 
 
+def query_code(name: str, recipe: RecipeRow, backbone: BackboneRow) -> list[str]:
+    """Return the roots of the code of a query that reads a model."""
+    return ["rounds.query.run", acquisition.registry.root(name), *training_code(recipe, backbone)[1:]]
+
+
 def digests(arguments: argparse.Namespace) -> dict[str, object]:
     """Return the digests of what a training or a query is given: when it begins, because a file may change later."""
     return {

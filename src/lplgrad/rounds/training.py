@@ -11,15 +11,14 @@ from lplgrad.machine.log import say, track
 from lplgrad.machine.timing import Stopwatch, describe, peak_memory_mb
 from lplgrad.recipes import Learner
 from lplgrad.rounds import checkpoints
-from lplgrad.rounds.draws import Draws
+from lplgrad.rounds.draws import Draws, draws_of
 from lplgrad.rounds.evaluation import accuracy, accuracy_per_class, predict
-from lplgrad.rounds.files import forget_progress, write_logits
+from lplgrad.rounds.files import PROGRESS, QUERY_PROGRESS, forget_progress, write_logits
 from lplgrad.rounds.loop import Epoch, train
 from lplgrad.rounds.resume import Progress, digest_of
 from lplgrad.rounds.round import Round
 from lplgrad.rounds.settings import TRAINING, training_code, write_settings
-from lplgrad.rounds.transforms import to_tensor
-from lplgrad.study.settings import Normalization, TrainingJob
+from lplgrad.study.settings import Normalization, Training, TrainingJob
 
 
 def train_and_test(here: Round[TrainingJob]) -> None:
@@ -42,11 +41,12 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     roots = training_code(settings.recipe, settings.backbone)
     digest = digest_of([settings.model_dump(), here.number, here.seed, device.type], inputs, roots)
     machine = describe(device)
-    progress = Progress(here.folder, digest, arguments.progress_seconds, here.wanted, machine["device"])
+    progress = Progress(here.folder / PROGRESS, digest, arguments.progress_seconds, here.wanted, machine["device"])
     epochs = settings.training.epochs
     say(f"round {here.number}, seed {here.seed}: {len(here.labeled)} labels, {epochs} epochs on {device}")
     watch = Stopwatch(device)
-    last = _epochs(here, learner, _draws(here, normalization), progress)
+    draws = draws_of(here, normalization, settings.training.batch_size, here.stream)
+    last = train_all(learner, draws, settings.training, settings.compute.precision, progress)
     seconds = watch.seconds()
 
     logits = predict(learner, here.batches("test", None, normalization))["logits"].cpu().numpy()
@@ -80,6 +80,7 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     write_json(here.folder / "timing.json", timing)
     write_settings(here, TRAINING)
     write_json(here.folder / "metrics.json", metrics)
+    forget_progress(arguments.labeled.parent, QUERY_PROGRESS)
     if arguments.checkpoint is not None:
         forget_progress(arguments.checkpoint.parent)
     say(f"test accuracy {metrics['accuracy']:.4f}; trained in {seconds:.1f} s")
@@ -97,50 +98,39 @@ def _learner(here: Round[TrainingJob], normalization: Normalization) -> Learner:
             return before.learner
     learner = checkpoints.build(backbone, recipe, here.shape, len(data.classes))
     learner.previous = None if before is None else before.learner
-    return checkpoints.first_weights(learner, backbone, here.seed, here.number)
+    return checkpoints.first_weights(learner, backbone, here.stream)
 
 
-def _draws(here: Round[TrainingJob], normalization: Normalization) -> Draws:
-    """Return the examples of the round, on the device."""
-    settings, pool = here.settings, here.data.train
-    return Draws(
-        to_tensor(pool.images[here.labeled.indices], here.device),
-        to_tensor(pool.labels[here.labeled.indices], here.device),
-        settings.training.batch_size,
-        settings.augmentation,
-        normalization,
-        here.stream,
-        pool.images,
-        np.setdiff1d(np.arange(len(pool.images)), here.labeled.indices),
-    )
+def train_all(learner: Learner, draws: Draws, training: Training, precision: str, progress: Progress) -> Epoch:
+    """Train for all epochs, keep the progress and log each epoch; return the record of the last one.
 
-
-def _epochs(here: Round[TrainingJob], learner: Learner, draws: Draws, progress: Progress) -> Epoch:
-    """Train and keep the progress; return the record of the last epoch."""
-    settings = here.settings
-    epochs = settings.training.epochs
+    Raises:
+        UserError: a loss is not finite, memory is short, or a mini-batch is too small for batch norm.
+        Interrupted: the process received a signal to end.
+    """
+    epochs = training.epochs
 
     def line(epoch: Epoch) -> str:
         means = "  ".join(f"{name} {mean:.4f}" for name, mean in epoch.means.items())
         return f"epoch {epoch.number}/{epochs}  {means}  learning rate {epoch.learning_rate:g}"
 
-    steps = train(learner, draws, settings.training, settings.compute.precision, progress.attach)
+    steps = train(learner, draws, training, precision, progress.attach)
     try:
-        with devices.tf32(settings.compute.precision == "tf32"):
+        with devices.tf32(precision == "tf32"):
             for _ in track(progress.keep(steps), epochs, "epochs", line):
                 pass
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise UserError(
-            f"training.batch_size: {settings.training.batch_size} leaves one of {len(here.labeled)} images over, and "
+            f"training.batch_size: {training.batch_size} leaves one of {draws.labeled_count} images over, and "
             "batch norm has no variance over one image whose last feature map is one pixel; choose another size"
         ) from None
     except RuntimeError as error:
         if not devices.lacks_memory(error):
             raise
         raise UserError(
-            f"out of memory in a step of training.batch_size: {settings.training.batch_size}; lower it, or "
+            f"out of memory in a step of training.batch_size: {training.batch_size}; lower it, or "
             "compute.jobs_per_gpu if other jobs share the card"
         ) from None
     assert progress.state is not None

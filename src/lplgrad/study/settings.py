@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lplgrad import backbones, datasets, recipes
-from lplgrad.acquisition import Acquisition
+from lplgrad.acquisition import Acquisition, unmet
 from lplgrad.acquisition import registry as acquisitions
 from lplgrad.machine.errors import nearest
 from lplgrad.machine.registry import Registry
@@ -423,18 +423,17 @@ class Study(Settings):
                 f"recipe {strategy.recipe!r} needs {wanted[0]}, which backbone {dataset.backbone.name!r} does not offer"
             )
         offered = kind.offered(options, backbone)
-        for need in strategy.needs:
-            if need.rpartition(":")[2] not in {*offered, "labels"}:
-                others = [
-                    name
-                    for name in recipes.registry.names()
-                    if need in recipes.registry.load(name).offered(recipes.registry.load(name).options(), backbone)
-                ]
-                hint = f"recipes that train one of {others} do" if others else "no recipe offers it with this backbone"
-                return (
-                    f"acquisition {strategy.acquisition!r} needs {need}, which recipe {strategy.recipe!r} (trains: "
-                    f"{recipe.trains}) does not offer; {hint}"
-                )
+        for need in unmet(strategy.needs, offered):
+            others = [
+                name
+                for name in recipes.registry.names()
+                if not unmet([need], (other := recipes.registry.load(name)).offered(other.options(), backbone))
+            ]
+            hint = f"with trains: {' or '.join(others)} it does" if others else "with this backbone no recipe does"
+            return (
+                f"acquisition {strategy.acquisition!r} needs {need}, which recipe {strategy.recipe!r} (trains: "
+                f"{recipe.trains}) does not offer; {hint}"
+            )
         return ""
 
     def _confusing_titles(self) -> Iterable[tuple[str, str]]:

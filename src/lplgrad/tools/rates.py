@@ -165,7 +165,7 @@ def cases(
 
     def learner_of(recipe: RecipeRow) -> Learner:
         learner = build(row.backbone, recipe, (channels, side, side), 10)
-        return to_device(first_weights(learner, row.backbone, 1, 1), device)
+        return to_device(first_weights(learner, row.backbone, partial(stream, 1)), device)
 
     def epoch(recipe: RecipeRow) -> Callable[[], object]:
         learner = learner_of(recipe)

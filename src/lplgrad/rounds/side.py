@@ -1,0 +1,50 @@
+"""The learner of an acquisition function, trained within a query as a round trains the learner of its recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lplgrad.acquisition import Acquisition
+from lplgrad.machine.randomness import Purpose
+from lplgrad.machine.timing import describe
+from lplgrad.recipes import Learner
+from lplgrad.rounds.checkpoints import Checkpoint, build_learner, first_weights, to_device
+from lplgrad.rounds.draws import draws_of
+from lplgrad.rounds.files import QUERY_PROGRESS
+from lplgrad.rounds.resume import Progress, digest_of
+from lplgrad.rounds.round import Round
+from lplgrad.rounds.settings import query_code
+from lplgrad.rounds.training import train_all
+from lplgrad.study.settings import QueryJob
+
+
+def train_side(
+    here: Round[QueryJob], function: Acquisition, options: Any, checkpoint: Checkpoint
+) -> tuple[Learner, float]:
+    """Train the acquisition function's own learner, from new weights.
+
+    Returns:
+        The learner, and the seconds that an earlier process trained it.
+
+    Raises:
+        UserError: a loss is not finite, or memory is short.
+    """
+    assert function.side is not None
+    assert function.side_training is not None
+    arguments, settings, training = here.arguments, here.settings, function.side_training(options)
+
+    def stream(purpose: Purpose | str) -> np.random.Generator:
+        return here.stream(f"side {purpose}")
+
+    learner = build_learner(function.side, options, checkpoint.backbone, here.shape, len(here.data.classes))
+    to_device(first_weights(learner, checkpoint.backbone, stream), here.device)
+    draws = draws_of(here, checkpoint.normalization, training.batch_size, stream)
+    inputs = [arguments.data / "dataset.json", arguments.labeled, arguments.checkpoint]
+    roots = query_code(settings.acquisition, checkpoint.recipe, checkpoint.backbone)
+    digest = digest_of([settings.model_dump(), here.number, here.seed, here.device.type], inputs, roots)
+    device = describe(here.device)["device"]
+    progress = Progress(here.folder / QUERY_PROGRESS, digest, arguments.progress_seconds, here.wanted, device)
+    train_all(learner, draws, training, settings.compute.precision, progress)
+    return learner, progress.earlier_seconds
