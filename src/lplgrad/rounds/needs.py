@@ -70,7 +70,7 @@ class Scorer:
             Positions in the test set, scores, and cross-entropies in nats of the same logits in float64; each of shape
             (N,). A model that is not quite sound may give numbers that are not finite: the log counts them.
         """
-        test = self.here.data.test
+        test = self.here.data.splits["test"]
         positions = draw_test_images(len(test.images), self.here.seed)
         measured = self._measure(positions, self._batches("test", positions, "test images"))
         scores = scores_of(self.function, measured, self.options)

@@ -29,8 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
         # Drawn by the trial's seed alone: every round shows the same test images, and the same training images as long
         # as they have no label.
         draw = stream(here.seed, Purpose.OBSERVED_IMAGES)
-        embedded = np.sort(draw.permutation(len(data.test.images))[: settings.embedded_images])
-        order = draw.permutation(len(data.train.images))
+        embedded = np.sort(draw.permutation(len(data.splits["test"].images))[: settings.embedded_images])
+        order = draw.permutation(len(data.splits["train"].images))
         unlabeled = np.sort(order[~np.isin(order, here.labeled.indices)][: settings.unlabeled_images])
 
         checkpoint = networks.load(arguments.checkpoint)
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         found = predict(trained, batches("test", embedded, "test images"), features=True, predicted_loss=has_module)
         norms = gradient_norms(trained, entropy, batches("test", embedded))
-        labels = to_tensor(data.test.labels[embedded], here.device)
+        labels = to_tensor(data.splits["test"].labels[embedded], here.device)
         assert found.features is not None
         with replacing(here.folder / "features.npy") as file:
             np.save(file, found.features.cpu().numpy(), allow_pickle=False)

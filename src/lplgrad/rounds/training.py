@@ -53,8 +53,10 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     metrics = {
         "round": here.number,
         "labels": len(here.labeled),
-        "accuracy": accuracy(logits, data.test.labels),
-        "accuracy_per_class": dict(zip(data.classes, accuracy_per_class(logits, data.test.labels), strict=True)),
+        "accuracy": accuracy(logits, data.splits["test"].labels),
+        "accuracy_per_class": dict(
+            zip(data.classes, accuracy_per_class(logits, data.splits["test"].labels), strict=True)
+        ),
         "train_loss": last.loss,
         "stopped": False,
     }
@@ -92,7 +94,7 @@ def _networks(here: Round[TrainingJob], normalization: Normalization) -> Network
 
 def _epochs(here: Round[TrainingJob], normalization: Normalization, trained: Networks, progress: Progress) -> Epoch:
     """Train and keep the progress; return the record of the last epoch."""
-    settings, pool = here.settings, here.data.train
+    settings, pool = here.settings, here.data.splits["train"]
     epochs = settings.training.epochs
 
     def line(epoch: Epoch) -> str:
