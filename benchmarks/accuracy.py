@@ -71,7 +71,7 @@ def trial(data: DatasetArrays, seed: int, precision: str, device: torch.device) 
     """Test accuracy after each round of a warm trial of the strategy ``random``."""
     normalization = Normalization(mean=data.mean, std=data.std)
     normalize = Normalize(normalization, device)
-    order = np.random.default_rng(seed).permutation(len(data.train.images))
+    order = np.random.default_rng(seed).permutation(len(data.splits["train"].images))
     networks = first_networks(Model(name="small_resnet"), data.channels, len(data.classes), False, seed, 1).to(device)
     accuracies = []
     for number in range(1, ROUNDS + 1):
@@ -80,8 +80,8 @@ def trial(data: DatasetArrays, seed: int, precision: str, device: torch.device) 
             list(
                 train(
                     networks,
-                    to_tensor(data.train.images[labeled], device),
-                    to_tensor(data.train.labels[labeled], device),
+                    to_tensor(data.splits["train"].images[labeled], device),
+                    to_tensor(data.splits["train"].labels[labeled], device),
                     TRAINING,
                     Recipe(),
                     Augmentation(crop_padding=1),
@@ -91,6 +91,6 @@ def trial(data: DatasetArrays, seed: int, precision: str, device: torch.device) 
                     precision,
                 )
             )
-        logits = predict(networks, [normalize(to_tensor(np.asarray(data.test.images), device))]).logits
-        accuracies.append(accuracy(logits.cpu().numpy(), data.test.labels))
+        logits = predict(networks, [normalize(to_tensor(np.asarray(data.splits["test"].images), device))]).logits
+        accuracies.append(accuracy(logits.cpu().numpy(), data.splits["test"].labels))
     return accuracies

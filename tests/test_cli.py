@@ -64,17 +64,17 @@ class TestRound:
         digits = open_dataset(tmp_path / "digits")
         from sklearn.datasets import load_digits
 
-        everything = np.concatenate([digits.train.images, digits.test.images])[..., 0]
+        everything = np.concatenate([digits.splits["train"].images, digits.splits["test"].images])[..., 0]
         assert np.array_equal(
             np.sort(everything.sum((1, 2))), np.sort(np.rint(load_digits().images * 255 / 16).sum((1, 2)))
         )
-        counts = np.bincount(digits.test.labels) / np.bincount(digits.train.labels)
+        counts = np.bincount(digits.splits["test"].labels) / np.bincount(digits.splits["train"].labels)
         assert counts == pytest.approx(597 / 1200, rel=0.03), "classes in proportion"
 
     def test_training_measures_and_writes(self, started: Path) -> None:
         metrics = json.loads((started / "round1" / "metrics.json").read_text())
         logits = np.load(started / "round1" / "test_logits.npy")
-        labels = open_dataset(started / "data").test.labels
+        labels = open_dataset(started / "data").splits["test"].labels
         assert metrics["labels"] == 6
         assert metrics["accuracy"] == (logits.argmax(1) == labels).mean()
         assert list(metrics["accuracy_per_class"]) == ["class0", "class1", "class2", "class3"]
@@ -189,7 +189,7 @@ class TestRound:
         )  # fmt: skip
         assert status == 0
         observed = pd.read_csv(round1 / "observed.csv")
-        test = open_dataset(started / "data").test
+        test = open_dataset(started / "data").splits["test"]
         assert np.array_equal(test.labels[observed["index"]], observed["class"])
         logits = np.load(round1 / "test_logits.npy")[observed["index"]].astype(np.float64)
         shifted = logits - logits.max(axis=1, keepdims=True)

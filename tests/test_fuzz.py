@@ -238,7 +238,7 @@ def test_data_sets(prepared: Path, data: st.DataObject) -> None:
     try:
         found = read_or_refuse(lambda: open_dataset(prepared))
         if found is not None:
-            for split, count in ((found.train, 20), (found.test, 8)):
+            for split, count in ((found.splits["train"], 20), (found.splits["test"], 8)):
                 assert split.images.shape == (count, 8, 8, 1)
                 assert split.images.dtype == np.uint8
                 assert split.labels.shape == (count,)

@@ -143,7 +143,7 @@ class TestArtifacts:
         ]  # fmt: skip
         logits = np.load("results/tiny/small/data/entropy/seed1/round2/test_logits.npy").astype(float)
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        expected = -log_p[np.arange(20), data.test.labels].mean()
+        expected = -log_p[np.arange(20), data.splits["test"].labels].mean()
         assert frame["negative_log_likelihood"].iloc[1] == pytest.approx(expected)
         first, again = frame.query("round == 1").drop(columns="strategy").to_numpy().tolist()
         assert first == again, "round 1 is the recipe's"
@@ -215,7 +215,7 @@ class TestArtifacts:
     def test_what_the_query_wrote_is_what_is_read(self, ran: StudyFile, data: DatasetArrays) -> None:
         """The oracle is the round's test logits, of all test images since there are no more than are drawn."""
         logits = np.load("results/tiny/small/data/start/seed1/plain/test_logits.npy")
-        entropies, losses = choices.entropies(logits), choices.losses(logits, data.test.labels)
+        entropies, losses = choices.entropies(logits), choices.losses(logits, data.splits["test"].labels)
         found = score_loss.score_loss(ran)["correlation"][0]
         assert found == pytest.approx(stats.spearmanr(entropies, losses).statistic)
         assert found == pytest.approx(diagnostics.calibration(ran)["entropy_loss_correlation"][0])

@@ -35,7 +35,7 @@ class TestArrays:
 
     def test_shifted_labels_are_refused_when_the_data_set_is_opened(self, data: DatasetArrays) -> None:
         path = data.folder / "train_labels.npy"
-        np.save(path, (data.train.labels + 1) % 4)
+        np.save(path, (data.splits["train"].labels + 1) % 4)
         with pytest.raises(UserError, match=r"train_labels\.npy: changed since it was prepared"):
             open_dataset(data.folder)
 

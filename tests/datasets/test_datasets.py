@@ -77,7 +77,7 @@ class TestCifar:
         assert prepared.classes[7] == "name7"
         assert prepared.train.labels[9] == 9
         write_dataset(folder / "data", prepared)
-        assert open_dataset(folder / "data").train.images.shape[1:] == (32, 32, 3)
+        assert open_dataset(folder / "data").splits["train"].images.shape[1:] == (32, 32, 3)
 
     def test_a_changed_file_is_refused(self, placed: tuple[str, Path]) -> None:
         name, folder = placed
@@ -148,9 +148,9 @@ class TestCaltech:
         options = construct(image_size=16, fit="crop", test_images=5, split_seed=0)
         data = write_dataset(placed / "data", source.prepare(options, placed), threads=2)
         assert data.classes == ["Faces", "ant", "yin_yang"]
-        assert data.train.images.shape == (10, 16, 16, 3)
-        assert data.test.images.shape == (5, 16, 16, 3)
-        assert sorted(np.bincount(data.test.labels).tolist()) == [1, 2, 2]
+        assert data.splits["train"].images.shape == (10, 16, 16, 3)
+        assert data.splits["test"].images.shape == (5, 16, 16, 3)
+        assert sorted(np.bincount(data.splits["test"].labels).tolist()) == [1, 2, 2]
         assert source.pool_size(options) == 10
 
 

@@ -34,7 +34,7 @@ class TestFolder:
         (folder / "cat" / "itself").symlink_to("itself")
         (folder / "cat" / "6.png").symlink_to(save(tmp_path / "outside.png", seed=77))
         data = prepare_folder(tmp_path, folder, image_size=8)
-        assert np.bincount(np.concatenate([data.train.labels, data.test.labels])).tolist() == [7, 6]
+        assert np.bincount(np.concatenate([data.splits["train"].labels, data.splits["test"].labels])).tolist() == [7, 6]
 
     @pytest.mark.parametrize("link", ["a", "z"])
     @pytest.mark.parametrize("backwards", [False, True])
@@ -150,7 +150,7 @@ class TestFolder:
         output = tmp_path / "data"
         arguments = ["prepare", "--settings", f"{{source: image_folder, path: '{folder}'}}", "--output", output]
         assert lplgrad(*arguments)[0] == 0
-        assert len(open_dataset(output).train.images) + len(open_dataset(output).test.images) == 16
+        assert len(open_dataset(output).splits["train"].images) + len(open_dataset(output).splits["test"].images) == 16
         for name in names:
             (folder / "cat" / os.fsdecode(name)).write_bytes(b"")
         status, told = lplgrad(*arguments)

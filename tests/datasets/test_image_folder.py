@@ -34,8 +34,8 @@ class TestFolder:
     def test_classes_are_top_folders_and_the_split_is_stratified(self, tmp_path: Path, folder: Path) -> None:
         data = prepare_folder(tmp_path, folder, image_size=8, test_images=4)
         assert data.classes == ["cat", "dog"]
-        assert data.train.images.shape == (8, 8, 8, 3)
-        assert np.bincount(data.test.labels).tolist() == [2, 2]
+        assert data.splits["train"].images.shape == (8, 8, 8, 3)
+        assert np.bincount(data.splits["test"].labels).tolist() == [2, 2]
         provenance = json.loads((tmp_path / "data" / "provenance.json").read_text())
         assert provenance["path"] == str(folder)
         assert "pillow" in provenance
@@ -60,8 +60,8 @@ class TestFolder:
         for name in ("dog", "cat"):
             save(both / "test" / name / "x.png", seed=99)
         data = prepare_folder(tmp_path, both)
-        assert len(data.train.images) == 12
-        assert data.test.labels.tolist() == [0, 1]
+        assert len(data.splits["train"].images) == 12
+        assert data.splits["test"].labels.tolist() == [0, 1]
         save(both / "test" / "horse" / "x.png")
         with pytest.raises(UserError, match=r"test: class 'horse' is not among those of .*train"):
             prepare("image_folder", tmp_path, path=str(both))
@@ -255,7 +255,7 @@ class TestFolder:
         both = self.splits(folder, "train", "test")
         save(both / "train" / "horse" / "1.png")
         data = prepare_folder(tmp_path, both)
-        assert np.bincount(data.test.labels, minlength=3).tolist() == [3, 3, 0]
+        assert np.bincount(data.splits["test"].labels, minlength=3).tolist() == [3, 3, 0]
         assert "test: no images of 1 class(es), as 'horse'" in capsys.readouterr().err
 
     def test_a_link_to_a_split_is_no_second_one(self, tmp_path: Path, folder: Path) -> None:
@@ -310,5 +310,5 @@ class TestFolder:
             with tarfile.open(archive, "w:gz") as packed:
                 packed.add(folder, "photos")
         from_archive = prepare_folder(tmp_path, archive, image_size=8)
-        labels = from_archive.train.labels.copy()
-        assert np.array_equal(labels, prepare_folder(tmp_path, folder, image_size=8).train.labels)
+        labels = from_archive.splits["train"].labels.copy()
+        assert np.array_equal(labels, prepare_folder(tmp_path, folder, image_size=8).splits["train"].labels)

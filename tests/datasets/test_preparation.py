@@ -48,7 +48,7 @@ class TestFolder:
                 path = tmp_path / "photos" / name / f"{k}.tif"
                 write_tiff(path, np.full((4, 4), value).astype(number), kind=kind)
         data = prepare_folder(tmp_path, tmp_path / "photos", **options)
-        assert sorted(data.train.images[:, 0, 0, 0].tolist()) == [levels[0]] * 4 + [levels[1]] * 4
+        assert sorted(data.splits["train"].images[:, 0, 0, 0].tolist()) == [levels[0]] * 4 + [levels[1]] * 4
         told = capsys.readouterr().err
         assert ("levels from 10 to 16 of 255" in told) == (not options)
         assert ("set value_range" in told) == (not options)
@@ -136,4 +136,4 @@ class TestFolder:
         self, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delattr("os.posix_fallocate")
-        assert len(prepare_folder(tmp_path, folder).train.images) == 10
+        assert len(prepare_folder(tmp_path, folder).splits["train"].images) == 10

@@ -83,7 +83,7 @@ class Owner:
 
 @pytest.fixture
 def owner(tmp_path: Path, data: DatasetArrays) -> Iterator[Owner]:
-    write_labeled(tmp_path / "labeled.csv", initial_labels(len(data.train.images), 12, 1))
+    write_labeled(tmp_path / "labeled.csv", initial_labels(len(data.splits["train"].images), 12, 1))
     with Owner(tmp_path) as owner:
         yield owner
 

@@ -219,8 +219,8 @@ class TestCheckpoint:
 
 class TestDataset:
     def test_comes_back(self, data: DatasetArrays) -> None:
-        assert data.train.images.shape == (60, 8, 8, 1)
-        assert isinstance(data.train.images, np.memmap)
+        assert data.splits["train"].images.shape == (60, 8, 8, 1)
+        assert isinstance(data.splits["train"].images, np.memmap)
         assert data.classes == ["class0", "class1", "class2", "class3"]
         described = json.loads((data.folder / "dataset.json").read_text())
         assert described["splits"]["test"]["per_class"] == {f"class{k}": 5 for k in range(4)}

@@ -63,7 +63,7 @@ def test_entropies_and_losses_are_those_of_the_test_logits(ask: Ask, data: Datas
     entropies = stats.entropy(chances, axis=1)
     assert found["score"].to_numpy() == pytest.approx(entropies, rel=1e-4)
     assert np.array_equal(stats.rankdata(found["score"]), stats.rankdata(entropies))
-    assert found["loss"].to_numpy() == pytest.approx(-np.log(chances[range(20), data.test.labels]), rel=1e-4)
+    assert found["loss"].to_numpy() == pytest.approx(-np.log(chances[range(20), data.splits["test"].labels]), rel=1e-4)
 
 
 def test_gradient_norms_are_those_of_autograd_one_by_one(ask: Ask, data: DatasetArrays, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_gradient_norms_are_those_of_autograd_one_by_one(ask: Ask, data: Dataset
     model = trained.networks.model.eval()
     mean, std = trained.normalization.mean[0], trained.normalization.std[0]
     for index in (0, 7, 19):
-        image = torch.tensor((data.test.images[index] / 255 - mean) / std).permute(2, 0, 1).float()
+        image = torch.tensor((data.splits["test"].images[index] / 255 - mean) / std).permute(2, 0, 1).float()
         log_p = model(image[None]).double().log_softmax(dim=1)
         gradients = torch.autograd.grad(-(log_p.exp() * log_p).sum(), list(model.parameters()))
         norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())

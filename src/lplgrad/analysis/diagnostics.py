@@ -49,7 +49,7 @@ def calibration(file: StudyFile) -> pd.DataFrame:
 
 
 def _calibration(path: Path, data: DatasetArrays) -> Row:
-    labels = np.asarray(data.test.labels)
+    labels = np.asarray(data.splits["test"].labels)
     logits = read_array(path, (len(labels), len(data.classes)))
     losses = of_images.losses(logits, labels)
     return {
@@ -79,7 +79,7 @@ def choices(file: StudyFile) -> pd.DataFrame:
         scores = scores_of(layout, trial, number, data)
         indices = scores["index"].to_numpy(np.int64)
         taken = indices[scores["pick"].to_numpy() > 0]
-        labels = np.asarray(data.train.labels)
+        labels = np.asarray(data.splits["train"].labels)
         balances = [of_images.class_balance(labels[part], len(data.classes)) for part in (taken, after.indices)]
         values = (*balances, _spread(data, indices, taken, trial.seed, number), *_ranking(scores, labels[indices]))
         rows.append([*vars(trial).values(), number, len(after), *values])
@@ -89,7 +89,7 @@ def choices(file: StudyFile) -> pd.DataFrame:
 def _spread(data: DatasetArrays, indices: Indices, taken: Indices, seed: int, number: int) -> float:
     candidates = Candidates(indices=indices, seed=seed, round_number=number, query_size=len(taken), measured={})
     by_chance = indices[np.sort(choice_of(random.ACQUISITION, candidates, NoOptions()).picks)]
-    parts = [of_images.shrunk(data.train.images[part]) for part in (taken, by_chance)]
+    parts = [of_images.shrunk(data.splits["train"].images[part]) for part in (taken, by_chance)]
     distance, expected = map(of_images.nearest_distance, parts)
     return distance / expected if expected > 0 else float("nan")
 
@@ -135,7 +135,7 @@ def labeled_set(layout: Layout, trial: Trial, number: int, data: DatasetArrays) 
     """
     number = trained_rounds(layout, trial, number)
     path = Path(layout.labels(trial, number))
-    labeled = read_labeled(path, len(data.train.labels))
+    labeled = read_labeled(path, len(data.splits["train"].labels))
     check_rounds(path, labeled, number, layout.budget(trial.budget, trial.dataset).query_size)
     return labeled
 
@@ -153,7 +153,7 @@ def scores_of(layout: Layout, trial: Trial, number: int, data: DatasetArrays) ->
     if number >= trained_rounds(layout, trial):
         return read_scores(path, np.empty(0, dtype=np.int64), 0, ranked=False)
     labeled = labeled_set(layout, trial, number, data)
-    candidates = draw_candidates(len(data.train.labels), labeled, budget.candidates, trial.seed, number)
+    candidates = draw_candidates(len(data.splits["train"].labels), labeled, budget.candidates, trial.seed, number)
     function = acquisitions.load(layout.study.strategies[trial.strategy].acquisition)
     scores = read_scores(path, candidates, budget.query_size, ranked=function.choose is None)
     if not scores["predicted_class"].dropna().between(0, len(data.classes) - 1).all():

@@ -32,7 +32,7 @@ def score_loss(file: StudyFile) -> pd.DataFrame:
         name = file.study.strategies[trial.strategy].acquisition
         correlation = math.nan
         if acquisition.registry.load(name).alone:
-            images = len(datasets[trial.dataset].test.labels)
+            images = len(datasets[trial.dataset].splits["test"].labels)
             path = Path(layout.round(trial, number)) / "test_scores.csv"
             correlation = rank_correlation(*read_test_scores(path, min(images, TEST_IMAGES)))
         about = [trial.budget, trial.dataset, trial.strategy, trial.seed, number]

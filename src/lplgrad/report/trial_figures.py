@@ -91,10 +91,10 @@ def _observed(file: StudyFile, trial: Trial) -> tuple[list[Observation], Dataset
     for number in rounds:
         folder = Path(layout.round(trial, number))
         labeled = labeled_set(layout, trial, number, data)
-        tested = min(wanted.embedded_images, len(data.test.labels))
-        unlabeled = min(wanted.unlabeled_images, len(data.train.labels) - len(labeled))
+        tested = min(wanted.embedded_images, len(data.splits["test"].labels))
+        unlabeled = min(wanted.unlabeled_images, len(data.splits["train"].labels) - len(labeled))
         features = read_array(folder / "features.npy", (tested, None))
-        observed = read_observed(folder / "observed.csv", tested, data.test.labels)
+        observed = read_observed(folder / "observed.csv", tested, data.splits["test"].labels)
         of_pool = read_confidence(folder / "confidence.csv", labeled.indices, unlabeled)
         observations.append(Observation(number, len(labeled), features, observed, of_pool))
     return observations, data
@@ -131,7 +131,9 @@ def contact_sheet(queries: list[Query], data: DatasetArrays) -> Any:
         row[0].text(
             -0.35, 0.5, f"round {query.round_number}", transform=row[0].transAxes, rotation=90, va="center", fontsize=8
         )
-        counts = np.bincount(data.train.labels[selected["index"].to_numpy(dtype=np.int64)], minlength=len(names))
+        counts = np.bincount(
+            data.splits["train"].labels[selected["index"].to_numpy(dtype=np.int64)], minlength=len(names)
+        )
         largest = max(largest, int(counts.max(initial=1)))
         # White edges would cover thin bars, and a bar narrower than a pixel would vanish without an edge of its colour.
         look = {"width": 0.8} if few else {"width": 1.0, "edgecolor": BLUE, "linewidth": 0.3}
@@ -153,8 +155,8 @@ def contact_sheet(queries: list[Query], data: DatasetArrays) -> Any:
 
 def _thumbnail(axis: Any, candidate: pd.Series[Any], data: DatasetArrays, names: list[str]) -> None:
     index, predicted = int(candidate["index"]), candidate["predicted_class"]
-    axis.imshow(data.train.images[index].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    label = int(data.train.labels[index])
+    axis.imshow(data.splits["train"].images[index].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    label = int(data.splits["train"].labels[index])
     axis.set_title(f"{names[label][:12]}\n{candidate['score']:.3g}", fontsize=6.5, pad=2, linespacing=1.1)
     if not pd.isna(predicted) and int(predicted) != label:
         below = {"transform": axis.transAxes, "ha": "center", "va": "top"}

@@ -114,7 +114,7 @@ def draws_of(
     stream: Callable[[Purpose | str], np.random.Generator],
 ) -> Draws:
     """Return the examples of a round, on its device."""
-    pool, labeled = here.data.train, here.labeled
+    pool, labeled = here.data.splits["train"], here.labeled
     return Draws(
         to_tensor(pool.images[labeled.indices], here.device),
         to_tensor(pool.labels[labeled.indices], here.device),

@@ -95,7 +95,7 @@ class Scorer:
             (N,). A model that is not quite sound may give numbers that are not finite: the log counts them.
         """
         here = self.here
-        test = here.data.test
+        test = here.data.splits["test"]
         positions = draw_test_images(len(test.images), here.seed)
         normalization = self.checkpoint.normalization
         measured = self._measure(self.needs, lambda: here.batches("test", positions, normalization, "test images"))

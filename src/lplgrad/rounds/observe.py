@@ -29,8 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
         # Drawn by the trial's seed alone: every round shows the same test images, and the same training images as long
         # as they have no label.
         draw = stream(here.seed, Purpose.OBSERVED_IMAGES)
-        embedded = np.sort(draw.permutation(len(data.test.images))[: settings.embedded_images])
-        order = draw.permutation(len(data.train.images))
+        embedded = np.sort(draw.permutation(len(data.splits["test"].images))[: settings.embedded_images])
+        order = draw.permutation(len(data.splits["train"].images))
         unlabeled = np.sort(order[~np.isin(order, here.labeled.indices)][: settings.unlabeled_images])
 
         checkpoint = checkpoints.load(arguments.checkpoint)
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         norms = nothing
         if "gradient_norms" in offered:
             norms = _digits(gradient_norms(learner, entropy, batches("test", embedded)).total)
-        labels = to_tensor(data.test.labels[embedded], here.device)
+        labels = to_tensor(data.splits["test"].labels[embedded], here.device)
         with replacing(here.folder / "features.npy") as file:
             np.save(file, found["features"].cpu().numpy(), allow_pickle=False)
         columns: dict[str, list[Any]] = {

@@ -67,7 +67,7 @@ class Round(Generic[JobT]):
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one network input: channels, height and width of an image."""
-        height, width, channels = self.data.train.images.shape[1:]
+        height, width, channels = self.data.splits["train"].images.shape[1:]
         return channels, height, width
 
     @cached_property
@@ -96,7 +96,7 @@ class Round(Generic[JobT]):
         The size of a batch follows from the size of an image alone, so that results do not depend on memory.
 
         Args:
-            split: ``train`` or ``test``.
+            split: the name of the split, such as ``train``.
             positions: which images of the split; None for all.
             normalization: that the network was trained with.
             what: name of the images in lines of progress; empty for no lines.
@@ -107,7 +107,7 @@ class Round(Generic[JobT]):
         """
         from lplgrad.rounds.transforms import Normalize, batch_size, to_tensor  # imports torch; see ``device``
 
-        images = getattr(self.data, split).images
+        images = self.data.splits[split].images
         chosen = np.arange(len(images)) if positions is None else positions
         size, normalize = batch_size(*images.shape[1:3]), Normalize(normalization, self.device)
         starts: Iterable[int] = range(0, len(chosen), size)
@@ -135,7 +135,7 @@ def open_round(arguments: argparse.Namespace, job: type[JobT], what: str) -> Ite
         settings = parse_settings(job, arguments.settings)
         _log_settings(settings)
         data = open_dataset(arguments.data)
-        labeled = read_labeled(arguments.labeled, len(data.train.images))
+        labeled = read_labeled(arguments.labeled, len(data.splits["train"].images))
         newest = int(labeled.rounds.max())
         number, metrics = vars(arguments).get("round", newest), _metrics(arguments)
         stopped = metrics is not None and has_stopped(metrics, arguments.target_accuracy)

@@ -14,7 +14,7 @@ from lplgrad.study.validation import parse
 
 def run(arguments: argparse.Namespace) -> None:
     """Draw the labels of round 1 and write them."""
-    images = len(open_dataset(arguments.data).train.images)
+    images = len(open_dataset(arguments.data).splits["train"].images)
     if arguments.labels is not None:
         values = {"query_size": arguments.query_size, "candidates": arguments.candidates or "all"}
         budget = parse(Budget, {**values, "labels": arguments.labels}, "the budget")

@@ -55,8 +55,10 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     metrics = {
         "round": here.number,
         "labels": len(here.labeled),
-        "accuracy": accuracy(logits, data.test.labels),
-        "accuracy_per_class": dict(zip(data.classes, accuracy_per_class(logits, data.test.labels), strict=True)),
+        "accuracy": accuracy(logits, data.splits["test"].labels),
+        "accuracy_per_class": dict(
+            zip(data.classes, accuracy_per_class(logits, data.splits["test"].labels), strict=True)
+        ),
         "train_loss": last.means["loss"],
         "stopped": False,
     }

@@ -40,8 +40,7 @@ class DatasetArrays:
     """A prepared data set, with its images mapped into memory."""
 
     folder: Path
-    train: Images
-    test: Images
+    splits: Mapping[str, Images]  # by the names of ``SPLITS``; ``train`` is the training pool
     classes: list[str]  # their names, in the order of the labels
     mean: list[float]  # of each channel over the training pool, for images scaled to [0, 1]
     std: list[float]  # likewise
@@ -49,7 +48,7 @@ class DatasetArrays:
     @property
     def channels(self) -> int:
         """Return the number of channels of an image."""
-        return int(self.train.images.shape[-1])
+        return int(self.splits["train"].images.shape[-1])
 
 
 def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
@@ -73,11 +72,11 @@ def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
         sound = False
     if not sound:
         raise UserError(f"{manifest}: not the description of a data set; prepare it anew")
-    train, test = (_open_split(folder, split, shapes[split], len(classes)) for split in SPLITS)
+    splits: dict[str, Images] = {split: _open_split(folder, split, shapes[split], len(classes)) for split in SPLITS}
     stamps, known = _image_stamps(folder), dict[str, Any]()
     with suppress(OSError, UserError):  # without readable stamps, all images are compared
         known = read_json(folder / STAMPS)
-    for split, part in (("train", train), ("test", test)):
+    for split, part in splits.items():
         arrays: dict[str, npt.NDArray[Any]] = {"labels": part.labels}
         if read_all or known.get(split) != stamps[split]:
             arrays["images"] = part.images
@@ -87,7 +86,7 @@ def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
     if known != stamps:
         with suppress(OSError):  # if the folder is read-only, the next job compares again
             write_json(folder / STAMPS, stamps)
-    return DatasetArrays(folder, train, test, classes, mean, std)
+    return DatasetArrays(folder, splits, classes, mean, std)
 
 
 def checksums(folder: Path) -> dict[str, str]:

@@ -43,9 +43,10 @@ def run(arguments: argparse.Namespace) -> None:
         remove(failed)
         known_by = {"source": settings.source, **options.model_dump()}
         data = write_dataset(arguments.output, prepared, arguments.threads, known_by, before)
+    pool, test = (data.splits[name].images for name in ("train", "test"))
     say(
-        f"{arguments.output}: {len(data.train.images)} training and {len(data.test.images)} test images of "
-        f"{'x'.join(map(str, data.train.images.shape[1:]))} in {len(data.classes)} classes"
+        f"{arguments.output}: {len(pool)} training and {len(test)} test images of {'x'.join(map(str, pool.shape[1:]))} "
+        f"in {len(data.classes)} classes"
     )
 
 
