@@ -17,17 +17,18 @@ from lplgrad.study.settings import Augmentation, BackboneRow, Normalization, Rec
 
 BACKBONE = BackboneRow.model_validate({"name": "small_resnet", "width": 4})
 NORMALIZATION = Normalization(mean=[0.5], std=[0.25])
+STREAM = partial(stream, 1, round_number=1)
 TRAINING = Training(epochs=3, batch_size=8, learning_rate=0.05, milestones=[])
 
 
 def trained(**recipe: object) -> tuple[Learner, list[float]]:
     """A learner after three epochs on 20 images, and its losses."""
-    learner = first_weights(build(BACKBONE, RecipeRow.model_validate(recipe), (1, 8, 8), 3), BACKBONE, 1, 1)
+    learner = first_weights(build(BACKBONE, RecipeRow.model_validate(recipe), (1, 8, 8), 3), BACKBONE, STREAM)
     draw = np.random.default_rng(0)
     images = torch.from_numpy(draw.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8))
     labels = torch.from_numpy(draw.integers(0, 3, 20))
     augmentation = Augmentation(horizontal_flip=True, crop_padding=1)
-    draws = Draws(images, labels, 8, augmentation, NORMALIZATION, partial(stream, 1, round_number=1))
+    draws = Draws(images, labels, 8, augmentation, NORMALIZATION, STREAM)
     return learner, [epoch.means["loss"] for epoch in train(learner, draws, TRAINING)]
 
 
@@ -54,7 +55,7 @@ def test_members_differ_in_weights_order_and_augmentation() -> None:
     learner, _ = trained(trains="ensemble", members=2)
     images = torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1).expand(20, 3, 3, 1).contiguous()
     padded = Augmentation(crop_padding=1)
-    draws = Draws(images, torch.arange(20), 20, padded, NORMALIZATION, partial(stream, 1, round_number=1))
+    draws = Draws(images, torch.arange(20), 20, padded, NORMALIZATION, STREAM)
     draws.begin_epoch(0)
     (first, order), (second, other) = draws.labeled(), draws.labeled("member2")
     assert sorted(order.tolist()) == sorted(other.tolist()) == list(range(20))
