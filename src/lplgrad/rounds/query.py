@@ -1,4 +1,4 @@
-"""``lplgrad query``: score the candidates of a round and choose which of them are labelled."""
+"""``lplgrad query``: score the candidates of a round, choose some, and ask the oracle for their labels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lplgrad.machine.files import write_json
 from lplgrad.machine.log import say
 from lplgrad.machine.timing import Stopwatch, describe, peak_memory_mb
 from lplgrad.rounds.files import forget_progress, write_labeled, write_scores, write_test_scores
+from lplgrad.rounds.oracle import SimulatedOracle
 from lplgrad.rounds.pool import draw_candidates
 from lplgrad.rounds.round import Round, open_round
 from lplgrad.rounds.settings import QUERY, write_settings
@@ -69,7 +70,8 @@ def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> 
     test_scores = () if scorer is None or not function.scores_images_alone else scorer.test_scores()
     write_test_scores(here.folder / "test_scores.csv", *test_scores)
     write_settings(here, QUERY)
-    write_labeled(here.folder / "next_labeled.csv", here.labeled.extended(indices[chosen], here.number + 1))
+    answers = SimulatedOracle(here.data).answer(indices[chosen])
+    write_labeled(here.folder / "next_labeled.csv", here.labeled.extended(indices[chosen], answers, here.number + 1))
     say(f"round {here.number}: chose {len(chosen)} of {len(indices)} candidates in {timing['query_seconds']:.2f} s")
 
 

@@ -42,7 +42,9 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     machine = describe(device)
     progress = Progress(here.folder, digest, arguments.progress_seconds, here.wanted, machine["device"])
     epochs = settings.training.epochs
-    say(f"round {here.number}, seed {here.seed}: {len(here.labeled)} labels, {epochs} epochs on {device}")
+    known = len(here.labeled.known)
+    unknown = f" ({len(here.labeled) - known} more are unknown)" if known < len(here.labeled) else ""
+    say(f"round {here.number}, seed {here.seed}: {known} labels{unknown}, {epochs} epochs on {device}")
     watch = Stopwatch(device)
     last = _epochs(here, normalization, trained, progress)
     seconds = watch.seconds()
@@ -52,7 +54,7 @@ def train_and_test(here: Round[TrainingJob]) -> None:
         raise UserError(f"the weights are not finite after epoch {epochs} of {epochs}; lower training.learning_rate")
     metrics = {
         "round": here.number,
-        "labels": len(here.labeled),
+        "labels": known,
         "accuracy": accuracy(logits, data.splits["test"].labels),
         "accuracy_per_class": dict(
             zip(data.classes, accuracy_per_class(logits, data.splits["test"].labels), strict=True)
@@ -94,7 +96,7 @@ def _networks(here: Round[TrainingJob], normalization: Normalization) -> Network
 
 def _epochs(here: Round[TrainingJob], normalization: Normalization, trained: Networks, progress: Progress) -> Epoch:
     """Train and keep the progress; return the record of the last epoch."""
-    settings, pool = here.settings, here.data.splits["train"]
+    settings, labeled = here.settings, here.labeled.known
     epochs = settings.training.epochs
 
     def line(epoch: Epoch) -> str:
@@ -103,8 +105,8 @@ def _epochs(here: Round[TrainingJob], normalization: Normalization, trained: Net
 
     steps = train(
         trained,
-        to_tensor(pool.images[here.labeled.indices], here.device),
-        to_tensor(pool.labels[here.labeled.indices], here.device),
+        to_tensor(here.data.splits["train"].images[labeled.indices], here.device),
+        to_tensor(labeled.labels, here.device),
         settings.training,
         settings.recipe,
         settings.augmentation,
@@ -122,7 +124,7 @@ def _epochs(here: Round[TrainingJob], normalization: Normalization, trained: Net
         if "more than 1 value per channel" not in str(error):
             raise
         raise UserError(
-            f"training.batch_size: {settings.training.batch_size} leaves one of {len(here.labeled)} images over, and "
+            f"training.batch_size: {settings.training.batch_size} leaves one of {len(labeled)} images over, and "
             "batch norm has no variance over one image whose last feature map is one pixel; choose another size"
         ) from None
     except RuntimeError as error:
