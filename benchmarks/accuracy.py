@@ -22,6 +22,7 @@ from lplgrad.machine.randomness import Purpose, stream
 from lplgrad.rounds.evaluation import accuracy, predict
 from lplgrad.rounds.loop import train
 from lplgrad.rounds.networks import first_networks
+from lplgrad.rounds.oracle import pool_labels
 from lplgrad.rounds.transforms import Normalize, to_tensor
 from lplgrad.study.settings import Augmentation, Model, Normalization, Recipe, Training
 
@@ -81,7 +82,7 @@ def trial(data: DatasetArrays, seed: int, precision: str, device: torch.device) 
                 train(
                     networks,
                     to_tensor(data.splits["train"].images[labeled], device),
-                    to_tensor(data.splits["train"].labels[labeled], device),
+                    to_tensor(pool_labels(data)[labeled], device),
                     TRAINING,
                     Recipe(),
                     Augmentation(crop_padding=1),

@@ -21,7 +21,7 @@ from lplgrad.datasets.prepared.arrays import Images, open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine import fork_server
 from lplgrad.rounds.files import write_labeled
-from lplgrad.rounds.pool import initial_labels
+from lplgrad.rounds.pool import LabeledSet
 from lplgrad.study.reading import read_study
 
 NAME = "orchestration"
@@ -70,7 +70,7 @@ def starting(repeats: int) -> Iterator[Figure]:
     forked = [sys.executable, "-I", "-S", str(fork_server.CLIENT), str(server)]
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder) / "data", 40, 8)
-        write_labeled(Path(folder) / "labeled.csv", initial_labels(40, 20, 1))
+        write_labeled(Path(folder) / "labeled.csv", LabeledSet().extended(np.arange(20), np.zeros(20, np.int64), 1))
         for case, command in {"forked": forked, "a new process": new}.items():
             taken = []
             for _ in range(repeats + 1):

@@ -38,8 +38,9 @@ def of_round(number: int, folder: Path) -> Path:
     """The labels of round 1, as if the rounds up to another had bought as many of them each."""
     path = folder / f"labeled{number}.csv"
     head, *rows = (folder / "labeled.csv").read_text().splitlines()
-    indices = [row.split(",")[0] for row in rows]
-    path.write_text(f"{head}\n" + "".join(f"{i},{1 + k * number // len(rows)}\n" for k, i in enumerate(indices)))
+    cells = [row.split(",") for row in rows]
+    lines = [f"{index},{1 + k * number // len(rows)},{label}\n" for k, (index, _, label) in enumerate(cells)]
+    path.write_text("".join([f"{head}\n", *lines]))
     return path
 
 

@@ -17,6 +17,7 @@ from lplgrad.datasets import Prepared
 from lplgrad.datasets.prepared.arrays import DatasetArrays, Images, checksums, open_dataset, sha256
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.files import file_digest
+from lplgrad.rounds.pool import LabeledSet, draw_start
 from lplgrad.study.layout import Layout
 
 # Before torch is imported: small tensors on many threads take longer than on one, most of all on a busy machine.
@@ -54,6 +55,12 @@ def record_settings(layout: Layout, torch: str = "2") -> None:
                 if Path(folder).exists():
                     values = {**about, "target_accuracy": stops_at, "settings": settings}
                     Path(folder, name).write_text(json.dumps(values))
+
+
+def first_labels(images: int, size: int) -> LabeledSet:
+    """The labels of round 1 of seed 1, from a pool of so many ``small_images``."""
+    drawn = draw_start(images, size, seed=1)
+    return LabeledSet().extended(drawn, drawn % CLASSES, 1)
 
 
 def replace_array(folder: Path, name: str, array: npt.NDArray[Any]) -> None:

@@ -62,7 +62,7 @@ def finish(values: dict[str, Any], classes: list[str], accuracy: Accuracy | None
         budget = layout.budget(trial.budget, trial.dataset)
         draw = np.random.default_rng([trial.seed, len(trial.strategy)])
         start = np.sort(np.random.default_rng(trial.seed).permutation(POOL)[: budget.query_size])
-        labeled = LabeledSet(start, np.ones(len(start), np.int64))
+        labeled = LabeledSet().extended(start, start % len(classes), 1)
         write_labeled(Path(layout.labels(trial, 1)), labeled)
         reached, stopped = 0.0, False
         for number in range(1, budget.rounds + 1):
@@ -76,7 +76,7 @@ def finish(values: dict[str, Any], classes: list[str], accuracy: Accuracy | None
                 _observe(Path(layout.round(trial, number)), labeled, classes, draw)
             stopped = stopped or (budget.target_accuracy is not None and reached >= budget.target_accuracy)
             if number < budget.rounds:
-                labeled = _query(Path(layout.round(trial, number)), labeled, stopped, trial, budget, draw)
+                labeled = _query(Path(layout.round(trial, number)), labeled, len(classes), stopped, trial, budget, draw)
     record_settings(layout)
     return file
 
@@ -100,7 +100,13 @@ def _train(folder: Path, labels: int, accuracy: float, stopped: bool, classes: l
 
 
 def _query(
-    folder: Path, labeled: LabeledSet, stopped: bool, trial: Trial, budget: Budget, draw: np.random.Generator
+    folder: Path,
+    labeled: LabeledSet,
+    classes: int,
+    stopped: bool,
+    trial: Trial,
+    budget: Budget,
+    draw: np.random.Generator,
 ) -> LabeledSet:
     number = int(labeled.rounds.max())
     candidates = draw_candidates(POOL, labeled, budget.candidates, trial.seed, number)[: 0 if stopped else None]
@@ -111,7 +117,8 @@ def _query(
     if trial.strategy != "random":
         shares = draw.uniform(0.3, 0.9, size=(2, len(candidates)))
         said = {"entropy": shares[0], "confidence": shares[1], "predicted": np.zeros(len(candidates), np.int64)}
-    after = labeled if stopped else labeled.extended(candidates[selected], number + 1)
+    chosen = candidates[selected]
+    after = labeled if stopped else labeled.extended(chosen, chosen % classes, number + 1)
     write_scores(folder / "scores.csv", candidates, scores, selected, **said)
     write_labeled(folder / "next_labeled.csv", after)
     write_json(folder / "query_timing.json", {"query_seconds": 0.0 if stopped else 0.2, "peak_memory_mb": 9.0})

@@ -24,6 +24,7 @@ from lplgrad.machine.files import read_json
 from lplgrad.rounds import networks
 from lplgrad.rounds.files import read_labeled
 from lplgrad.rounds.loop import Optimizer, State
+from lplgrad.rounds.oracle import pool_labels
 from lplgrad.rounds.resume import restore, save
 from lplgrad.study.reading import read_study, read_study_file
 from lplgrad.study.settings import Model, Normalization, Study, StudyFile, Training
@@ -69,29 +70,30 @@ def read_or_refuse(read: Callable[[], Any]) -> Any:
     return None
 
 
-LABELED = b"index,round\n" + b"".join(b"%d,%d\n" % (index * 7 % 60, 1 + index // 10) for index in range(30))
+LABELED = b"index,round,label\n" + b"".join(b"%d,%d,%d\n" % (k * 7 % 60, 1 + k // 10, k % 5 - 1) for k in range(30))
 
 
 @FUZZ
 @given(data=damaged(LABELED))
-@example(b"index,round\n1,1\r\n")
-@example(b"index,round\n1,1\n\x0c2,1\n")
-@example(b"index,round\n1,1\n\n")
-@example("index,round\n1,1\n2,1\u2028".encode())
-@example(b'index,round\n"1",1\n')
-@example(b"index,round\n1,9999999999999999999999\n")
+@example(b"index,round,label\n1,1,1\r\n")
+@example(b"index,round,label\n1,1,1\n\x0c2,1,1\n")
+@example(b"index,round,label\n1,1,1\n\n")
+@example("index,round,label\n1,1,1\n2,1,1\u2028".encode())
+@example(b'index,round,label\n"1",1,1\n')
+@example(b"index,round,label\n1,9999999999999999999999,1\n")
+@example(b"index,round,label\n1,1,-01\n")
 def test_labels(tmp_path: Path, data: bytes) -> None:
     """The oracle is the grammar: nothing but it is accepted."""
     path = tmp_path / "labeled.csv"
     path.write_bytes(data)
-    found = read_or_refuse(lambda: read_labeled(path, 60))
-    rows = re.fullmatch(rb"index,round\n((?:[0-9]+,[0-9]+\n)+)", data)
+    found = read_or_refuse(lambda: read_labeled(path, 60, 4))
+    rows = re.fullmatch(rb"index,round,label\n((?:[0-9]+,[0-9]+,(?:-1|[0-9]+)\n)+)", data)
     if found is not None:
         assert rows
         values = [[int(cell) for cell in line.split(b",")] for line in rows[1].splitlines()]
-        assert values == np.stack([found.indices, found.rounds], axis=1).tolist()
-        assert len({index for index, _ in values}) == len(values)
-        assert all(index < 60 and number >= 1 for index, number in values)
+        assert values == np.stack([found.indices, found.rounds, found.labels], axis=1).tolist()
+        assert len({index for index, *_ in values}) == len(values)
+        assert all(index < 60 and number >= 1 and label < 4 for index, number, label in values)
 
 
 TEST_SCORES = b"index,score,loss\n" + b"".join(b"%d,%de-05,0.%d\n" % (index, 7 * index, index) for index in range(30))
@@ -241,8 +243,9 @@ def test_data_sets(prepared: Path, data: st.DataObject) -> None:
             for split, count in ((found.splits["train"], 20), (found.splits["test"], 8)):
                 assert split.images.shape == (count, 8, 8, 1)
                 assert split.images.dtype == np.uint8
-                assert split.labels.shape == (count,)
-                assert 0 <= split.labels.min() <= split.labels.max() < len(found.classes)
+            for labels, count in ((pool_labels(found), 20), (found.splits["test"].labels, 8)):
+                assert labels.shape == (count,)
+                assert 0 <= labels.min() <= labels.max() < len(found.classes)
             assert len(found.mean) == len(found.std) == 1
             assert all(np.isfinite(value) for value in found.mean)
             assert all(np.isfinite(value) and value > 0 for value in found.std)

@@ -38,10 +38,9 @@ from lplgrad.rounds.files import write_labeled
 from lplgrad.rounds.loop import State, train
 from lplgrad.rounds.models import ResNet
 from lplgrad.rounds.networks import Networks, first_networks
-from lplgrad.rounds.pool import initial_labels
 from lplgrad.study.settings import Augmentation, Compute, Model, Normalization, Recipe, Training
 from tests.by_hand import Call
-from tests.conftest import small_images
+from tests.conftest import first_labels, small_images
 from tests.gradient_norms.test_gradient_norms import oracle
 from tests.machine.test_fork_server import Owner
 
@@ -348,7 +347,7 @@ def write_data(folder: Path, side: int = 32) -> None:
     """Write a prepared data set and a labelled set."""
     images = partial(small_images, side=side, channels=3)
     write_dataset(folder / "data", Prepared(images(120, 1), images(40, 2), ["a", "b", "c", "d"], {}))
-    write_labeled(folder / "labeled.csv", initial_labels(120, 40, 1))
+    write_labeled(folder / "labeled.csv", first_labels(120, 40))
 
 
 @pytest.fixture

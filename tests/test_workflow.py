@@ -98,7 +98,7 @@ def change_a_label(path: Path) -> None:
     *lines, last = path.read_text().splitlines()
     used = {line.split(",")[0] for line in [*lines, last]}
     other = next(number for number in range(1200) if str(number) not in used)
-    path.write_text("\n".join([*lines, f"{other},{last.split(',')[1]}", ""]))
+    path.write_text("\n".join([*lines, f"{other},{last.partition(',')[2]}", ""]))
 
 
 @pytest.fixture(scope="session")

@@ -38,10 +38,10 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
             metrics = {"labels": 10 * number, "accuracy": 0.1 * number, "train_loss": 1.0, "stopped": False}
             (trained / "metrics.json").write_text(json.dumps(metrics))
             if number == 1:
-                Path(layout.labels(trial, 1)).write_text("index,round\n0,1\n")
+                Path(layout.labels(trial, 1)).write_text("index,round,label\n0,1,0\n")
             if number < 3:
                 queried.mkdir(parents=True, exist_ok=True)
-                (queried / "next_labeled.csv").write_text("index,round\n1,1\n")
+                (queried / "next_labeled.csv").write_text("index,round,label\n1,1,0\n")
     record_settings(layout)
     return layout
 
@@ -182,7 +182,7 @@ def test_rounds_of_two_data_sets_are_not_mixed_although_neither_is_here(layout: 
 def test_a_round_that_trained_on_labels_of_another_query_does_not_count(layout: Layout) -> None:
     """The query was asked again, and the round after it was not trained again yet."""
     labels = Path(layout.labels(LPLGRAD_1, 3))
-    labels.write_text("index,round\n2,1\n")
+    labels.write_text("index,round,label\n2,1,0\n")
     found = departures(layout)[LPLGRAD_1]
     assert (found.round_number, found.problem) == (3, f"{labels} has changed since")
 

@@ -110,7 +110,7 @@ TABLES: dict[Path, tuple[Callable[[StudyFile], Any], set[str], set[str]]] = {
     ),
     STATISTICS / "choices.csv": (
         lambda file: measured.read_diagnostics(STATISTICS, file)["choices"],
-        set(list(measured.CHOICES)[6:]), {"spread", "error_ranking", "score_entropy_correlation"},
+        set(list(measured.CHOICES)[6:]), {"balance", "spread", "error_ranking", "score_entropy_correlation"},
     ),
     STATISTICS / "overlap.csv": (
         lambda file: measured.read_diagnostics(STATISTICS, file)["overlap"], {"jaccard"}, set(),

@@ -101,7 +101,7 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
         ("datasets/prepared/writing.py", "two classes or more, each", "at least two classes, each", set()),
         ("machine/files.py", "not JSON, or cut off", "no JSON", set()),
         ("rounds/query.py", "the target accuracy is reached", "target accuracy reached", set()),
-        ("rounds/pool.py", "if query_size > images:", "if query_size >= images:", set()),
+        ("rounds/pool.py", "if size > images:", "if size >= images:", set()),
         ("cli.py", "seed of the trial", "the trial's seed", set()),
         ("machine/errors.py", "class UserError(Exception)", "class UserError(Exception, object)", set()),
         ("study/settings.py", "has no effect", "changes nothing", set()),

@@ -17,7 +17,7 @@ import pytest
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine import fork_server
 from lplgrad.rounds.files import write_labeled
-from lplgrad.rounds.pool import initial_labels
+from tests.conftest import POOL, first_labels
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fork server runs on Linux only")
 SMALL = [
@@ -83,7 +83,7 @@ class Owner:
 
 @pytest.fixture
 def owner(tmp_path: Path, data: DatasetArrays) -> Iterator[Owner]:
-    write_labeled(tmp_path / "labeled.csv", initial_labels(len(data.splits["train"].images), 12, 1))
+    write_labeled(tmp_path / "labeled.csv", first_labels(POOL, 12))
     with Owner(tmp_path) as owner:
         yield owner
 

@@ -23,6 +23,7 @@ from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
 from lplgrad.report import figures, style, tables, trial_figures
 from lplgrad.report.document import document
+from lplgrad.rounds.pool import LabeledSet
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import StudyFile
@@ -166,11 +167,13 @@ def test_bars_of_many_classes_can_be_seen() -> None:
     classes = 300
     labels = np.arange(classes)
     data = SimpleNamespace(
-        train=SimpleNamespace(images=np.zeros((classes, 2, 2, 1), np.uint8), labels=labels),
+        splits={"train": SimpleNamespace(images=np.zeros((classes, 2, 2, 1), np.uint8))},
         classes=[str(label) for label in labels],
     )
     scores = pd.DataFrame({"index": labels, "score": 1.0, "predicted_class": 0, "selected": labels % 7 == 0})
-    figure = trial_figures.contact_sheet([trial_figures.Query(1, scores)], cast(Any, data))
+    figure = trial_figures.contact_sheet(
+        [trial_figures.Query(1, scores, LabeledSet(labels, np.full(classes, 2), labels))], cast(Any, data)
+    )
     figure.set_dpi(200)
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())
@@ -215,7 +218,8 @@ def test_one_round_has_one_tick() -> None:
 
 def query(number: int, selected: list[int]) -> trial_figures.Query:
     frame = pd.DataFrame({"index": range(4), "score": 1.0, "predicted_class": 0, "selected": selected})
-    return trial_figures.Query(number, frame if any(selected) else frame.iloc[:0])
+    after = LabeledSet(np.arange(4), np.full(4, number + 1), np.zeros(4, np.int64))
+    return trial_figures.Query(number, frame if any(selected) else frame.iloc[:0], after)
 
 
 def test_a_contact_sheet_without_choices_says_why(data: DatasetArrays) -> None:

@@ -90,48 +90,53 @@ class TestReplacing:
                 read_json(tmp_path / "broken")
 
 
-LABELED = LabeledSet(np.array([4, 7, 1]), np.array([1, 1, 2]))
+LABELED = LabeledSet(np.array([4, 7, 1]), np.array([1, 1, 2]), np.array([2, 0, -1]))
 
 
 class TestLabeled:
     def test_comes_back(self, tmp_path: Path) -> None:
         write_labeled(tmp_path / "labeled.csv", LABELED)
-        assert (tmp_path / "labeled.csv").read_text() == "index,round\n4,1\n7,1\n1,2\n"
-        back = read_labeled(tmp_path / "labeled.csv", images=8)
+        assert (tmp_path / "labeled.csv").read_text() == "index,round,label\n4,1,2\n7,1,0\n1,2,-1\n"
+        back = read_labeled(tmp_path / "labeled.csv", images=8, classes=3)
         assert back.indices.tolist() == [4, 7, 1]
         assert back.rounds.tolist() == [1, 1, 2]
+        assert back.labels.tolist() == [2, 0, -1]
 
     @pytest.mark.parametrize(
         ("text", "problem"),
         [
-            ("", "the first line must be index,round"),
-            ("index;round\n1;1\n", "the first line must be index,round"),
-            ("index,score,selected\n1,1,1\n", "the first line must be index,round"),
-            ("index,round\n", "no labels in it"),
-            ("index,round\n1,1\n2,", "cut off within its last line"),
-            ("index,round\n1,1\n2\n", "line 3: expected 2 whole numbers"),
-            ("index,round\n1,1,1\n", "line 2: expected 2 whole numbers"),
-            ("index,round\n1.0,1\n", "line 2: expected 2 whole numbers"),
-            ("index,round\n-1,1\n", "line 2: expected 2 whole numbers"),
-            ("index,round\n1_0,1\n", "line 2: expected 2 whole numbers"),
-            ("index,round\n99999999999999999999,1\n", "line 2: expected 2 whole numbers"),
-            ("index,round\n10,1\n", "index 10 is not in the training pool of 10 images"),
-            ("index,round\n3,1\n5,1\n3,2\n", "index 3 appears twice"),
-            ("index,round\n3,0\n", "rounds count from 1"),
+            ("", "the first line must be index,round,label"),
+            ("index,round\n1,1\n", "the first line must be index,round,label"),
+            ("index;round;label\n1;1;1\n", "the first line must be index,round,label"),
+            ("index,score,selected\n1,1,1\n", "the first line must be index,round,label"),
+            ("index,round,label\n", "no labels in it"),
+            ("index,round,label\n1,1,1\n2,", "cut off within its last line"),
+            ("index,round,label\n1,1,1\n2,1\n", "line 3: expected 3 whole numbers (as label also -1: unknown)"),
+            ("index,round,label\n1,1,1,1\n", "line 2: expected 3 whole numbers"),
+            ("index,round,label\n1.0,1,1\n", "line 2: expected 3 whole numbers"),
+            ("index,round,label\n-1,1,1\n", "line 2: expected 3 whole numbers"),
+            ("index,round,label\n1,1,-2\n", "line 2: expected 3 whole numbers"),
+            ("index,round,label\n1,1,\n", "line 2: expected 3 whole numbers"),
+            ("index,round,label\n1_0,1,1\n", "line 2: expected 3 whole numbers"),
+            ("index,round,label\n99999999999999999999,1,1\n", "line 2: expected 3 whole numbers"),
+            ("index,round,label\n10,1,1\n", "index 10 is not in the training pool of 10 images"),
+            ("index,round,label\n3,1,1\n5,1,1\n3,2,1\n", "index 3 appears twice"),
+            ("index,round,label\n3,0,1\n", "rounds count from 1"),
+            ("index,round,label\n3,1,2\n5,1,3\n", "the label of index 5 is 3, but the data set has 3 classes"),
         ],
     )
     def test_what_is_wrong_is_told(self, tmp_path: Path, text: str, problem: str) -> None:
         path = tmp_path / "labeled.csv"
         path.write_text(text)
         with pytest.raises(UserError) as caught:
-            read_labeled(path, images=10)
+            read_labeled(path, images=10, classes=3)
         assert str(caught.value).startswith(f"{path}: ")
         assert problem in str(caught.value)
 
     def test_a_binary_file_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "labeled.csv").write_bytes(b"\x89PNG\xff\x00")
         with pytest.raises(UserError, match="not a CSV file"):
-            read_labeled(tmp_path / "labeled.csv", images=10)
+            read_labeled(tmp_path / "labeled.csv", images=10, classes=3)
 
 
 def test_scores_come_back_to_the_bit_and_repeat_the_selection(tmp_path: Path) -> None:

@@ -7,25 +7,45 @@ import pytest
 
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.randomness import Purpose, stream, torch_seed
-from lplgrad.rounds.pool import TEST_IMAGES, LabeledSet, draw_candidates, draw_test_images, initial_labels
+from lplgrad.rounds.pool import TEST_IMAGES, LabeledSet, draw_candidates, draw_start, draw_test_images
 
 
 def labeled(*indices: int) -> LabeledSet:
-    return LabeledSet(np.array(indices, dtype=np.int64), np.ones(len(indices), dtype=np.int64))
+    chosen = np.array(indices, dtype=np.int64)
+    return LabeledSet(chosen, np.ones(len(indices), dtype=np.int64), chosen % 4)
 
 
-def test_initial_labels_are_distinct_and_follow_the_seed() -> None:
-    first = initial_labels(100, 20, seed=3)
-    assert len(set(first.indices.tolist())) == 20
-    assert (first.rounds == 1).all()
-    assert np.array_equal(first.indices, initial_labels(100, 20, seed=3).indices)
-    assert not np.array_equal(first.indices, initial_labels(100, 20, seed=4).indices)
+def test_the_start_is_distinct_and_follows_the_seed() -> None:
+    first = draw_start(100, 20, seed=3)
+    assert len(set(first.tolist())) == 20
+    assert np.array_equal(first, draw_start(100, 20, seed=3))
+    assert not np.array_equal(first, draw_start(100, 20, seed=4))
 
 
-def test_initial_labels_are_uniform() -> None:
+def test_the_start_is_uniform() -> None:
     """Every image is drawn as often: over 2,000 seeds 20 of 100 images, 400 each, within five standard deviations."""
-    counts = sum(np.bincount(initial_labels(100, 20, seed).indices, minlength=100) for seed in range(2000))
+    counts = sum(np.bincount(draw_start(100, 20, seed), minlength=100) for seed in range(2000))
     assert np.abs(counts - 400).max() < 5 * (2000 * 0.2 * 0.8) ** 0.5
+
+
+def test_a_stratified_start_has_the_proportions_of_the_pool() -> None:
+    """Shares of 10 from classes of 50, 25, 15, 7 and 3 of 100 images: 5, 2.5, 1.5, 0.7 and 0.3. Two are left over: one
+    for 0.7, and the smaller class number of the two halves gets the other."""
+    classes = np.repeat([3, 1, 0, 2, 4], [50, 25, 15, 7, 3])
+    for seed in range(20):
+        counts = np.bincount(classes[draw_start(100, 10, seed, classes)], minlength=5)
+        assert counts.tolist() == [2, 2, 1, 5, 0]
+    assert len(np.unique(draw_start(100, 100, 1, classes))) == 100
+    assert np.bincount(draw_start(100, 100, 1, classes)).max() == 1
+
+
+def test_a_stratified_start_takes_the_first_images_of_each_class_from_the_uniform_draw() -> None:
+    """If the pool has one class, the two are the same."""
+    assert np.array_equal(draw_start(100, 20, 3, np.zeros(100, np.int64)), draw_start(100, 20, 3))
+    classes = np.arange(100) % 2
+    order = stream(3, Purpose.INITIAL_LABELS).permutation(100)
+    halves = [order[order % 2 == one][:10] for one in (0, 1)]
+    assert np.array_equal(draw_start(100, 20, 3, classes), np.sort(np.concatenate(halves)))
 
 
 def test_candidates_are_unlabelled_distinct_and_sorted() -> None:
@@ -52,17 +72,19 @@ def test_all_is_the_whole_unlabelled_pool() -> None:
 def test_too_few_left_is_told() -> None:
     with pytest.raises(UserError, match="candidates: 9 are to be drawn in round 4, but only 8 of 10 images are left"):
         draw_candidates(10, labeled(3, 7), 9, seed=1, round_number=4)
-    with pytest.raises(UserError, match="query_size: 11"):
-        initial_labels(10, 11, seed=1)
+    with pytest.raises(UserError, match="start: 11"):
+        draw_start(10, 11, seed=1)
 
 
 def test_extending_keeps_what_was_and_refuses_repeats() -> None:
-    more = labeled(5, 2).extended(np.array([9, 1]), round_number=2)
+    more = labeled(5, 2).extended(np.array([9, 1]), np.array([3, -1]), round_number=2)
     assert more.indices.tolist() == [5, 2, 1, 9]
     assert more.rounds.tolist() == [1, 1, 2, 2]
+    assert more.labels.tolist() == [1, 2, -1, 3], "each stays with its image"
+    assert [part.tolist() for part in vars(more.known).values()] == [[5, 2, 9], [1, 1, 2], [1, 2, 3]]
     for bad in ([2, 8], [8, 8]):
         with pytest.raises(ValueError, match="twice"):
-            labeled(5, 2).extended(np.array(bad), round_number=2)
+            labeled(5, 2).extended(np.array(bad), np.zeros(2, np.int64), round_number=2)
 
 
 def test_streams_differ_by_purpose_seed_and_round_and_by_nothing_else() -> None:

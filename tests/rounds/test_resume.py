@@ -203,15 +203,15 @@ class TestDiscarding:
 
 def test_the_digest_is_of_all_that_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "labeled.csv"
-    file.write_text("index,round\n1,1\n")
+    file.write_text("index,round,label\n1,1,0\n")
     digest = resume.digest_of
     before = digest([{"epochs": 2}, 1], [file])
     assert digest([{"epochs": 2}, 1], [file]) == before
     assert digest([{"epochs": 3}, 1], [file]) != before
     assert digest([{"epochs": 2}, 2], [file]) != before
-    file.write_text("index,round\n2,1\n")
+    file.write_text("index,round,label\n2,1,0\n")
     assert digest([{"epochs": 2}, 1], [file]) != before
-    file.write_text("index,round\n1,1\n")
+    file.write_text("index,round,label\n1,1,0\n")
     for target, value in [("lplgrad.rounds.resume.code_digest", lambda *modules: "edited"), ("torch.__version__", "0")]:
         with monkeypatch.context() as patch:
             patch.setattr(target, value)

@@ -37,7 +37,7 @@ def trained(folder: Path, number: int, accuracy: float, seconds: float) -> None:
 
 def queried(folder: Path, seconds: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "next_labeled.csv").write_text("index,round\n1,1\n")
+    (folder / "next_labeled.csv").write_text("index,round,label\n1,1,0\n")
     (folder / "query_timing.json").write_text(json.dumps({"query_seconds": seconds}))
 
 

@@ -43,8 +43,8 @@ class Candidates:
     - ``gradient_norms`` of the need's argument, a function of logits, shape (B, C), to float64 of shape (B,): see
       ``gradient_norms.GradientNorms``;
     - ``stochastic_logits``, float32, shape (S, T, C): logits of T passes with dropout; the argument is ``Dropout(T)``;
-    - ``labeled:<need>``: the same for the L labelled examples, and ``labeled:labels``, int64, shape (L,).
-
+    - ``labeled:<need>``: the same for the L labelled examples, and ``labeled:labels``, int64, shape (L,);
+      -1 for an unknown class;
     - ``side:<output>`` of the acquisition function's own learner.
 
     All other needs are outputs that the recipe offers.

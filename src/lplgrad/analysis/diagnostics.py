@@ -20,6 +20,7 @@ from lplgrad.analysis.trained import trained_rounds
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.rounds.files import check_rounds, read_labeled
+from lplgrad.rounds.oracle import pool_labels
 from lplgrad.rounds.pool import LabeledSet, draw_candidates
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.settings import StudyFile
@@ -64,11 +65,11 @@ def choices(file: StudyFile) -> pd.DataFrame:
     """Describe what every query chose.
 
     Returns:
-        Columns budget, dataset, strategy, seed, round (of the query), labels (after the query), balance (of
-        the classes of the chosen images), balance_labeled (of the whole labelled set), spread (mean distance of a
-        chosen image to the nearest other, over that of as many that random labelling takes from the same candidates),
-        error_ranking (probability that a misclassified candidate scores above a right one), score_entropy_correlation
-        (Spearman's over candidates); the last two NaN if the query used no model.
+        Columns budget, dataset, strategy, seed, round (of the query), labels (after the query), balance (of the known
+        classes of the chosen images; NaN without one), balance_labeled (of the whole labelled set), spread (mean
+        distance of a chosen image to the nearest other, over that of as many that random labelling takes from the same
+        candidates), error_ranking (probability that a misclassified candidate scores above a right one),
+        score_entropy_correlation (Spearman's over candidates); the last two NaN if the query used no model.
     """
     layout = Layout(file.study, file.unavailable)
     datasets = open_datasets(layout)
@@ -79,8 +80,9 @@ def choices(file: StudyFile) -> pd.DataFrame:
         scores = scores_of(layout, trial, number, data)
         indices = scores["index"].to_numpy(np.int64)
         taken = indices[scores["pick"].to_numpy() > 0]
-        labels = np.asarray(data.splits["train"].labels)
-        balances = [of_images.class_balance(labels[part], len(data.classes)) for part in (taken, after.indices)]
+        labels, known = pool_labels(data), after.known
+        bought = (known.labels[known.rounds > number], known.labels)
+        balances = [of_images.class_balance(part, len(data.classes)) for part in bought]
         values = (*balances, _spread(data, indices, taken, trial.seed, number), *_ranking(scores, labels[indices]))
         rows.append([*vars(trial).values(), number, len(after), *values])
     return pd.DataFrame(rows, columns=[*TRIAL, "round", "labels", *columns])
@@ -135,7 +137,7 @@ def labeled_set(layout: Layout, trial: Trial, number: int, data: DatasetArrays) 
     """
     number = trained_rounds(layout, trial, number)
     path = Path(layout.labels(trial, number))
-    labeled = read_labeled(path, len(data.splits["train"].labels))
+    labeled = read_labeled(path, len(data.splits["train"].images), len(data.classes))
     check_rounds(path, labeled, number, layout.budget(trial.budget, trial.dataset).query_size)
     return labeled
 
@@ -153,7 +155,7 @@ def scores_of(layout: Layout, trial: Trial, number: int, data: DatasetArrays) ->
     if number >= trained_rounds(layout, trial):
         return read_scores(path, np.empty(0, dtype=np.int64), 0, ranked=False)
     labeled = labeled_set(layout, trial, number, data)
-    candidates = draw_candidates(len(data.splits["train"].labels), labeled, budget.candidates, trial.seed, number)
+    candidates = draw_candidates(len(data.splits["train"].images), labeled, budget.candidates, trial.seed, number)
     function = acquisitions.load(layout.study.strategies[trial.strategy].acquisition)
     scores = read_scores(path, candidates, budget.query_size, ranked=function.choose is None)
     if not scores["predicted_class"].dropna().between(0, len(data.classes) - 1).all():

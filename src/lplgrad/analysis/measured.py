@@ -75,7 +75,7 @@ CALIBRATION = {
     "entropy_loss_correlation": CORRELATION.or_empty(),
 }  # fmt: skip
 CHOICES = {
-    **PLACE, **dict.fromkeys(("balance", "balance_labeled"), FRACTION), "spread": AMOUNT.or_empty(),
+    **PLACE, "balance": FRACTION.or_empty(), "balance_labeled": FRACTION, "spread": AMOUNT.or_empty(),
     "error_ranking": FRACTION.or_empty(), "score_entropy_correlation": CORRELATION.or_empty(),
 }  # fmt: skip
 PAIR = {**STRATEGY, "baseline": TEXT, **POINT}

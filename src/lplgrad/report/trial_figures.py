@@ -23,6 +23,7 @@ from lplgrad.analysis.round_files import read_array, read_confidence, read_obser
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.report.style import TITLE_WIDTH, message, note, set_up, wrapped
+from lplgrad.rounds.pool import UNKNOWN, LabeledSet
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.settings import StudyFile
 
@@ -36,10 +37,12 @@ class Query:
 
     round_number: int  # the round whose model scored the candidates
     scores: pd.DataFrame  # ``scores.csv``: a row for each candidate
+    after: LabeledSet  # the labels that were bought by then, with those of the chosen candidates
 
     def selected(self) -> pd.DataFrame:
-        """Return the candidates that were chosen, highest score first."""
-        return self.scores[self.scores["pick"] > 0].sort_values("pick")
+        """Return the candidates that were chosen, in the order of choice, and their labels in the column label."""
+        chosen = self.scores[self.scores["pick"] > 0].sort_values("pick")
+        return chosen.assign(label=chosen["index"].map(pd.Series(self.after.labels, self.after.indices)))
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,14 @@ def chosen(file: StudyFile, trial: Trial) -> Any:
     last = layout.rounds(trial.budget, trial.dataset)
     check_settings(layout, trial, behind(layout, trial, last))
     data = open_dataset(Path(layout.data(trial.dataset)))
-    queries = [Query(number, scores_of(layout, trial, number, data)) for number in range(1, last)]
+    queries = [
+        Query(number, scores_of(layout, trial, number, data), labeled_set(layout, trial, number + 1, data))
+        for number in range(1, last)
+    ]
+    for query in queries:
+        if query.selected()["label"].isna().any():
+            path = layout.labels(trial, query.round_number + 1)
+            raise UserError(f"{path}: lacks an image that its query chose; delete it and run again")
     return contact_sheet(queries, data)
 
 
@@ -92,7 +102,7 @@ def _observed(file: StudyFile, trial: Trial) -> tuple[list[Observation], Dataset
         folder = Path(layout.round(trial, number))
         labeled = labeled_set(layout, trial, number, data)
         tested = min(wanted.embedded_images, len(data.splits["test"].labels))
-        unlabeled = min(wanted.unlabeled_images, len(data.splits["train"].labels) - len(labeled))
+        unlabeled = min(wanted.unlabeled_images, len(data.splits["train"].images) - len(labeled))
         features = read_array(folder / "features.npy", (tested, None))
         observed = read_observed(folder / "observed.csv", tested, data.splits["test"].labels)
         of_pool = read_confidence(folder / "confidence.csv", labeled.indices, unlabeled)
@@ -131,9 +141,8 @@ def contact_sheet(queries: list[Query], data: DatasetArrays) -> Any:
         row[0].text(
             -0.35, 0.5, f"round {query.round_number}", transform=row[0].transAxes, rotation=90, va="center", fontsize=8
         )
-        counts = np.bincount(
-            data.splits["train"].labels[selected["index"].to_numpy(dtype=np.int64)], minlength=len(names)
-        )
+        known = selected["label"][selected["label"] != UNKNOWN]
+        counts = np.bincount(known.to_numpy(np.int64), minlength=len(names))
         largest = max(largest, int(counts.max(initial=1)))
         # White edges would cover thin bars, and a bar narrower than a pixel would vanish without an edge of its colour.
         look = {"width": 0.8} if few else {"width": 1.0, "edgecolor": BLUE, "linewidth": 0.3}
@@ -156,8 +165,9 @@ def contact_sheet(queries: list[Query], data: DatasetArrays) -> Any:
 def _thumbnail(axis: Any, candidate: pd.Series[Any], data: DatasetArrays, names: list[str]) -> None:
     index, predicted = int(candidate["index"]), candidate["predicted_class"]
     axis.imshow(data.splits["train"].images[index].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    label = int(data.splits["train"].labels[index])
-    axis.set_title(f"{names[label][:12]}\n{candidate['score']:.3g}", fontsize=6.5, pad=2, linespacing=1.1)
+    label = int(candidate["label"])
+    name = "unknown" if label == UNKNOWN else names[label]
+    axis.set_title(f"{name[:12]}\n{candidate['score']:.3g}", fontsize=6.5, pad=2, linespacing=1.1)
     if not pd.isna(predicted) and int(predicted) != label:
         below = {"transform": axis.transAxes, "ha": "center", "va": "top"}
         axis.text(0.5, -0.04, names[int(predicted)][:12], **below, fontsize=6.5, color="#B23A00")

@@ -114,15 +114,15 @@ def draws_of(
     stream: Callable[[Purpose | str], np.random.Generator],
 ) -> Draws:
     """Return the examples of a round, on its device."""
-    pool, labeled = here.data.splits["train"], here.labeled
+    images, labeled = here.data.splits["train"].images, here.labeled.known
     return Draws(
-        to_tensor(pool.images[labeled.indices], here.device),
-        to_tensor(pool.labels[labeled.indices], here.device),
+        to_tensor(images[labeled.indices], here.device),
+        to_tensor(labeled.labels, here.device),
         batch_size,
         here.settings.augmentation,
         normalization,
         stream,
         int((labeled.rounds == here.number).sum()),
-        pool.images,
-        np.setdiff1d(np.arange(len(pool.images)), labeled.indices),
+        images,
+        np.setdiff1d(np.arange(len(images)), here.labeled.indices),
     )

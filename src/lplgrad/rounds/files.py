@@ -16,10 +16,11 @@ from lplgrad.machine.files import read_json, remove, replacing, write_text
 from lplgrad.rounds.pool import LabeledSet
 from lplgrad.rounds.settings import RERUN, TRAINING
 
-LABELED_COLUMNS = ["index", "round"]
+LABELED_COLUMNS = ["index", "round", "label"]
 SCORE_COLUMNS = ["index", "score", "entropy", "confidence", "predicted_class", "pick"]
 TEST_SCORE_COLUMNS = ["index", "score", "loss"]
-LABEL = re.compile(r"[0-9]{1,18},[0-9]{1,18}")  # int() accepts more: 1_000, full-width digits, signs, blanks
+# int() accepts more: 1_000, full-width digits, signs, blanks.
+LABEL = re.compile(r"[0-9]{1,18},[0-9]{1,18},(?:-1|[0-9]{1,18})")
 VERSION = "[0-9][0-9A-Za-z.+_-]*"
 PROGRESS = "progress.safetensors"  # of a training; see ``resume``
 QUERY_PROGRESS = "query_progress.safetensors"  # of a learner that a query trains
@@ -31,20 +32,21 @@ def forget_progress(folder: Path, name: str = PROGRESS) -> None:
 
 
 def write_labeled(path: Path, labeled: LabeledSet) -> None:
-    """Write the labelled set of a round: the index of each image, and the round in which it was labelled."""
-    rows = [f"{index},{number}\n" for index, number in zip(labeled.indices, labeled.rounds, strict=True)]
+    """Write the labelled set of a round: the index of each image, the round for which it was labelled, its class."""
+    columns = (labeled.indices, labeled.rounds, labeled.labels)
+    rows = [f"{index},{number},{label}\n" for index, number, label in zip(*columns, strict=True)]
     write_text(path, ",".join(LABELED_COLUMNS) + "\n" + "".join(rows))
 
 
-def read_labeled(path: Path, images: int) -> LabeledSet:
-    """Read the labelled set of a round from a training pool of so many images.
+def read_labeled(path: Path, images: int, classes: int) -> LabeledSet:
+    """Read the labelled set of a round, from a training pool of so many images and a data set of so many classes.
 
     Raises:
-        UserError: the file is not such a list, or an index is out of range or appears twice.
+        UserError: the file is not such a list, an index or a label is out of range, or an index appears twice.
     """
-    rows = read_rows(path, LABELED_COLUMNS, LABEL, "2 whole numbers")
-    values = np.array([[int(cell) for cell in row] for row in rows], dtype=np.int64).reshape(-1, 2)
-    indices, rounds = values[:, 0].copy(), values[:, 1].copy()
+    rows = read_rows(path, LABELED_COLUMNS, LABEL, "3 whole numbers (as label also -1: unknown)")
+    values = np.array([[int(cell) for cell in row] for row in rows], dtype=np.int64).reshape(-1, 3)
+    indices, rounds, labels = (column.copy() for column in values.T)
     if not len(indices):
         raise UserError(f"{path}: no labels in it; delete it and run again")
     outside = indices[(indices < 0) | (indices >= images)]
@@ -55,7 +57,9 @@ def read_labeled(path: Path, images: int) -> LabeledSet:
         raise UserError(f"{path}: index {unique[counts > 1][0]} appears twice")
     if (rounds < 1).any():
         raise UserError(f"{path}: rounds count from 1")
-    return LabeledSet(indices, rounds)
+    for index, label in zip(indices[labels >= classes], labels[labels >= classes], strict=True):
+        raise UserError(f"{path}: the label of index {index} is {label}, but the data set has {classes} classes")
+    return LabeledSet(indices, rounds, labels)
 
 
 def check_rounds(path: Path, labeled: LabeledSet, rounds: int, query_size: int | None = None) -> None:

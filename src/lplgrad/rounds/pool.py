@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -15,33 +15,76 @@ Indices = npt.NDArray[np.int64]
 TEST_IMAGES = 1000  # scored after every query to compare scores with true losses; all, if the set has fewer
 
 
+UNKNOWN = -1  # the label of an image that the annotator could not label
+
+
+def _none() -> Indices:
+    return np.empty(0, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class LabeledSet:
-    """The labelled images of a round, sorted by round and index."""
+    """The labels that a trial has bought by a round, sorted by round and index.
 
-    indices: Indices  # positions in the training pool, int64, shape (L,), each once
-    rounds: Indices  # the round in which each was labelled (1: the initial draw), int64, shape (L,)
+    An image whose label is unknown has been paid for. It is no candidate again, and core-set looks away from it as from
+    the others, but nothing is trained on it.
+    """
+
+    indices: Indices = field(default_factory=_none)  # positions in the training pool, int64, shape (L,), each once
+    rounds: Indices = field(default_factory=_none)  # in which each was bought (1: the start), int64, shape (L,)
+    labels: Indices = field(default_factory=_none)  # the class of each, or ``UNKNOWN``, int64, shape (L,)
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def extended(self, chosen: Indices, round_number: int) -> LabeledSet:
-        """Return the labelled set after ``chosen`` was labelled for round ``round_number``."""
+    @property
+    def known(self) -> LabeledSet:
+        """Return those whose label is known: what a training trains on."""
+        there = self.labels != UNKNOWN
+        return LabeledSet(self.indices[there], self.rounds[there], self.labels[there])
+
+    def extended(self, chosen: Indices, labels: Indices, round_number: int) -> LabeledSet:
+        """Return the labelled set after ``chosen`` got ``labels``, each of shape (b,), for round ``round_number``."""
         repeated = np.intersect1d(self.indices, chosen)
         if len(repeated) or len(np.unique(chosen)) < len(chosen):
             raise ValueError(f"a query chose images twice or images that have labels: {repeated[:5]}")
+        order = np.argsort(chosen)
         return LabeledSet(
-            np.concatenate([self.indices, np.sort(chosen)]),
+            np.concatenate([self.indices, chosen[order]]),
             np.concatenate([self.rounds, np.full(len(chosen), round_number, dtype=np.int64)]),
+            np.concatenate([self.labels, labels[order]]),
         )
 
 
-def initial_labels(images: int, query_size: int, seed: int) -> LabeledSet:
-    """Draw the labels of round 1: ``query_size`` of ``images`` images, uniformly and without replacement."""
-    if query_size > images:
-        raise UserError(f"query_size: {query_size} images are to be labelled, but the pool has {images}")
-    drawn = stream(seed, Purpose.INITIAL_LABELS).permutation(images)[:query_size]
-    return LabeledSet(np.sort(drawn), np.ones(query_size, dtype=np.int64))
+def draw_start(images: int, size: int, seed: int, classes: Indices | None = None) -> Indices:
+    """Draw the images that are labelled for round 1, without replacement.
+
+    The seed determines one permutation of the pool. A uniform draw takes its first ``size`` images. A stratified draw
+    takes from each class its first images. How many follows from the size of the class by the method of the largest
+    remainder: first the whole part of the class's proportional share, then one more for the classes whose shares have
+    the largest fractions. Of equal fractions, the smaller class number comes first.
+
+    Args:
+        images: size N of the training pool.
+        size: how many images are drawn.
+        seed: of the trial.
+        classes: of all images of the pool, shape (N,), for a stratified draw; None for a uniform one.
+
+    Returns:
+        Indices, ascending, int64, shape (size,).
+
+    Raises:
+        UserError: the pool has fewer images.
+    """
+    if size > images:
+        raise UserError(f"start: {size} images are to be labelled, but the pool has {images}")
+    order = stream(seed, Purpose.INITIAL_LABELS).permutation(images)
+    if classes is None:
+        return np.sort(order[:size])
+    members = [order[classes[order] == one] for one in np.unique(classes)]
+    whole, fractions = np.divmod([size * len(of_class) for of_class in members], images)
+    whole[np.argsort(-fractions, kind="stable")[: size - whole.sum()]] += 1
+    return np.sort(np.concatenate([of_class[:count] for of_class, count in zip(members, whole, strict=True)]))
 
 
 def draw_candidates(

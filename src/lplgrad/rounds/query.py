@@ -1,4 +1,4 @@
-"""``lplgrad query``: score the candidates of a round and choose which of them are labelled."""
+"""``lplgrad query``: score the candidates of a round, choose some, and ask the oracle for their labels."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lplgrad.machine.files import write_json
 from lplgrad.machine.log import say
 from lplgrad.machine.timing import Stopwatch, describe, peak_memory_mb
 from lplgrad.rounds.files import forget_progress, write_labeled, write_scores, write_test_scores
+from lplgrad.rounds.oracle import SimulatedOracle
 from lplgrad.rounds.pool import draw_candidates
 from lplgrad.rounds.round import Round, open_round
 from lplgrad.rounds.settings import QUERY, write_settings
@@ -70,7 +71,9 @@ def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> 
     test_scores = () if scorer is None or not function.alone else scorer.test_scores()
     write_test_scores(here.folder / "test_scores.csv", *test_scores)
     write_settings(here, QUERY)
-    write_labeled(here.folder / "next_labeled.csv", here.labeled.extended(indices[choice.picks], here.number + 1))
+    chosen = indices[choice.picks]
+    answers = SimulatedOracle(here.data).answer(chosen)
+    write_labeled(here.folder / "next_labeled.csv", here.labeled.extended(chosen, answers, here.number + 1))
     seconds = timing["query_seconds"]
     say(f"round {here.number}: chose {len(choice.picks)} of {len(indices)} candidates in {seconds:.2f} s")
 

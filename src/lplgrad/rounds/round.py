@@ -135,7 +135,7 @@ def open_round(arguments: argparse.Namespace, job: type[JobT], what: str) -> Ite
         settings = parse_settings(job, arguments.settings)
         _log_settings(settings)
         data = open_dataset(arguments.data)
-        labeled = read_labeled(arguments.labeled, len(data.splits["train"].images))
+        labeled = read_labeled(arguments.labeled, len(data.splits["train"].images), len(data.classes))
         newest = int(labeled.rounds.max())
         number, metrics = vars(arguments).get("round", newest), _metrics(arguments)
         stopped = metrics is not None and has_stopped(metrics, arguments.target_accuracy)

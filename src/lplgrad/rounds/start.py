@@ -7,18 +7,22 @@ import argparse
 from lplgrad.datasets.prepared.arrays import open_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.rounds.files import write_labeled
-from lplgrad.rounds.pool import initial_labels
+from lplgrad.rounds.oracle import SimulatedOracle
+from lplgrad.rounds.pool import LabeledSet, draw_start
 from lplgrad.study.settings import Budget, pool_problem
 from lplgrad.study.validation import parse
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draw the labels of round 1 and write them."""
-    images = len(open_dataset(arguments.data).splits["train"].images)
+    """Draw images of the pool, ask the oracle for their labels, and write these."""
+    data = open_dataset(arguments.data)
+    images = len(data.splits["train"].images)
     if arguments.labels is not None:
         values = {"query_size": arguments.query_size, "candidates": arguments.candidates or "all"}
         budget = parse(Budget, {**values, "labels": arguments.labels}, "the budget")
         problem = pool_problem(budget, images)
         if problem is not None:
             raise UserError(f"{arguments.data}: {problem[0]}: {problem[1]}")
-    write_labeled(arguments.output, initial_labels(images, arguments.query_size, arguments.seed))
+    oracle = SimulatedOracle(data)
+    drawn = draw_start(images, arguments.query_size, arguments.seed)
+    write_labeled(arguments.output, LabeledSet().extended(drawn, oracle.answer(drawn), 1))

@@ -22,6 +22,8 @@ def run(arguments: argparse.Namespace) -> None:
             reason = "the recipe reads the model of the round before" if reads else "this round starts with new weights"
             raise UserError(f"--checkpoint: {'missing' if reads else 'not wanted'}: {reason}")
         if not here.stopped:
+            if not len(here.labeled.known):
+                raise UserError(f"{arguments.labeled}: every label is unknown (-1); training needs one that is known")
             from lplgrad.rounds.training import train_and_test  # imports torch, which a stopped round does without
 
             train_and_test(here)

@@ -43,7 +43,9 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     machine = describe(device)
     progress = Progress(here.folder / PROGRESS, digest, arguments.progress_seconds, here.wanted, machine["device"])
     epochs = settings.training.epochs
-    say(f"round {here.number}, seed {here.seed}: {len(here.labeled)} labels, {epochs} epochs on {device}")
+    known = len(here.labeled.known)
+    unknown = f" ({len(here.labeled) - known} more are unknown)" if known < len(here.labeled) else ""
+    say(f"round {here.number}, seed {here.seed}: {known} labels{unknown}, {epochs} epochs on {device}")
     watch = Stopwatch(device)
     draws = draws_of(here, normalization, settings.training.batch_size, here.stream)
     last = train_all(learner, draws, settings.training, settings.compute.precision, progress)
@@ -54,7 +56,7 @@ def train_and_test(here: Round[TrainingJob]) -> None:
         raise UserError(f"the weights are not finite after epoch {epochs} of {epochs}; lower training.learning_rate")
     metrics = {
         "round": here.number,
-        "labels": len(here.labeled),
+        "labels": known,
         "accuracy": accuracy(logits, data.splits["test"].labels),
         "accuracy_per_class": dict(
             zip(data.classes, accuracy_per_class(logits, data.splits["test"].labels), strict=True)

@@ -29,10 +29,25 @@ SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 @dataclass(frozen=True)
 class Images:
-    """One split of a data set."""
+    """One split of a data set, as its source returns it."""
 
     images: npt.NDArray[np.uint8]  # shape (N, H, W, C) with 1 or 3 channels
     labels: npt.NDArray[np.int64]  # the class of each image, shape (N,)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a prepared data set."""
+
+    images: npt.NDArray[np.uint8]  # mapped into memory, shape (N, H, W, C) with 1 or 3 channels
+    known: npt.NDArray[np.int64] | None  # the class of each image, shape (N,); None for the training pool
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Return the class of each image, shape (N,). LookupError: it is the pool, of which only an oracle knows."""
+        if self.known is None:
+            raise LookupError("the labels of the training pool are in label files; see rounds/oracle.py")
+        return self.known
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,7 @@ class DatasetArrays:
     """A prepared data set, with its images mapped into memory."""
 
     folder: Path
-    splits: Mapping[str, Images]  # by the names of ``SPLITS``; ``train`` is the training pool
+    splits: Mapping[str, Split]  # by the names of ``SPLITS``; ``train`` is the training pool
     classes: list[str]  # their names, in the order of the labels
     mean: list[float]  # of each channel over the training pool, for images scaled to [0, 1]
     std: list[float]  # likewise
@@ -72,11 +87,11 @@ def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
         sound = False
     if not sound:
         raise UserError(f"{manifest}: not the description of a data set; prepare it anew")
-    splits: dict[str, Images] = {split: _open_split(folder, split, shapes[split], len(classes)) for split in SPLITS}
+    opened: dict[str, Images] = {split: _open_split(folder, split, shapes[split], len(classes)) for split in SPLITS}
     stamps, known = _image_stamps(folder), dict[str, Any]()
     with suppress(OSError, UserError):  # without readable stamps, all images are compared
         known = read_json(folder / STAMPS)
-    for split, part in splits.items():
+    for split, part in opened.items():
         arrays: dict[str, npt.NDArray[Any]] = {"labels": part.labels}
         if read_all or known.get(split) != stamps[split]:
             arrays["images"] = part.images
@@ -86,6 +101,7 @@ def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
     if known != stamps:
         with suppress(OSError):  # if the folder is read-only, the next job compares again
             write_json(folder / STAMPS, stamps)
+    splits = {name: Split(part.images, None if name == "train" else part.labels) for name, part in opened.items()}
     return DatasetArrays(folder, splits, classes, mean, std)
 
 

@@ -1,0 +1,37 @@
+"""Who answers a query: an oracle gives the labels of images, and what it says goes into the label files of the rounds.
+
+Training and queries read labels from these files alone. No other module opens the labels of the training pool, except
+diagnostics that declare it by importing ``pool_labels`` (a test lists them).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from lplgrad.datasets.prepared.arrays import DatasetArrays, open_array
+from lplgrad.rounds.pool import Indices
+
+
+class Oracle(Protocol):
+    """An annotator."""
+
+    def answer(self, indices: Indices) -> Indices:
+        """Return the class of each image of the training pool, int64, shape (L,); -1 where it cannot say."""
+        ...
+
+
+class SimulatedOracle:
+    """An annotator who looks the labels up in the pool, and so knows all of them."""
+
+    def __init__(self, data: DatasetArrays) -> None:
+        self.labels = pool_labels(data)
+
+    def answer(self, indices: Indices) -> Indices:
+        """Return the class of each image of the training pool, int64, shape (L,)."""
+        return self.labels[indices]
+
+
+def pool_labels(data: DatasetArrays) -> Indices:
+    """Read the classes of all images of the training pool, shape (N,). ``open_dataset`` has checked them."""
+    labels: Indices = open_array(data.folder / "train_labels.npy", mapped=False)
+    return labels
