@@ -41,6 +41,7 @@ FILES = [] if workflow.config_settings.replace_workflow_config else [CONFIG]
 try:
     STUDY = read_study([*FILES, *workflow.overwrite_configfiles], workflow.config_settings.config)
     availability.check_prepared_datasets(STUDY)
+    availability.check_input_files(STUDY)
     # On a cluster's node the files are not listed again.
     changed = availability.changed_originals(STUDY) if workflow.is_main_process else {}
     kept = [name for name in changed if not {"prepare", f"{STUDY.data_dir}/{name}/dataset.json"} & FORCED]

@@ -59,6 +59,7 @@ rule train:
             trained(wildcards, before=1)["checkpoint"] if STUDY.recipes[recipe_of(wildcards)].reads_previous else []
         ),
         previous=lambda wildcards: list(trained(wildcards, before=1).values()) if target(wildcards) else [],
+        files=lambda wildcards: LAYOUT.training_files(wildcards.dataset, recipe_of(wildcards)),
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -102,6 +103,7 @@ use rule train as train_start with:
         labeled=rules.start.output,
         checkpoint=[],
         previous=[],
+        files=lambda wildcards: LAYOUT.training_files(wildcards.dataset, wildcards.recipe),
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -117,6 +119,7 @@ use rule train as query with:
         labeled=labels,
         checkpoint=queried_checkpoint,
         metrics=lambda wildcards: trained(wildcards)["metrics"] if target(wildcards) else [],
+        files=lambda wildcards: LAYOUT.query_files(wildcards.dataset, wildcards.strategy),
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -145,6 +148,7 @@ use rule train as observe with:
     input:
         labeled=labels,
         checkpoint=lambda wildcards: trained(wildcards)["checkpoint"],
+        files=lambda wildcards: LAYOUT.training_files(wildcards.dataset, recipe_of(wildcards)),
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 Scores = npt.NDArray[np.floating[Any]]
 
 
+class Slope(NamedTuple):
+    """The argument of the need ``gradient_norms``: what is differentiated."""
+
+    loss: Callable[[Tensor], Tensor]  # from logits, shape (B, C), to float64 of shape (B,)
+    fallback: bool = False  # whether parameters without a fast way are differentiated for one example after another
+
+
 class Dropout(NamedTuple):
     """The argument of the need ``stochastic_logits``."""
 
@@ -40,8 +47,7 @@ class Candidates:
 
     - ``logits``, float32, shape (S, C), and penultimate ``features``, float32, shape (S, D), of the reported model in
       eval mode;
-    - ``gradient_norms`` of the need's argument, a function of logits, shape (B, C), to float64 of shape (B,): see
-      ``gradient_norms.GradientNorms``;
+    - ``gradient_norms``, see ``gradient_norms.GradientNorms``; the argument is ``Slope``;
     - ``stochastic_logits``, float32, shape (S, T, C): logits of T passes with dropout; the argument is ``Dropout(T)``;
     - ``labeled:<need>``: the same for the L labelled examples, and ``labeled:labels``, int64, shape (L,);
       -1 for an unknown class;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from lplgrad.acquisition import Acquisition, Candidates
+from lplgrad.acquisition import Acquisition, Candidates, Slope
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.study.validation import Settings
 
@@ -23,10 +23,13 @@ class Options(Settings):
             loss under the prediction *is* its entropy, so both schemes give the same scores.
         norm: ``global`` is one Frobenius norm over all parameters (eq. 8); ``sum`` adds the L2 norms of the parameter
             tensors, as the authors' code does.
+        fallback: whether to differentiate parameters of unsupported kinds (see docs/gradient-norms.md) too, for one
+            example after another. Otherwise a network that has some is refused.
     """
 
     scheme: Literal["entropy", "expected"] = "entropy"
     norm: Literal["global", "sum"] = "global"
+    fallback: bool = False
 
 
 def score(candidates: Candidates, options: Options) -> Tensor:
@@ -36,4 +39,6 @@ def score(candidates: Candidates, options: Options) -> Tensor:
 
 
 # For either scheme, the gradient is that of the entropy.
-ACQUISITION = Acquisition(score, needs=lambda options: {"gradient_norms": entropy}, options=Options, alone=True)
+ACQUISITION = Acquisition(
+    score, needs=lambda options: {"gradient_norms": Slope(entropy, options.fallback)}, options=Options, alone=True
+)

@@ -14,6 +14,7 @@ from lplgrad.study.validation import Settings
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from lplgrad.backbones._network import Network
 
@@ -31,6 +32,8 @@ class Backbone:
     options: type[Settings] = NoOptions  # keys beside ``name`` in the configuration
     # What its networks offer to a recipe: "stages" (pooled, shallow to deep) and "dropout" (random in train mode)
     offers: Callable[[Any], frozenset[str]] = lambda options: frozenset()
+    # Returns the frozen weights and buffers of a network by name: those that its options read from a file
+    frozen: Callable[[Network, Any], dict[str, Tensor]] | None = None
     # Gives a network that ``build`` returned on the meta device its first weights, on the CPU, from a generator alone.
     # None for PyTorch's default distributions.
     initialize: Callable[[Network, Any, torch.Generator], None] | None = None

@@ -25,10 +25,13 @@ class Network(nn.Module):
     Attributes:
         feature_size: D, the length of the penultimate features.
         stage_sizes: C_s of each stage; empty if the backbone does not offer stages.
+        frozen: names of the weights and buffers that training does not change and checkpoints do not contain. A network
+            keeps their modules in eval mode.
     """
 
     feature_size: int
     stage_sizes: Sequence[int] = ()
+    frozen: frozenset[str] = frozenset()
 
     @abstractmethod
     def outputs(self, inputs: Tensor, stages: bool = False) -> Outputs:

@@ -19,7 +19,7 @@ from lplgrad import backbones, recipes
 from lplgrad.acquisition import unmet
 from lplgrad.backbones._network import Network, initialize
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import replacing
+from lplgrad.machine.files import file_digest, replacing
 from lplgrad.machine.randomness import Purpose, torch_seed
 from lplgrad.recipes import Learner, Spec
 from lplgrad.study.settings import BackboneRow, Normalization, RecipeRow
@@ -78,12 +78,20 @@ def to_device(learner: Learner, device: torch.device) -> Learner:
     return learner
 
 
+def _frozen(network: nn.Module) -> frozenset[str]:
+    return network.frozen if isinstance(network, Network) else frozenset()
+
+
 def tensors_of(learner: Learner) -> dict[str, Tensor]:
-    """Return all weights and buffers by ``<network>/<name>``, and the state by ``state/<name>``."""
+    """Return all weights and buffers by ``<network>/<name>``, and the state by ``state/<name>``.
+
+    Those that a backbone reads from a file and never changes are not included.
+    """
     networks = {
         f"{name}/{key}": tensor
         for name, network in learner.networks.items()
         for key, tensor in network.state_dict().items()
+        if key not in _frozen(network)
     }
     return {**networks, **{f"state/{name}": tensor for name, tensor in learner.state.items()}}
 
@@ -120,15 +128,20 @@ def read_tensors(
 def save(
     path: Path,
     learner: Learner,
+    files: Mapping[str, str],
     backbone: BackboneRow,
     recipe: RecipeRow,
     shape: Sequence[int],
     normalization: Normalization,
     classes: list[str],
 ) -> None:
-    """Write a checkpoint that holds everything needed to predict with it."""
+    """Write a checkpoint that holds everything needed to predict with it, apart from frozen weights.
+
+    ``files`` are the digests of the files that options name, by path. Frozen weights are read from there.
+    """
     description = {
         "format": FORMAT,
+        "files": dict(files),
         "backbone": backbone.model_dump(by_alias=True),
         "recipe": recipe.model_dump(by_alias=True),
         "shape": list(shape),
@@ -205,11 +218,10 @@ def load(path: Path) -> Checkpoint:
         backbone = parse(BackboneRow, description["backbone"], str(path))
         recipe = parse(RecipeRow, description["recipe"], str(path))
         normalization = parse(Normalization, description["normalization"], str(path))
-        classes, shape = description["classes"], description["shape"]
-        sound = all(isinstance(name, str) for name in classes) and all(type(size) is int for size in shape)
-        if not (
-            isinstance(classes, list) and isinstance(shape, list) and sound and len(normalization.mean) == shape[0]
-        ):
+        classes, shape, files = (description[name] for name in ("classes", "shape", "files"))
+        sound = isinstance(classes, list) and isinstance(shape, list) and isinstance(files, dict)
+        sound = sound and all(isinstance(name, str) for name in [*classes, *files, *files.values()])
+        if not sound or not all(type(size) is int for size in shape) or len(normalization.mean) != shape[0]:
             raise TypeError
     except (KeyError, TypeError, IndexError):
         raise UserError(f"{path}: does not describe its model; was it written by another version?") from None
@@ -220,11 +232,22 @@ def load(path: Path) -> Checkpoint:
     foreign = {name.partition("/")[0] for name in tensors} - {*learner.networks, "state"}
     if foreign:
         raise UserError(f"{path}: has weights of a network that its recipe does not train ({foreign.pop()})")
+    kind = backbones.registry.load(backbone.name)
     for name, network in learner.networks.items():
         state = {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+        if kind.frozen is not None and isinstance(network, Network) and network.frozen:
+            _check_files(path, files)
+            state |= kind.frozen(network, backbone.checked_options)
         _load_state(network, state, f"{path}: {name}")
     learner.state = {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith("state/")}
     return Checkpoint(path, learner, backbone, recipe, shape, normalization, classes)
+
+
+def _check_files(path: Path, files: Mapping[str, str]) -> None:
+    """Raise UserError if a file of frozen weights is not the one that the checkpoint was trained with."""
+    for name, digest in files.items():
+        if not Path(name).exists() or file_digest(Path(name)) != digest:
+            raise UserError(f"{path}: was trained with another file {name}; put that file back, or train again")
 
 
 def _short(value: object) -> str:
@@ -242,3 +265,5 @@ def _load_state(network: nn.Module, state: Mapping[str, Tensor], where: str) -> 
     if wrong:
         raise UserError(f"{where}: {wrong[0]} is missing, unknown or of another shape or type ({len(wrong)} such)")
     network.load_state_dict(state, assign=True)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in _frozen(network))

@@ -20,13 +20,14 @@ import numpy as np
 from lplgrad import __version__
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
 from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import file_digest
 from lplgrad.machine.leases import lease_gpu
 from lplgrad.machine.locks import alone
 from lplgrad.machine.log import say, track
 from lplgrad.machine.randomness import Purpose, stream
 from lplgrad.rounds.files import check_rounds, read_labeled
 from lplgrad.rounds.pool import Indices, LabeledSet
-from lplgrad.rounds.settings import digests
+from lplgrad.rounds.settings import digests, named_files
 from lplgrad.rounds.stopping import has_stopped
 from lplgrad.study.settings import Normalization, ObservationJob, QueryJob, TrainingJob
 from lplgrad.study.validation import Settings, parse_settings
@@ -50,9 +51,11 @@ class Round(Generic[JobT]):
     stopped: bool  # the trial has reached its target accuracy before, so the job has nothing to compute
     wanted: Callable[[], bool]  # whether another process waits for the round's folder
     digests: dict[str, object] = field(init=False)  # of the data, labels and checkpoint when the job began
+    files: dict[str, str] = field(init=False)  # digests of the files that options name, by path
 
     def __post_init__(self) -> None:
         self.digests = digests(self.arguments)
+        self.files = {path: file_digest(Path(path)) for path in named_files(self.settings)}
 
     @property
     def folder(self) -> Path:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from lplgrad import __version__, acquisition, backbones, recipes
 from lplgrad.datasets.prepared.arrays import checksums
 from lplgrad.machine.files import file_digest, write_json
-from lplgrad.study.settings import BackboneRow, QueryJob, RecipeRow
-from lplgrad.study.validation import Settings, parse
+from lplgrad.study.settings import BackboneRow, QueryJob, RecipeRow, TrainingJob
+from lplgrad.study.validation import Settings, input_files, parse
 
 if TYPE_CHECKING:
     from lplgrad.rounds.round import Round
@@ -34,6 +34,18 @@ def training_code(recipe: RecipeRow, backbone: BackboneRow) -> list[str]:
 def query_code(name: str, recipe: RecipeRow, backbone: BackboneRow) -> list[str]:
     """Return the roots of the code of a query that reads a model."""
     return ["rounds.query.run", acquisition.registry.root(name), *training_code(recipe, backbone)[1:]]
+
+
+def named_files(settings: Settings) -> list[str]:
+    """List the files that the options of a job name."""
+    options: list[Settings] = []
+    if isinstance(settings, TrainingJob):
+        options = [settings.backbone.checked_options, settings.recipe.checked_options]
+    elif isinstance(settings, QueryJob):
+        options = [
+            parse(acquisition.registry.load(settings.acquisition).options, settings.options, "--settings: options")
+        ]
+    return [path for one in options for path in input_files(one)]
 
 
 def digests(arguments: argparse.Namespace) -> dict[str, object]:
@@ -60,6 +72,7 @@ def write_settings(here: Round[Any], name: str, torch: str | None = None) -> Non
         "target_accuracy": here.arguments.target_accuracy,
         "settings": with_defaults(type(here.settings), here.settings.model_dump(by_alias=True)),
         **here.digests,
+        **({"files": here.files} if here.files else {}),
     }
     if name == TRAINING:
         values["trained"] = file_digest(here.folder / "checkpoint.safetensors")

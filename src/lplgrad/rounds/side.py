@@ -43,7 +43,7 @@ def train_side(
     draws = draws_of(here, checkpoint.normalization, training.batch_size, stream)
     inputs = [arguments.data / "dataset.json", arguments.labeled, arguments.checkpoint]
     roots = query_code(settings.acquisition, checkpoint.recipe, checkpoint.backbone)
-    digest = digest_of([settings.model_dump(), here.number, here.seed, here.device.type], inputs, roots)
+    digest = digest_of([settings.model_dump(), here.files, here.number, here.seed, here.device.type], inputs, roots)
     device = describe(here.device)["device"]
     progress = Progress(here.folder / QUERY_PROGRESS, digest, arguments.progress_seconds, here.wanted, device)
     train_all(learner, draws, training, settings.compute.precision, progress)

@@ -39,7 +39,7 @@ def train_and_test(here: Round[TrainingJob]) -> None:
         checkpoints.to_device(one, device)
     inputs = [arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])]
     roots = training_code(settings.recipe, settings.backbone)
-    digest = digest_of([settings.model_dump(), here.number, here.seed, device.type], inputs, roots)
+    digest = digest_of([settings.model_dump(), here.files, here.number, here.seed, device.type], inputs, roots)
     machine = describe(device)
     progress = Progress(here.folder / PROGRESS, digest, arguments.progress_seconds, here.wanted, machine["device"])
     epochs = settings.training.epochs
@@ -74,6 +74,7 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     checkpoints.save(
         here.folder / "checkpoint.safetensors",
         learner,
+        here.files,
         settings.backbone,
         settings.recipe,
         here.shape,

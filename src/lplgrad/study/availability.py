@@ -11,6 +11,7 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
 from lplgrad.study.layout import Layout
 from lplgrad.study.settings import Study, pool_problem
+from lplgrad.study.validation import Row, input_files
 
 FAILED_DOWNLOAD = "failed_download.txt"  # in a data set's folder: why it could not be downloaded
 
@@ -36,6 +37,20 @@ def check_prepared_datasets(study: Study) -> None:
         except (KeyError, TypeError, ValueError, IndexError):
             continue  # whoever opens the arrays reports what is wrong
         check_pool(study, name, pool, f" ({manifest.parent})")
+
+
+def check_input_files(study: Study) -> None:
+    """Raise UserError if a file that an option names does not exist."""
+    rows: list[tuple[str, Row]] = [
+        (f"datasets.{name}.backbone", study.datasets[name].backbone) for name in study.run.datasets
+    ]
+    for name in study.run.strategies:
+        strategy = study.strategies[name]
+        rows += [(f"strategies.{name}", strategy), (f"recipes.{strategy.recipe}", study.recipes[strategy.recipe])]
+    for where, row in rows:
+        for path in input_files(row.checked_options):
+            if not Path(path).is_file():
+                raise UserError(f"{where}: no file {path}; the path is relative to the folder in which Snakemake runs")
 
 
 def check_pool(study: Study, name: str, pool: int, where: str = "") -> None:

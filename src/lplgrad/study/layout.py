@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lplgrad.study.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob
-from lplgrad.study.validation import Settings
+from lplgrad.study.validation import Settings, input_files
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -188,6 +188,17 @@ class Layout:
     def training_settings(self, dataset: str, recipe: str) -> dict[str, Any]:
         """``--settings`` of ``lplgrad train``."""
         return self._job(TrainingJob, {**dict(self.study.datasets[dataset]), "recipe": self.study.recipes[recipe]})
+
+    def training_files(self, dataset: str, recipe: str) -> list[str]:
+        """Files that options of a training name."""
+        backbone, trains = self.study.datasets[dataset].backbone, self.study.recipes[recipe]
+        return [*input_files(backbone.checked_options), *input_files(trains.checked_options)]
+
+    def query_files(self, dataset: str, strategy: str) -> list[str]:
+        """Files that options of a query name."""
+        row = self.study.strategies[strategy]
+        of_model = self.training_files(dataset, row.recipe) if row.needs else []
+        return [*of_model, *input_files(row.checked_options)]
 
     def query_settings(self, budget: str, dataset: str, strategy: str) -> dict[str, Any]:
         """``--settings`` of ``lplgrad query``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -43,6 +43,10 @@ Number = Annotated[float, BeforeValidator(_scientific), Field(allow_inf_nan=Fals
 Count = Annotated[int, Field(ge=1)]
 Title = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+# The path of a file that results depend on. It becomes an input of every rule that receives the option, and the
+# settings next to a result contain its checksum.
+_INPUT_FILE = object()
+InputFile = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$"), _INPUT_FILE]
 
 
 class Settings(BaseModel):
@@ -70,6 +74,19 @@ class Settings(BaseModel):
     def option_keys(cls, values: Mapping[str, Any]) -> set[str] | None:
         """The keys that may stand beside the class's own; None if they are not known yet."""
         return set()
+
+
+def input_files(settings: Settings) -> list[str]:
+    """List the files that options of the type ``InputFile`` name."""
+    named = [
+        getattr(settings, name)
+        for name, field in type(settings).model_fields.items()
+        if any(
+            _INPUT_FILE in (one, *getattr(one, "__metadata__", ()))
+            for one in (*field.metadata, *get_args(field.annotation))
+        )
+    ]
+    return [path for path in named if path is not None]
 
 
 class Row(Settings):
