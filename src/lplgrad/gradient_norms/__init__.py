@@ -12,7 +12,7 @@ scaled back. Otherwise small gradients would lose digits or underflow.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,11 +27,50 @@ from lplgrad.gradient_norms.layouts import ClearLayouts, ordinary_functions
 
 @dataclass(frozen=True)
 class GradientNorms:
-    """Norms of each sample's gradient, float64, shape (B,) each."""
+    """Norms of each sample's gradient, float64, in units of the loss per unit of a parameter.
 
-    total: Tensor  # the L2 (Frobenius) norm over all parameters together (paper, eq. 8)
-    sum: Tensor  # the sum of the L2 norms of the parameter tensors
+    The P parameter tensors are all those that are trainable, in the order of ``model.named_parameters()``. A tensor
+    that a sample's loss does not depend on has the norm zero.
+    """
+
+    total: Tensor  # the L2 (Frobenius) norm over all parameters together (paper, eq. 8), shape (B,)
+    sum: Tensor  # the sum of the L2 norms of the parameter tensors, shape (B,)
     output: Tensor  # the model's output for the batch, without a graph
+    tensors: Tensor  # the L2 norm of every parameter tensor, shape (B, P)
+    names: tuple[str, ...]  # of the parameter tensors
+
+    @property
+    def squares(self) -> Tensor:
+        """The squared norm of every parameter tensor, shape (B, P).
+
+        It is zero or infinite if it leaves the range of float64: for norms below 1e-162 or above 1e154. The norms
+        themselves and ``shares`` stay right there.
+        """
+        return self.tensors.square()
+
+    @property
+    def shares(self) -> Tensor:
+        """The share of every parameter tensor in the squared norm over all parameters, shape (B, P).
+
+        A sample's shares add up to one, or are all zero if its gradient is zero.
+        """
+        return (self.tensors / self.total.where(self.total != 0, 1.0).unsqueeze(1)).square()
+
+    def shares_of_layers(self) -> dict[str, Tensor]:
+        """Return the share of every layer in the squared norm over all parameters, by its name, shape (B,) each."""
+        found: dict[str, Tensor] = {}
+        for name, share in zip(self.names, self.shares.unbind(dim=1), strict=True):
+            layer = name.rpartition(".")[0]
+            found[layer] = found[layer] + share if layer in found else share
+        return found
+
+    @classmethod
+    def joined(cls, parts: Sequence[GradientNorms]) -> GradientNorms:
+        """Return the norms of several batches of one model, at least one, as those of a single batch."""
+        total, summed, output, tensors = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("total", "sum", "output", "tensors")
+        )
+        return cls(total, summed, output, tensors, parts[0].names)
 
 
 class _Tap(torch.autograd.Function):
@@ -81,7 +120,7 @@ class _Pass:
         self.careful = careful
         self.calls: dict[nn.Module, list[_Call]] = defaultdict(list)
         self.gradients: dict[nn.Module, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        self.norms: list[Tensor] = []
+        self.norms: dict[nn.Parameter, Tensor] = {}
         self.squared = torch.zeros(size, dtype=torch.float64, device=device)
         self.doubtful = torch.zeros(size, dtype=torch.bool, device=device)
         self.anchor = torch.zeros((), device=device, requires_grad=True)
@@ -92,14 +131,14 @@ class _Pass:
         extreme = (self.squared < 1e-280) | ~(self.squared < 1e280)  # the squares leave the range of float64
         self.doubtful |= extreme
         if self.careful and self.norms and extreme.any():
-            of_tensors = torch.stack(self.norms)[:, extreme]
+            of_tensors = torch.stack(list(self.norms.values()))[:, extreme]
             largest = of_tensors.amax(dim=0)
             total[extreme] = (of_tensors / largest.where(largest > 0, 1.0)).norm(dim=0) * largest
         return total
 
     def sum(self) -> Tensor:
         """Return the sum of the norms of all parameter tensors, shape (B,)."""
-        return sum(self.norms, torch.zeros_like(self.squared))
+        return sum(self.norms.values(), torch.zeros_like(self.squared))
 
 
 def _unit_length(slopes: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,7 +276,11 @@ class PerSampleGradientNorms:
             self._backward((output * unit.to(output.dtype)).sum())
             for layer in list(self._pass.gradients):  # a call of these layers did not contribute to the loss
                 self._add_norms(layer)
-            norms = GradientNorms(self._pass.total() * scale, self._pass.sum() * scale, output.detach())
+            names = {name: one for name, one in self.model.named_parameters() if self._requires_grad.get(one)}
+            zero = torch.zeros_like(scale)
+            tensors = torch.stack([self._pass.norms.get(one, zero) * scale for one in names.values()], dim=1)
+            total, summed = self._pass.total() * scale, self._pass.sum() * scale
+            norms = GradientNorms(total, summed, output.detach(), tensors, tuple(names))
             # Where the loss has no gradient and all squares are zero, the norms are zero.
             return norms, self._pass.doubtful & ((scale != 0) | (self._pass.squared != 0))
         finally:
@@ -323,14 +366,14 @@ class PerSampleGradientNorms:
         assert self._pass is not None
         arrived = self._pass.gradients.pop(layer)
         self._pass.calls.pop(layer)
-        wanted = [name for name, one in layer.named_parameters(recurse=False) if self._requires_grad[one]]
+        wanted = {name: one for name, one in layer.named_parameters(recurse=False) if self._requires_grad[one]}
         if not wanted:
             return
         with torch.no_grad(), ordinary_functions():
-            found, doubtful = norms(layer, arrived, wanted, self.contractions, self._pass.careful)
+            found, doubtful = norms(layer, arrived, list(wanted), self.contractions, self._pass.careful)
             self._pass.doubtful |= doubtful
-            for norm, squared in found:
-                self._pass.norms.append(norm)
+            for parameter, (norm, squared) in zip(wanted.values(), found, strict=True):
+                self._pass.norms[parameter] = norm
                 self._pass.squared += squared
 
     def _name(self, layer: nn.Module) -> str:
