@@ -146,10 +146,10 @@ def test_a_batch_waits_for_a_gpu_once() -> None:
     model = build_model(Model(), 3, 10).to_empty(device="meta").eval()
     images = torch.empty(2, 3, 32, 32, device="meta")
     with PerSampleGradientNorms(model) as norms_of:
-        norms, doubtful = norms_of._norms(images, entropy, careful=False)
+        norms, doubtful = norms_of._norms(images, entropy, {}, careful=False)
         assert norms.total.shape == doubtful.shape == (2,)
         with pytest.raises(RuntimeError, match="cannot be called on meta tensors"):
-            norms_of._norms(images, entropy, careful=True)
+            norms_of._norms(images, entropy, {}, careful=True)
 
 
 def test_a_sample_whose_loss_has_no_gradient_costs_no_second_pass() -> None:
