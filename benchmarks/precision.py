@@ -76,7 +76,7 @@ def norms(model: nn.Module, images: Tensor, contractions: torch.dtype | None) ->
     """The engine's norms of all images."""
     with PerSampleGradientNorms(model, contractions) as norms_of:
         parts = [norms_of(batch, entropy) for batch in torch.split(images, 16)]
-    return GradientNorms(*(torch.cat([getattr(part, name) for part in parts]) for name in ("total", "sum", "output")))
+    return GradientNorms.joined(parts)
 
 
 def in_float64(model: nn.Module, images: Tensor) -> dict[str, Tensor]:

@@ -35,7 +35,11 @@ def candidates(seed: int = 1, round_number: int = 3) -> Candidates:
         labeled_features=torch.randn(9, 6, generator=draw),
         predicted_loss=torch.randn(SIZE, generator=draw),
         gradient_norms=GradientNorms(
-            torch.rand(SIZE, generator=draw).double(), torch.rand(SIZE, generator=draw).double(), logits
+            torch.rand(SIZE, generator=draw).double(),
+            torch.rand(SIZE, generator=draw).double(),
+            logits,
+            torch.rand(SIZE, 2, generator=draw).double(),
+            ("weight", "bias"),
         ),
     )
 
@@ -58,7 +62,9 @@ def permuted(given: Candidates, order: np.ndarray[Any, Any]) -> Candidates:
         logits=given.logits[index],
         features=given.features[index],
         predicted_loss=given.predicted_loss[index],
-        gradient_norms=GradientNorms(norms.total[index], norms.sum[index], norms.output[index]),
+        gradient_norms=GradientNorms(
+            norms.total[index], norms.sum[index], norms.output[index], norms.tensors[index], norms.names
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lplgrad.acquisition.entropy import entropy
-from lplgrad.gradient_norms import PerSampleGradientNorms
+from lplgrad.gradient_norms import GradientNorms, PerSampleGradientNorms
 from lplgrad.gradient_norms.convolution import Convolution
 from lplgrad.gradient_norms.layers import PARTS
 from lplgrad.rounds.models import build_model, initialize
@@ -36,6 +36,16 @@ def oracle(model: nn.Module, inputs: Tensor, loss: Loss) -> tuple[Tensor, Tensor
         total.append(norms.norm())
         summed.append(norms.sum())
     return torch.stack(total).detach(), torch.stack(summed).detach()
+
+
+def oracle_of_tensors(model: nn.Module, inputs: Tensor, loss: Loss) -> Tensor:
+    """The squared norm of every trainable parameter tensor's gradient, shape (B, P), by autograd on single samples."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found = []
+    for sample in inputs:
+        gradients = torch.autograd.grad(loss(model(sample[None])).sum(), parameters, allow_unused=True)
+        found.append([0.0 if g is None else g.double().square().sum().item() for g in gradients])
+    return torch.tensor(found, dtype=torch.float64)
 
 
 class Twice(nn.Module):
@@ -141,6 +151,9 @@ def test_every_layer_agrees_with_autograd(name: str, loss: Loss) -> None:
     torch.testing.assert_close(norms.total, total, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(norms.sum, summed, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(norms.output, model(inputs))
+    squares = oracle_of_tensors(model, inputs, lambda output: loss(logits_of(output)))
+    torch.testing.assert_close(norms.squares, squares, rtol=1e-9, atol=1e-20)
+    assert norms.names == tuple(name for name, _ in model.named_parameters())
 
 
 @dataclass(frozen=True)
@@ -368,6 +381,36 @@ def test_frozen_parameters_do_not_count() -> None:
     with PerSampleGradientNorms(model) as norms_of:
         norms = norms_of(x, entropy)
     torch.testing.assert_close((norms.total, norms.sum), oracle(model, x, entropy))
+
+
+def test_the_shares_of_tensors_and_layers_add_up_to_one() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3), nn.Linear(3, 3)).double()
+    model[2].bias.requires_grad_(False)
+    x = torch.randn(3, 4, dtype=torch.float64)
+    constant = torch.tensor([1.0, 0.0, 1e-190], dtype=torch.float64)  # no gradient, and squares that underflow
+    with PerSampleGradientNorms(model) as norms_of:
+        usual, other = norms_of(x, entropy), norms_of(x, lambda output: constant * entropy(output))
+    assert usual.names == ("0.weight", "0.bias", "2.weight", "3.weight", "3.bias")
+    torch.testing.assert_close(usual.shares, usual.squares / usual.squares.sum(dim=1, keepdim=True))
+    assert other.squares[2].tolist() == [0] * 5
+    assert other.shares[1].tolist() == [0] * 5
+    torch.testing.assert_close(other.shares[[0, 2]], usual.shares[[0, 2]])
+    layers = usual.shares_of_layers()
+    assert list(layers) == ["0", "2", "3"]
+    torch.testing.assert_close(layers["3"], usual.shares[:, 3] + usual.shares[:, 4])
+    torch.testing.assert_close(sum(layers.values()), torch.ones(3, dtype=torch.float64))
+
+
+def test_batches_are_joined_in_order() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 3).double(), torch.randn(5, 4, dtype=torch.float64)
+    with PerSampleGradientNorms(model) as norms_of:
+        whole = norms_of(x, entropy)
+        joined = GradientNorms.joined([norms_of(part, entropy) for part in x.split(2)])
+    assert joined.names == whole.names
+    for name in ("total", "sum", "output", "tensors"):
+        torch.testing.assert_close(getattr(joined, name), getattr(whole, name))
 
 
 def test_weights_lie_in_memory_as_before_and_keep_what_was_written() -> None:

@@ -145,7 +145,7 @@ REPLACED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: with_forward(nn.Conv1d(3, 3, 1), "_conv_forward"),
         r"layer '0' \(Conv1d\): its _conv_forward is not PyTorch's",
     ),
-    "a subclass": (lambda: OtherLinear(6, 6), "'0' is a OtherLinear"),
+    "a subclass": (lambda: OtherLinear(6, 6), r"layer '0' \(OtherLinear\): its forward is not"),
     "a parametrisation": (lambda: parametrizations.weight_norm(nn.Linear(6, 6)), "'0' is a ParametrizedLinear"),
     "weight norm": (lambda: nn.utils.spectral_norm(nn.Linear(6, 6)), r"0\.weight_orig: weights that are computed"),
     "pruning": (lambda: prune.l1_unstructured(nn.Linear(6, 6), "weight", 3), r"0\.weight_orig: weights that are"),

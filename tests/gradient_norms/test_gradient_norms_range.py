@@ -16,7 +16,7 @@ from lplgrad.gradient_norms import PerSampleGradientNorms
 from lplgrad.gradient_norms.layouts import clear, contiguous, is_clear
 from lplgrad.rounds.models import build_model
 from lplgrad.study.settings import Model
-from tests.gradient_norms.test_gradient_norms import oracle
+from tests.gradient_norms.test_gradient_norms import oracle, oracle_of_tensors
 
 
 def linear_loss(output: Tensor) -> Tensor:
@@ -146,10 +146,10 @@ def test_a_batch_waits_for_a_gpu_once() -> None:
     model = build_model(Model(), 3, 10).to_empty(device="meta").eval()
     images = torch.empty(2, 3, 32, 32, device="meta")
     with PerSampleGradientNorms(model) as norms_of:
-        norms, doubtful = norms_of._norms(images, entropy, careful=False)
+        norms, doubtful = norms_of._norms(images, entropy, {}, careful=False)
         assert norms.total.shape == doubtful.shape == (2,)
         with pytest.raises(RuntimeError, match="cannot be called on meta tensors"):
-            norms_of._norms(images, entropy, careful=True)
+            norms_of._norms(images, entropy, {}, careful=True)
 
 
 def test_a_sample_whose_loss_has_no_gradient_costs_no_second_pass() -> None:
@@ -184,6 +184,10 @@ def test_tensors_whose_norms_have_no_square() -> None:
         norms = norms_of(x, linear_loss)
     model[1] = Scaled(1.0)
     torch.testing.assert_close((norms.total / 1e180, norms.sum / 1e180), oracle(model, x, linear_loss))
+    squares = oracle_of_tensors(model, x, linear_loss)
+    torch.testing.assert_close((norms.tensors / 1e180).square(), squares)
+    torch.testing.assert_close(norms.shares, squares / squares.sum(dim=1, keepdim=True))
+    assert norms.squares.isinf().all()
 
 
 class ByFormula(nn.Module):

@@ -12,7 +12,7 @@ scaled back. Otherwise small gradients would lose digits or underflow.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,17 +21,57 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lplgrad.gradient_norms.layers import check_batch_norms, least_axes, norms, place, supported_layers
+from lplgrad.gradient_norms.layers import FALLBACK, check_batch_norms, least_axes, norms, place, split_parameters
 from lplgrad.gradient_norms.layouts import ClearLayouts, ordinary_functions
+from lplgrad.gradient_norms.one_by_one import norms_one_by_one, random_state
 
 
 @dataclass(frozen=True)
 class GradientNorms:
-    """Norms of each sample's gradient, float64, shape (B,) each."""
+    """Norms of each sample's gradient, float64, in units of the loss per unit of a parameter.
 
-    total: Tensor  # the L2 (Frobenius) norm over all parameters together (paper, eq. 8)
-    sum: Tensor  # the sum of the L2 norms of the parameter tensors
+    The P parameter tensors are all those that are trainable, in the order of ``model.named_parameters()``. A tensor
+    that a sample's loss does not depend on has the norm zero.
+    """
+
+    total: Tensor  # the L2 (Frobenius) norm over all parameters together (paper, eq. 8), shape (B,)
+    sum: Tensor  # the sum of the L2 norms of the parameter tensors, shape (B,)
     output: Tensor  # the model's output for the batch, without a graph
+    tensors: Tensor  # the L2 norm of every parameter tensor, shape (B, P)
+    names: tuple[str, ...]  # of the parameter tensors
+
+    @property
+    def squares(self) -> Tensor:
+        """The squared norm of every parameter tensor, shape (B, P).
+
+        It is zero or infinite if it leaves the range of float64: for norms below 1e-162 or above 1e154. The norms
+        themselves and ``shares`` stay right there.
+        """
+        return self.tensors.square()
+
+    @property
+    def shares(self) -> Tensor:
+        """The share of every parameter tensor in the squared norm over all parameters, shape (B, P).
+
+        A sample's shares add up to one, or are all zero if its gradient is zero.
+        """
+        return (self.tensors / self.total.where(self.total != 0, 1.0).unsqueeze(1)).square()
+
+    def shares_of_layers(self) -> dict[str, Tensor]:
+        """Return the share of every layer in the squared norm over all parameters, by its name, shape (B,) each."""
+        found: dict[str, Tensor] = {}
+        for name, share in zip(self.names, self.shares.unbind(dim=1), strict=True):
+            layer = name.rpartition(".")[0]
+            found[layer] = found[layer] + share if layer in found else share
+        return found
+
+    @classmethod
+    def joined(cls, parts: Sequence[GradientNorms]) -> GradientNorms:
+        """Return the norms of several batches of one model, at least one, as those of a single batch."""
+        total, summed, output, tensors = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("total", "sum", "output", "tensors")
+        )
+        return cls(total, summed, output, tensors, parts[0].names)
 
 
 class _Tap(torch.autograd.Function):
@@ -70,6 +110,14 @@ class _Call:
         return self.version is None or self.input._version == self.version
 
 
+class _NotBatchedError(NotImplementedError):
+    """Some parameters cannot be computed for a whole batch, but one by one."""
+
+    def __init__(self, words: str, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__(words)
+        self.parameters = set(parameters)
+
+
 class _Pass:
     """The state of a batch: calls and gradients of each layer, and norms of parameter tensors, float64, shape (B,).
 
@@ -77,14 +125,17 @@ class _Pass:
     """
 
     def __init__(self, size: int, device: torch.device, careful: bool) -> None:
-        self.size = size
         self.careful = careful
         self.calls: dict[nn.Module, list[_Call]] = defaultdict(list)
         self.gradients: dict[nn.Module, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        self.norms: list[Tensor] = []
+        self.norms: dict[nn.Parameter, Tensor] = {}
         self.squared = torch.zeros(size, dtype=torch.float64, device=device)
         self.doubtful = torch.zeros(size, dtype=torch.bool, device=device)
         self.anchor = torch.zeros((), device=device, requires_grad=True)
+
+    def add(self, parameter: nn.Parameter, norm: Tensor, squared: Tensor) -> None:
+        self.norms[parameter] = norm
+        self.squared += squared
 
     def total(self) -> Tensor:
         """Return the norm over all parameters together, shape (B,)."""
@@ -92,14 +143,14 @@ class _Pass:
         extreme = (self.squared < 1e-280) | ~(self.squared < 1e280)  # the squares leave the range of float64
         self.doubtful |= extreme
         if self.careful and self.norms and extreme.any():
-            of_tensors = torch.stack(self.norms)[:, extreme]
+            of_tensors = torch.stack(list(self.norms.values()))[:, extreme]
             largest = of_tensors.amax(dim=0)
             total[extreme] = (of_tensors / largest.where(largest > 0, 1.0)).norm(dim=0) * largest
         return total
 
     def sum(self) -> Tensor:
         """Return the sum of the norms of all parameter tensors, shape (B,)."""
-        return sum(self.norms, torch.zeros_like(self.squared))
+        return sum(self.norms.values(), torch.zeros_like(self.squared))
 
 
 def _unit_length(slopes: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,31 +181,40 @@ class PerSampleGradientNorms:
     are in channels-last memory, which is faster.
 
     The first dimension of every layer's input and output, and of the model's output, must be the batch, in the order of
-    the inputs. Another size is refused, but a dimension of the same size that is not the batch goes unnoticed.
+    the inputs. Another size is refused. A dimension of the same size that is not the batch goes unnoticed, unless
+    parameters are computed one by one.
 
     Args:
         model: a module whose trainable parameters belong to supported layers and are used only in their calls: Linear,
             Conv1d and Conv2d (strides, dilation, groups, any padding), BatchNorm in eval mode, GroupNorm, LayerNorm and
-            Embedding. A layer may be called several times. Layers without trainable parameters may be of any kind.
+            Embedding, and subclasses with the same forward pass. A layer may be called several times. Layers without
+            trainable parameters may be of any kind.
         contractions: ``torch.bfloat16`` or a wider type, to which the factors and products of weight gradients are
             rounded. Both passes, all Gram matrices and the sums of squares keep their precision. The default rounds
             nothing.
+        fallback: whether to take other trainable parameters too. Autograd computes their gradients for one sample after
+            another, which costs one more forward and backward pass for every sample. After the pass of the batch, this
+            needs memory for the feature maps of one sample, its gradients of these parameters, and two copies of the
+            largest of them in float64. The other parameters are still computed for the whole batch.
 
     Raises:
-        NotImplementedError: names a trainable parameter that belongs to an unsupported layer or forward pass or to two
-            layers, is computed from others (weight normalisation, pruning), is complex, or has a hook.
+        NotImplementedError: without a fallback: names a trainable parameter that belongs to an unsupported layer or
+            forward pass or to two layers, or is computed from others (weight normalisation, pruning). In any case:
+            names a trainable parameter that is complex, has a hook or no values yet, or an Embedding with ``max_norm``.
         ValueError: the model has no trainable parameters, or ``contractions`` is of another type.
     """
 
-    def __init__(self, model: nn.Module, contractions: torch.dtype | None = None) -> None:
+    def __init__(self, model: nn.Module, contractions: torch.dtype | None = None, fallback: bool = False) -> None:
         if contractions not in (None, torch.bfloat16, torch.float32, torch.float64):
             raise ValueError(f"contractions must be torch.bfloat16, torch.float32 or torch.float64, not {contractions}")
         self.model = model
         self.contractions = contractions
-        self._layers = supported_layers(model)
+        self.fallback = fallback
+        self._layers, self._apart = split_parameters(model, fallback)  # the parameters to compute one by one
         self._handles: list[Any] = []
-        self._requires_grad: dict[nn.Parameter, bool] = {}
+        self._requires_grad: dict[nn.Parameter, bool] = {}  # of all parameters, when the context was entered
         self._relaid: list[tuple[Tensor, Tensor]] = []
+        self._size: int | None = None  # of the batch that is passed through the model
         self._pass: _Pass | None = None
 
     def __enter__(self) -> Self:
@@ -165,11 +225,11 @@ class PerSampleGradientNorms:
             RuntimeError: the context is entered already.
             NotImplementedError: the model is no longer supported, or a forward hook of all modules is set.
         """
-        if self._handles:
+        if self._requires_grad:
             raise RuntimeError("this context is entered already")
         if nn.modules.module._global_forward_hooks:
             raise NotImplementedError("a forward hook of all modules is set (register_module_forward_hook); remove it")
-        self._layers = supported_layers(self.model)
+        self._layers, self._apart = split_parameters(self.model, self.fallback)
         check_batch_norms(self.model)
         self._requires_grad = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
         for layer in self._layers:
@@ -191,7 +251,8 @@ class PerSampleGradientNorms:
         for weight, original in self._relaid:
             weight.data = original if weight.data_ptr() == original.data_ptr() else original.copy_(weight.data)
         self._relaid.clear()
-        self._thaw(self._requires_grad)
+        self._require_grad(self._requires_grad.keys())
+        self._requires_grad.clear()
 
     def __call__(self, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> GradientNorms:
         """Return the gradient norms of a batch.
@@ -209,10 +270,11 @@ class PerSampleGradientNorms:
                 overwritten in place after its call.
             ValueError: the batch is empty, or the loss is not one scalar per sample.
             TypeError: the model does not return a real tensor.
-            NotImplementedError: the first dimension of a layer or of the output is not the batch, a layer's input has
-                too few axes, or a parameter is used outside its layer's call.
+            NotImplementedError: the first dimension of the output is not the batch; with a fallback, the model draws
+                random numbers; without one, the first dimension of a layer is not the batch, a layer's input has too
+                few axes, or a parameter is used outside its layer's call.
         """
-        if not self._handles:
+        if not self._requires_grad:
             raise RuntimeError("enter the context first: with PerSampleGradientNorms(model) as norms: ...")
         size = len(inputs)
         if size == 0:
@@ -222,27 +284,68 @@ class PerSampleGradientNorms:
             inputs = inputs.detach()
             if inputs.dim() == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
-            # A GPU waits whenever the host reads a number. So ask once a batch whether a sample is doubtful, and not at
-            # every layer. Doubtful samples are rare; then the batch is computed a second time. The model may overwrite
-            # its input, so the first pass gets a copy.
-            norms, doubtful = self._norms(inputs.clone(), loss, careful=False)
-            return self._norms(inputs, loss, careful=True)[0] if doubtful.any() else norms
+            while True:
+                try:
+                    return self._of_batch(inputs, loss)
+                except _NotBatchedError as error:
+                    if not self.fallback:
+                        raise NotImplementedError(f"{error}; {FALLBACK}") from None
+                    self._apart |= error.parameters
 
-    def _norms(self, inputs: Tensor, loss: Callable[[Tensor], Tensor], careful: bool) -> tuple[GradientNorms, Tensor]:
-        """Return the norms of a batch, and which samples are doubtful, shape (B,)."""
-        self._pass = _Pass(len(inputs), inputs.device, careful)
+    def _of_batch(self, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> GradientNorms:
+        # A GPU waits whenever the host reads a number. So ask once a batch whether a sample is doubtful, and not at
+        # every layer. Doubtful samples are rare; then the batch is computed a second time.
+        apart: dict[nn.Parameter, Tensor] = {}
+        norms, doubtful = self._norms(inputs, loss, apart, careful=False)
+        return self._norms(inputs, loss, apart, careful=True)[0] if doubtful.any() else norms
+
+    def _norms(
+        self, inputs: Tensor, loss: Callable[[Tensor], Tensor], apart: dict[nn.Parameter, Tensor], careful: bool
+    ) -> tuple[GradientNorms, Tensor]:
+        """Return the norms of a batch, and which samples are doubtful, shape (B,).
+
+        Norms of parameters that are computed one by one are taken from ``apart``. If it is empty, they are put there.
+        """
+        self._size = len(inputs)
+        self._pass = batch = _Pass(self._size, inputs.device, careful)
+        before = random_state(inputs.device) if self._apart else None
         try:
-            output = self._forward(inputs)
-            unit, scale = _unit_length(_slope(output.detach(), loss))
-            self._backward((output * unit.to(output.dtype)).sum())
-            for layer in list(self._pass.gradients):  # a call of these layers did not contribute to the loss
+            self._require_grad(self._requires_grad.keys() - self._apart)
+            graph = self._forward(inputs.clone())  # the model may overwrite its input
+            output = graph.detach()
+            if before is not None and not torch.equal(before, random_state(inputs.device)):
+                raise NotImplementedError(
+                    "the model draws random numbers, so samples cannot be passed one by one; call model.eval()"
+                )
+            unit, scale = _unit_length(_slope(output, loss))
+            unit = unit.to(output.dtype)
+            if linked := graph.requires_grad:
+                self._backward((graph * unit).sum())
+            for layer in list(batch.gradients):  # a call of these layers did not contribute to the loss
                 self._add_norms(layer)
-            norms = GradientNorms(self._pass.total() * scale, self._pass.sum() * scale, output.detach())
+            del graph
+            batch.calls.clear()
+            self._size, self._pass = 1, None
+            if self._apart and not apart:
+                self._require_grad(self._apart)
+                ordered = [one for one in self._requires_grad if one in self._apart]
+                apart |= norms_one_by_one(self.model, inputs, unit, ordered)
+            for parameter, norm in apart.items():
+                batch.add(parameter, norm, norm.square())
+            if not (linked or apart):
+                raise RuntimeError(
+                    "the model's output depends on no trainable layer: its forward runs without gradients "
+                    "(torch.no_grad, or torch.utils.checkpoint, which needs use_reentrant=False)"
+                )
+            names = {name: one for name, one in self.model.named_parameters() if self._requires_grad.get(one)}
+            zero = torch.zeros_like(scale)
+            tensors = torch.stack([batch.norms.get(one, zero) * scale for one in names.values()], dim=1)
+            found = GradientNorms(batch.total() * scale, batch.sum() * scale, output, tensors, tuple(names))
             # Where the loss has no gradient and all squares are zero, the norms are zero.
-            return norms, self._pass.doubtful & ((scale != 0) | (self._pass.squared != 0))
+            return found, batch.doubtful & ((scale != 0) | (batch.squared != 0))
         finally:
-            self._pass = None  # free all feature maps, also if memory ran out
-            self._thaw(self._requires_grad)
+            self._size = self._pass = None  # also if memory ran out
+            self._require_grad(self._requires_grad.keys())
 
     def _forward(self, inputs: Tensor) -> Tensor:
         """Return the model's output with its graph."""
@@ -252,20 +355,15 @@ class PerSampleGradientNorms:
         if output.is_complex():
             raise TypeError("the model's output must be real, not complex")
         self._check_batch(output, "the model's output")
-        if not output.requires_grad:
-            raise RuntimeError(
-                "the model's output depends on no trainable layer: its forward runs without gradients (torch.no_grad, "
-                "or torch.utils.checkpoint, which needs use_reentrant=False)"
-            )
         return output
 
     def _check_batch(self, tensor: Tensor, what: str, layer: nn.Module | None = None) -> None:
-        assert self._pass is not None
-        if tensor.dim() == 0 or len(tensor) != self._pass.size:
-            raise NotImplementedError(
+        if tensor.dim() == 0 or len(tensor) != self._size:
+            words = (
                 f"{what}{self._name(layer) if layer else ''}: its first dimension must be the batch of "
-                f"{self._pass.size}, but it has the shape {tuple(tensor.shape)}"
+                f"{self._size}, but it has the shape {tuple(tensor.shape)}"
             )
+            raise _NotBatchedError(words, self._wanted(layer).values()) if layer else NotImplementedError(words)
 
     def _backward(self, loss: Tensor) -> None:
         """Pass the gradient at each layer's output to ``_listen``. Within its layer's call, no parameter requires a
@@ -275,7 +373,8 @@ class PerSampleGradientNorms:
         found = torch.autograd.grad(loss, [self._pass.anchor, *trained.values()], allow_unused=True)
         elsewhere = [name for name, gradient in zip(trained, found[1:], strict=True) if gradient is not None]
         if elsewhere:
-            raise NotImplementedError(f"parameter {elsewhere[0]} is used outside its layer's call")
+            words = f"parameter {elsewhere[0]} is used outside its layer's call"
+            raise _NotBatchedError(words, (trained[name] for name in elsewhere))
 
     def _freeze(self, layer: nn.Module, arguments: Any) -> None:
         """Before a layer's call, disable the gradients of its parameters."""
@@ -285,25 +384,38 @@ class PerSampleGradientNorms:
             for parameter in layer.parameters(recurse=False):
                 parameter.requires_grad_(False)
 
-    def _thaw(self, parameters: Iterable[nn.Parameter]) -> None:
-        for parameter in parameters:
-            parameter.requires_grad_(self._requires_grad[parameter])
+    def _require_grad(self, parameters: Set[nn.Parameter]) -> None:
+        """Let the trainable ones of some parameters require gradients, and no others."""
+        with ordinary_functions():
+            for parameter, trainable in self._requires_grad.items():
+                parameter.requires_grad_(trainable and parameter in parameters)
+
+    def _wanted(self, layer: nn.Module) -> dict[str, nn.Parameter]:
+        """Return a layer's parameters whose norms are computed for the whole batch."""
+        own = layer.named_parameters(recurse=False)
+        return {name: one for name, one in own if self._requires_grad[one] and one not in self._apart}
 
     def _tap(self, layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor:
         """After a layer's call, record its input and listen for the gradient at its output."""
-        if self._pass is None:
+        if self._size is None:
             return output  # the model is called directly
+        if not (wanted := self._wanted(layer)):
+            return output  # the layer's parameters are computed one by one
         with ordinary_functions():
-            self._thaw(layer.parameters(recurse=False))
             given: Tensor = (*arguments, *named.values())[0]
             self._check_batch(given, "input of ", layer)
             if given.dim() < (axes := least_axes(layer)):
                 few = "" if isinstance(layer, nn.Conv1d | nn.Conv2d) else "at least "
-                raise NotImplementedError(
+                raise _NotBatchedError(
                     f"input of {self._name(layer)}: it must have {few}{axes} axes, the batch first, but it has the "
-                    f"shape {tuple(given.shape)}"
+                    f"shape {tuple(given.shape)}",
+                    wanted.values(),
                 )
             self._check_batch(output, "output of ", layer)
+            if self._pass is None:  # a single sample: a dimension that had the size of the batch by chance is noticed
+                return output
+            for parameter in wanted.values():
+                parameter.requires_grad_(True)
             call = _Call.of(given)
             self._pass.calls[layer].append(call)
             tapped: Tensor = _Tap.apply(output, self._pass.anchor, lambda gradient: self._listen(layer, call, gradient))
@@ -323,15 +435,12 @@ class PerSampleGradientNorms:
         assert self._pass is not None
         arrived = self._pass.gradients.pop(layer)
         self._pass.calls.pop(layer)
-        wanted = [name for name, one in layer.named_parameters(recurse=False) if self._requires_grad[one]]
-        if not wanted:
-            return
+        wanted = self._wanted(layer)
         with torch.no_grad(), ordinary_functions():
-            found, doubtful = norms(layer, arrived, wanted, self.contractions, self._pass.careful)
+            found, doubtful = norms(layer, arrived, list(wanted), self.contractions, self._pass.careful)
             self._pass.doubtful |= doubtful
-            for norm, squared in found:
-                self._pass.norms.append(norm)
-                self._pass.squared += squared
+            for parameter, pair in zip(wanted.values(), found, strict=True):
+                self._pass.add(parameter, *pair)
 
     def _name(self, layer: nn.Module) -> str:
         name = next(name for name, module in self.model.named_modules() if module is layer)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
 
 from lplgrad.gradient_norms.convolution import Convolution
 from lplgrad.gradient_norms.layouts import contiguous, is_clear
@@ -106,7 +107,7 @@ def norms(
     computed again in float64, scaled to a largest entry of one. Its square may still overflow.
 
     Args:
-        layer: of a kind in ``PARTS``.
+        layer: of a kind in ``PARTS``, or of a subclass.
         calls: the input of each call and the gradient at its output, shape (B, ...) each.
         names: of the parameters. Each gets two tensors, float64, shape (B,).
         contractions: see ``PerSampleGradientNorms``.
@@ -150,7 +151,8 @@ def _exact_norms(layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]], names
 def _squared_norms(
     layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]], names: Sequence[str], contractions: torch.dtype | None
 ) -> list[tuple[Tensor, Tensor | None]]:
-    every = [PARTS[type(layer)](layer, x, g) for x, g in calls]
+    parts_of = PARTS[kind_of(layer) or type(layer)]
+    every = [parts_of(layer, x, g) for x, g in calls]
     found = []
     for name in names:
         parts = [parts[name] for parts in every]
@@ -189,46 +191,47 @@ def least_axes(layer: nn.Module) -> int:
     """Return the least number of axes of a layer's input, including the batch."""
     if isinstance(layer, nn.LayerNorm):
         return 1 + len(layer.normalized_shape)
-    return {nn.Conv2d: 4, nn.Conv1d: 3, nn.Embedding: 1}.get(type(layer), 2)
+    return {nn.Conv2d: 4, nn.Conv1d: 3, nn.Embedding: 1}.get(kind_of(layer) or type(layer), 2)
 
 
-def supported_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the layers that have trainable parameters.
+def kind_of(layer: nn.Module) -> type[nn.Module] | None:
+    """Return the kind in ``PARTS`` that a layer is of, or of a subclass of; None if there is none."""
+    return next((kind for kind in type(layer).__mro__ if kind in PARTS), None)
+
+
+FALLBACK = (
+    "PerSampleGradientNorms(model, fallback=True) computes it, with one more forward and backward pass for every sample"
+)
+
+
+def split_parameters(model: nn.Module, fallback: bool) -> tuple[list[nn.Module], set[nn.Parameter]]:
+    """Return the layers with trainable parameters that are computed for a whole batch, and the parameters that are not.
 
     Raises:
-        NotImplementedError: a layer is unsupported or has a replaced forward pass; or a parameter is shared, complex,
-            computed from others, or has a hook.
+        NotImplementedError: without a fallback: a layer is unsupported or has a replaced forward pass, or a parameter
+            is shared or computed from others. In any case: a parameter is complex, has a hook, or has no values yet; or
+            an Embedding renormalises its rows.
         ValueError: the model has no parameters, or all are frozen.
     """
     owners: dict[nn.Parameter, str] = {}
-    layers = []
+    apart: set[nn.Parameter] = set()
     for name, layer in model.named_modules():
-        parameters = [
-            (key, one)
+        parameters = {
+            f"{name}.{key}" if name else key: one
             for key, one in layer.named_parameters(recurse=False, remove_duplicate=False)
             if one.requires_grad
-        ]
-        if not parameters:
-            continue
-        if type(layer) not in PARTS:
-            known = ", ".join(kind.__name__ for kind in PARTS)
-            raise NotImplementedError(
-                f"{place(name)} is a {type(layer).__name__} with trainable parameters of its own ({parameters[0][0]}); "
-                f"supported: {known}; or freeze its parameters; frozen parameters do not count"
-            )
-        if isinstance(layer, nn.Embedding) and (layer.scale_grad_by_freq or layer.max_norm is not None):
-            raise NotImplementedError(f"{place(name)} is an Embedding with scale_grad_by_freq or max_norm")
-        if replaced := _replaced(layer):
-            raise NotImplementedError(
-                f"{place(name)} ({type(layer).__name__}): its {replaced} is not PyTorch's, so the gradients of its "
-                "parameters are not known"
-            )
-        for key, parameter in parameters:
-            path = f"{name}.{key}" if name else key
-            if key not in ("weight", "bias"):
-                raise NotImplementedError(f"parameter {path}: weights that are computed from others")
-            if parameter in owners:
-                raise NotImplementedError(f"parameter {path} is shared with {owners[parameter]}")
+        }
+        of_layer = _unsupported(layer, name, list(parameters)) if parameters else None
+        for path, parameter in parameters.items():
+            if is_lazy(parameter):
+                raise NotImplementedError(f"parameter {path} has no values yet; call the model once")
+            reason = of_layer
+            if reason is None and parameter in owners:
+                reason = f"parameter {path} is shared with {owners[parameter]}"
+            if reason is not None:
+                if not fallback:
+                    raise NotImplementedError(f"{reason}; {FALLBACK}")
+                apart.add(parameter)
             if parameter.is_complex():
                 raise NotImplementedError(f"parameter {path} is complex; only real parameters are supported")
             if parameter._backward_hooks:
@@ -236,15 +239,18 @@ def supported_layers(model: nn.Module) -> list[nn.Module]:
                     f"parameter {path} has a hook (register_hook), which could change its gradient; remove it"
                 )
             owners[parameter] = path
-        layers.append(layer)
-    if not layers:
+        if parameters and isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None:
+            kind = type(layer).__name__
+            raise NotImplementedError(f"{place(name)} is an {kind} with max_norm: its forward pass changes its weights")
+    if not owners:
         frozen = any(True for _ in model.parameters())
         raise ValueError(
             "every parameter of the model is frozen: set requires_grad of those whose gradients are to count"
             if frozen
             else "the model has no parameters"
         )
-    return layers
+    batched = owners.keys() - apart
+    return [layer for layer in model.modules() if any(one in batched for one in layer.parameters(recurse=False))], apart
 
 
 # The functions that a layer's call runs, and where PyTorch defines them.
@@ -252,16 +258,26 @@ CALLED = ("__call__", "_call_impl", "_wrapped_call_impl", "_compiled_call_impl",
 PYTORCH = nn.__file__.rpartition("__init__")[0] + "modules"
 
 
-def _replaced(layer: nn.Module) -> str | None:
-    """Return the name of a function of the forward pass that the layer or its class replaces, or None."""
-    for name in CALLED:
-        if vars(layer).get(name) is not None:
-            return name
-        function = getattr(type(layer), name, None)
+def _unsupported(layer: nn.Module, name: str, paths: list[str]) -> str | None:
+    """Return why the gradients of a layer's trainable parameters are not known, or None. A subclass may add anything
+    that does not change the forward pass."""
+    kind, own = kind_of(layer), type(layer).__name__
+    if kind is None or any(hasattr(type(layer), key) for key in ("weight", "bias")):  # such a weight is computed
+        known = ", ".join(kind.__name__ for kind in PARTS)
+        return (
+            f"{place(name)} is a {own} with trainable parameters of its own ({paths[0].rpartition('.')[2]}); "
+            f"supported: {known}; or freeze its parameters; frozen parameters do not count"
+        )
+    if isinstance(layer, nn.Embedding) and layer.scale_grad_by_freq:
+        return f"{place(name)} is an Embedding with scale_grad_by_freq"
+    for called in CALLED:
+        function = getattr(type(layer), called, None)
         code = getattr(function, "__code__", None)
-        if function is not None and (code is None or not code.co_filename.startswith(PYTORCH)):
-            return name
-    return None
+        replaced = function is not getattr(kind, called, None) or vars(layer).get(called) is not None
+        if replaced or (function is not None and (code is None or not code.co_filename.startswith(PYTORCH))):
+            return f"{place(name)} ({own}): its {called} is not PyTorch's, so its gradients are not known"
+    computed = [path for path in paths if path.rpartition(".")[2] not in ("weight", "bias")]
+    return f"parameter {computed[0]}: weights that are computed from others" if computed else None
 
 
 def check_batch_norms(model: nn.Module) -> None:

@@ -184,11 +184,7 @@ def gradient_norms(learner: Learner, loss: Callable[[Tensor], Tensor], batches: 
                     if size == 1 or not lacks_memory(error):
                         raise
                     largest = size = size // 2
-    return GradientNorms(
-        torch.cat([part.total for part in parts]),
-        torch.cat([part.sum for part in parts]),
-        torch.cat([part.output for part in parts]),
-    )
+    return GradientNorms.joined(parts)
 
 
 def gradient_batch_size(images: Tensor) -> int:
