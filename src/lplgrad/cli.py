@@ -154,7 +154,7 @@ FIGURES = {
 # In the order in which data flows.
 COMMANDS = {
     "prepare": Command(
-        "lplgrad.datasets.prepared.prepare",
+        "lplgrad.datasets.prepared.prepare:run_command",
         "Prepare a data set: read or download its images once and write them as arrays",
         "lplgrad prepare --settings source=digits --output data/digits",
         [
@@ -162,6 +162,17 @@ COMMANDS = {
             _path("--downloads", "DIR", "folder of downloads (default: %(default)s)", default=Path("data/downloads")),
             _arg("--threads", "threads that decode images (default: %(default)s)", type=count, default=1),
             _folder("folder of the prepared data set"),
+        ],
+    ),
+    "files": Command(
+        "lplgrad.datasets.prepared.file_names",
+        "Name the file of each image of a prepared data set: write index, split, path and class",
+        "lplgrad files --data data/digits --output data/digits/files.csv",
+        [
+            DATA,
+            _path("--downloads", "DIR", "folder of downloads (default: %(default)s)", default=Path("data/downloads")),
+            _arg("--threads", "threads that decode images (default: %(default)s)", type=count, default=1),
+            _needed("--output", "CSV", "file to write"),
         ],
     ),
     "start": Command(

@@ -246,3 +246,5 @@ RESULTS += [
     expand(rules.trial_figure.output, figure="chosen", seed=STUDY.run.seeds[0], **RUN),
     [expand(rules.trial_figure.output, figure=MODEL_FIGURES, **vars(trial)) for trial in LAYOUT.shown_models()],
 ]
+# A data set that is gone is not prepared again for the sake of names.
+RESULTS += [expand(rules.files.output, dataset=PRESENT.datasets)]
