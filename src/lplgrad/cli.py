@@ -123,6 +123,11 @@ def _settings(about: str, **options: Any) -> Argument:
     return _arg("--settings", about, metavar="KEY=VALUE", nargs="+", **options)
 
 
+TRIAL = ("budget", "dataset", "strategy", "seed")
+TRIAL_OPTIONS = [
+    _arg("--budget", "name of the budget"), _arg("--dataset", "name of the data set"),
+    _arg("--strategy", "name of the strategy"), _arg("--seed", "seed of the trial", type=int),
+]  # fmt: skip
 TABLES = {
     "datasets": Kind("paper.tables.datasets"),
     "budgets": Kind("paper.tables.budgets"),
@@ -132,8 +137,8 @@ TABLES = {
     "ablation": Kind("paper.ablation.ablation", ("measurements",)),
     "time": Kind("report.tables.time", ("timings",)),
     "time-against-paper": Kind("paper.tables.time", ("timings",)),
+    "chosen-files": Kind("report.trial_figures.chosen_files", TRIAL),
 }
-TRIAL = ("budget", "dataset", "strategy", "seed")
 FIGURES = {
     "learning-curves": Kind("report.figures.learning_curves", ("measurements", "budget")),
     "dataset-curves": Kind("report.figures.dataset_curves", ("measurements", "dataset")),
@@ -263,7 +268,7 @@ COMMANDS = {
         "lplgrad table accuracy --study results/demo/study.yaml --measurements results/demo/measurements.csv \\\n"
         "      --output accuracy.csv accuracy.html",
         [
-            _arg("kind", "which table", choices=list(TABLES)), STUDY, MEASUREMENTS, TIMINGS,
+            _arg("kind", "which table", choices=list(TABLES)), STUDY, MEASUREMENTS, TIMINGS, *TRIAL_OPTIONS,
             _path("--presets", ("PAPER", "AUTHORS_CODE"), "config.yaml, and the overlay of the authors' code", nargs=2),
             PARTIAL, FILES,
         ],
@@ -277,8 +282,7 @@ COMMANDS = {
         [
             _arg("kind", "which figure", choices=list(FIGURES)), STUDY, MEASUREMENTS, TIMINGS,
             _path("--classes", "CSV", "classes.csv"), _path("--diagnostics", "DIR", "folder of lplgrad diagnostics"),
-            _arg("--budget", "name of the budget"), _arg("--dataset", "name of the data set"),
-            _arg("--strategy", "name of the strategy"), _arg("--seed", "seed of the trial", type=int), PARTIAL, FILES,
+            *TRIAL_OPTIONS, PARTIAL, FILES,
         ],
         FIGURES,
     ),

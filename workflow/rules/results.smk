@@ -235,6 +235,26 @@ use rule study_figure as trial_figure with:
         figure=one_of(["chosen", *MODEL_FIGURES]),
 
 
+# Not in the report: with many labels, the lists would make it large.
+use rule measurements as chosen_files with:
+    input:
+        scores=lambda wildcards: [
+            f"{LAYOUT.round(trial_of(wildcards), number)}/scores.csv"
+            for number in LAYOUT.numbers(trial_of(wildcards))[:-1]
+        ],
+        files=rules.files.output,
+        study=rules.study.output,
+    output:
+        f"{ROOT}/figures/chosen/{TRIAL}.csv",
+    log:
+        f"{LOGS}/figures/chosen/{TRIAL}_files.log",
+    localrule: True
+    params:
+        command=lambda wildcards: f"table chosen-files {options(TABLES['chosen-files'].needs, **dict(wildcards.items()))}",
+        to=lambda wildcards, output: list(output),
+        code=lambda wildcards: code_digest("report.tables.run", TABLES["chosen-files"].function),
+
+
 without = set() if any(ablation_pairs(STUDY)) else {"ablation"}
 published = set(read_study([CONFIG]).run.datasets)  # config.yaml is the paper
 without |= set() if published & set(LAYOUT.datasets) else {"accuracy_against_paper", "time_against_paper"}
@@ -247,4 +267,7 @@ RESULTS += [
     [expand(rules.trial_figure.output, figure=MODEL_FIGURES, **vars(trial)) for trial in LAYOUT.shown_models()],
 ]
 # A data set that is gone is not prepared again for the sake of names.
-RESULTS += [expand(rules.files.output, dataset=PRESENT.datasets)]
+RESULTS += [
+    expand(rules.files.output, dataset=PRESENT.datasets),
+    expand(rules.chosen_files.output, seed=STUDY.run.seeds[0], **{**RUN, "dataset": PRESENT.datasets}),
+]

@@ -21,8 +21,11 @@ from lplgrad.analysis.departures import behind, check_settings
 from lplgrad.analysis.diagnostics import labeled_set, scores_of
 from lplgrad.analysis.round_files import read_array, read_confidence, read_observed
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
+from lplgrad.datasets.prepared.file_names import read_names
 from lplgrad.machine.errors import UserError
+from lplgrad.report.document import Part
 from lplgrad.report.style import TITLE_WIDTH, message, note, set_up, wrapped
+from lplgrad.report.tables import Table
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.settings import StudyFile
 
@@ -67,6 +70,29 @@ def chosen(file: StudyFile, trial: Trial) -> Any:
     data = open_dataset(Path(layout.data(trial.dataset)))
     queries = [Query(number, scores_of(layout, trial, number, data)) for number in range(1, last)]
     return contact_sheet(queries, data)
+
+
+def chosen_files(file: StudyFile, trial: Trial) -> Table:
+    """List the files that every query chose: columns round, index, path, class and score.
+
+    The rows are in the order of the rounds whose model chose them, and of falling scores. Paths are those of
+    ``files.csv``, and scores have the digits of ``scores.csv``.
+    """
+    # This repeats lines of ``chosen``, whose digest would change with a common function: the figure would be drawn
+    # again, and data sets that were deleted would be prepared again for it.
+    layout = Layout(file.study, file.unavailable)
+    last = layout.rounds(trial.budget, trial.dataset)
+    check_settings(layout, trial, behind(layout, trial, last))
+    data = open_dataset(Path(layout.data(trial.dataset)))
+    paths, rows = read_names(data)["train"], list[tuple[Any, ...]]()
+    for number in range(1, last):
+        selected = Query(number, scores_of(layout, trial, number, data)).selected()
+        for index, score in zip(selected["index"], selected["score"], strict=True):
+            name = data.classes[data.train.labels[index]]
+            rows.append((number, index, paths[index], name, str(np.float32(score))))
+    head = ["round", "index", "path", "class", "score"]
+    part = Part(head=head, rows=[[*map(str, row)] for row in rows])
+    return Table(pd.DataFrame(rows, columns=head), "Chosen files", [part], ())
 
 
 def loss_correlation(file: StudyFile, trial: Trial) -> Any:
