@@ -266,8 +266,14 @@ RESULTS += [
     expand(rules.trial_figure.output, figure="chosen", seed=STUDY.run.seeds[0], **RUN),
     [expand(rules.trial_figure.output, figure=MODEL_FIGURES, **vars(trial)) for trial in LAYOUT.shown_models()],
 ]
-# A data set that is gone is not prepared again for the sake of names.
+# A data set that is gone is not prepared again for the sake of names, and one in a read-only folder keeps those it has.
+FOLDERS = {name: Path(DATA, name) for name in PRESENT.datasets}
+NAMED = [
+    name
+    for name, folder in FOLDERS.items()
+    if os.access(folder, os.W_OK) or (folder / "files.csv").exists() or not folder.exists()
+]
 RESULTS += [
-    expand(rules.files.output, dataset=PRESENT.datasets),
-    expand(rules.chosen_files.output, seed=STUDY.run.seeds[0], **{**RUN, "dataset": PRESENT.datasets}),
+    expand(rules.files.output, dataset=NAMED),
+    expand(rules.chosen_files.output, seed=STUDY.run.seeds[0], **{**RUN, "dataset": NAMED}),
 ]
