@@ -56,7 +56,8 @@ def finish(values: dict[str, Any], classes: list[str], accuracy: Accuracy | None
     accuracy = accuracy or (lambda trial, number: 0.4 + 0.1 * number + float(luck.uniform(0, 0.1)))
     layout = Layout(file.study)
     for dataset in layout.datasets:
-        write_dataset(Path(layout.data(dataset)), Prepared(_images(POOL, classes), _images(TEST, classes), classes, {}))
+        prepared = Prepared(_images(POOL, classes), _images(TEST, classes), classes, {})
+        write_dataset(Path(layout.data(dataset)), prepared, settings={"source": "digits"})
     rounds_of_1: dict[str, float] = {}
     for trial in layout.trials():
         budget = layout.budget(trial.budget, trial.dataset)
@@ -176,6 +177,7 @@ def commands(file: StudyFile) -> Iterator[list[str]]:
             yield ["figure", kind, *of, "--diagnostics", f"{root}/statistics", *drawn(f"{kind}_{budget}")]
     for dataset in layout.datasets:
         yield ["figure", "dataset-curves", *study, "--dataset", dataset, *measurements, *drawn(dataset)]
+        yield ["files", "--data", layout.data(dataset), "--output", f"{layout.data(dataset)}/files.csv"]
     first = file.study.run.seeds[0]
     for trial in layout.trials():
         if trial.seed == first:
@@ -184,6 +186,8 @@ def commands(file: StudyFile) -> Iterator[list[str]]:
             tables = [*measurements, "--classes", f"{root}/classes.csv"]
             yield ["figure", "strategy", *of, *tables, *drawn(f"strategies/{place}")]
             yield ["figure", "chosen", *of, "--seed", str(first), *drawn(f"chosen/{place}")]
+            listed = ["--output", f"{root}/figures/chosen/{place}.csv"]
+            yield ["table", "chosen-files", *of, "--seed", str(first), *listed]
             if trial in layout.shown_models():
                 for kind in ("embeddings", "confidence", "loss-correlation"):
                     yield ["figure", kind, *of, "--seed", str(first), *drawn(f"models/{kind}/{place}")]

@@ -329,6 +329,18 @@ with SnakemakeApi() as api:
         assert {"measurements", "timings", "table"} <= set(found)
         assert rounds(found) == {}
 
+    def test_a_data_set_without_names_gets_them_and_nothing_else_runs(self, project: Path) -> None:
+        """So does a data set that was prepared before there were names."""
+        names = project / "data" / "digits" / "files.csv"
+        before = names.read_bytes()
+        names.unlink()
+        listings = list((project / "results" / "tiny" / "figures" / "chosen").rglob("*.csv"))
+        assert len(listings) == STRATEGIES
+        listings[0].unlink()
+        assert jobs(project) == {"files": 1, "chosen_files": STRATEGIES}
+        snakemake(project, "data/digits/files.csv")
+        assert names.read_bytes() == before
+
     def test_deleted_results_come_back_with_the_same_bytes(self, finished: Path, project: Path) -> None:
         study = project / "results" / "tiny"
         for name in ("metrics.json", "scores.csv"):
@@ -411,6 +423,7 @@ with SnakemakeApi() as api:
             ("report/trial_figures.py", "COLUMNS = 10", "COLUMNS = 9", {"trial_figure": STRATEGIES}),
             ("report/comparison_figures.py", "by chance alone", "by chance", {"study_figure": 1}),
             ("report/texts.j2", "Wilcoxon", "Mr Wilcoxon", PAGES),
+            ("datasets/prepared/file_names.py", ":05d", ":06d", {}),  # the files may have been deleted since
             ("rounds/loop.py", "\n\n", "\n# why\n\n", {}),
             ("cli.py", "seed of the trial", "the trial's seed", {}),
         ],

@@ -127,6 +127,11 @@ def _settings(about: str, **options: Any) -> Argument:
     return _arg("--settings", about, metavar="KEY=VALUE", nargs="+", **options)
 
 
+TRIAL = ("budget", "dataset", "strategy", "seed")
+TRIAL_OPTIONS = [
+    _arg("--budget", "name of the budget"), _arg("--dataset", "name of the data set"),
+    _arg("--strategy", "name of the strategy"), _arg("--seed", "seed of the trial", type=int),
+]  # fmt: skip
 TABLES = {
     "datasets": Kind("paper.tables.datasets"),
     "budgets": Kind("paper.tables.budgets"),
@@ -136,8 +141,8 @@ TABLES = {
     "ablation": Kind("paper.ablation.ablation", ("measurements",)),
     "time": Kind("report.tables.time", ("timings",)),
     "time-against-paper": Kind("paper.tables.time", ("timings",)),
+    "chosen-files": Kind("report.trial_figures.chosen_files", TRIAL),
 }
-TRIAL = ("budget", "dataset", "strategy", "seed")
 FIGURES = {
     "learning-curves": Kind("report.figures.learning_curves", ("measurements", "budget")),
     "dataset-curves": Kind("report.figures.dataset_curves", ("measurements", "dataset")),
@@ -158,7 +163,7 @@ FIGURES = {
 # In the order in which data flows.
 COMMANDS = {
     "prepare": Command(
-        "lplgrad.datasets.prepared.prepare",
+        "lplgrad.datasets.prepared.prepare:run_command",
         "Prepare a data set: read or download its images once and write them as arrays",
         "lplgrad prepare --settings source=digits --output data/digits",
         [
@@ -166,6 +171,17 @@ COMMANDS = {
             _path("--downloads", "DIR", "folder of downloads (default: %(default)s)", default=Path("data/downloads")),
             _arg("--threads", "threads that decode images (default: %(default)s)", type=count, default=1),
             _folder("folder of the prepared data set"),
+        ],
+    ),
+    "files": Command(
+        "lplgrad.datasets.prepared.file_names",
+        "Name the file of each image of a prepared data set: write index, split, path and class",
+        "lplgrad files --data data/digits --output data/digits/files.csv",
+        [
+            DATA,
+            _path("--downloads", "DIR", "folder of downloads (default: %(default)s)", default=Path("data/downloads")),
+            _arg("--threads", "threads that decode images (default: %(default)s)", type=count, default=1),
+            _needed("--output", "CSV", "file to write"),
         ],
     ),
     "start": Command(
@@ -254,7 +270,7 @@ COMMANDS = {
         "lplgrad table accuracy --study results/demo/study.yaml --measurements results/demo/measurements.csv \\\n"
         "      --output accuracy.csv accuracy.html",
         [
-            _arg("kind", "which table", choices=list(TABLES)), STUDY, MEASUREMENTS, TIMINGS,
+            _arg("kind", "which table", choices=list(TABLES)), STUDY, MEASUREMENTS, TIMINGS, *TRIAL_OPTIONS,
             _path("--presets", ("PAPER", "AUTHORS_CODE"), "config.yaml, and the overlay of the authors' code", nargs=2),
             PARTIAL, FILES,
         ],
@@ -268,8 +284,7 @@ COMMANDS = {
         [
             _arg("kind", "which figure", choices=list(FIGURES)), STUDY, MEASUREMENTS, TIMINGS,
             _path("--classes", "CSV", "classes.csv"), _path("--diagnostics", "DIR", "folder of lplgrad diagnostics"),
-            _arg("--budget", "name of the budget"), _arg("--dataset", "name of the data set"),
-            _arg("--strategy", "name of the strategy"), _arg("--seed", "seed of the trial", type=int), PARTIAL, FILES,
+            *TRIAL_OPTIONS, PARTIAL, FILES,
         ],
         FIGURES,
     ),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lplgrad.acquisition import Slope
 from lplgrad.machine.randomness import stream
 from lplgrad.recipes import Learner
 from lplgrad.rounds.checkpoints import build, first_weights, tensors_of
@@ -83,7 +84,7 @@ def test_gradient_norms_are_those_of_the_mean() -> None:
     def loss(logits: torch.Tensor) -> torch.Tensor:
         return -logits.double().softmax(dim=1).square().sum(dim=1)
 
-    found = gradient_norms(learner, loss, [inputs])
+    found = gradient_norms(learner, Slope(loss), [inputs])
     for position in range(4):
         parameters = list(learner.reported.parameters())
         gradients = torch.autograd.grad(loss(learner.reported(inputs[position : position + 1])).sum(), parameters)

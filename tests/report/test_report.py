@@ -28,6 +28,7 @@ from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import StudyFile
 from tests.conftest import record_settings
+from tests.finished_study import finish, study_of
 
 HOME = Path(__file__).parents[2]
 STUDY = StudyFile(study=read_study([HOME / "config.yaml", HOME / "tests" / "tiny.yaml"]))
@@ -181,6 +182,33 @@ def test_bars_of_many_classes_can_be_seen() -> None:
     row = pixels[pixels.shape[0] - int(box.y0 + box.height / 4), int(box.x0) : int(box.x1), 0]
     blue = row < 128
     assert (blue[1:] & ~blue[:-1]).sum() == len(labels[::7])
+
+
+def test_the_chosen_files_are_those_of_the_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lplgrad: Callable[..., tuple[int, str]]
+) -> None:
+    """Two queries of four: the listing is made again from scores.csv and files.csv by hand."""
+    monkeypatch.chdir(tmp_path)
+    file = finish(study_of(strategies=["entropy"], seeds=[1]), ["a, b", "c"])
+    Path("study.yaml").write_text(yaml.safe_dump(file.model_dump(by_alias=True)))
+    trial = ["--budget", "small", "--dataset", "data", "--strategy", "entropy", "--seed", 1]
+    table = ["table", "chosen-files", "--study", "study.yaml", *trial, "--output", "chosen.csv", "chosen.html"]
+    status, told = lplgrad(*table)
+    assert (status, "data/data/files.csv: missing; write it again with lplgrad files" in told) == (1, True)
+    assert lplgrad("files", "--data", "data/data", "--output", "data/data/files.csv")[0] == 0
+    assert lplgrad(*table) == (0, "")
+    names = pd.read_csv("data/data/files.csv").query("split == 'train'").set_index("index")
+    expected = []
+    for number in (1, 2):
+        scores = pd.read_csv(f"results/tiny/small/data/entropy/seed1/round{number}/scores.csv").query("selected == 1")
+        for row in scores.sort_values("score", ascending=False, kind="stable").itertuples(index=False):
+            name = names.loc[row.index]
+            expected.append((number, row.index, name["path"], name["class"], row.score))
+    assert len(expected) == 8
+    found = pd.read_csv("chosen.csv")
+    assert list(found) == ["round", "index", "path", "class", "score"]
+    assert list(found.itertuples(index=False, name=None)) == expected
+    assert f"train/{expected[-1][1]:05d}" in Path("chosen.html").read_text()
 
 
 def words(figure: Figure) -> str:

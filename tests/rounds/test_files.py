@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from lplgrad.rounds.networks import FORMAT, read_tensors, write_tensors
 
 from lplgrad.datasets import Prepared
 from lplgrad.datasets.prepared.arrays import DatasetArrays, Images, open_dataset
@@ -21,7 +22,6 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import _host, read_json, replacing, write_json, write_text
 from lplgrad.rounds import networks
 from lplgrad.rounds.files import read_labeled, write_labeled, write_scores
-from lplgrad.rounds.networks import FORMAT, read_tensors, write_tensors
 from lplgrad.rounds.pool import LabeledSet
 from lplgrad.study.settings import Model, Normalization
 

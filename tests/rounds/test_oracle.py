@@ -19,7 +19,12 @@ PACKAGE = Path(lplgrad.__file__).parent
 # The modules that may import a name of rounds/oracle.py.
 IMPORTERS = {"pool_labels": {"analysis/diagnostics.py"}, "SimulatedOracle": {"rounds/start.py", "rounds/query.py"}}
 # These write and check the file itself.
-OPENERS = {"rounds/oracle.py", "datasets/prepared/arrays.py", "datasets/prepared/writing.py"}
+OPENERS = {
+    "rounds/oracle.py",
+    "datasets/prepared/arrays.py",
+    "datasets/prepared/writing.py",
+    "datasets/prepared/file_names.py",
+}
 
 
 def test_the_simulated_oracle_looks_up(data: DatasetArrays) -> None:

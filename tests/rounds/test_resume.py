@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lplgrad.rounds.networks import Networks, first_networks
 from torch import Tensor
 
 from lplgrad.datasets.prepared.arrays import DatasetArrays
@@ -25,7 +26,6 @@ from lplgrad.machine.signals import Interrupted, deferred
 from lplgrad.rounds import resume
 from lplgrad.rounds.files import PROGRESS
 from lplgrad.rounds.loop import Epoch, State, train
-from lplgrad.rounds.networks import Networks, first_networks
 from lplgrad.rounds.resume import Progress, restore
 from lplgrad.study.settings import Augmentation, Model, Normalization, Recipe, Training
 from tests.conftest import CLASSES, JOINT, TRAIN, small_images

@@ -235,6 +235,26 @@ use rule study_figure as trial_figure with:
         figure=one_of(["chosen", *MODEL_FIGURES]),
 
 
+# Not in the report: with many labels, the lists would make it large.
+use rule measurements as chosen_files with:
+    input:
+        scores=lambda wildcards: [
+            f"{LAYOUT.round(trial_of(wildcards), number)}/scores.csv"
+            for number in LAYOUT.numbers(trial_of(wildcards))[:-1]
+        ],
+        files=rules.files.output,
+        study=rules.study.output,
+    output:
+        f"{ROOT}/figures/chosen/{TRIAL}.csv",
+    log:
+        f"{LOGS}/figures/chosen/{TRIAL}_files.log",
+    localrule: True
+    params:
+        command=lambda wildcards: f"table chosen-files {options(TABLES['chosen-files'].needs, **dict(wildcards.items()))}",
+        to=lambda wildcards, output: list(output),
+        code=lambda wildcards: code_digest("report.tables.run", TABLES["chosen-files"].function),
+
+
 without = set() if any(ablation_pairs(STUDY)) else {"ablation"}
 published = set(read_study([CONFIG]).run.datasets)  # config.yaml is the paper
 without |= set() if published & set(LAYOUT.datasets) else {"accuracy_against_paper", "time_against_paper"}
@@ -245,4 +265,15 @@ RESULTS += [
     expand(rules.budget_figure.output, figure=BUDGET_FIGURES, budget=STUDY.run.budgets),
     expand(rules.trial_figure.output, figure="chosen", seed=STUDY.run.seeds[0], **RUN),
     [expand(rules.trial_figure.output, figure=MODEL_FIGURES, **vars(trial)) for trial in LAYOUT.shown_models()],
+]
+# A data set that is gone is not prepared again for the sake of names, and one in a read-only folder keeps those it has.
+FOLDERS = {name: Path(DATA, name) for name in PRESENT.datasets}
+NAMED = [
+    name
+    for name, folder in FOLDERS.items()
+    if os.access(folder, os.W_OK) or (folder / "files.csv").exists() or not folder.exists()
+]
+RESULTS += [
+    expand(rules.files.output, dataset=NAMED),
+    expand(rules.chosen_files.output, seed=STUDY.run.seeds[0], **{**RUN, "dataset": NAMED}),
 ]

@@ -27,6 +27,29 @@ rule prepare:
         "--output {params.folder:q} > {log:q} 2>&1"
 
 
+# For people. No round reads the names, and an edit of code must not name files that were deleted since: no digest.
+rule files:
+    input:
+        manifest=rules.prepare.output.manifest,
+        arrays=ancient(rules.prepare.output.arrays),
+    output:
+        f"{DATA}/{{dataset}}/files.csv",
+    log:
+        f"{LOGS}/{{dataset}}/files.log",
+    benchmark:
+        f"{LOGS}/{{dataset}}/files.tsv"
+    localrule: True  # a cluster's nodes may not have the original files
+    conda:
+        ENVIRONMENT
+    threads: 8
+    params:
+        data=subpath(input.manifest, parent=True),
+        downloads=f"{DATA}/downloads",
+    shell:
+        "lplgrad files --data {params.data:q} --downloads {params.downloads:q} --threads {threads} "
+        "--output {output:q} > {log:q} 2>&1"
+
+
 rule start:
     input:
         manifest=f"{DATA}/{{dataset}}/dataset.json",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from lplgrad.analysis.departures import behind, check_settings
 from lplgrad.analysis.diagnostics import labeled_set, scores_of
 from lplgrad.analysis.round_files import read_array, read_confidence, read_observed
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
+from lplgrad.datasets.prepared.file_names import read_names
 from lplgrad.machine.errors import UserError
+from lplgrad.report.document import Part
 from lplgrad.report.style import TITLE_WIDTH, message, note, set_up, wrapped
+from lplgrad.report.tables import Table
 from lplgrad.rounds.pool import UNKNOWN, LabeledSet
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.settings import StudyFile
@@ -64,6 +68,29 @@ class Observation:
 
 def chosen(file: StudyFile, trial: Trial) -> Any:
     """Draw the images that every query chose."""
+    return contact_sheet(*_queries(file, trial))
+
+
+def chosen_files(file: StudyFile, trial: Trial) -> Table:
+    """List the files that every query chose: columns round, index, path, class and score.
+
+    The rows are in the order of the rounds whose model chose them, and of choice. Paths are those of ``files.csv``, and
+    scores have the digits of ``scores.csv``. The class is what the annotator answered, empty if unknown.
+    """
+    queries, data = _queries(file, trial)
+    paths, rows = read_names(data)["train"], list[tuple[Any, ...]]()
+    for query in queries:
+        for index, label, score in query.selected()[["index", "label", "score"]].itertuples(index=False):
+            name = "" if label == UNKNOWN else data.classes[int(label)]
+            shown = "" if math.isnan(score) else str(np.float32(score))
+            rows.append((query.round_number, int(index), paths[int(index)], name, shown))
+    head = ["round", "index", "path", "class", "score"]
+    part = Part(head=head, rows=[[*map(str, row)] for row in rows])
+    return Table(pd.DataFrame(rows, columns=head), "Chosen files", [part], ())
+
+
+def _queries(file: StudyFile, trial: Trial) -> tuple[list[Query], DatasetArrays]:
+    """Read what every query of a trial chose."""
     layout = Layout(file.study, file.unavailable)
     last = layout.rounds(trial.budget, trial.dataset)
     check_settings(layout, trial, behind(layout, trial, last))
@@ -76,7 +103,7 @@ def chosen(file: StudyFile, trial: Trial) -> Any:
         if query.selected()["label"].isna().any():
             path = layout.labels(trial, query.round_number + 1)
             raise UserError(f"{path}: lacks an image that its query chose; delete it and run again")
-    return contact_sheet(queries, data)
+    return queries, data
 
 
 def loss_correlation(file: StudyFile, trial: Trial) -> Any:
@@ -167,7 +194,8 @@ def _thumbnail(axis: Any, candidate: pd.Series[Any], data: DatasetArrays, names:
     axis.imshow(data.splits["train"].images[index].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     label = int(candidate["label"])
     name = "unknown" if label == UNKNOWN else names[label]
-    axis.set_title(f"{name[:12]}\n{candidate['score']:.3g}", fontsize=6.5, pad=2, linespacing=1.1)
+    score = "" if math.isnan(candidate["score"]) else f"{candidate['score']:.3g}"
+    axis.set_title(f"{name[:12]}\n{score}", fontsize=6.5, pad=2, linespacing=1.1)
     if not pd.isna(predicted) and int(predicted) != label:
         below = {"transform": axis.transAxes, "ha": "center", "va": "top"}
         axis.text(0.5, -0.04, names[int(predicted)][:12], **below, fontsize=6.5, color="#B23A00")

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lplgrad.acquisition import Acquisition, Candidates, scores_of
+from lplgrad.acquisition import Acquisition, Candidates, Slope, scores_of
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import GradientNorms, PerSampleGradientNorms
 from lplgrad.machine.devices import lacks_memory
+from lplgrad.machine.errors import UserError
 from lplgrad.machine.log import say
 from lplgrad.machine.randomness import Purpose, torch_seed
 from lplgrad.recipes import Learner
@@ -115,7 +116,10 @@ class Scorer:
         """Compute what is needed over the same batches, and logits always. Without a need, read no batch."""
         measured: dict[str, Any] = {}
         if "gradient_norms" in needs:
-            norms = gradient_norms(self.learner, needs["gradient_norms"], batches())
+            try:
+                norms = gradient_norms(self.learner, needs["gradient_norms"], batches())
+            except NotImplementedError as error:
+                raise UserError(f"gradient norms: {error}; fallback: true in the strategy's row enables it") from None
             measured = {"gradient_norms": norms, "logits": norms.output}
         if "stochastic_logits" in needs:
             seed = torch_seed(self.here.stream("modules in stochastic passes"))
@@ -163,22 +167,25 @@ def stochastic_logits(learner: Learner, batches: Batches, passes: int, seed: int
     return torch.stack(found, dim=1)
 
 
-def gradient_norms(learner: Learner, loss: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> GradientNorms:
+def gradient_norms(learner: Learner, slope: Slope, batches: Iterable[Tensor]) -> GradientNorms:
     """Compute gradient norms of the reported model over batches of inputs, which are split to the fastest size.
 
     If memory runs out, as it may on a shared GPU, this size is halved from there on.
+
+    Raises:
+        NotImplementedError: the model has parameters that need a fallback, and ``slope`` allows none.
     """
     for network in learner.networks.values():
         network.eval()
     parts: list[GradientNorms] = []
     largest: int | None = None
-    with PerSampleGradientNorms(learner.reported) as norms_of:
+    with PerSampleGradientNorms(learner.reported, fallback=slope.fallback) as norms_of:
         for images in batches:
             size = min(gradient_batch_size(images), largest or len(images))
             start = 0
             while start < len(images):
                 try:
-                    parts.append(norms_of(images[start : start + size], loss))
+                    parts.append(norms_of(images[start : start + size], slope.loss))
                     start += size
                 except RuntimeError as error:
                     if size == 1 or not lacks_memory(error):

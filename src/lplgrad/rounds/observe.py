@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from lplgrad.acquisition import Slope
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.machine.files import replacing, write_text
 from lplgrad.machine.randomness import Purpose, stream
@@ -45,7 +46,8 @@ def run(arguments: argparse.Namespace) -> None:
         nothing = [""] * len(embedded)
         norms = nothing
         if "gradient_norms" in offered:
-            norms = _digits(gradient_norms(learner, entropy, batches("test", embedded)).total)
+            slope = Slope(entropy, fallback=True)
+            norms = _digits(gradient_norms(learner, slope, batches("test", embedded)).total)
         labels = to_tensor(data.splits["test"].labels[embedded], here.device)
         with replacing(here.folder / "features.npy") as file:
             np.save(file, found["features"].cpu().numpy(), allow_pickle=False)

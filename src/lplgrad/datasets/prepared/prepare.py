@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from lplgrad import datasets
+from lplgrad.datasets.prepared.file_names import FILES
 from lplgrad.datasets.prepared.originals import listing
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.errors import DownloadError, UserError
@@ -18,6 +19,15 @@ from lplgrad.machine.log import say
 from lplgrad.study.availability import FAILED_DOWNLOAD
 from lplgrad.study.settings import SourceJob
 from lplgrad.study.validation import parse, parse_settings
+
+
+def run_command(arguments: argparse.Namespace) -> None:
+    """Prepare the data set, and first remove the names of the files of an earlier one.
+
+    The digest of the rule covers ``run`` only, so data sets that were prepared before there were names stay.
+    """
+    remove(arguments.output / FILES)
+    run(arguments)
 
 
 def run(arguments: argparse.Namespace) -> None:
