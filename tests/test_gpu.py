@@ -24,7 +24,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.datasets import Prepared
@@ -249,6 +249,18 @@ def test_norms_are_those_of_autograd_in_float64(device: torch.device, model: str
     assert permitted < 1e-4
     assert largest_error((found[0].total, found[0].sum), exact) < permitted
     assert largest_error((found[1].total, found[1].sum), exact) < 1e-3
+
+
+def test_norms_of_parameters_that_are_computed_one_by_one(device: torch.device) -> None:
+    """Attention draws no random numbers in eval mode, which would be refused."""
+    torch.manual_seed(0)
+    layers = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True), nn.PReLU(), nn.Flatten(), nn.Linear(80, 4)
+    network = nn.Sequential(*layers).to(device).eval()
+    inputs = torch.randn(3, 5, 16, device=device)
+    with PerSampleGradientNorms(network, fallback=True) as norms_of:
+        norms = norms_of(inputs, entropy)
+    exact = oracle(network.double(), inputs.double(), entropy)
+    assert largest_error((norms.total, norms.sum), exact) < 1e-4
 
 
 def largest_error(found: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> float:

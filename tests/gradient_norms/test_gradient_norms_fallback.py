@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -235,6 +236,29 @@ def test_known_layers_are_computed_for_the_whole_batch() -> None:
     ):
         norms_of(torch.randn(3, 6), loss)
     assert [call.args[0] for call in known.call_args_list] == [model[2], model[0]]
+
+
+def test_the_fallback_changes_no_bit_of_a_model_that_does_not_need_it() -> None:
+    torch.manual_seed(0)
+    model, x = on_maps(nn.GroupNorm(2, 6)), torch.randn(3, *MAP)
+    with PerSampleGradientNorms(model) as norms_of:
+        plain = norms_of(x, loss)
+    with PerSampleGradientNorms(model, fallback=True) as norms_of:
+        found = norms_of(x, loss)
+    for name in ("total", "sum", "tensors", "output"):
+        assert torch.equal(getattr(plain, name), getattr(found, name))
+
+
+def test_the_feature_maps_of_the_batch_are_free_before_the_first_sample() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.PReLU(), nn.Linear(6, 3))
+    maps: list[weakref.ref[Tensor]] = []
+    held: list[int] = []
+    model[0].register_forward_pre_hook(lambda *_: held.append(sum(one() is not None for one in maps)))
+    for layer in model:
+        layer.register_forward_hook(lambda _, arguments, output: maps.append(weakref.ref(output)))
+    with PerSampleGradientNorms(model, fallback=True) as norms_of:
+        norms_of(torch.randn(3, 6), loss)
+    assert held == [0, 0, 0, 0]
 
 
 def spy(layer: nn.Module) -> list[tuple[int, bool]]:

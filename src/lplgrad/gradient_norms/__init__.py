@@ -212,7 +212,7 @@ class PerSampleGradientNorms:
         self.fallback = fallback
         self._layers, self._apart = split_parameters(model, fallback)  # the parameters to compute one by one
         self._handles: list[Any] = []
-        self._requires_grad: dict[nn.Parameter, bool] = {}  # of all parameters, when the context was entered
+        self._names: dict[nn.Parameter, str] = {}  # of those that required a gradient when the context was entered
         self._relaid: list[tuple[Tensor, Tensor]] = []
         self._size: int | None = None  # of the batch that is passed through the model
         self._pass: _Pass | None = None
@@ -225,13 +225,13 @@ class PerSampleGradientNorms:
             RuntimeError: the context is entered already.
             NotImplementedError: the model is no longer supported, or a forward hook of all modules is set.
         """
-        if self._requires_grad:
+        if self._names:
             raise RuntimeError("this context is entered already")
         if nn.modules.module._global_forward_hooks:
             raise NotImplementedError("a forward hook of all modules is set (register_module_forward_hook); remove it")
         self._layers, self._apart = split_parameters(self.model, self.fallback)
         check_batch_norms(self.model)
-        self._requires_grad = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
+        self._names = {one: name for name, one in self.model.named_parameters() if one.requires_grad}
         for layer in self._layers:
             # This must be the first hook after the layer, before other hooks change the output.
             self._handles.append(layer.register_forward_hook(self._tap, prepend=True, with_kwargs=True))
@@ -251,8 +251,8 @@ class PerSampleGradientNorms:
         for weight, original in self._relaid:
             weight.data = original if weight.data_ptr() == original.data_ptr() else original.copy_(weight.data)
         self._relaid.clear()
-        self._require_grad(self._requires_grad.keys())
-        self._requires_grad.clear()
+        self._require_grad(self._names.keys())
+        self._names.clear()
 
     def __call__(self, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> GradientNorms:
         """Return the gradient norms of a batch.
@@ -274,7 +274,7 @@ class PerSampleGradientNorms:
                 random numbers; without one, the first dimension of a layer is not the batch, a layer's input has too
                 few axes, or a parameter is used outside its layer's call.
         """
-        if not self._requires_grad:
+        if not self._names:
             raise RuntimeError("enter the context first: with PerSampleGradientNorms(model) as norms: ...")
         size = len(inputs)
         if size == 0:
@@ -310,7 +310,7 @@ class PerSampleGradientNorms:
         self._pass = batch = _Pass(self._size, inputs.device, careful)
         before = random_state(inputs.device) if self._apart else None
         try:
-            self._require_grad(self._requires_grad.keys() - self._apart)
+            self._require_grad(self._names.keys() - self._apart)
             graph = self._forward(inputs.clone())  # the model may overwrite its input
             output = graph.detach()
             if before is not None and not torch.equal(before, random_state(inputs.device)):
@@ -328,7 +328,7 @@ class PerSampleGradientNorms:
             self._size, self._pass = 1, None
             if self._apart and not apart:
                 self._require_grad(self._apart)
-                ordered = [one for one in self._requires_grad if one in self._apart]
+                ordered = [one for one in self._names if one in self._apart]
                 apart |= norms_one_by_one(self.model, inputs, unit, ordered)
             for parameter, norm in apart.items():
                 batch.add(parameter, norm, norm.square())
@@ -337,15 +337,15 @@ class PerSampleGradientNorms:
                     "the model's output depends on no trainable layer: its forward runs without gradients "
                     "(torch.no_grad, or torch.utils.checkpoint, which needs use_reentrant=False)"
                 )
-            names = {name: one for name, one in self.model.named_parameters() if self._requires_grad.get(one)}
             zero = torch.zeros_like(scale)
-            tensors = torch.stack([batch.norms.get(one, zero) * scale for one in names.values()], dim=1)
-            found = GradientNorms(batch.total() * scale, batch.sum() * scale, output, tensors, tuple(names))
+            tensors = torch.stack([batch.norms.get(one, zero) for one in self._names], dim=1) * scale.unsqueeze(1)
+            names = tuple(self._names.values())
+            found = GradientNorms(batch.total() * scale, batch.sum() * scale, output, tensors, names)
             # Where the loss has no gradient and all squares are zero, the norms are zero.
             return found, batch.doubtful & ((scale != 0) | (batch.squared != 0))
         finally:
             self._size = self._pass = None  # also if memory ran out
-            self._require_grad(self._requires_grad.keys())
+            self._require_grad(self._names.keys())
 
     def _forward(self, inputs: Tensor) -> Tensor:
         """Return the model's output with its graph."""
@@ -369,12 +369,12 @@ class PerSampleGradientNorms:
         """Pass the gradient at each layer's output to ``_listen``. Within its layer's call, no parameter requires a
         gradient. A parameter that gets one was therefore used elsewhere."""
         assert self._pass is not None
-        trained = {name: one for name, one in self.model.named_parameters() if one.requires_grad}
-        found = torch.autograd.grad(loss, [self._pass.anchor, *trained.values()], allow_unused=True)
-        elsewhere = [name for name, gradient in zip(trained, found[1:], strict=True) if gradient is not None]
+        trained = [one for one in self._names if one.requires_grad]
+        found = torch.autograd.grad(loss, [self._pass.anchor, *trained], allow_unused=True)
+        elsewhere = [one for one, gradient in zip(trained, found[1:], strict=True) if gradient is not None]
         if elsewhere:
-            words = f"parameter {elsewhere[0]} is used outside its layer's call"
-            raise _NotBatchedError(words, (trained[name] for name in elsewhere))
+            words = f"parameter {self._names[elsewhere[0]]} is used outside its layer's call"
+            raise _NotBatchedError(words, elsewhere)
 
     def _freeze(self, layer: nn.Module, arguments: Any) -> None:
         """Before a layer's call, disable the gradients of its parameters."""
@@ -385,15 +385,15 @@ class PerSampleGradientNorms:
                 parameter.requires_grad_(False)
 
     def _require_grad(self, parameters: Set[nn.Parameter]) -> None:
-        """Let the trainable ones of some parameters require gradients, and no others."""
+        """Let some of the trainable parameters require gradients, and no others."""
         with ordinary_functions():
-            for parameter, trainable in self._requires_grad.items():
-                parameter.requires_grad_(trainable and parameter in parameters)
+            for parameter in self._names:
+                parameter.requires_grad_(parameter in parameters)
 
     def _wanted(self, layer: nn.Module) -> dict[str, nn.Parameter]:
         """Return a layer's parameters whose norms are computed for the whole batch."""
-        own = layer.named_parameters(recurse=False)
-        return {name: one for name, one in own if self._requires_grad[one] and one not in self._apart}
+        own = layer._parameters.items()  # faster than named_parameters
+        return {name: one for name, one in own if one is not None and one in self._names and one not in self._apart}
 
     def _tap(self, layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor:
         """After a layer's call, record its input and listen for the gradient at its output."""

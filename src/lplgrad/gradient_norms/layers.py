@@ -151,8 +151,7 @@ def _exact_norms(layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]], names
 def _squared_norms(
     layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]], names: Sequence[str], contractions: torch.dtype | None
 ) -> list[tuple[Tensor, Tensor | None]]:
-    parts_of = PARTS[kind_of(layer) or type(layer)]
-    every = [parts_of(layer, x, g) for x, g in calls]
+    every = [PARTS[kind_of(layer)](layer, x, g) for x, g in calls]
     found = []
     for name in names:
         parts = [parts[name] for parts in every]
@@ -191,12 +190,12 @@ def least_axes(layer: nn.Module) -> int:
     """Return the least number of axes of a layer's input, including the batch."""
     if isinstance(layer, nn.LayerNorm):
         return 1 + len(layer.normalized_shape)
-    return {nn.Conv2d: 4, nn.Conv1d: 3, nn.Embedding: 1}.get(kind_of(layer) or type(layer), 2)
+    return {nn.Conv2d: 4, nn.Conv1d: 3, nn.Embedding: 1}.get(kind_of(layer), 2)
 
 
-def kind_of(layer: nn.Module) -> type[nn.Module] | None:
-    """Return the kind in ``PARTS`` that a layer is of, or of a subclass of; None if there is none."""
-    return next((kind for kind in type(layer).__mro__ if kind in PARTS), None)
+def kind_of(layer: nn.Module) -> type[nn.Module]:
+    """Return the first of a layer's class and its base classes that is in ``PARTS``; if none is, its class."""
+    return next((kind for kind in type(layer).__mro__ if kind in PARTS), type(layer))
 
 
 FALLBACK = (
@@ -262,7 +261,7 @@ def _unsupported(layer: nn.Module, name: str, paths: list[str]) -> str | None:
     """Return why the gradients of a layer's trainable parameters are not known, or None. A subclass may add anything
     that does not change the forward pass."""
     kind, own = kind_of(layer), type(layer).__name__
-    if kind is None or any(hasattr(type(layer), key) for key in ("weight", "bias")):  # such a weight is computed
+    if kind not in PARTS or any(hasattr(type(layer), key) for key in ("weight", "bias")):  # such a weight is computed
         known = ", ".join(kind.__name__ for kind in PARTS)
         return (
             f"{place(name)} is a {own} with trainable parameters of its own ({paths[0].rpartition('.')[2]}); "
