@@ -225,6 +225,20 @@ class TestRefusals:
         single_line(told, f"{output}: No space left on device")
         assert not list((tmp_path / "out").iterdir())
 
+    def test_of_start(self, data: DatasetArrays, tmp_path: Path, lplgrad: Call) -> None:
+        output = tmp_path / "labeled.csv"
+        for given, words in [
+            (["--size", 61], ("start: 61 images are to be labelled, but the pool has 60",)),
+            (["--size", 8, "--labels", 15], ("the budget: labels: 15 does not fit", "nearest that fit are 14 and 20")),
+            (["--size", 8, "--labels", 62], ("labels: 62 is more than the 60 images of the training pool",)),
+        ]:
+            status, told = lplgrad(
+                "start", "--data", data.folder, "--query-size", 6, *given, "--seed", 1, "--output", output
+            )
+            assert status == 1
+            single_line(told, "lplgrad start: error: ", *words)
+            assert not output.exists()
+
     def test_a_directory_where_a_file_belongs(self, data: DatasetArrays, tmp_path: Path, lplgrad: Call) -> None:
         (tmp_path / "labeled.csv").mkdir()
         status, told = lplgrad(
