@@ -21,7 +21,7 @@ def train(
         "--round", number, "--seed", more.pop("seed", 1), "--settings", settings, "--output", folder / output,
     ]  # fmt: skip
     for option, value in more.items():
-        arguments += [f"--{option}", value]
+        arguments += [f"--{option}", *(value if isinstance(value, list) else [value])]
     return lplgrad(*arguments)
 
 

@@ -41,9 +41,9 @@ def record_settings(layout: Layout, torch: str = "2") -> None:
         recipe = layout.study.strategies[trial.strategy].recipe
         training = layout.training_settings(trial.dataset, recipe)
         query = layout.query_settings(trial.budget, trial.dataset, trial.strategy)
-        size = layout.budget(trial.budget, trial.dataset).query_size
         for number in range(1, layout.rounds(trial.budget, trial.dataset) + 1):
-            about = {"round": number, "seed": trial.seed, "labels": number * size, "versions": {"torch": torch}}
+            bought = layout.bought(trial.budget, trial.dataset, number)
+            about = {"round": number, "seed": trial.seed, "labels": bought, "versions": {"torch": torch}}
             prepared, labeled = Path(layout.data(trial.dataset)), Path(layout.labels(trial, number))
             about["dataset"] = checksums(prepared) if (prepared / "dataset.json").exists() else {"train_images": "?"}
             about["labeled"] = file_digest(labeled) if labeled.exists() else None

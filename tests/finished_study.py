@@ -62,7 +62,7 @@ def finish(values: dict[str, Any], classes: list[str], accuracy: Accuracy | None
     for trial in layout.trials():
         budget = layout.budget(trial.budget, trial.dataset)
         draw = np.random.default_rng([trial.seed, len(trial.strategy)])
-        start = np.sort(np.random.default_rng(trial.seed).permutation(POOL)[: budget.query_size])
+        start = np.sort(np.random.default_rng(trial.seed).permutation(POOL)[: budget.bought(1)])
         labeled = LabeledSet().extended(start, start % len(classes), 1)
         write_labeled(Path(layout.labels(trial, 1)), labeled)
         reached, stopped = 0.0, False

@@ -54,15 +54,21 @@ class TestRefusals:
         checkpoint = tmp_path / "x"
         checkpoint.write_bytes(b"xx")
         second: dict[str, object] = {"number": 2, "labeled": of_round(2, tmp_path)}
-        cut = tmp_path / "cut.csv"
-        cut.write_text("".join(of_round(2, tmp_path).read_text().splitlines(keepends=True)[:-1]))
+        cut: dict[int, dict[str, object]] = {}
+        for number in (2, 3):
+            path = tmp_path / f"cut{number}.csv"
+            path.write_text("".join(of_round(number, tmp_path).read_text().splitlines(keepends=True)[:-1]))
+            cut[number] = {"number": number, "labeled": path, "checkpoint": checkpoint}
         cases: list[tuple[dict[str, object], tuple[str, ...]]] = [
             ({"settings": "{trainin: 1}"}, ("--settings", "'trainin'", "'training'")),
             ({"settings": "{training: ["}, ("--settings", "line 1")),
             ({**second}, ("--checkpoint: missing",)),
             ({"checkpoint": checkpoint}, ("--checkpoint: not wanted",)),
             ({"number": 2, "checkpoint": checkpoint}, ("labeled.csv: the labels of round 1, not of round 2",)),
-            ({**second, "labeled": cut, "checkpoint": checkpoint}, ("cut.csv: 2 labels of round 2, not 3; delete it",)),
+            ({**cut[2], "bought": [3, 6]}, ("cut2.csv: 2 labels of round 2, not 3; delete it",)),
+            ({**cut[3]}, ("cut3.csv: 1 labels of round 3, not 2; delete it",)),
+            ({"bought": [7]}, ("labeled.csv: 6 labels of round 1, not 7; delete it",)),
+            ({"bought": [2, 6]}, ("labeled.csv: 6 labels of round 1, not 2; delete it",)),
             ({**second, "checkpoint": checkpoint}, (str(checkpoint), "not a whole safetensors file")),
             ({**second, "checkpoint": tmp_path / "none"}, ("none: No such file or directory",)),
             ({"labeled": tmp_path / "nothing"}, ("nothing: No such file or directory",)),
@@ -218,6 +224,20 @@ class TestRefusals:
         assert status == 1
         single_line(told, f"{output}: No space left on device")
         assert not list((tmp_path / "out").iterdir())
+
+    def test_of_start(self, data: DatasetArrays, tmp_path: Path, lplgrad: Call) -> None:
+        output = tmp_path / "labeled.csv"
+        for given, words in [
+            (["--size", 61], ("start: 61 images are to be labelled, but the pool has 60",)),
+            (["--size", 8, "--labels", 15], ("the budget: labels: 15 does not fit", "nearest that fit are 14 and 20")),
+            (["--size", 8, "--labels", 62], ("labels: 62 is more than the 60 images of the training pool",)),
+        ]:
+            status, told = lplgrad(
+                "start", "--data", data.folder, "--query-size", 6, *given, "--seed", 1, "--output", output
+            )
+            assert status == 1
+            single_line(told, "lplgrad start: error: ", *words)
+            assert not output.exists()
 
     def test_a_directory_where_a_file_belongs(self, data: DatasetArrays, tmp_path: Path, lplgrad: Call) -> None:
         (tmp_path / "labeled.csv").mkdir()

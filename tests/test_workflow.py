@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -388,6 +389,42 @@ with SnakemakeApi() as api:
         trials = STRATEGIES * SEEDS
         assert rounds(found) == {"query": trials, "train_kept": trials}
 
+    def test_a_start_of_its_own(self, project: Path) -> None:
+        """15 labels in round 1, with the classes in proportion to the pool, and 10 more by each query."""
+        budget = {"query_size": 10, "candidates": 60, "labels": 35, "start": {"size": 15, "draw": "stratified"}}
+        config = overlay(
+            project, study="grown", datasets__digits__budgets__small=budget, model_figures={},
+            run__strategies=["lplgrad", "ent_gradnorm"],
+        )  # fmt: skip
+        root = project / "results" / "grown"
+        made = ["statistics/areas.csv", "statistics/calibration.csv", "tables/ablation.csv", "tables/budgets.csv"]
+        snakemake(project, *(f"results/grown/{name}" for name in made), config=config)
+        frame = pd.read_csv(root / "measurements.csv")
+        assert sorted(set(zip(frame["round"], frame["labels"], strict=True))) == [(1, 15), (2, 25), (3, 35)]
+        for table in ("statistics/rounds.csv", "statistics/calibration.csv"):
+            assert set(pd.read_csv(root / table)["labels"]) == {15, 25, 35}
+        assert set(pd.read_csv(root / "statistics/choices.csv")["labels"]) == {25, 35}
+        assert set(pd.read_csv(root / "statistics/areas.csv")["labels_from"]) == {25}
+        found = pd.read_csv(root / "tables/ablation.csv")
+        assert found["labels"].tolist() == [11.7, 17.5, 35]
+        assert found["interpolated"].tolist() == [True, True, False]
+        assert pd.read_csv(root / "tables/budgets.csv").iloc[0]["start"] == 15
+        pool = np.bincount(np.load(project / "data/digits/train_labels.npy"))
+        for seed in (1, 2):
+            drawn = pd.read_csv(root / DIGITS / f"start/seed{seed}/labeled.csv")["label"]
+            assert np.abs(np.bincount(drawn, minlength=10) - 15 * pool / pool.sum()).max() < 1
+        metrics = json.loads((root / DIGITS / "lplgrad/seed1/round2/metrics.json").read_text())
+        assert metrics["labels"] == 25
+        assert rounds(jobs(project, config=config)) == {}
+        larger = overlay(
+            project,
+            study="grown",
+            model_figures={},
+            run__strategies=["lplgrad", "ent_gradnorm"],
+            datasets__digits__budgets__small={**budget, "labels": 45},
+        )
+        assert rounds(jobs(project, config=larger)) == {"query": 4, "train_kept": 4}
+
     def test_a_changed_label_file_retrains_its_trial_and_no_other(self, project: Path) -> None:
         change_a_label(project / "results/tiny/small/digits/lplgrad/seed1/round1/next_labeled.csv")
         assert rounds(jobs(project)) == {"train": 1, "query": 1, "train_kept": 1}
@@ -468,8 +505,6 @@ class TestResults:
         assert one.equals(other), "round 1 asks the same candidates"
 
     def test_accuracy_is_that_of_the_logits(self, finished: Path) -> None:
-        import numpy as np
-
         labels = np.load(finished / "data/digits/test_labels.npy")
         frame = pd.read_csv(finished / "results/tiny/measurements.csv").query("strategy == 'lplgrad' and seed == 2")
         for row in frame.itertuples():

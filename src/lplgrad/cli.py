@@ -103,6 +103,9 @@ DATA = _needed("--data", "DIR", "folder of a prepared data set")
 LABELED = _needed("--labeled", "CSV", "the labelled set of the round")
 ROUND = _arg("--round", "the round, from 1", type=count, required=True)
 SEED = _arg("--seed", "seed of the trial", type=seed, required=True)
+BOUGHT = _arg(
+    "--bought", "labels bought by each round up to this one, to refuse a file that was cut off", type=count, nargs="+"
+)
 TARGET = _arg("--target-accuracy", "test accuracy at which the trial stops", type=fraction, metavar="FRACTION")
 JOBS_PER_GPU = _arg(
     "--jobs-per-gpu", "how many jobs may share a GPU (default: %(default)s)", type=count, default=1, metavar="N"
@@ -186,11 +189,14 @@ COMMANDS = {
     ),
     "start": Command(
         "lplgrad.rounds.start",
-        "Draw the labels of round 1: images of the training pool, uniformly at random",
+        "Draw images of the training pool at random, and write their labels: those of round 1",
         "lplgrad start --data data/digits --query-size 25 --seed 1 --output labeled.csv",
         [
             DATA,
-            _arg("--query-size", "how many images are labelled", type=count, required=True),
+            _arg("--query-size", "how many images a query labels", type=count, required=True),
+            _arg("--size", "how many images are drawn (default: as many as a query labels)", type=count),
+            _arg("--draw", "uniform, or with classes in proportion to the pool (default: %(default)s)",
+                 choices=["uniform", "stratified"], default="uniform"),
             _arg("--candidates", "candidates of a query, to refuse too many early", type=int, metavar="S"),
             _arg("--labels", "labels of the whole budget, to refuse too many early", type=int, metavar="A"),
             SEED,
@@ -205,7 +211,7 @@ COMMANDS = {
         [
             DATA, LABELED,
             _path("--checkpoint", "FILE", "checkpoint of the round before, which a warm start continues", nargs="?"),
-            ROUND, TARGET,
+            ROUND, BOUGHT, TARGET,
             _path("--previous", "DIR", "folder of the round before, repeated if it was the last", nargs="?"), SEED,
             _settings("backbone, training, augmentation, normalization, recipe and compute", default=[]),
             PROGRESS_SECONDS, JOBS_PER_GPU, _folder("folder of the round"),
@@ -221,7 +227,7 @@ COMMANDS = {
         [
             DATA, LABELED,
             _path("--checkpoint", "FILE", "checkpoint of the round; random needs none", nargs="?"),
-            ROUND, TARGET,
+            ROUND, BOUGHT, TARGET,
             _path("--metrics", "FILE", "metrics of the round, for --target-accuracy", nargs="?"), SEED,
             _settings("acquisition, options, query_size, candidates, query_transform, augmentation", required=True),
             PROGRESS_SECONDS, JOBS_PER_GPU, _folder("folder of the round"),

@@ -251,13 +251,13 @@ TABLE = {
     [
         ("measurements", FIRST, "stopped", "", "stopped must be True or False, not ''"),
         ("measurements", FIRST, "stopped", "1", "stopped must be True or False, not '1'"),
-        ("measurements", FIRST, "stopped", "True", "contradict query_size and target_accuracy"),
-        ("measurements", STOPPED, "stopped", "False", "contradict query_size and target_accuracy"),
-        ("measurements", STOPPED, "labels", "9", "contradict query_size and target_accuracy"),
-        ("measurements", STOPPED, "accuracy", "0.7", "contradict query_size and target_accuracy"),
-        ("measurements", {**STOPPED, "round": 2}, "accuracy", "0.5", "contradict query_size and target_accuracy"),
-        ("measurements", {**STOPPED, "round": 1}, "accuracy", "0.7", "contradict query_size and target_accuracy"),
-        ("measurements", FIRST, "labels", "7", "contradict query_size and target_accuracy"),
+        ("measurements", FIRST, "stopped", "True", "contradict the budget"),
+        ("measurements", STOPPED, "stopped", "False", "contradict the budget"),
+        ("measurements", STOPPED, "labels", "9", "contradict the budget"),
+        ("measurements", STOPPED, "accuracy", "0.7", "contradict the budget"),
+        ("measurements", {**STOPPED, "round": 2}, "accuracy", "0.5", "contradict the budget"),
+        ("measurements", {**STOPPED, "round": 1}, "accuracy", "0.7", "contradict the budget"),
+        ("measurements", FIRST, "labels", "7", "contradict the budget"),
         *(
             ("measurements", FIRST, "accuracy", cell, f"accuracy must be a number from 0 to 1, not '{cell}'")
             for cell in ("", "inf", "nan", "-0.1", "1.01", "55", "1_0", " 0.5", "0.5.5", "high", "1e2")
@@ -280,7 +280,7 @@ TABLE = {
         ("timings", {**FIRST, "round": 3}, "query_seconds", "1.0", "query_seconds and query_peak_memory_mb must"),
         ("timings", FIRST, "query_seconds", "-0.5", "or empty, not '-0.5'"),
         ("timings", FIRST, "recipe", "joint", "recipe joint"),
-        ("classes", FIRST, "labels", "5", "contradict query_size and target_accuracy"),
+        ("classes", FIRST, "labels", "5", "contradict the budget"),
         ("classes", FIRST, "class", "z", "its classes are not those of data"),
         ("classes", FIRST, "accuracy", "", "its classes are not those of data"),
         ("classes", FIRST, "accuracy", "1.5", "accuracy must be a number from 0 to 1, or empty, not '1.5'"),

@@ -121,13 +121,15 @@ def test_the_smallest_study_through_snakemake_with_titles_that_may_be_anything(t
     values = titled({**TINY, "run": {**TINY["run"], "strategies": ["random"], "seeds": [1]}})
     digits = values["datasets"]["digits"]
     values["model_figures"] = {**TINY["model_figures"], "strategies": ["random"]}
-    digits |= {"model": {"name": "small_resnet"}, "budgets": {"small": {"query_size": 10, "labels": 10}}}
+    budget = {"query_size": 10, "labels": 12, "start": {"size": 12, "draw": "stratified"}}
+    digits |= {"model": {"name": "small_resnet"}, "budgets": {"small": budget}}
     (project / "nasty.yaml").write_text(yaml.safe_dump(values))
     snakemake(project, config="nasty.yaml")
     said = snakemake(project, "--report", "report.html", config="nasty.yaml")
     for word in ("WARNING", "ERROR", "Unknown target name", "Undefined"):
         assert word not in said, said
     page = (project / "report.html").read_text(encoding="utf-8")
+    assert "10 (round 1: 12, stratified)" in page
     assert "system-message" not in page
     if CHROMIUM is None:
         return

@@ -11,7 +11,7 @@ import pytest
 from lplgrad.analysis.trained import trained
 from lplgrad.paper import claimed
 from lplgrad.paper.claimed import Measured
-from tests.made_up_study import stopping, study
+from tests.made_up_study import by_tens, stopping, study
 
 
 def stopped_study(rounds: int = 10, last: int = 4, everywhere: bool = False) -> pd.DataFrame:
@@ -28,7 +28,7 @@ class TestClaimed:
 
     @pytest.mark.parametrize("everywhere", [False, True])
     def test_stopped_trials_are_compared_at_the_labels_of_the_budget(self, everywhere: bool) -> None:
-        measured = Measured(stopped_study(everywhere=everywhere))
+        measured = Measured(stopped_study(everywhere=everywhere), by_tens)
         one, other = (
             {at: claimed.values(measured, "small", "digits", name, "accuracy", at) for at in POINTS}
             for name in ("lplgrad", "random")
@@ -42,7 +42,7 @@ class TestClaimed:
         assert list(one["queried"]) == ["20 labels", "30 labels", "40 labels"]
 
     def test_halves_are_those_of_the_budget(self) -> None:
-        measured = Measured(stopped_study(last=6))
+        measured = Measured(stopped_study(last=6), by_tens)
         found = claimed.values(measured, "small", "digits", "random", "accuracy", "first_half")
         assert found["first half"].tolist() == pytest.approx([100 * (0.5 + 0.03 * 3.5)] * 5)
         assert claimed.values(measured, "small", "digits", "random", "accuracy", "second_half") == {}
@@ -52,7 +52,7 @@ class TestClaimed:
         frame = study(rounds=4)
         odd = (frame["strategy"] == "random") & (frame["seed"] == 5) & (frame["round"] == 3)
         frame.loc[odd, "labels"] = 35
-        found = claimed.values(Measured(frame), "small", "digits", "random", "accuracy", "second_half")
+        found = claimed.values(Measured(frame, by_tens), "small", "digits", "random", "accuracy", "second_half")
         assert list(found["second half"].index) == [1, 2, 3, 4]
 
     def test_seconds_are_those_of_whole_trials(self) -> None:
@@ -63,7 +63,7 @@ class TestClaimed:
         timings.loc[of["lplgrad"] & (timings["seed"] == 2), "query_seconds"] = math.nan
         timings.loc[of["lplgrad"] & (timings["seed"] == 3), "train_seconds"] = 0.0  # it was stopped
         timings = timings[~(of["random"] & (timings["seed"] == 4))]
-        measured = Measured(frame, trained(timings, timings["train_seconds"] == 0))
+        measured = Measured(frame, by_tens, trained(timings, timings["train_seconds"] == 0))
         for name, seeds in (("lplgrad", [4, 5]), ("random", [1, 2, 3, 5])):
             for measure, seconds in (("train_seconds", 40), ("query_seconds", 6)):
                 found = claimed.values(measured, "small", "digits", name, measure, "queried")[""]

@@ -23,7 +23,7 @@ from lplgrad.paper import judging as claims
 from lplgrad.paper import published_claims
 from lplgrad.paper.claimed import Measured, values
 from lplgrad.paper.judging import FAILS, HOLDS, NOT_PUBLISHED, NOT_RUN, OPEN, UNTESTED, Case, Claim
-from tests.made_up_study import OVERLAY, TWO, study, trial, write_measurements
+from tests.made_up_study import OVERLAY, TWO, by_tens, study, trial, write_measurements
 
 LISTED = claims.read_claims(Path(paper.__file__).with_name("claims.yaml"))
 
@@ -215,7 +215,7 @@ class TestVerdicts:
 
 class TestMeasurements:
     def found(self, frame: pd.DataFrame, **changes: object) -> list[Case]:
-        return claims.from_measurements(claim(**changes), Measured(frame))
+        return claims.from_measurements(claim(**changes), Measured(frame, by_tens))
 
     def test_differences_are_paired(self) -> None:
         frame = study()
@@ -283,18 +283,18 @@ class TestMeasurements:
         frame = study(seeds=2, rounds=3)
         timings = frame.assign(train_seconds=frame["seed"] * np.where(frame["strategy"] == "lplgrad", 2.0, 1.0))
         timings = timings.assign(query_seconds=0.0)
-        measured = Measured(frame, timings)
+        measured = Measured(frame, by_tens, timings)
         (found,) = claims.from_measurements(claim(measure="train_seconds", unit="percent"), measured)
         assert found.absolute.value == pytest.approx(3 * 1.5)
         assert found.relative.value == pytest.approx(100)
         (query,) = claims.from_measurements(claim(measure="query_seconds", unit="percent"), measured)
         assert math.isnan(query.relative.value), "twice nothing is nothing"
-        assert not claims.from_measurements(claim(measure="train_seconds"), Measured(frame))
+        assert not claims.from_measurements(claim(measure="train_seconds"), Measured(frame, by_tens))
 
     def test_what_is_missing_is_no_number(self) -> None:
         frame = study().query("not (strategy == 'random' and round == 4)")
         assert not self.found(frame, at="last"), "the trial of random is not whole"
-        assert values(Measured(frame), "small", "digits", "coreset", "accuracy", "area") == {}
+        assert values(Measured(frame, by_tens), "small", "digits", "coreset", "accuracy", "area") == {}
         (one,) = self.found(study(seeds=1), at="last")
         assert claims.judge(claim(), "measured", [one]).verdict == OPEN
 

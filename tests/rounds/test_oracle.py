@@ -84,6 +84,19 @@ def test_labels_that_were_not_bought_change_nothing(
     assert np.array_equal(other[6:, 2], garbage[one[6:, 0]]), "what the oracle says now"
 
 
+def test_a_stratified_start_asks_for_the_classes_of_the_pool(
+    data: DatasetArrays, tmp_path: Path, lplgrad: Call
+) -> None:
+    """30 images of class 0, 20 of class 1 and 10 of class 2."""
+    replace_array(data.folder, "train_labels", np.repeat([0, 1, 2], [30, 20, 10]))
+    drawn = [tmp_path / f"{seed}.csv" for seed in (1, 2)]
+    for seed, path in enumerate(drawn, 1):
+        given = ["--query-size", 6, "--size", 12, "--draw", "stratified", "--labels", 24, "--seed", seed]
+        assert lplgrad("start", "--data", data.folder, *given, "--output", path)[0] == 0
+        assert sorted(rows_of(path)[:, 2].tolist()) == [0] * 6 + [1] * 4 + [2] * 2
+    assert drawn[0].read_bytes() != drawn[1].read_bytes()
+
+
 class TestUnknown:
     def test_a_training_leaves_them_out(self, data: DatasetArrays, tmp_path: Path, lplgrad: Call) -> None:
         """It equals a training on the others alone; a query takes them for bought."""

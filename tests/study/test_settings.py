@@ -16,7 +16,7 @@ from lplgrad.cli import main
 from lplgrad.machine.errors import UserError
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study, read_study_file
-from lplgrad.study.settings import Study, StudyFile, Training
+from lplgrad.study.settings import Budget, Start, Study, StudyFile, Training, pool_problem
 from lplgrad.study.validation import Settings, parse_settings, words
 
 BASE: dict[str, Any] = {
@@ -117,7 +117,14 @@ TRAINING = "datasets.digits.training"
         ("run.seeds", 3, "run.seeds: input should be a valid list"),
         (f"{LOW}.query_size", 0, f"{LOW}.query_size: input should be greater than or equal to 1, not 0"),
         (f"{LOW}.query_size", -20, "query_size: input should be greater than or equal to 1, not -20"),
-        (f"{LOW}.query_size", 30, f"{LOW}: labels: 100 is not a multiple of query_size: 30"),
+        (
+            f"{LOW}.query_size", 30,
+            f"{LOW}: labels: 100 does not fit: round 1 has 30, and each further round 30 more (query_size); "
+            "the nearest that fit are 90 and 120",
+        ),
+        (f"{LOW}.start", {"size": 15}, f"{LOW}: labels: 100 does not fit: round 1 has 15, and each further round 20"),
+        (f"{LOW}.start", {"size": 120}, "round 20 more (query_size); the nearest that fit are 120 and 140"),
+        (f"{LOW}.start", {"draw": "even"}, f"{LOW}.start.draw: input should be 'uniform' or 'stratified', not 'even'"),
         (f"{LOW}.candidates", 10, f"{LOW}: candidates: 10 is smaller than query_size: 20"),
         (f"{LOW}.candidates", "every", f"{LOW}.candidates"),
         (f"{LOW}.candidates", 1121, f"{LOW}.candidates: 1121 is more than the 1120 images that the last query finds"),
@@ -427,3 +434,31 @@ def test_data_sets_that_run_need_titles_that_differ(tmp_path: Path, one: str | N
     assert "datasets.other" in told
     assert "datasets.digits" in told
     assert "titles that differ by more than upper case and white space" in told
+
+
+@pytest.mark.parametrize(
+    ("start", "labels", "bought"),
+    [
+        ({}, 30, [10, 20, 30]),
+        ({"size": 15}, 35, [15, 25, 35]),
+        ({"size": 3, "draw": "stratified"}, 13, [3, 13]),
+        ({"size": 40}, 40, [40]),
+        ({"size": 10}, 10, [10]),
+    ],
+)
+def test_what_rounds_have_bought(start: dict[str, Any], labels: int, bought: list[int]) -> None:
+    budget = Budget(query_size=10, labels=labels, start=Start(**start))
+    assert [budget.bought(number) for number in range(1, budget.rounds + 1)] == bought
+
+
+def test_the_last_query_of_a_start_of_its_own_must_find_its_candidates() -> None:
+    """It finds 60 - 25 unlabelled images."""
+    fits, asks_too_much = (
+        Budget(query_size=10, labels=35, start=Start(size=15), candidates=candidates) for candidates in (35, 36)
+    )
+    assert pool_problem(fits, 60) is None
+    assert pool_problem(asks_too_much, 60) == (
+        "candidates",
+        "36 is more than the 35 images that the last query finds unlabelled, of 60 in the pool; lower it, or set it to "
+        "all",
+    )

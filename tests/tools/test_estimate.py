@@ -16,7 +16,7 @@ from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.rounds import evaluation, loop, needs, networks
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
-from lplgrad.study.settings import Model, Normalization
+from lplgrad.study.settings import Model, Normalization, Start
 from lplgrad.tools.estimate import checkpoint_bytes, estimate, peak_bytes
 from lplgrad.tools.rates import measure_rates, read_rates
 from tests.conftest import TRAIN
@@ -76,10 +76,23 @@ def test_the_arithmetic_is_that_of_a_hand_worked_example(layout: Layout) -> None
         == max(joint + 3 * 597 * 0.125 + lplgrad, 10 * 120 * 0.5 + 3 * 597 * 0.125 + coreset) + 5 * 2
     )
     plain_model, joint_model = (checkpoint_bytes(Model(name="small_resnet"), 1, 10, aux) for aux in (False, True))
-    tables = 2 * 3 * (2 * 36 * 100 + 9 * (40 + 60)) + 2 * 2 * 25 * 597
+    tables = 2 * 3 * (2 * 36 * 100 + 11 * (40 + 60)) + 2 * 2 * 25 * 597
     # Kept a seed: the starts of two recipes, the last rounds of three strategies.
     assert cost.final_bytes == 2 * (2 * joint_model + 3 * plain_model) + 16 * 597 * 10 * 4 + tables
     assert peak_bytes([cost], jobs=2) == cost.final_bytes + 2 * 3 * joint_model
+
+
+def test_a_start_of_its_own_is_counted(layout: Layout) -> None:
+    """5 labels in round 1, then 25, 45 and 65."""
+    low = layout.study.datasets["digits"].budgets["low"]
+    budget = low.model_copy(update={"start": Start(size=5), "labels": 65})
+    digits = layout.study.datasets["digits"].model_copy(update={"budgets": {"low": budget}})
+    study = layout.study.model_copy(update={"datasets": {**layout.study.datasets, "digits": digits}})
+    (cost,) = estimate(Layout(study), RATES)
+    assert cost.image_epochs == 2 * 10 * (2 * 5 + 3 * (25 + 45 + 65))
+    lplgrad = 3 * (100 + 597) * 0.25
+    coreset = (3 * 100 + 5 + 25 + 45) * 0.125 + 100 * (25 + 45 + 65) * 0.0625
+    assert cost.query_seconds == 2 * (lplgrad + coreset)
 
 
 def test_the_whole_paper_is_1_8_billion_image_epochs() -> None:

@@ -74,6 +74,19 @@ def test_where_a_trial_stands_and_what_is_left(layout: Layout) -> None:
     assert any(line.split() == ["entropy", "0.6000", "2", "40.0", "3.00", "2", "0"] for line in lines)
 
 
+def test_what_is_left_of_a_start_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds 2 and 3 train on 25 and 35 labels, at 2 seconds each; 10 of those of round 1 are known."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "start.yaml").write_text(
+        "datasets: {digits: {budgets: {small: {start: {size: 15}, query_size: 10, labels: 35}}}}"
+    )
+    layout = Layout(read_study([*FILES, tmp_path / "start.yaml"]))
+    trained(ROOT / "start/seed1/plain", 1, 0.5, 20.0)
+    record_settings(layout)
+    found = status_of(layout, Trial("small", "digits", "entropy", 1))
+    assert seconds_left(layout, [found]) == (2 * 25 + 2 * 35, 2)
+
+
 def test_what_runs_failed_or_was_killed(layout: Layout) -> None:
     trained(ROOT / "start/seed1/plain", 1, 0.5, 20.0)
     log(ROOT / "entropy/seed1/round1", "query", "lplgrad query: error: data/digits: no prepared data set here\n")

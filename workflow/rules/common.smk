@@ -211,16 +211,22 @@ def target(wildcards):
     return f" --target-accuracy {accuracy}" if accuracy else ""
 
 
+def bought(wildcards):
+    """The option that refuses a file of labels that was cut off."""
+    numbers = range(1, int(wildcards.get("round", 1)) + 1)
+    return "--bought " + " ".join(str(LAYOUT.bought(wildcards.budget, wildcards.dataset, number)) for number in numbers)
+
+
 def train_command(wildcards, input):
     """The command of a training, with the options that other jobs of a round do not have."""
     previous = f" --previous {quote(os.path.dirname(input.previous[0]))}" if input.previous else ""
-    return f"train $progress --round {wildcards.get('round', 1)}{target(wildcards)}{previous}"
+    return f"train $progress --round {wildcards.get('round', 1)} {bought(wildcards)}{target(wildcards)}{previous}"
 
 
 def query_command(wildcards, input):
     """The command of a query, with the options that other jobs of a round do not have."""
     metrics = f" --metrics {quote(str(input.metrics))}" if target(wildcards) else ""
-    return f"query $progress --round {wildcards.round}{target(wildcards)}{metrics}"
+    return f"query $progress --round {wildcards.round} {bought(wildcards)}{target(wildcards)}{metrics}"
 
 
 def made_from(needs):

@@ -63,16 +63,19 @@ rule start:
     localrule: True  # done before a cluster would have begun
     conda:
         ENVIRONMENT
-    resources:  # no parameters: they are only checked, and a larger budget must not draw the start anew
+    resources:  # no parameters: they are only checked, and another budget must not draw the start anew
+        query_size=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).query_size,
         candidates=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).subset or 0,
         labels=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).labels,
     params:
         data=subpath(input.manifest, parent=True),
-        query_size=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).query_size,
+        size=lambda wildcards: LAYOUT.bought(wildcards.budget, wildcards.dataset, 1),
+        draw=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).start.draw,
         code=lambda wildcards: code_digest("rounds.start.run"),
     shell:
-        "lplgrad start --data {params.data:q} --query-size {params.query_size} --candidates {resources.candidates} "
-        "--labels {resources.labels} --seed {wildcards.seed} --output {output:q} > {log:q} 2>&1"
+        "lplgrad start --data {params.data:q} --query-size {resources.query_size} --size {params.size} "
+        "--draw {params.draw} --candidates {resources.candidates} --labels {resources.labels} "
+        "--seed {wildcards.seed} --output {output:q} > {log:q} 2>&1"
 
 
 rule train:

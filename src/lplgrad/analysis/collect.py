@@ -47,12 +47,12 @@ def measurements(file: StudyFile, partial: bool = False, departed: Departures | 
         departed: of ``check_settings``, which takes long in a large study; None to call it now.
 
     Returns:
-        Columns budget, dataset, strategy, recipe, acquisition, seed, round, labels, accuracy (fraction), train_loss,
-        stopped, torch (the version of PyTorch that trained the round).
+        Columns budget, dataset, strategy, recipe, acquisition, seed, round, labels (bought until then), accuracy
+        (fraction), train_loss, stopped, torch (the version of PyTorch that trained the round).
     """
 
     def read(trial: Trial, number: int, folder: Path) -> Row | None:
-        metrics = _read(folder / "metrics.json", ["labels", "accuracy", "train_loss", "stopped"], partial)
+        metrics = _read(folder / "metrics.json", ["accuracy", "train_loss", "stopped"], partial)
         return metrics and {**metrics, "torch": torch_version(folder)}
 
     return _collect(file, read, partial, departed)
@@ -62,11 +62,12 @@ def class_accuracies(file: StudyFile, partial: bool = False, departed: Departure
     """Collect the accuracy of every class after every round: columns as above up to labels, then class, accuracy."""
 
     def read(trial: Trial, number: int, folder: Path) -> Row | None:
-        return _read(folder / "metrics.json", ["labels", "accuracy_per_class"], partial)
+        return _read(folder / "metrics.json", ["accuracy_per_class", "stopped"], partial)
 
     wide = _collect(file, read, partial, departed)
     if wide.empty:
         return wide
+    del wide["stopped"]
     wide["class"] = wide["accuracy_per_class"].map(list)
     wide["accuracy"] = wide.pop("accuracy_per_class").map(lambda accuracies: list(accuracies.values()))
     return wide.explode(["class", "accuracy"], ignore_index=True)
@@ -108,16 +109,20 @@ def _collect(file: StudyFile, read: ReadRound, partial: bool, departed: Departur
             "acquisition": strategy.acquisition, "seed": trial.seed,
         }  # fmt: skip
         numbers = layout.numbers(trial)
+        bought: int | None = None  # of the round that a stopped one repeats; None if that one is missing
         for number in numbers[: departed[trial].round_number - 1] if trial in departed else numbers:
             found = read(trial, number, Path(layout.trained(trial, number)))
-            if found is not None:
-                rows.append({**about, "round": number, **found})
+            if found is None or not found.get("stopped"):
+                bought = None if found is None else layout.bought(trial.budget, trial.dataset, number)
+            if found is not None and bought is not None:
+                labels = {"labels": bought} if "stopped" in found else {}
+                rows.append({**about, "round": number, **labels, **found})
     return pd.DataFrame(rows)
 
 
 # What the values of a round's files must be, and the same in words.
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("labels", "threads"), (lambda value: type(value) is int and value > 0, "a whole number above 0")),
+    "threads": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
     "accuracy": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
     "train_loss": (lambda value: _is_number(value), "a finite number"),
     "stopped": (lambda value: isinstance(value, bool), "true or false"),

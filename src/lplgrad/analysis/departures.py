@@ -121,7 +121,7 @@ def _jobs(layout: Layout, trial: Trial, training: dict[str, Any], query: dict[st
     warm, asks = _reads(layout, trial)
     before: Path | None = None
     for number in range(1, budget.rounds + 1):
-        about = {"round": number, "seed": trial.seed, "labels": number * budget.query_size}
+        about = {"round": number, "seed": trial.seed, "labels": budget.bought(number)}
         labeled = Path(layout.labels(trial, number))
         trained, queried = Path(layout.trained(trial, number)), Path(layout.round(trial, number))
         if (trained / "metrics.json").exists():

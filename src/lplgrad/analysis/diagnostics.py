@@ -138,7 +138,8 @@ def labeled_set(layout: Layout, trial: Trial, number: int, data: DatasetArrays) 
     number = trained_rounds(layout, trial, number)
     path = Path(layout.labels(trial, number))
     labeled = read_labeled(path, len(data.splits["train"].images), len(data.classes))
-    check_rounds(path, labeled, number, layout.budget(trial.budget, trial.dataset).query_size)
+    budget = layout.budget(trial.budget, trial.dataset)
+    check_rounds(path, labeled, number, [budget.bought(earlier) for earlier in range(1, number + 1)])
     return labeled
 
 

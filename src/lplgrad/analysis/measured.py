@@ -170,16 +170,18 @@ def read_diagnostics(folder: Path, file: StudyFile) -> dict[str, pd.DataFrame]:
     last, pairs = tables["calibration"].groupby(TRIAL)["round"].max(), dict[Any, dict[str, int]]()
     for trial in layout.trials():
         key, budget = astuple(trial), layout.budget(trial.budget, trial.dataset)
-        rounds, size = budget.rounds, budget.query_size
+        rounds = budget.rounds
         if budget.target_accuracy is not None:
             rounds = min(int(last.get(key, 1)), rounds)
-        wanted["calibration"] += [(*key, number, number * size) for number in range(1, rounds + 1)]
-        wanted["choices"] += [(*key, number, (number + 1) * size) for number in range(1, rounds)]
-        pairs.setdefault((trial.budget, trial.dataset, trial.seed, size), {})[trial.strategy] = rounds
-    for (budget_name, dataset, seed, size), rounds_of in pairs.items():
+        wanted["calibration"] += [(*key, number, budget.bought(number)) for number in range(1, rounds + 1)]
+        wanted["choices"] += [(*key, number, budget.bought(number + 1)) for number in range(1, rounds)]
+        pairs.setdefault((trial.budget, trial.dataset, trial.seed), {})[trial.strategy] = rounds
+    for (name, dataset, seed), rounds_of in pairs.items():
         for one, other in combinations(rounds_of, 2):
             numbers = range(1, min(rounds_of[one], rounds_of[other]))
-            wanted["overlap"] += [(budget_name, dataset, one, other, seed, n, (n + 1) * size) for n in numbers]
+            bought = [layout.bought(name, dataset, number + 1) for number in numbers]
+            points = zip(numbers, bought, strict=True)
+            wanted["overlap"] += [(name, dataset, one, other, seed, *point) for point in points]
     for name, table in tables.items():
         columns, hint = (PAIR if name == "overlap" else PLACE), (AGAIN if name == "calibration" else TOGETHER)
         _check_rows(table, list(columns), wanted[name], folder / f"{name}.csv", hint)
@@ -235,9 +237,10 @@ def _check_rows(
 
 
 def _check_labels(frame: pd.DataFrame, path: Path, file: StudyFile) -> None:
-    """Check that rounds add ``query_size`` labels until the trial reaches its target accuracy, and then none."""
+    """Check that rounds add labels as the budget says until the trial reaches its target accuracy, and then none."""
     layout = Layout(file.study, file.unavailable)
-    full = frame["round"] * _of_panel(frame, lambda *panel: layout.budget(*panel).query_size)
+    rows = zip(frame["budget"], frame["dataset"], frame["round"], strict=True)
+    full = np.array([layout.bought(*row) for row in rows])
     target = _of_panel(frame, lambda *panel: layout.budget(*panel).target_accuracy or math.inf)
     end = frame.groupby(TRIAL)["labels"].transform("max")
     stopped = frame["labels"] < full
@@ -248,7 +251,7 @@ def _check_labels(frame: pd.DataFrame, path: Path, file: StudyFile) -> None:
         reached = frame["accuracy"] >= target
         wrong |= (frame["stopped"] != stopped) | (reached & (frame["labels"] < end))
         wrong |= stopped & (~reached | (frame["accuracy"] != at_end))
-    _refuse(frame[wrong], path, "labels, accuracy and stopped contradict query_size and target_accuracy")
+    _refuse(frame[wrong], path, "labels, accuracy and stopped contradict the budget")
 
 
 def _of_panel(frame: pd.DataFrame, value: Callable[[str, str], float]) -> npt.NDArray[Any]:

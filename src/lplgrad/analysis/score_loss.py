@@ -22,7 +22,7 @@ def score_loss(file: StudyFile) -> pd.DataFrame:
     """Compute the correlations from ``test_scores.csv`` of every query that bought labels.
 
     Returns:
-        Columns budget, dataset, strategy, seed, round (of the model), labels (that it was trained on), score (the
+        Columns budget, dataset, strategy, seed, round (of the model), labels (bought until then), score (the
         acquisition function), correlation (Spearman's, over test images; NaN if a single image has no such score).
     """
     layout = Layout(file.study, file.unavailable)

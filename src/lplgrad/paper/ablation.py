@@ -55,7 +55,7 @@ def ablation_table(measurements: pd.DataFrame, file: StudyFile) -> pd.DataFrame:
         for one, other in ablation_pairs(file.study):
             for fraction in ("1/3", "1/2", "1"):
                 labels = Fraction(fraction) * spent.labels
-                between = labels % spent.query_size != 0
+                between = labels not in [spent.bought(number) for number in range(1, spent.rounds + 1)]
                 found, stopped = _paired_at(part, one, other, float(labels))
                 numbers = printed if (one, other) == ("lplgrad", "ent_gradnorm") else {}
                 paper = numbers.get((budget, dataset, fraction), (math.nan, math.nan))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,6 +24,7 @@ class Measured:
     """The measurements of a study: of accuracy, and of time if there are any."""
 
     measurements: pd.DataFrame
+    bought: Callable[[str, str, int], int]  # the labels of a budget, a data set and a round; see ``Layout.bought``
     timings: pd.DataFrame | None = None
 
     @cached_property
@@ -42,11 +44,11 @@ class Measured:
 
     @cached_property
     def budgets(self) -> dict[tuple[str, str], list[int]]:
-        """The labels of every round of a panel, measured or not: round r has r times those of round 1."""
+        """The labels of every round of a panel, measured or not."""
         found = {}
         for key, panel in panels(curves.complete(self.measurements)):
-            first = int(panel.loc[panel["round"] == 1, "labels"].max())
-            found[key["budget"], key["dataset"]] = [first * (1 + done) for done in range(curves.last_round(panel))]
+            where = key["budget"], key["dataset"]
+            found[where] = [self.bought(*where, 1 + done) for done in range(curves.last_round(panel))]
         return found
 
     @cached_property

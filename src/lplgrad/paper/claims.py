@@ -14,6 +14,7 @@ from lplgrad.paper.claimed import Measured
 from lplgrad.paper.judging import EXCEPTIONS, FAILS, HOLDS, OPEN, Claim, Finding
 from lplgrad.report.document import Part, document, paragraphs, strong_if
 from lplgrad.report.wording import DASH, count, interval, number, p_value, signed
+from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study_file
 
 
@@ -23,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     listed = judging.read_claims(arguments.claims or Path(__file__).with_name("claims.yaml"))
     measurements = read_measurements(arguments.measurements, file, arguments.partial)
     timings = read_timings(arguments.timings, file, arguments.partial) if arguments.timings else None
-    measured = Measured(measurements, timings)
+    measured = Measured(measurements, Layout(file.study).bought, timings)
     findings = []
     for claim in listed.claims:
         ours = judging.judge(claim, "measured", judging.from_measurements(claim, measured))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from operator import attrgetter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -113,20 +113,23 @@ def datasets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
 
 
 def budgets_table(file: StudyFile) -> pd.DataFrame:
-    """Table II: columns budget, dataset, query_size, candidates, labels, rounds."""
-    columns = ["query_size", "candidates", "labels", "rounds"]
-    rows = [
-        [budget, dataset, *attrgetter(*columns)(file.study.datasets[dataset].budgets[budget])]
-        for budget in file.study.run.budgets
-        for dataset in file.study.run.datasets
-    ]
-    return pd.DataFrame(rows, columns=[*PANEL, *columns])
+    """Table II: columns budget, dataset, query_size, candidates, labels, rounds; after query_size start, the labels of
+    round 1, if a budget has more or fewer than a query buys."""
+    rows = []
+    for budget, dataset in product(file.study.run.budgets, file.study.run.datasets):
+        row = file.study.datasets[dataset].budgets[budget]
+        numbers = {name: getattr(row, name) for name in ("query_size", "candidates", "labels", "rounds")}
+        rows.append({"budget": budget, "dataset": dataset, **numbers, "start": row.bought(1)})
+    table = pd.DataFrame(rows)
+    start = [] if (table["start"] == table["query_size"]).all() else ["start"]
+    return table[[*PANEL, "query_size", *start, "candidates", "labels", "rounds"]]
 
 
 def budgets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
     """Lay out a section per budget, data sets across; with the paper's number if ours differs."""
     printed = published("budgets").set_index(PANEL).to_dict("index")
-    kinds = {"query_size": "query size b", "candidates": "candidates S", "labels": "labels A", "rounds": "rounds"}
+    kinds = {"query_size": "query size b"} | ({"start": "labels of round 1"} if "start" in table else {})
+    kinds |= {"candidates": "candidates S", "labels": "labels A", "rounds": "rounds"}
     parts = []
     for budget, part in table.groupby("budget", sort=False):
         titles = {name: dataset_title(file, name) for name in part["dataset"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -62,25 +63,24 @@ def read_labeled(path: Path, images: int, classes: int) -> LabeledSet:
     return LabeledSet(indices, rounds, labels)
 
 
-def check_rounds(path: Path, labeled: LabeledSet, rounds: int, query_size: int | None = None) -> None:
-    """Check that every round has the same number of labels. A file cut at the end of a line fails here.
+def check_rounds(path: Path, labeled: LabeledSet, rounds: int, bought: Sequence[int] | None = None) -> None:
+    """Check that every round has its number of labels. A file cut at the end of a line fails here.
 
     Args:
         path: the file of the labels, for the message.
         labeled: the labels.
         rounds: the newest round with labels.
-        query_size: labels of a round; None for as many as the first has.
+        bought: the labels that have been bought when each of these rounds trains. If it is None, round 1 may have any
+            number, and all later rounds must have the same.
 
     Raises:
         UserError: a round has more or fewer labels.
     """
-    counts = np.bincount(labeled.rounds, minlength=rounds + 1)[1:]
-    size = int(counts[0]) if query_size is None else query_size
-    wrong = np.flatnonzero(counts != np.where(np.arange(len(counts)) < rounds, size, 0))
-    if len(wrong):
-        number = int(wrong[0]) + 1
-        wanted = size if number <= rounds else 0
-        raise UserError(f"{path}: {counts[number - 1]} labels of round {number}, not {wanted}; delete it and run again")
+    counts = np.bincount(labeled.rounds, minlength=rounds + 1)[1:].tolist()
+    wanted = counts[:1] + counts[1:2] * (rounds - 1) if bought is None else np.diff(bought, prepend=0).tolist()
+    for number, (count, size) in enumerate(zip_longest(counts, wanted, fillvalue=0), 1):
+        if count != size:
+            raise UserError(f"{path}: {count} labels of round {number}, not {size}; delete it and run again")
 
 
 def read_rows(path: Path, columns: Sequence[str], row: re.Pattern[str], expected: str) -> list[list[str]]:

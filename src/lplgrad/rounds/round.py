@@ -127,7 +127,8 @@ def open_round(arguments: argparse.Namespace, job: type[JobT], what: str) -> Ite
 
     Args:
         arguments: of the command: ``data``, ``labeled``, ``checkpoint``, ``seed``, ``settings``, ``jobs_per_gpu``,
-            ``output``, and those that only some jobs have: ``round``, ``target_accuracy``, ``previous``, ``metrics``.
+            ``output``, and those that only some jobs have: ``round``, ``bought``, ``target_accuracy``, ``previous``,
+            ``metrics``.
         job: the kind of its settings.
         what: name of the job.
 
@@ -145,7 +146,7 @@ def open_round(arguments: argparse.Namespace, job: type[JobT], what: str) -> Ite
         if not stopped:
             if newest != number:
                 raise UserError(f"{arguments.labeled}: the labels of round {newest}, not of round {number}")
-            check_rounds(arguments.labeled, labeled, number)
+            check_rounds(arguments.labeled, labeled, number, vars(arguments).get("bought"))
             _check_clock([arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])])
         yield Round(arguments, settings, data, labeled, number, stopped, wanted)
 

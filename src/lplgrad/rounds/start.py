@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import numpy as np
+
 from lplgrad.datasets.prepared.arrays import open_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.rounds.files import write_labeled
@@ -19,10 +21,13 @@ def run(arguments: argparse.Namespace) -> None:
     images = len(data.splits["train"].images)
     if arguments.labels is not None:
         values = {"query_size": arguments.query_size, "candidates": arguments.candidates or "all"}
-        budget = parse(Budget, {**values, "labels": arguments.labels}, "the budget")
+        values |= {"start": {"size": arguments.size}, "labels": arguments.labels}
+        budget = parse(Budget, values, "the budget")
         problem = pool_problem(budget, images)
         if problem is not None:
             raise UserError(f"{arguments.data}: {problem[0]}: {problem[1]}")
     oracle = SimulatedOracle(data)
-    drawn = draw_start(images, arguments.query_size, arguments.seed)
+    # Which classes the images have, nobody knows before labelling: a stratified start is a simulation.
+    classes = oracle.answer(np.arange(images)) if arguments.draw == "stratified" else None
+    drawn = draw_start(images, arguments.size or arguments.query_size, arguments.seed, classes)
     write_labeled(arguments.output, LabeledSet().extended(drawn, oracle.answer(drawn), 1))

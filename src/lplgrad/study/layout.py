@@ -41,6 +41,10 @@ class Layout:
         """Number of rounds of a trial."""
         return self.budget(budget, dataset).rounds
 
+    def bought(self, budget: str, dataset: str, number: int) -> int:
+        """Number of labels that a trial has bought when a round trains, if it has not stopped."""
+        return self.budget(budget, dataset).bought(number)
+
     def numbers(self, trial: Trial) -> range:
         """The numbers of the rounds of a trial."""
         return range(1, self.rounds(trial.budget, trial.dataset) + 1)

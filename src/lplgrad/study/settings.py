@@ -187,25 +187,47 @@ class StudyCompute(Compute):
     progress_seconds: Annotated[Number, Field(ge=0)] = 20
 
 
+class Start(Settings):
+    """The labels of round 1.
+
+    Attributes:
+        size: how many are drawn; None for as many as a query buys.
+        draw: ``uniform``, or ``stratified``: with the classes in proportion to the pool. To simulate the latter, the
+            oracle is asked for the classes of the whole pool, which nobody knows before labelling.
+    """
+
+    size: Count | None = None
+    draw: Literal["uniform", "stratified"] = "uniform"
+
+
 class Budget(Settings):
     """An annotation budget (paper, Table II).
 
     Attributes:
-        query_size: b, labels bought in a round; also the number drawn at random for round 1.
+        query_size: b, labels bought by a query.
+        start: the labels of round 1.
         candidates: S, size of the random subset of the unlabelled pool that is scored, or ``all``.
-        labels: A, labels at the end; a multiple of ``query_size``.
+        labels: A, labels at the end: those of round 1 and ``query_size`` for every further round.
         target_accuracy: test accuracy (a fraction) at which a trial stops before its budget is spent; None for never.
     """
 
     query_size: Count
+    start: Start = Start()
     candidates: Count | Literal["all"] = "all"
     labels: Count
     target_accuracy: Annotated[Number, Field(gt=0, le=1)] | None = None
 
     @property
     def rounds(self) -> int:
-        """Number of rounds: round r trains on r * query_size labels."""
-        return self.labels // self.query_size
+        """Number of rounds."""
+        return 1 + (self.labels - self.bought(1)) // self.query_size
+
+    def bought(self, number: int) -> int:
+        """Return how many labels have been bought when round ``number`` trains, from 1, if the trial has not stopped.
+
+        How many of them are known, and so trained on, is in the round's ``metrics.json``.
+        """
+        return (self.start.size or self.query_size) + (number - 1) * self.query_size
 
     @property
     def subset(self) -> int | None:
@@ -214,8 +236,13 @@ class Budget(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.labels % self.query_size:
-            raise wrong(f"labels: {self.labels} is not a multiple of query_size: {self.query_size}")
+        last = max(1, self.rounds)
+        if self.bought(last) != self.labels:
+            raise wrong(
+                f"labels: {self.labels} does not fit: round 1 has {self.bought(1)}, and each further round "
+                f"{self.query_size} more (query_size); the nearest that fit are {self.bought(last)} and "
+                f"{self.bought(last + 1)}"
+            )
         if self.subset is not None and self.subset < self.query_size:
             sizes = f"candidates: {self.subset} is smaller than query_size: {self.query_size}"
             raise wrong(f"{sizes}, so no query could be answered")
@@ -291,7 +318,7 @@ def pool_problem(budget: Budget, pool: int) -> tuple[str, str] | None:
     """The key and reason why a budget cannot be spent on a training pool of ``pool`` images, if it cannot."""
     if budget.labels > pool:
         return "labels", f"{budget.labels} is more than the {pool} images of the training pool"
-    left = pool - (budget.labels - budget.query_size)
+    left = pool - budget.bought(budget.rounds - 1)
     if budget.rounds > 1 and budget.subset is not None and budget.subset > left:
         return "candidates", (
             f"{budget.subset} is more than the {left} images that the last query finds unlabelled, of {pool} in the "

@@ -94,7 +94,7 @@ def _cost(layout: Layout, trials: list[Trial], rates: Rates) -> Cost:
         cost.checkpoint_bytes = max(cost.checkpoint_bytes, checkpoints[strategy.recipe])
         alone = 0.0
         for number in range(1, budget.rounds + 1):
-            labels = number * budget.query_size
+            labels = budget.bought(number)
             seconds = labels * row.training.epochs * seconds_of(f"train {recipe.label}")
             seconds += size.test * seconds_of("predict")
             alone += seconds + start
@@ -119,13 +119,13 @@ def _cost(layout: Layout, trials: list[Trial], rates: Rates) -> Cost:
                     seconds = (subset + tests) * seconds_of("predict")
                     if "labeled:features" in needs:
                         seconds += labels * seconds_of("predict")
-                        seconds += subset * (labels + budget.query_size) * rate(rates, ANY, "k-center")
+                        seconds += subset * budget.bought(number + 1) * rate(rates, ANY, "k-center")
                 alone += seconds + start
                 cost.queries += 1
                 cost.query_seconds += seconds
                 cost.start_seconds += start
                 # scores.csv, next_labeled.csv and test_scores.csv
-                cost.final_bytes += 36 * subset + 9 * (labels + budget.query_size) + 25 * tests
+                cost.final_bytes += 36 * subset + 11 * budget.bought(number + 1) + 25 * tests
         cost.longest_seconds = max(cost.longest_seconds, alone)
     return cost
 

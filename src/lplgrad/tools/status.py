@@ -164,14 +164,14 @@ def seconds_left(layout: Layout, trials: list[TrialStatus]) -> tuple[float, int]
         mean_rate, mean_overhead = _mean(one.seconds_per_label for one in known), _mean(o.train_overhead for o in known)
         mean_query = _mean(one.query_seconds + one.query_overhead for one in panel if one.query_seconds is not None)
         for found in panel:
-            size = layout.budget(found.trial.budget, found.trial.dataset).query_size
+            budget = layout.budget(found.trial.budget, found.trial.dataset)
             rate, overhead = found.seconds_per_label or mean_rate, found.train_overhead or mean_overhead or 0
             query = mean_query if found.query_seconds is None else found.query_seconds + found.query_overhead
             for number in range(found.trained + 1, found.rounds + 1):
                 folder = layout.trained(found.trial, number)
                 if folder not in counted:
                     counted.add(folder)
-                    seconds += rate * number * size + overhead if rate else 0
+                    seconds += rate * budget.bought(number) + overhead if rate else 0
                     unknown += rate is None
             queries = found.rounds - 1 - found.queried
             seconds += (query or 0) * queries
