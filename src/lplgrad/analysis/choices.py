@@ -4,7 +4,7 @@ errors and losses, and whether a model's confidence is calibrated."""
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,17 +34,6 @@ def jaccard(one: Indices, other: Indices) -> float:
     common = len(np.intersect1d(one, other, assume_unique=True))
     union = len(one) + len(other) - common
     return common / union if union else math.nan
-
-
-def shrunk(images: npt.NDArray[np.uint8], side: int = 32) -> Array:
-    """Pixels for distances, shape (N, D), in [0, 1]: uint8 images of shape (N, H, W, C), averaged over blocks until no
-    side is longer than ``side``."""
-    count, height, width, channels = images.shape
-    block = max(1, math.ceil(max(height, width) / side))
-    rows, columns = height // block, width // block
-    cut = images[:, : rows * block, : columns * block].astype(np.float32) / 255
-    means = cut.reshape(count, rows, block, columns, block, channels).mean(axis=(2, 4))
-    return cast(Array, means.reshape(count, -1).astype(np.float64))
 
 
 def nearest_distance(pixels: Array) -> float:

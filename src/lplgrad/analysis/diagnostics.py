@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lplgrad import modalities
 from lplgrad.acquisition import Candidates, NoOptions, choice_of, random
 from lplgrad.acquisition import registry as acquisitions
 from lplgrad.analysis import choices as of_images
@@ -91,7 +92,8 @@ def choices(file: StudyFile) -> pd.DataFrame:
 def _spread(data: DatasetArrays, indices: Indices, taken: Indices, seed: int, number: int) -> float:
     candidates = Candidates(indices=indices, seed=seed, round_number=number, query_size=len(taken), measured={})
     by_chance = indices[np.sort(choice_of(random.ACQUISITION, candidates, NoOptions()).picks)]
-    parts = [of_images.shrunk(data.splits["train"].images[part]) for part in (taken, by_chance)]
+    numbers = modalities.registry.load(data.modality).numbers
+    parts = [numbers(data.splits["train"].images[part]) for part in (taken, by_chance)]
     distance, expected = map(of_images.nearest_distance, parts)
     return distance / expected if expected > 0 else float("nan")
 

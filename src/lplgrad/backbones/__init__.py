@@ -30,6 +30,7 @@ class Backbone:
     # From the options, the shape of one input and the number of classes, None for no head, to a network
     build: Callable[[Any, Sequence[int], int | None], Network]
     options: type[Settings] = NoOptions  # keys beside ``name`` in the configuration
+    modality: str = "image"  # of the examples that its networks take
     # What its networks offer to a recipe: "stages" (pooled, shallow to deep) and "dropout" (random in train mode)
     offers: Callable[[Any], frozenset[str]] = lambda options: frozenset()
     # Returns the frozen weights and buffers of a network by name: those that its options read from a file

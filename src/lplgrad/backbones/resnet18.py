@@ -36,7 +36,7 @@ def residual(blocks: Sequence[int], width: int) -> Backbone:
 
         return ResNet(blocks, options.width or width, shape[0], classes, options.stem, options.dropout)
 
-    return Backbone(build, Options, offers)
+    return Backbone(build, Options, offers=offers)
 
 
 def offers(options: Options) -> frozenset[str]:

@@ -74,4 +74,4 @@ def offers(options: Options) -> frozenset[str]:
     return frozenset(found | ({"dropout"} if options.dropout else set()))
 
 
-BACKBONE = Backbone(build, Options, offers, frozen, initialize)
+BACKBONE = Backbone(build, Options, offers=offers, frozen=frozen, initialize=initialize)

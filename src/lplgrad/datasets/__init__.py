@@ -40,7 +40,7 @@ class Prepared:
     train: Images | ImageFiles  # the training pool
     test: Images | ImageFiles
     classes: list[str]  # their names, in the order of the labels
-    provenance: dict[str, Any]  # the origin of the images and how they were processed, for people
+    provenance: dict[str, Any]  # the origin of the examples and how they were processed, for people
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Source:
 
     prepare: Callable[[Any, Path], Prepared]  # returns the images
     options: type[Settings]  # the class of the options, which are keys of the data set's row in the configuration
+    modality: str = "image"  # of its examples: a module of ``lplgrad.modalities``
     # returns the number of images in the training pool, or None if only the files determine it
     pool_size: Callable[[Any], int | None] = lambda options: None
     # returns quickly why the images cannot be read or downloaded, or None if they can

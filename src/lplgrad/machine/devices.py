@@ -8,7 +8,10 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from lplgrad.machine.errors import UserError
@@ -58,6 +61,11 @@ def _keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)  # M_MMAP_MAX
         mallopt(-1, -1)  # M_TRIM_THRESHOLD
+
+
+def to_tensor(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Copy an array to the device."""
+    return torch.from_numpy(np.array(array)).to(device)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lplgrad import backbones, recipes
 from lplgrad.acquisition import unmet
 from lplgrad.backbones._network import Network, initialize
+from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import file_digest, replacing
 from lplgrad.machine.randomness import Purpose, torch_seed
@@ -132,8 +133,8 @@ def save(
     backbone: BackboneRow,
     recipe: RecipeRow,
     shape: Sequence[int],
+    data: DatasetArrays,
     normalization: Normalization,
-    classes: list[str],
 ) -> None:
     """Write a checkpoint that holds everything needed to predict with it, apart from frozen weights.
 
@@ -144,8 +145,10 @@ def save(
         "files": dict(files),
         "backbone": backbone.model_dump(by_alias=True),
         "recipe": recipe.model_dump(by_alias=True),
+        "modality": data.modality,
         "shape": list(shape),
-        "classes": classes,
+        "fit": data.fit,
+        "classes": data.classes,
         "normalization": normalization.model_dump(),
     }
     write_tensors(path, tensors_of(learner), description)
@@ -177,8 +180,7 @@ class Checkpoint:
             UserError: what differs.
         """
         wanted = {
-            "image channels": (self.shape[0], shape[0]),
-            "image size": (self.shape[1:], list(shape[1:])),
+            "shape of inputs": (self.shape, list(shape)),
             "classes": (self.classes, classes),
             "backbone": (self.backbone, backbone or self.backbone),
             "recipe": (self.recipe.trains, (recipe or self.recipe).trains),

@@ -10,11 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lplgrad.machine.devices import to_tensor
 from lplgrad.machine.randomness import Purpose
+from lplgrad.modalities import View
 from lplgrad.rounds.pool import Indices
 from lplgrad.rounds.round import Round
-from lplgrad.rounds.transforms import Augment, Normalize, to_tensor
-from lplgrad.study.settings import Augmentation, Normalization
+from lplgrad.study.settings import Normalization
 
 PURPOSES = {"batches": Purpose.BATCHES, "augmenting": Purpose.AUGMENTATION}
 
@@ -25,35 +26,32 @@ class Draws:
     The loop sets ``epoch``, ``progress`` and ``rate`` before each step.
 
     Args:
-        images: the labelled images on the device, uint8, shape (L, H, W, C).
+        stored: the labelled examples as they are stored, on the device, shape (L, ...).
         labels: their classes, int64, shape (L,).
         batch_size: of ``labeled``.
-        augmentation, normalization: the settings.
+        view: how they become network input.
         stream: returns the random stream of a purpose.
-        newest: how many of the labelled images were labelled last; None for all.
-        pool: all images of the pool, uint8, shape (N, H, W, C).
+        newest: how many of the labelled examples were labelled last; None for all.
+        pool: all examples of the pool as they are stored, shape (N, ...).
         unlabeled: positions of those without a label.
     """
 
     def __init__(
         self,
-        images: Tensor,
+        stored: Tensor,
         labels: Tensor,
         batch_size: int,
-        augmentation: Augmentation,
-        normalization: Normalization,
+        view: View,
         stream: Callable[[Purpose | str], np.random.Generator],
         newest: int | None = None,
-        pool: npt.NDArray[np.uint8] | None = None,
+        pool: npt.NDArray[Any] | None = None,
         unlabeled: Indices | None = None,
     ) -> None:
-        self.images, self.labels, self.batch_size = images, labels, batch_size
-        self.device = images.device
-        self.augmentation = augmentation
-        self.normalize = Normalize(normalization, self.device)
-        self.augment = Augment(images, augmentation)
+        self.labels, self.batch_size, self.view = labels, batch_size, view
+        self.device = stored.device
+        self.augment = view.augmenter(stored)
         self.new_stream = stream
-        self.all_images, self.all_unlabeled = pool, unlabeled
+        self.all_examples, self.all_unlabeled = pool, unlabeled
         self.streams: dict[str, np.random.Generator] = {}  # by name; the progress file has their positions
         self.passes: dict[str, Iterator[tuple[Tensor, Tensor]]] = {}
         self.epoch, self.progress, self.rate = 0, 0.0, 0.0
@@ -81,30 +79,30 @@ class Draws:
 
     def _passes(self, prefix: str) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
-            order = self.stream(f"{prefix}batches").permutation(len(self.images))
+            order = self.stream(f"{prefix}batches").permutation(len(self.labels))
             draws = self.augment.draw(self.stream(f"{prefix}augmenting"))
             # One tensor, because a GPU waits for every copy: positions in the order of the pass, and their draws.
             plan = to_tensor(np.stack([order, *draws[:, order]]), self.device)
             for part in torch.split(plan, self.batch_size, dim=1):
-                yield self.normalize(self.augment(part[0], part[1:])), self.labels[part[0]]
+                yield self.view.plain(self.augment(part[0], part[1:])), self.labels[part[0]]
 
     def unlabeled(self, count: int) -> Tensor:
         """Return the next ``count`` inputs without a label, fewer if the pool has fewer."""
-        assert self.all_images is not None
+        assert self.all_examples is not None
         assert self.all_unlabeled is not None
         count = min(count, len(self.all_unlabeled))
         if len(self.order) < count:
             again = self.stream("unlabeled batches").permutation(self.all_unlabeled)
             self.order = np.concatenate([self.order, again])
         taken, self.order = self.order[:count], self.order[count:]
-        augment = Augment(to_tensor(self.all_images[taken], self.device), self.augmentation)
+        augment = self.view.augmenter(to_tensor(self.all_examples[taken], self.device))
         draws = to_tensor(augment.draw(self.stream("unlabeled augmenting")), self.device)
-        return self.normalize(augment(torch.arange(count, device=self.device), draws))
+        return self.view.plain(augment(torch.arange(count, device=self.device), draws))
 
     def pool(self, positions: Indices) -> Tensor:
         """Return inputs of the pool at some positions, not augmented."""
-        assert self.all_images is not None
-        return self.normalize(to_tensor(self.all_images[positions], self.device))
+        assert self.all_examples is not None
+        return self.view.plain(to_tensor(self.all_examples[positions], self.device))
 
 
 def draws_of(
@@ -114,15 +112,14 @@ def draws_of(
     stream: Callable[[Purpose | str], np.random.Generator],
 ) -> Draws:
     """Return the examples of a round, on its device."""
-    images, labeled = here.data.splits["train"].images, here.labeled.known
+    stored, labeled = here.data.splits["train"].images, here.labeled.known
     return Draws(
-        to_tensor(images[labeled.indices], here.device),
+        to_tensor(stored[labeled.indices], here.device),
         to_tensor(labeled.labels, here.device),
         batch_size,
-        here.settings.augmentation,
-        normalization,
+        here.view(normalization),
         stream,
         int((labeled.rounds == here.number).sum()),
-        images,
-        np.setdiff1d(np.arange(len(images)), here.labeled.indices),
+        stored,
+        np.setdiff1d(np.arange(len(stored)), here.labeled.indices),
     )

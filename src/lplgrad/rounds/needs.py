@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lplgrad.acquisition import Acquisition, Candidates, Slope, scores_of
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import GradientNorms, PerSampleGradientNorms
-from lplgrad.machine.devices import lacks_memory
+from lplgrad.machine.devices import lacks_memory, to_tensor
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.log import say
 from lplgrad.machine.randomness import Purpose, torch_seed
@@ -24,7 +24,6 @@ from lplgrad.rounds.evaluation import LOGITS, predict
 from lplgrad.rounds.pool import Indices, draw_test_images
 from lplgrad.rounds.round import Round
 from lplgrad.rounds.side import train_side
-from lplgrad.rounds.transforms import Augment, to_tensor
 from lplgrad.study.settings import QueryJob
 
 Batches = Callable[[], Iterable[Tensor]]  # starts a pass over the same batches of network input
@@ -48,6 +47,7 @@ class Scorer:
         self.checkpoint.check_fits(here.shape, here.data.classes)
         self.checkpoint.check_offers(self.needs, here.settings.acquisition)
         self.learner = checkpoints.to_device(self.checkpoint.learner, here.device)
+        self.at_once = here.view(self.checkpoint.normalization).batch_size(norms=True)
         self.side: Learner | None = None
         self.earlier_seconds = 0.0  # that another process computed, before it was killed
 
@@ -62,12 +62,7 @@ class Scorer:
         augmenting = here.stream(Purpose.QUERY_AUGMENTATION)
 
         def batches(split_indices: Indices, what: str, generator: np.random.Generator) -> Iterable[Tensor]:
-            def augmented(images: Tensor) -> Tensor:
-                augment = Augment(images, here.settings.augmentation)
-                positions = torch.arange(len(images), device=images.device)
-                return augment(positions, to_tensor(augment.draw(generator), images.device))
-
-            change = augmented if here.settings.query_transform == "train" else None
+            change = generator if here.settings.query_transform == "train" else None
             return here.batches("train", split_indices, self.checkpoint.normalization, what, change)
 
         # All passes over the candidates draw the same augmentation; labelled examples go on from there.
@@ -117,7 +112,7 @@ class Scorer:
         measured: dict[str, Any] = {}
         if "gradient_norms" in needs:
             try:
-                norms = gradient_norms(self.learner, needs["gradient_norms"], batches())
+                norms = gradient_norms(self.learner, needs["gradient_norms"], batches(), self.at_once)
             except NotImplementedError as error:
                 raise UserError(f"gradient norms: {error}; fallback: true in the strategy's row enables it") from None
             measured = {"gradient_norms": norms, "logits": norms.output}
@@ -167,10 +162,10 @@ def stochastic_logits(learner: Learner, batches: Batches, passes: int, seed: int
     return torch.stack(found, dim=1)
 
 
-def gradient_norms(learner: Learner, slope: Slope, batches: Iterable[Tensor]) -> GradientNorms:
-    """Compute gradient norms of the reported model over batches of inputs, which are split to the fastest size.
+def gradient_norms(learner: Learner, slope: Slope, batches: Iterable[Tensor], at_once: int) -> GradientNorms:
+    """Compute gradient norms of the reported model over batches of inputs, ``at_once`` examples at a time.
 
-    If memory runs out, as it may on a shared GPU, this size is halved from there on.
+    If memory runs out, as it may on a shared GPU, this number is halved from there on.
 
     Raises:
         NotImplementedError: the model has parameters that need a fallback, and ``slope`` allows none.
@@ -181,7 +176,7 @@ def gradient_norms(learner: Learner, slope: Slope, batches: Iterable[Tensor]) ->
     largest: int | None = None
     with PerSampleGradientNorms(learner.reported, fallback=slope.fallback) as norms_of:
         for images in batches:
-            size = min(gradient_batch_size(images), largest or len(images))
+            size = min(at_once, largest or len(images))
             start = 0
             while start < len(images):
                 try:
@@ -192,16 +187,3 @@ def gradient_norms(learner: Learner, slope: Slope, batches: Iterable[Tensor]) ->
                         raise
                     largest = size = size // 2
     return GradientNorms.joined(parts)
-
-
-def gradient_batch_size(images: Tensor) -> int:
-    """Return how many images take part in one pass for gradient norms.
-
-    It follows from their size and the kind of device alone, so that results do not depend on memory. On a CPU few are
-    fastest, because their feature maps fit its cache. A GPU needs many to be busy.
-
-    Args:
-        images: shape (B, channels, H, W).
-    """
-    at_once, least = (32, 4) if images.device.type == "cpu" else (256, 32)
-    return max(least, at_once * 32 * 32 // (images.shape[2] * images.shape[3]))

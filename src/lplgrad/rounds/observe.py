@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lplgrad.acquisition import Slope
 from lplgrad.acquisition.entropy import entropy
+from lplgrad.machine.devices import to_tensor
 from lplgrad.machine.files import replacing, write_text
 from lplgrad.machine.randomness import Purpose, stream
 from lplgrad.rounds import checkpoints
@@ -19,7 +20,6 @@ from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.needs import gradient_norms
 from lplgrad.rounds.pool import Indices
 from lplgrad.rounds.round import open_round
-from lplgrad.rounds.transforms import to_tensor
 from lplgrad.study.settings import ObservationJob
 
 
@@ -46,8 +46,9 @@ def run(arguments: argparse.Namespace) -> None:
         nothing = [""] * len(embedded)
         norms = nothing
         if "gradient_norms" in offered:
+            at_once = here.view(checkpoint.normalization).batch_size(norms=True)
             slope = Slope(entropy, fallback=True)
-            norms = _digits(gradient_norms(learner, slope, batches("test", embedded)).total)
+            norms = _digits(gradient_norms(learner, slope, batches("test", embedded), at_once).total)
         labels = to_tensor(data.splits["test"].labels[embedded], here.device)
         with replacing(here.folder / "features.npy") as file:
             np.save(file, found["features"].cpu().numpy(), allow_pickle=False)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from lplgrad import __version__
+from lplgrad import __version__, modalities
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import file_digest
@@ -25,6 +25,7 @@ from lplgrad.machine.leases import lease_gpu
 from lplgrad.machine.locks import alone
 from lplgrad.machine.log import say, track
 from lplgrad.machine.randomness import Purpose, stream
+from lplgrad.modalities import View
 from lplgrad.rounds.files import check_rounds, read_labeled
 from lplgrad.rounds.pool import Indices, LabeledSet
 from lplgrad.rounds.settings import digests, named_files
@@ -70,8 +71,13 @@ class Round(Generic[JobT]):
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one network input: channels, height and width of an image."""
-        height, width, channels = self.data.splits["train"].images.shape[1:]
-        return channels, height, width
+        return modalities.registry.load(self.data.modality).input_shape(self.data.splits["train"].images.shape[1:])
+
+    def view(self, normalization: Normalization) -> View:
+        """Return how the examples become input of a network that was trained with a normalization."""
+        modality, stored = modalities.registry.load(self.data.modality), self.data.splits["train"].images.shape[1:]
+        augmentation = modality.augmentation.model_validate(getattr(self.settings, "augmentation", {}))
+        return modality.view(augmentation, normalization.mean, normalization.std, stored, self.device)
 
     @cached_property
     def device(self) -> torch.device:
@@ -92,33 +98,36 @@ class Round(Generic[JobT]):
         positions: Indices | None,
         normalization: Normalization,
         what: str = "",
-        augment: Callable[[Tensor], Tensor] | None = None,
+        augmenting: np.random.Generator | None = None,
     ) -> Iterator[Tensor]:
-        """Read images as batches of network input. Evaluations and queries have no other way from array to network.
-
-        The size of a batch follows from the size of an image alone, so that results do not depend on memory.
+        """Read examples as batches of network input. Evaluations and queries have no other way from array to network.
 
         Args:
             split: the name of the split, such as ``train``.
-            positions: which images of the split; None for all.
+            positions: which examples of the split; None for all.
             normalization: that the network was trained with.
-            what: name of the images in lines of progress; empty for no lines.
-            augment: applied to each batch first, uint8, shape (B, H, W, C).
+            what: name of the examples in lines of progress; empty for no lines.
+            augmenting: the random stream of the augmentation; None for none.
 
         Yields:
-            float32, shape (B, channels, H, W), on the device.
+            float32, shape (B, ...), on the device.
         """
-        from lplgrad.rounds.transforms import Normalize, batch_size, to_tensor  # imports torch; see ``device``
+        import torch  # see ``device``
 
-        images = self.data.splits[split].images
-        chosen = np.arange(len(images)) if positions is None else positions
-        size, normalize = batch_size(*images.shape[1:3]), Normalize(normalization, self.device)
+        from lplgrad.machine.devices import to_tensor
+
+        stored, view = self.data.splits[split].images, self.view(normalization)
+        chosen, size = np.arange(len(stored)) if positions is None else positions, view.batch_size()
         starts: Iterable[int] = range(0, len(chosen), size)
         if what:
             starts = track(starts, -(-len(chosen) // size), what)
         for start in starts:
-            batch = to_tensor(images[chosen[start : start + size]], self.device)
-            yield normalize(batch if augment is None else augment(batch))
+            batch = to_tensor(stored[chosen[start : start + size]], self.device)
+            if augmenting is not None:
+                augmenter = view.augmenter(batch)
+                draws = to_tensor(augmenter.draw(augmenting), self.device)
+                batch = augmenter(torch.arange(len(batch), device=self.device), draws)
+            yield view.plain(batch)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import argparse
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from lplgrad import __version__, acquisition, backbones, recipes
+from lplgrad import __version__, acquisition, backbones, modalities, recipes
 from lplgrad.datasets.prepared.arrays import checksums
 from lplgrad.machine.files import file_digest, write_json
 from lplgrad.study.settings import BackboneRow, QueryJob, RecipeRow, TrainingJob
@@ -27,8 +27,9 @@ RERUN = "delete it and give it to Snakemake as the target, which runs the round 
 
 def training_code(recipe: RecipeRow, backbone: BackboneRow) -> list[str]:
     """Return the roots of the code that trains, for ``digest.code_digest``."""
+    modality = backbones.registry.load(backbone.name).modality
     entries = [recipes.registry.root(recipe.trains), backbones.registry.root(backbone.name)]
-    return ["rounds.train.run", *entries]
+    return ["rounds.train.run", *entries, modalities.registry.root(modality)]
 
 
 def query_code(name: str, recipe: RecipeRow, backbone: BackboneRow) -> list[str]:

@@ -28,10 +28,14 @@ def train_and_test(here: Round[TrainingJob]) -> None:
         UserError: the checkpoint or the settings do not fit, numbers are not finite, or memory is short.
     """
     arguments, settings, data = here.arguments, here.settings, here.data
+    if data.modality != settings.modality:
+        raise UserError(
+            f"{arguments.data}: holds examples of the modality {data.modality!r}, not {settings.modality!r}"
+        )
     normalization = settings.normalization or Normalization(mean=data.mean, std=data.std)
     if len(normalization.mean) != data.channels:
         raise UserError(
-            f"normalization: has {len(normalization.mean)} channels, the images of {arguments.data} {data.channels}"
+            f"normalization: has {len(normalization.mean)} channels, the examples of {arguments.data} {data.channels}"
         )
     learner = _learner(here, normalization)
     device = here.device
@@ -78,8 +82,8 @@ def train_and_test(here: Round[TrainingJob]) -> None:
         settings.backbone,
         settings.recipe,
         here.shape,
+        data,
         normalization,
-        data.classes,
     )
     write_logits(here.folder / "test_logits.npy", logits)
     write_json(here.folder / "timing.json", timing)

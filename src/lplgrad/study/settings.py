@@ -12,15 +12,15 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from lplgrad import backbones, datasets, recipes
+from lplgrad import backbones, datasets, modalities, recipes
 from lplgrad.acquisition import Acquisition, unmet
 from lplgrad.acquisition import registry as acquisitions
 from lplgrad.machine.errors import nearest
 from lplgrad.machine.registry import Registry
 from lplgrad.study.titles import shown_title
-from lplgrad.study.validation import Count, Name, Number, Row, Seed, Settings, Title, wrong
+from lplgrad.study.validation import Count, Name, Number, Row, Seed, Settings, Title, first_problem, wrong
 
 
 def _known(kind: str, registry: Registry[Any]) -> AfterValidator:
@@ -100,20 +100,22 @@ class Training(Settings):
         return self
 
 
-class Augmentation(Settings):
-    """What is done to the training images at random.
+ModalityName = Annotated[str, _known("modality", modalities.registry)]
 
-    Attributes:
-        horizontal_flip: mirror every second image.
-        crop_padding: pixels of black padding on each side before a random crop to the original size.
-    """
 
-    horizontal_flip: bool = False
-    crop_padding: Annotated[int, Field(ge=0)] = 0
+def _write_out_augmentation(settings: Settings, modality: str) -> None:
+    """Check the settings of an augmentation, whose keys the modality defines, and write out its defaults."""
+    kind: type[Settings] = modalities.registry.load(modality).augmentation
+    try:
+        checked = kind.model_validate(settings.__dict__["augmentation"])
+    except ValidationError as error:
+        key, problem = first_problem(error)
+        raise wrong(problem, f"augmentation.{key}".rstrip(".")) from None
+    settings.__dict__["augmentation"] = checked.model_dump(by_alias=True)
 
 
 class Normalization(Settings):
-    """What is subtracted from the images, and what they are divided by, once scaled to [0, 1].
+    """What is subtracted from the examples, and what they are divided by; of images, once scaled to [0, 1].
 
     Attributes:
         mean: per channel.
@@ -287,7 +289,8 @@ class Dataset(Row):
     Attributes:
         source: the loader, a module of ``lplgrad.datasets``.
         title: its name in tables and figures; None for its name in the configuration. No two that run may look alike.
-        backbone, training, augmentation: see there.
+        backbone, training: see there.
+        augmentation: what is done to training examples at random; the modality of the source defines the keys.
         normalization: None for the mean and standard deviation of the data set's own training pool.
         query_transform: candidates are scored without (``test``) or with (``train``) augmentation.
         budgets: annotation budgets by name.
@@ -297,13 +300,35 @@ class Dataset(Row):
     title: Title | None = None
     backbone: BackboneRow = BackboneRow(name="resnet18")
     training: Training = Training()
-    augmentation: Augmentation = Augmentation()
+    augmentation: dict[str, Any] = Field(default={})
     normalization: Normalization | None = None
     query_transform: Literal["test", "train"] = "test"
     budgets: Annotated[dict[Name, Budget], Field(min_length=1)]
     function_key: ClassVar[str] = "source"
     registry: ClassVar[Registry[Any]] = datasets.registry
     replaced: ClassVar[dict[str, Callable[[Any], str]]] = {"model": _model_line}
+
+    @property
+    def modality(self) -> str:
+        """The modality of the examples."""
+        found: str = datasets.registry.load(self.source).modality
+        return found
+
+    @model_validator(mode="after")
+    def _augmentation_fits(self) -> Self:
+        _write_out_augmentation(self, self.modality)
+        return self
+
+    @model_validator(mode="after")
+    def _backbone_fits(self) -> Self:
+        takes = backbones.registry.load(self.backbone.name).modality
+        if takes != self.modality:
+            raise wrong(
+                f"{self.backbone.name!r} takes examples of the modality {takes!r}, but those of source {self.source!r} "
+                f"are of {self.modality!r}",
+                "backbone.name",
+            )
+        return self
 
     @model_validator(mode="after")
     def _budgets_fit_the_pool(self) -> Self:
@@ -502,10 +527,16 @@ class TrainingJob(Settings):
 
     backbone: BackboneRow = BackboneRow(name="resnet18")
     training: Training = Training()
-    augmentation: Augmentation = Augmentation()
+    modality: ModalityName = "image"
+    augmentation: dict[str, Any] = Field(default={})
     normalization: Normalization | None = None
     recipe: RecipeRow = RecipeRow(trains="plain")
     compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _augmentation_fits(self) -> Self:
+        _write_out_augmentation(self, self.modality)
+        return self
 
 
 class ObservationJob(Settings):
@@ -532,5 +563,11 @@ class QueryJob(Settings):
     query_size: Count
     candidates: Count | Literal["all"] = "all"
     query_transform: Literal["test", "train"] = "test"
-    augmentation: Augmentation = Augmentation()
+    modality: ModalityName = "image"
+    augmentation: dict[str, Any] = Field(default={})
     compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _augmentation_fits(self) -> Self:
+        _write_out_augmentation(self, self.modality)
+        return self

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from lplgrad import datasets
+from lplgrad import datasets, modalities
 from lplgrad.acquisition.coreset import k_center_greedy
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import PerSampleGradientNorms
@@ -31,10 +31,8 @@ from lplgrad.rounds.checkpoints import build, first_weights, to_device
 from lplgrad.rounds.draws import Draws
 from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.loop import train
-from lplgrad.rounds.needs import gradient_batch_size
-from lplgrad.rounds.transforms import batch_size
 from lplgrad.study.layout import Layout
-from lplgrad.study.settings import BackboneRow, Compute, Dataset, Normalization, RecipeRow, Study
+from lplgrad.study.settings import BackboneRow, Compute, Dataset, RecipeRow, Study
 
 # Seconds by (key, task): of an image (``train``: forward, backward and update; ``predict``: forward; ``gradient
 # norms``), of a pair of points (``k-center``), of a job (``start a job``).
@@ -152,16 +150,18 @@ def cases(
     row: Dataset, trained: Iterable[RecipeRow], side: int, channels: int, compute: Compute, device: torch.device
 ) -> dict[str, tuple[Callable[[], object], int]]:
     """What is timed for a model, and the number of images. ``joint`` is timed with its gradients attached."""
-    batch = row.training.batch_size if device.type == "cuda" else min(row.training.batch_size, batch_size(side, side))
+    modality = modalities.registry.load(row.modality)
+    augmentation = modality.augmentation.model_validate(row.augmentation)
+    view = modality.view(augmentation, [0.5] * channels, [0.25] * channels, (side, side, channels), device)
+    batch = row.training.batch_size if device.type == "cuda" else min(row.training.batch_size, view.batch_size())
     count = batch * (20 if device.type == "cuda" else 1)
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, side, side, channels), dtype=torch.uint8, generator=draw).to(device)
     labels = torch.randint(0, 10, (count,), generator=draw).to(device)
     normalized = torch.randn(batch, channels, side, side, generator=draw).to(device)
     normalized = normalized.contiguous(memory_format=torch.channels_last)
-    once = {"epochs": 1, "milestones": [], "learning_rate": 1e-4, "batch_size": batch}
+    once: dict[str, object] = {"epochs": 1, "milestones": [], "learning_rate": 1e-4, "batch_size": batch}
     training = row.training.model_copy(update=once)
-    normalization = Normalization(mean=[0.5] * channels, std=[0.25] * channels)
 
     def learner_of(recipe: RecipeRow) -> Learner:
         learner = build(row.backbone, recipe, (channels, side, side), 10)
@@ -171,14 +171,14 @@ def cases(
         learner = learner_of(recipe)
 
         def run() -> None:
-            draws = Draws(images, labels, batch, row.augmentation, normalization, partial(stream, 1))
+            draws = Draws(images, labels, batch, view, partial(stream, 1))
             with devices.tf32(compute.precision == "tf32"):
                 list(train(learner, draws, training, compute.precision))
 
         return run
 
     plain = learner_of(RecipeRow(trains="plain"))
-    asked = normalized[: gradient_batch_size(normalized)]
+    asked = normalized[: view.batch_size(norms=True)]
 
     def norms() -> None:
         plain.reported.eval()

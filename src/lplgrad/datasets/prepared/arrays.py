@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from lplgrad import modalities
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json, write_json
 
@@ -59,6 +60,8 @@ class DatasetArrays:
     classes: list[str]  # their names, in the order of the labels
     mean: list[float]  # of each channel over the training pool, for images scaled to [0, 1]
     std: list[float]  # likewise
+    modality: str = "image"  # a module of ``lplgrad.modalities``
+    fit: str | None = None  # how images were brought to one size, see ``datasets.ImageFiles``; None if they had one
 
     @property
     def channels(self) -> int:
@@ -78,16 +81,26 @@ def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
     described = read_json(manifest)
     try:
         classes, mean, std = described["classes"], described["mean"], described["std"]
+        modality, fit = described.get("modality", "image"), described.get("fit")
         shapes = {split: tuple(described["splits"][split]["images"]) for split in SPLITS}
         expected = _checksums_in(described)
-        channels = shapes["train"][3]
-        sound = _are(str, classes) and _are(float, mean) and _are(float, std) and len(mean) == len(std) == channels
+        channels = shapes["train"][-1]
+        sound = modality in modalities.registry.names() and (fit is None or isinstance(fit, str))
+        sound = (
+            sound
+            and _are(str, classes)
+            and _are(float, mean)
+            and _are(float, std)
+            and len(mean) == len(std) == channels
+        )
         sound = sound and all(map(math.isfinite, mean)) and all(0 < value < math.inf for value in std)
     except (KeyError, TypeError, IndexError):
         sound = False
     if not sound:
         raise UserError(f"{manifest}: not the description of a data set; prepare it anew")
-    opened: dict[str, Images] = {split: _open_split(folder, split, shapes[split], len(classes)) for split in SPLITS}
+    opened: dict[str, Images] = {
+        split: _open_split(folder, split, shapes[split], len(classes), modality) for split in SPLITS
+    }
     stamps, known = _image_stamps(folder), dict[str, Any]()
     with suppress(OSError, UserError):  # without readable stamps, all images are compared
         known = read_json(folder / STAMPS)
@@ -102,7 +115,7 @@ def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
         with suppress(OSError):  # if the folder is read-only, the next job compares again
             write_json(folder / STAMPS, stamps)
     splits = {name: Split(part.images, None if name == "train" else part.labels) for name, part in opened.items()}
-    return DatasetArrays(folder, splits, classes, mean, std)
+    return DatasetArrays(folder, splits, classes, mean, std, modality, fit)
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -134,10 +147,11 @@ def _are(kind: type, values: object) -> bool:
     return isinstance(values, list) and all(type(value) is kind for value in values)
 
 
-def _open_split(folder: Path, split: str, shape: tuple[int, ...], classes: int) -> Images:
+def _open_split(folder: Path, split: str, shape: tuple[int, ...], classes: int, modality: str) -> Images:
     images = open_array(folder / f"{split}_images.npy", mapped=True)
     labels = open_array(folder / f"{split}_labels.npy", mapped=False)
-    if images.dtype != np.uint8 or images.shape != shape or labels.dtype != np.int64 or labels.shape != shape[:1]:
+    problem = modalities.registry.load(modality).problem(images)
+    if problem or images.shape != shape or labels.dtype != np.int64 or labels.shape != shape[:1]:
         raise UserError(f"{folder}: the {split} arrays are not those that dataset.json describes; prepare it anew")
     if len(labels) and (labels.min() < 0 or labels.max() >= classes):
         raise UserError(f"{folder / f'{split}_labels.npy'}: a label is not among the {classes} classes")

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"{reason}; until then, studies that have no results of it leave it out") from None
         remove(failed)
         known_by = {"source": settings.source, **options.model_dump()}
-        data = write_dataset(arguments.output, prepared, arguments.threads, known_by, before)
+        data = write_dataset(arguments.output, prepared, arguments.threads, known_by, before, source.modality)
     pool, test = (data.splits[name].images for name in ("train", "test"))
     say(
         f"{arguments.output}: {len(pool)} training and {len(test)} test images of {'x'.join(map(str, pool.shape[1:]))} "

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
+from lplgrad import modalities
 from lplgrad.datasets import ImageFiles, Prepared
 from lplgrad.datasets.prepared.arrays import SPLITS, DatasetArrays, Images, open_array, open_dataset, sha256
 from lplgrad.datasets.prepared.images import decode_all, first_shape
@@ -21,6 +22,7 @@ from lplgrad.datasets.prepared.originals import ORIGINALS
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import beside, printable, remove, replacing, write_json, write_text
 from lplgrad.machine.log import say
+from lplgrad.modalities import Modality
 
 UNREADABLE = "unreadable.tsv"  # images that could not be decoded, and why, in the folder of the data set
 
@@ -31,6 +33,7 @@ def write_dataset(
     threads: int = 1,
     settings: Mapping[str, Any] | None = None,
     originals: Mapping[str, Any] | None = None,
+    modality: str = "image",
 ) -> DatasetArrays:
     """Check what a source returned, decode its files, and write the data set.
 
@@ -40,6 +43,7 @@ def write_dataset(
         threads: for decoding.
         settings: the source and its options, which identify the data set.
         originals: a listing of the original files, taken before any was read.
+        modality: of the examples, a module of ``lplgrad.modalities``.
     """
     # If the preparation fails, the previous data set stays. Under Snakemake it is gone already: Snakemake deletes the
     # outputs of a rule before it runs the command.
@@ -47,10 +51,9 @@ def write_dataset(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        splits = _write_arrays(folder, staging, prepared, threads)
-        histograms = _histograms(open_array(staging / "train_images.npy", mapped=True))
-        _warn_of_little_contrast(folder, histograms)
-        mean, std = _statistics(histograms)
+        kind = modalities.registry.load(modality)
+        splits = _write_arrays(folder, staging, prepared, kind, threads)
+        mean, std = kind.statistics(open_array(staging / "train_images.npy", mapped=True), folder)
         remove(folder / "dataset.json")
         for array in staging.iterdir():
             array.replace(folder / array.name)
@@ -61,12 +64,14 @@ def write_dataset(
     if originals is not None:
         write_json(folder / ORIGINALS, originals)
     described = {"classes": prepared.classes, "mean": mean, "std": std, "splits": splits}
-    write_json(folder / "dataset.json", {"settings": settings or {}, **described})
+    fit = prepared.train.fit if isinstance(prepared.train, ImageFiles) else None
+    about = {"settings": settings or {}, "modality": modality, "fit": fit}
+    write_json(folder / "dataset.json", {**about, **described})
     remove(folder / UNREADABLE)
     return open_dataset(folder)  # also writes the stamps
 
 
-def _write_arrays(folder: Path, staging: Path, prepared: Prepared, threads: int) -> dict[str, Any]:
+def _write_arrays(folder: Path, staging: Path, prepared: Prepared, modality: Modality, threads: int) -> dict[str, Any]:
     """Check the arrays of both splits and write them to ``staging``. Return their descriptions for ``dataset.json``."""
     parts: dict[str, Images | ImageFiles] = {split: getattr(prepared, split) for split in SPLITS}
     splits: dict[str, Any] = {}
@@ -87,7 +92,7 @@ def _write_arrays(folder: Path, staging: Path, prepared: Prepared, threads: int)
             np.save(file, part.labels, allow_pickle=False)
         counts = np.bincount(part.labels, minlength=len(prepared.classes))
         images = open_array(target, mapped=True)
-        _check_images(folder, split, images, part.labels)
+        _check_examples(folder, split, images, part.labels, modality)
         splits[split] = {
             "images": list(images.shape),
             "images_sha256": sha256(images),
@@ -135,47 +140,10 @@ def _check_labels(folder: Path, split: str, labels: npt.NDArray[np.int64], class
         raise UserError(f"{folder}: a data set needs two classes or more, each with images in the training pool")
 
 
-def _check_images(folder: Path, split: str, images: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise UserError(f"{folder}: {split} images must be uint8 of shape (N, H, W, 1 or 3), not {images.shape}")
-    if len(images) != len(labels):
-        raise UserError(f"{folder}: {len(images)} {split} images have {len(labels)} labels")
-
-
-def _histograms(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Return the number of pixels with each level in each channel, shape (C, 256)."""
-    histograms = np.zeros((images.shape[-1], 256), dtype=np.int64)
-    for channel, histogram in enumerate(histograms):
-        for block in np.array_split(images, max(1, images[..., 0].size >> 22)):
-            histogram += np.bincount(block[..., channel].ravel(), minlength=256)
-    return histograms
-
-
-def _statistics(histograms: npt.NDArray[np.int64]) -> tuple[list[float], list[float]]:
-    """Return the mean and standard deviation of each channel over all pixels, for images scaled to [0, 1]."""
-    levels = np.arange(256) / 255
-    means, deviations = [], []
-    for histogram in histograms:
-        weights = histogram / histogram.sum()
-        mean = float(weights @ levels)
-        means.append(mean)
-        # A channel without contrast is centred, but not scaled.
-        deviations.append(float(np.sqrt(weights @ (levels - mean) ** 2)) or 1.0)
-    return means, deviations
-
-
-def _warn_of_little_contrast(folder: Path, histograms: npt.NDArray[np.int64]) -> None:
-    """Warn if the pixels, without the darkest and brightest 0.1 %, use a quarter of the levels or less.
-
-    This happens if 12-bit numbers are stored in 16 bits: they keep 17 of 256 levels. Defective pixels cannot hide it.
-    """
-    shares = np.cumsum(histograms.sum(axis=0)) / histograms.sum()
-    low, high = (int(np.searchsorted(shares, share)) for share in (0.001, 0.999))
-    used = np.flatnonzero(histograms.any(axis=0))
-    if used[-1] == used[0]:
-        say(f"warning: {folder}: every pixel of the training images has the same level, {used[0]} of 255")
-    elif high - low <= 64:
-        say(
-            f"warning: {folder}: almost all pixels of the training images have levels from {low} to {high} of 255; if "
-            "their files hold more than 8 bits a pixel, set value_range to the range of numbers that they use"
-        )
+def _check_examples(
+    folder: Path, split: str, examples: npt.NDArray[Any], labels: npt.NDArray[np.int64], modality: Modality
+) -> None:
+    if problem := modality.problem(examples):
+        raise UserError(f"{folder}: {split} examples {problem}")
+    if len(examples) != len(labels):
+        raise UserError(f"{folder}: {len(examples)} {split} examples have {len(labels)} labels")

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lplgrad.study.settings import Augmentation, Normalization
+from lplgrad.modalities import Augmenter
+from lplgrad.modalities.image import Augmentation
 
 
 class Normalize:
     """Scale images on a device to [0, 1] and standardise each channel."""
 
-    def __init__(self, settings: Normalization, device: torch.device) -> None:
-        mean = torch.tensor(settings.mean, dtype=torch.float64)
-        std = torch.tensor(settings.std, dtype=torch.float64)
-        self.scale = (1 / (255 * std)).float().view(1, -1, 1, 1).to(device)
-        self.shift = (-mean / std).float().view(1, -1, 1, 1).to(device)
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        means, deviations = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+        self.scale = (1 / (255 * deviations)).float().view(1, -1, 1, 1).to(device)
+        self.shift = (-means / deviations).float().view(1, -1, 1, 1).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return float32, shape (B, C, H, W) in channels-last memory, from uint8, shape (B, H, W, C)."""
@@ -51,22 +53,43 @@ class Augment:
         flip = generator.random(self.count) < (0.5 if self.settings.horizontal_flip else 0.0)
         return np.stack([top, left, flip])
 
-    def __call__(self, batch: Tensor, draws: Tensor) -> Tensor:
+    def __call__(self, positions: Tensor, draws: Tensor) -> Tensor:
         """Return the augmented images at some positions, shape (B,), with their draws, shape (3, B), int64 on the
         device: uint8, shape (B, H, W, C).
         """
         top, left, flip = draws
-        images = self.crops[batch, top, left].permute(0, 2, 3, 1)
+        images = self.crops[positions, top, left].permute(0, 2, 3, 1)
         if self.settings.horizontal_flip:
             images = torch.where(flip.bool().view(-1, 1, 1, 1), images.flip(2), images)
         return images
 
 
-def to_tensor(array: npt.NDArray[np.uint8 | np.int64], device: torch.device) -> Tensor:
-    """Copy images, labels or draws to the device."""
-    return torch.from_numpy(np.array(array)).to(device)
+class ImageView:
+    """The view of images of a shape (H, W, C)."""
 
+    def __init__(
+        self,
+        augmentation: Augmentation,
+        mean: Sequence[float],
+        std: Sequence[float],
+        shape: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self.augmentation, self.device = augmentation, device
+        self.pixels = shape[0] * shape[1]
+        self.plain = Normalize(mean, std, device)
 
-def batch_size(height: int, width: int) -> int:
-    """Return the number of images in a batch of an evaluation, which follows from the size of an image alone."""
-    return max(1, 256 * 32 * 32 // (height * width))
+    def augmenter(self, stored: Tensor) -> Augmenter:
+        """Return what crops and flips images, uint8, shape (N, H, W, C)."""
+        return Augment(stored, self.augmentation)
+
+    def batch_size(self, norms: bool = False) -> int:
+        """Return how many images to pass at a time.
+
+        For gradient norms on a CPU few are fastest, because their feature maps fit its cache. A GPU needs many to be
+        busy.
+        """
+        if not norms:
+            return max(1, 256 * 32 * 32 // self.pixels)
+        at_once, least = (32, 4) if self.device.type == "cpu" else (256, 32)
+        return max(least, at_once * 32 * 32 // self.pixels)
