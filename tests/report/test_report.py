@@ -356,7 +356,7 @@ class TestCollect:
     def test_a_missing_or_foreign_file_is_told_and_partly_there_is_partly_read(self, files: Layout) -> None:
         victim = next(iter(Path("results").rglob("round2/metrics.json")))
         victim.write_text("{}")
-        with pytest.raises(UserError, match=rf"{victim}: 'labels' is missing"):
+        with pytest.raises(UserError, match=rf"{victim}: 'accuracy' is missing"):
             collect.measurements(STUDY)
         victim.unlink()
         with pytest.raises(UserError, match=rf"{victim}: missing: the study is not finished"):
