@@ -23,7 +23,7 @@ from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
 from lplgrad.report import figures, style, tables, trial_figures
 from lplgrad.report.document import document
-from lplgrad.rounds.pool import LabeledSet
+from lplgrad.rounds.pool import UNKNOWN, LabeledSet
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import StudyFile
@@ -260,6 +260,16 @@ def test_a_contact_sheet_without_choices_says_why(data: DatasetArrays) -> None:
     assert "round 1" in later
 
 
+def test_an_unknown_label_is_named_and_no_prediction_is_wrong(data: DatasetArrays) -> None:
+    """Image 0 was labelled as class 1 and predicted as class 2; what image 1 shows is not known."""
+    scores = pd.DataFrame({"index": [0, 1], "score": [2.0, 1.0], "predicted_class": 2, "selected": 1})
+    after = LabeledSet(np.arange(2), np.full(2, 2), np.array([1, UNKNOWN]))
+    axes = trial_figures.contact_sheet([trial_figures.Query(1, scores, after)], data).axes
+    assert [axis.get_title().split("\n")[0] for axis in axes[:2]] == ["class1", "unknown"]
+    assert ["class2" in [text.get_text() for text in axis.texts] for axis in axes[:2]] == [True, False]
+    assert [bar.get_height() for bar in axes[-1].patches] == [0, 1, 0, 0]
+
+
 def titled(**titles: str) -> StudyFile:
     """The tiny study with other titles of strategies."""
     strategies = STUDY.study.strategies
@@ -384,7 +394,7 @@ class TestCollect:
     def test_a_missing_or_foreign_file_is_told_and_partly_there_is_partly_read(self, files: Layout) -> None:
         victim = next(iter(Path("results").rglob("round2/metrics.json")))
         victim.write_text("{}")
-        with pytest.raises(UserError, match=rf"{victim}: 'labels' is missing"):
+        with pytest.raises(UserError, match=rf"{victim}: 'accuracy' is missing"):
             collect.measurements(STUDY)
         victim.unlink()
         with pytest.raises(UserError, match=rf"{victim}: missing: the study is not finished"):

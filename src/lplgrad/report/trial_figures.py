@@ -196,7 +196,7 @@ def _thumbnail(axis: Any, candidate: pd.Series[Any], data: DatasetArrays, names:
     name = "unknown" if label == UNKNOWN else names[label]
     score = "" if math.isnan(candidate["score"]) else f"{candidate['score']:.3g}"
     axis.set_title(f"{name[:12]}\n{score}", fontsize=6.5, pad=2, linespacing=1.1)
-    if not pd.isna(predicted) and int(predicted) != label:
+    if label != UNKNOWN and not pd.isna(predicted) and int(predicted) != label:
         below = {"transform": axis.transAxes, "ha": "center", "va": "top"}
         axis.text(0.5, -0.04, names[int(predicted)][:12], **below, fontsize=6.5, color="#B23A00")
 
