@@ -424,11 +424,12 @@ class Study(Settings):
             )
         offered = kind.offered(options, backbone)
         for need in strategy.needs:
-            if need.rpartition(":")[2] not in {*offered, "labels"}:
+            output = need.rpartition(":")[2]  # also of labelled examples
+            if output not in {*offered, "labels"}:
                 others = [
                     name
-                    for name in recipes.registry.names()
-                    if need in recipes.registry.load(name).offered(recipes.registry.load(name).options(), backbone)
+                    for name, other in ((name, recipes.registry.load(name)) for name in recipes.registry.names())
+                    if other.wants(other.options()) <= backbone and output in other.offered(other.options(), backbone)
                 ]
                 hint = f"recipes that train one of {others} do" if others else "no recipe offers it with this backbone"
                 return (
