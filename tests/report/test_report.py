@@ -169,7 +169,8 @@ def test_bars_of_many_classes_can_be_seen() -> None:
         train=SimpleNamespace(images=np.zeros((classes, 2, 2, 1), np.uint8), labels=labels),
         classes=[str(label) for label in labels],
     )
-    scores = pd.DataFrame({"index": labels, "score": 1.0, "predicted_class": 0, "selected": labels % 7 == 0})
+    picks = np.where(labels % 7 == 0, labels // 7 + 1.0, np.nan)
+    scores = pd.DataFrame({"index": labels, "score": 1.0, "predicted_class": 0, "pick": picks})
     figure = trial_figures.contact_sheet([trial_figures.Query(1, scores)], cast(Any, data))
     figure.set_dpi(200)
     figure.canvas.draw()
@@ -213,17 +214,17 @@ def test_one_round_has_one_tick() -> None:
     assert [tick for tick in figure.axes[1].get_xticks() if low <= tick <= high] == [10]
 
 
-def query(number: int, selected: list[int]) -> trial_figures.Query:
-    frame = pd.DataFrame({"index": range(4), "score": 1.0, "predicted_class": 0, "selected": selected})
-    return trial_figures.Query(number, frame if any(selected) else frame.iloc[:0])
+def query(number: int, picks: list[float]) -> trial_figures.Query:
+    frame = pd.DataFrame({"index": range(4), "score": 1.0, "predicted_class": 0, "pick": picks})
+    return trial_figures.Query(number, frame if np.nansum(picks) else frame.iloc[:0])
 
 
 def test_a_contact_sheet_without_choices_says_why(data: DatasetArrays) -> None:
     """A trial of one round has no query, and queries after its target accuracy was reached choose nothing."""
     assert "no query of this trial bought labels. It has one round." in words(trial_figures.contact_sheet([], data))
-    stopped = [query(number, [0, 0, 0, 0]) for number in (1, 2)]
+    stopped = [query(number, [np.nan] * 4) for number in (1, 2)]
     assert "It reached its target accuracy in round 1." in words(trial_figures.contact_sheet(stopped, data))
-    later = words(trial_figures.contact_sheet([query(1, [1, 1, 0, 0]), *stopped[1:]], data))
+    later = words(trial_figures.contact_sheet([query(1, [2, 1, np.nan, np.nan]), *stopped[1:]], data))
     assert "The trial reached its target accuracy in round 2 and chose no more." in later
     assert "round 1" in later
 
