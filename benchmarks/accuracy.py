@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from lplgrad.rounds.transforms import Normalize, to_tensor
 
 from benchmarks.measure import Figure, quartiles
-from lplgrad.datasets import load
+from lplgrad import datasets
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine import devices
-from lplgrad.machine.randomness import Purpose, stream
+from lplgrad.machine.randomness import stream
+from lplgrad.rounds.checkpoints import build, first_weights, to_device
+from lplgrad.rounds.draws import Draws
 from lplgrad.rounds.evaluation import accuracy, predict
 from lplgrad.rounds.loop import train
-from lplgrad.rounds.networks import first_networks
-from lplgrad.rounds.oracle import pool_labels
-from lplgrad.rounds.transforms import Normalize, to_tensor
-from lplgrad.study.settings import Augmentation, Model, Normalization, Recipe, Training
+from lplgrad.study.settings import Augmentation, BackboneRow, Normalization, RecipeRow, Training
 
 NAME = "accuracy"
 ROUNDS, QUERY_SIZE = 3, 25
@@ -37,7 +38,7 @@ def run(quick: bool) -> Iterator[Figure]:
     precisions = ["bfloat16", *(["tf32"] if device.type == "cuda" else [])]
     seeds = range(1, 3 if quick else 6)
     with tempfile.TemporaryDirectory() as folder:
-        source = load("digits")
+        source = datasets.registry.load("digits")
         write_dataset(Path(folder), source.prepare(source.options(), Path(folder)))
         data = open_dataset(Path(folder))
         found = {
@@ -72,26 +73,25 @@ def trial(data: DatasetArrays, seed: int, precision: str, device: torch.device) 
     """Test accuracy after each round of a warm trial of the strategy ``random``."""
     normalization = Normalization(mean=data.mean, std=data.std)
     normalize = Normalize(normalization, device)
-    order = np.random.default_rng(seed).permutation(len(data.splits["train"].images))
-    networks = first_networks(Model(name="small_resnet"), data.channels, len(data.classes), False, seed, 1).to(device)
+    images = {name: split.images for name, split in data.splits.items()}
+    order = np.random.default_rng(seed).permutation(len(images["train"]))
+    backbone, shape = BackboneRow(name="small_resnet"), (data.channels, *images["train"].shape[1:3])
+    learner = build(backbone, RecipeRow(trains="plain"), shape, len(data.classes))
+    streams = partial(stream, seed, round_number=1)
+    learner = to_device(first_weights(learner, backbone, streams), device)
     accuracies = []
     for number in range(1, ROUNDS + 1):
         labeled = np.sort(order[: number * QUERY_SIZE])
+        draws = Draws(
+            to_tensor(data.train.images[labeled], device),
+            to_tensor(data.train.labels[labeled], device),
+            TRAINING.batch_size,
+            Augmentation(crop_padding=1),
+            normalization,
+            partial(stream, seed, round_number=number),
+        )
         with devices.tf32(precision == "tf32"):
-            list(
-                train(
-                    networks,
-                    to_tensor(data.splits["train"].images[labeled], device),
-                    to_tensor(pool_labels(data)[labeled], device),
-                    TRAINING,
-                    Recipe(),
-                    Augmentation(crop_padding=1),
-                    normalization,
-                    stream(seed, Purpose.BATCHES, number),
-                    stream(seed, Purpose.AUGMENTATION, number),
-                    precision,
-                )
-            )
-        logits = predict(networks, [normalize(to_tensor(np.asarray(data.splits["test"].images), device))]).logits
+            list(train(learner, draws, TRAINING, precision))
+        logits = predict(learner, [view.plain(to_tensor(np.asarray(images["test"]), device))])["logits"]
         accuracies.append(accuracy(logits.cpu().numpy(), data.splits["test"].labels))
     return accuracies

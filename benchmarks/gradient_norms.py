@@ -19,21 +19,29 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Figure, figures, interleave, matrix_products, operations
 from lplgrad.acquisition.entropy import entropy
+from lplgrad.backbones._network import initialize
 from lplgrad.gradient_norms import PerSampleGradientNorms
 from lplgrad.machine import devices
-from lplgrad.rounds.models import build_model, initialize
+from lplgrad.rounds.checkpoints import build
 from lplgrad.rounds.needs import gradient_batch_size
-from lplgrad.study.settings import Compute, Model
+from lplgrad.study.settings import BackboneRow, Compute, RecipeRow
 
 Case = Callable[[Tensor], Tensor | list[Tensor] | None]
 NAME = "gradient_norms"
 
 
+def first_resnet18(large: bool, generator: torch.Generator) -> nn.Module:
+    """ResNet-18 with first weights."""
+    backbone = BackboneRow.model_validate({"name": "resnet18", "stem": "imagenet" if large else "cifar"})
+    model = build(backbone, RecipeRow(trains="plain"), (3, 32, 32), 10).model
+    initialize(model, generator)
+    return model
+
+
 def resnet18(large: bool = False) -> nn.Module:
     """ResNet-18 with first weights whose batch norm has seen noise, in eval mode."""
-    model = build_model(Model(stem="imagenet" if large else "cifar"), 3, 10)
     generator = torch.Generator().manual_seed(0)
-    initialize(model, generator)
+    model = first_resnet18(large, generator)
     side = 64 if large else 32
     with torch.no_grad():
         model.train()(torch.randn(64, 3, side, side, generator=generator))
@@ -199,8 +207,7 @@ def _memory(count: int, side: int) -> float:
 
 def _peak(count: int, side: int) -> float:
     device = devices.set_up(Compute())
-    model = build_model(Model(stem="imagenet" if side > 64 else "cifar"), 3, 10).eval()
-    initialize(model, torch.Generator().manual_seed(0))
+    model = first_resnet18(side > 64, torch.Generator().manual_seed(0)).eval()
     model, images = model.to(device), torch.randn(count, 3, side, side).to(device)
     exact(model)(images[:1])  # what torch loads at first use
     if device.type == "cuda":

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from functools import partial
 
 import torch
 from torch import nn
@@ -20,16 +21,20 @@ from torch.nn import functional as F
 
 from benchmarks.measure import Figure, OwnProcess, figures, interleave, matrix_products, operations
 from lplgrad.machine import devices
-from lplgrad.machine.randomness import Purpose, stream
-from lplgrad.rounds.loop import train
-from lplgrad.rounds.networks import first_networks
-from lplgrad.study.settings import Augmentation, Compute, Model, Normalization, Recipe, Training
+from lplgrad.machine.randomness import stream
+from lplgrad.recipes import Learner
+from lplgrad.rounds.checkpoints import build, first_weights, to_device
+from lplgrad.rounds.draws import Draws
+from lplgrad.rounds.loop import Epoch, train
+from lplgrad.study.settings import Augmentation, BackboneRow, Compute, Normalization, RecipeRow, Training
 
 NAME = "training"
 BATCH = 128
 REFERENCE = "plain recipe, float32"
 AUGMENTATION = Augmentation(horizontal_flip=True, crop_padding=4)
 NORMALIZATION = Normalization(mean=[0.5] * 3, std=[0.25] * 3)
+PLAIN, JOINT = RecipeRow(trains="plain"), RecipeRow(trains="joint")
+DETACHED = RecipeRow.model_validate({"trains": "joint", "detach_after": 0})
 
 
 def run(quick: bool) -> Iterator[Figure]:
@@ -42,11 +47,9 @@ def run(quick: bool) -> Iterator[Figure]:
     total = operations_of_an_epoch(count)
     precisions = ("float32", *(["tf32"] if gpu else []), "bfloat16")
     for precision in precisions:
-        cases[f"plain, {precision}"] = epoch(images, labels, device, precision, Recipe())
-        cases[f"joint, attached, {precision}"] = epoch(images, labels, device, precision, Recipe(auxiliary=True))
-    cases["joint, detached, float32"] = epoch(
-        images, labels, device, "float32", Recipe(auxiliary=True, detach_after=0), before=1
-    )
+        cases[f"plain, {precision}"] = epoch(images, labels, device, precision, PLAIN)
+        cases[f"joint, attached, {precision}"] = epoch(images, labels, device, precision, JOINT)
+    cases["joint, detached, float32"] = epoch(images, labels, device, "float32", DETACHED, before=1)
     for layout, memory_format in (("channels-last", torch.channels_last), ("contiguous", torch.contiguous_format)):
         cases[f"both passes alone, float32, {layout}"] = passes(images, labels, device, memory_format)
     for dtype in (torch.float32, torch.bfloat16):
@@ -69,8 +72,24 @@ def run(quick: bool) -> Iterator[Figure]:
 
 def operations_of_an_epoch(count: int) -> int:
     """Floating-point operations of the convolutions and products that a model's training takes for ``count`` images."""
-    model = first_networks(Model(), 3, 10, False, 1, 1).model
+    model = learner_of("resnet18").model
     return operations(lambda: model(torch.zeros(2, 3, 32, 32)).sum().backward()) * count // 2
+
+
+def learner_of(backbone: str, recipe: RecipeRow = PLAIN) -> Learner:
+    """A learner of ten classes with first weights, on the CPU."""
+    row = BackboneRow(name=backbone)
+    return first_weights(build(row, recipe, (3, 32, 32), 10), row, seed=1, round_number=1)
+
+
+def steps_of(
+    learner: Learner, images: torch.Tensor, labels: torch.Tensor, device: torch.device, precision: str = "float32"
+) -> Iterator[Epoch]:
+    """The program's own training, an epoch a step."""
+    training = Training(epochs=1_000, milestones=[], batch_size=BATCH, learning_rate=0.01)
+    examples = images.to(device), labels.to(device)
+    draws = Draws(*examples, BATCH, AUGMENTATION, NORMALIZATION, partial(stream, 1, round_number=1))
+    return train(to_device(learner, device), draws, training, precision)
 
 
 def made_up(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,14 +100,10 @@ def made_up(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def epoch(
-    images: torch.Tensor, labels: torch.Tensor, device: torch.device, precision: str, recipe: Recipe, before: int = 0
+    images: torch.Tensor, labels: torch.Tensor, device: torch.device, precision: str, recipe: RecipeRow, before: int = 0
 ) -> Callable[[], object]:
     """The program's own training, an epoch a call; the first ``before`` + 1 epochs are those of an attached module."""
-    networks = first_networks(Model(), 3, 10, recipe.auxiliary, 1, 1).to(device)
-    images, labels = images.to(device), labels.to(device)
-    training = Training(epochs=1_000, milestones=[], batch_size=BATCH, learning_rate=0.01)
-    streams = (stream(1, Purpose.BATCHES, 1), stream(1, Purpose.AUGMENTATION, 1))
-    steps = train(networks, images, labels, training, recipe, AUGMENTATION, NORMALIZATION, *streams, precision)
+    steps = steps_of(learner_of("resnet18", recipe), images, labels, device, precision)
     for _ in range(before):
         next(steps)
 
@@ -103,7 +118,7 @@ def passes(
     images: torch.Tensor, labels: torch.Tensor, device: torch.device, memory_format: torch.memory_format
 ) -> Callable[[], object]:
     """Forward and backward passes over images in a memory format, without augmentation and optimiser."""
-    network = first_networks(Model(), 3, 10, False, 1, 1).model.train()
+    network = learner_of("resnet18").model.train()
     model = network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     inputs = (images.to(device).permute(0, 3, 1, 2) / 255).contiguous(memory_format=memory_format)
     batches = list(zip(inputs.split(BATCH), labels.to(device).split(BATCH), strict=True))
@@ -144,7 +159,7 @@ def plain_recipe(count: int) -> Callable[[], object]:
     loader = torch.utils.data.DataLoader(
         Photographs(), BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
     )
-    model: nn.Module = first_networks(Model(), 3, 10, False, 1, 1).model.to(device).train()
+    model: nn.Module = learner_of("resnet18").model.to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
     def case() -> None:
@@ -163,11 +178,7 @@ def against_labels(quick: bool) -> Iterator[Figure]:
     sizes = (128, 256, 512, 1024)
     for size in sizes:
         images, labels = made_up(size)
-        networks = first_networks(Model(name="small_resnet"), 3, 10, False, 1, 1).to(device)
-        streams = (stream(1, Purpose.BATCHES, 1), stream(1, Purpose.AUGMENTATION, 1))
-        training = Training(epochs=1_000, milestones=[], batch_size=BATCH, learning_rate=0.01)
-        arguments = (training, Recipe(), AUGMENTATION, NORMALIZATION, *streams)
-        steps = train(networks, images.to(device), labels.to(device), *arguments)
+        steps = steps_of(learner_of("small_resnet"), images, labels, device)
         cases[f"{size} labels"] = lambda steps=steps: next(steps)  # type: ignore[misc]
     seconds = interleave(cases, 2 if quick else 7)
     setting = f"small_resnet, 32x32, an epoch against labels, {device.type}"
@@ -193,7 +204,8 @@ def _share(barrier: threading.Barrier, case: str, count: int) -> float:
     if case == REFERENCE:
         turn = plain_recipe(count)  # in a process of its own, so with the defaults of PyTorch
     else:
-        turn = epoch(*made_up(count), devices.set_up(Compute()), case, Recipe())
+        images, labels = made_up(count)
+        turn = epoch(images, labels, devices.set_up(Compute()), case, PLAIN)
     turn()
     barrier.wait()
     start = time.perf_counter()

@@ -92,5 +92,5 @@ def lplgrad(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]
     return call
 
 
-TRAIN = "{model: {name: small_resnet, width: 4}, training: {epochs: 2, batch_size: 8, milestones: []}}"
-JOINT = TRAIN[:-1] + ", recipe: {auxiliary: true}}"
+TRAIN = "{backbone: {name: small_resnet, width: 4}, training: {epochs: 2, batch_size: 8, milestones: []}}"
+JOINT = TRAIN[:-1] + ", recipe: {trains: joint}}"

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from lplgrad.acquisition import Choice
 from lplgrad.datasets import Prepared
 from lplgrad.datasets.prepared.arrays import Images
 from lplgrad.datasets.prepared.writing import write_dataset
@@ -112,15 +113,14 @@ def _query(
     number = int(labeled.rounds.max())
     candidates = draw_candidates(POOL, labeled, budget.candidates, trial.seed, number)[: 0 if stopped else None]
     scores = draw.random(len(candidates)).astype(np.float32)
-    selected = np.zeros(len(candidates), bool)
-    selected[np.argsort(-scores, kind="stable")[: budget.query_size]] = True
+    choice = Choice(np.argsort(-scores, kind="stable")[: budget.query_size], scores)
     said: dict[str, Any] = {}
     if trial.strategy != "random":
         shares = draw.uniform(0.3, 0.9, size=(2, len(candidates)))
         said = {"entropy": shares[0], "confidence": shares[1], "predicted": np.zeros(len(candidates), np.int64)}
-    chosen = candidates[selected]
+    chosen = candidates[choice.picks]
     after = labeled if stopped else labeled.extended(chosen, chosen % classes, number + 1)
-    write_scores(folder / "scores.csv", candidates, scores, selected, **said)
+    write_scores(folder / "scores.csv", candidates, choice, **said)
     write_labeled(folder / "next_labeled.csv", after)
     write_json(folder / "query_timing.json", {"query_seconds": 0.0 if stopped else 0.2, "peak_memory_mb": 9.0})
     if stopped or trial.strategy == "random":

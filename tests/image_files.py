@@ -151,7 +151,7 @@ def photos(folder: Path) -> Path:
 
 def prepare(name: str, downloads: Path, **options: Any) -> Prepared:
     """What a source of images returns, before anything is decoded."""
-    source = datasets.load(name)
+    source = datasets.registry.load(name)
     return source.prepare(source.options(**options), downloads)
 
 

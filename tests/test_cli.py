@@ -18,7 +18,7 @@ import torch
 from lplgrad.cli import COMMANDS, main, parser
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
 from lplgrad.machine.files import file_digest, write_json
-from lplgrad.rounds import networks
+from lplgrad.rounds.checkpoints import load
 from lplgrad.rounds.oracle import pool_labels
 from tests.by_hand import QUERY, Call, first_round, of_round, query, train
 from tests.conftest import JOINT, replace_array
@@ -138,20 +138,20 @@ class TestRound:
         labeled = started / "round1" / "next_labeled.csv"
         before = started / "round1" / "checkpoint.safetensors"
         still = JOINT.replace("milestones: []", "milestones: [], learning_rate: 1.0e-30, weight_decay: 0")
-        fresh = still.replace("auxiliary: true", "auxiliary: true, init: fresh")
+        fresh = still.replace("trains: joint", "trains: joint, init: fresh")
         assert train(lplgrad, started, still, 2, "warm", labeled=labeled, checkpoint=before)[0] == 0
         assert train(lplgrad, started, fresh, 2, "fresh", labeled=labeled)[0] == 0
 
         def weights(folder: str) -> list[torch.Tensor]:
-            found = networks.load(started / folder / "checkpoint.safetensors").networks
-            return [p.detach() for network in found.named().values() for p in network.parameters()]
+            found = load(started / folder / "checkpoint.safetensors").learner
+            return [p.detach() for network in found.networks.values() for p in network.parameters()]
 
         for a, b in zip(weights("warm"), weights("round1"), strict=True):
             assert torch.equal(a, b)
         assert not all(torch.equal(a, b) for a, b in zip(weights("fresh"), weights("round1"), strict=True))
 
     def test_every_round_has_batches_of_its_own(self, started: Path, lplgrad: Call) -> None:
-        fresh = JOINT.replace("auxiliary: true", "auxiliary: true, init: fresh").replace("epochs: 2", "epochs: 1")
+        fresh = JOINT.replace("trains: joint", "trains: joint, init: fresh").replace("epochs: 2", "epochs: 1")
         checkpoints = []
         for number in (2, 3):
             labeled = of_round(number, started)
@@ -169,15 +169,14 @@ class TestRound:
     def test_predictions_do_not_depend_on_how_images_are_batched(self, started: Path) -> None:
         from lplgrad.rounds.evaluation import predict
 
-        found = networks.load(started / "round1" / "checkpoint.safetensors").networks
+        found = load(started / "round1" / "checkpoint.safetensors").learner
         images = torch.randn(12, 1, 8, 8)
-        for network in found.named().values():
+        for network in found.networks.values():
             network.train()
-        running = found.model.bn1.running_mean
-        assert isinstance(running, torch.Tensor)
+        running = found.model.get_buffer("bn1.running_mean")
         before = running.clone()
-        together = predict(found, [images]).logits
-        apart = predict(found, images.split(1)).logits
+        together = predict(found, [images])["logits"]
+        apart = predict(found, images.split(1))["logits"]
         assert torch.allclose(together, apart, atol=1e-5)
         assert torch.equal(running, before)
 

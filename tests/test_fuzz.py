@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,19 @@ from lplgrad.datasets.prepared.arrays import Images, open_array, open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
-from lplgrad.rounds import networks
+from lplgrad.rounds import checkpoints
 from lplgrad.rounds.files import read_labeled
-from lplgrad.rounds.loop import Optimizer, State
+from lplgrad.rounds.loop import Epoch, State
+from lplgrad.rounds.optimizers import optimizer_of
 from lplgrad.rounds.oracle import pool_labels
 from lplgrad.rounds.resume import restore, save
 from lplgrad.study.reading import read_study, read_study_file
-from lplgrad.study.settings import Model, Normalization, Study, StudyFile, Training
+from lplgrad.study.settings import Study, StudyFile
 from lplgrad.study.validation import merge, read_yaml
 from tests.conftest import CLASSES, small_images
+from tests.learners import JOINT, NORMALIZATION, SMALL, TRAINING, draws_of, learner_of
 
 HOME = Path(__file__).parents[1]
-MODEL = Model(name="small_resnet", width=4)
 FUZZ = settings(
     max_examples=300, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -118,8 +120,8 @@ def test_scores_of_test_images(tmp_path: Path, data: bytes) -> None:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.safetensors"
-    trained = networks.first_networks(MODEL, 1, 3, True, seed=1, round_number=1)
-    networks.save(path, trained, MODEL, Normalization(mean=[0.5], std=[0.2]), ["a", "b", "c"])
+    learner = learner_of(JOINT, classes=3)
+    checkpoints.save(path, learner, SMALL, JOINT, (1, 8, 8), NORMALIZATION, ["a", "b", "c"])
     return path.read_bytes()
 
 
@@ -170,24 +172,26 @@ def test_checkpoints(tmp_path: Path, checkpoint: bytes, data: st.DataObject) -> 
         other = data.draw(other_value(described))
         broken = change_header(checkpoint, lambda header: {**header, "__metadata__": {"lplgrad": json.dumps(other)}})
     path.write_bytes(broken)
-    found = read_or_refuse(lambda: networks.load(path))
+    found = read_or_refuse(lambda: checkpoints.load(path))
     if found is not None:
         assert len(broken) >= len(checkpoint) - 200, "nothing that is cut off is accepted"
-        assert found.networks.model.fc.out_features == len(found.classes)
+        assert len(found.learner.model.get_parameter("fc.weight")) == len(found.classes)
         assert len(found.normalization.mean) == len(found.normalization.std)
 
 
 def fresh_state() -> State:
-    trained = networks.first_networks(MODEL, 1, 3, True, seed=1, round_number=1)
-    optimizers = {name: Optimizer(network, Training()) for name, network in trained.named().items()}
-    return State(trained, optimizers, np.random.default_rng(1), np.random.default_rng(2), epochs=9)
+    learner, draws = learner_of(JOINT, classes=3), draws_of()
+    learner.begin(TRAINING, lambda network: optimizer_of(TRAINING, network.parameters()), nullcontext)
+    draws.begin_epoch(0)
+    draws.labeled()
+    return State(learner, draws, epochs=9)
 
 
 @pytest.fixture(scope="module")
 def progress(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("progress") / "progress.safetensors"
     state = fresh_state()
-    state.epoch = 4
+    state.epoch, state.last = 4, Epoch(4, {"loss": 0.5, "pair loss": 0.25}, 0.1)
     save(state, path, "same", 1.5, ["a card"])
     return path.read_bytes()
 
@@ -210,7 +214,8 @@ def test_progress(tmp_path: Path, progress: bytes, data: st.DataObject) -> None:
     if seconds is not None:
         assert 1 <= state.epoch < state.epochs
         assert 0 <= seconds < float("inf")
-        state.batches.permutation(5)
+        state.draws.begin_epoch(state.epoch)
+        state.draws.labeled()
     else:
         assert state.epoch == 0
 

@@ -27,21 +27,25 @@ import yaml
 from torch import Tensor, nn
 
 from lplgrad.acquisition.entropy import entropy
+from lplgrad.backbones._network import Outputs
+from lplgrad.backbones._residual import ResNet
 from lplgrad.datasets import Prepared
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.gradient_norms import PerSampleGradientNorms
 from lplgrad.machine import devices
 from lplgrad.machine.leases import visible_devices
-from lplgrad.machine.randomness import Purpose, stream
+from lplgrad.machine.randomness import stream
+from lplgrad.recipes import Learner
 from lplgrad.rounds import needs
+from lplgrad.rounds.checkpoints import tensors_of, to_device
+from lplgrad.rounds.draws import Draws
 from lplgrad.rounds.files import write_labeled
 from lplgrad.rounds.loop import State, train
-from lplgrad.rounds.models import ResNet
-from lplgrad.rounds.networks import Networks, first_networks
-from lplgrad.study.settings import Augmentation, Compute, Model, Normalization, Recipe, Training
+from lplgrad.study.settings import BackboneRow, Compute, RecipeRow, Training
 from tests.by_hand import Call
 from tests.conftest import first_labels, small_images
 from tests.gradient_norms.test_gradient_norms import oracle
+from tests.learners import PLAIN, joint, learner_of
 from tests.machine.test_fork_server import Owner
 
 ON_CPU = os.environ.get("LPLGRAD_GPU_TESTS") == "cpu"
@@ -53,28 +57,30 @@ only_gpu = pytest.mark.skipif(ON_CPU, reason="needs a real GPU")
 # Other packages may come from PYTHONPATH too.
 PYTHONPATH = os.pathsep.join(filter(None, [str(HOME / "src"), os.environ.get("PYTHONPATH")]))
 
+
+def backbone(name: str = "resnet18", **options: Any) -> BackboneRow:
+    return BackboneRow.model_validate({"name": name, **options})
+
+
 # The smallest networks that CUDA's deterministic and channels-last kernels see in a study, and the real one.
-MODELS = {
-    "resnet18 cifar": Model(width=16),
-    "resnet18 imagenet": Model(stem="imagenet", width=16),
-    "small_resnet cifar": Model(name="small_resnet"),
-    "small_resnet imagenet": Model(name="small_resnet", stem="imagenet"),
-    "resnet18 full": Model(),
+BACKBONES = {
+    "resnet18 cifar": backbone(width=16),
+    "resnet18 imagenet": backbone(stem="imagenet", width=16),
+    "small_resnet cifar": backbone("small_resnet"),
+    "small_resnet imagenet": backbone("small_resnet", stem="imagenet"),
+    "resnet18 full": backbone(),
 }
-NORM_MODELS = {
-    "resnet18 cifar": Model(),
-    "resnet18 imagenet": Model(stem="imagenet"),
-    "small_resnet cifar": Model(name="small_resnet"),
-    "small_resnet imagenet": Model(name="small_resnet", stem="imagenet"),
+NORM_BACKBONES = {
+    "resnet18 cifar": backbone(),
+    "resnet18 imagenet": backbone(stem="imagenet"),
+    "small_resnet cifar": backbone("small_resnet"),
+    "small_resnet imagenet": backbone("small_resnet", stem="imagenet"),
 }
-RECIPES = {
-    "plain": Recipe(),
-    "attached": Recipe(auxiliary=True, detach_after=1),
-    "detached": Recipe(auxiliary=True, detach_after=0),
-}
+RECIPES = {"plain": PLAIN, "attached": joint(detach_after=1), "detached": joint(detach_after=0)}
 TRAINING = Training(epochs=3, batch_size=16, learning_rate=0.02, milestones=[2])
 NORMALIZATION = Normalization(mean=[0.5] * 3, std=[0.25] * 3)
-STAGES = ResNet.stages
+OUTPUTS = ResNet.outputs
+AUGMENTATION = Augmentation(horizontal_flip=True, crop_padding=4)
 
 
 @pytest.fixture(scope="module")
@@ -103,35 +109,38 @@ def some_images(count: int, side: int = 32) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.array(images.images)), torch.from_numpy(np.array(images.labels))
 
 
+def first(
+    row: BackboneRow, device: torch.device, recipe: RecipeRow = PLAIN, side: int = 32, classes: int = 10
+) -> Learner:
+    """A learner with first weights on the device."""
+    return to_device(learner_of(recipe, row, (3, side, side), classes), device)
+
+
+def examples(device: torch.device, side: int, batch_size: int) -> Draws:
+    """40 labelled images on the device, augmented."""
+    images, labels = (tensor.to(device) for tensor in some_images(40, side))
+    return Draws(images, labels, batch_size, AUGMENTATION, NORMALIZATION, partial(stream, 1, round_number=1))
+
+
 def trained(
-    model: Model,
-    recipe: Recipe,
+    row: BackboneRow,
+    recipe: RecipeRow,
     device: torch.device,
     precision: str = "float32",
     begin: Callable[[State], None] = lambda state: None,
     side: int = 32,
     training: Training = TRAINING,
-) -> tuple[Networks, list[float]]:
-    """Networks after a short training, and the losses of its epochs."""
-    images, labels = some_images(40, side)
-    networks = first_networks(model, 3, 4, recipe.auxiliary, 1, 1).to(device)
-    streams = (stream(1, Purpose.BATCHES, 1), stream(1, Purpose.AUGMENTATION, 1))
-    augmentation = Augmentation(horizontal_flip=True, crop_padding=4)
-    steps = train(
-        networks, images.to(device), labels.to(device), training, recipe, augmentation, NORMALIZATION, *streams,
-        precision, begin,
-    )  # fmt: skip
+) -> tuple[Learner, list[float]]:
+    """A learner after a short training, and the losses of its epochs."""
+    learner = first(row, device, recipe, side, classes=4)
+    steps = train(learner, examples(device, side, training.batch_size), training, precision, begin)
     with devices.tf32(precision == "tf32"):
-        return networks, [epoch.loss for epoch in steps]
+        return learner, [epoch.means["loss"] for epoch in steps]
 
 
-def weights(networks: Networks) -> dict[str, bytes]:
-    """The bytes of all tensors of networks, by name."""
-    return {
-        f"{name}.{key}": value.detach().cpu().contiguous().numpy().tobytes()
-        for name, network in networks.named().items()
-        for key, value in network.state_dict().items()
-    }
+def weights(learner: Learner) -> dict[str, bytes]:
+    """The bytes of all tensors of a learner, by name."""
+    return {name: tensor.detach().cpu().contiguous().numpy().tobytes() for name, tensor in tensors_of(learner).items()}
 
 
 def test_deterministic_mode_is_on_and_does_not_fill_new_memory(device: torch.device) -> None:
@@ -140,18 +149,18 @@ def test_deterministic_mode_is_on_and_does_not_fill_new_memory(device: torch.dev
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", BACKBONES)
 def test_two_trainings_give_the_same_bytes(device: torch.device, model: str, recipe: str) -> None:
-    runs = [trained(MODELS[model], RECIPES[recipe], device) for _ in range(2)]
+    runs = [trained(BACKBONES[model], RECIPES[recipe], device) for _ in range(2)]
     assert weights(runs[0][0]) == weights(runs[1][0])
     assert runs[0][1] == runs[1][1]
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 def test_every_precision_trains_and_repeats_its_bytes(device: torch.device, precision: str) -> None:
-    (one, losses), (other, _) = (trained(Model(), RECIPES["attached"], device, precision) for _ in range(2))
+    (one, losses), (other, _) = (trained(backbone(), RECIPES["attached"], device, precision) for _ in range(2))
     assert weights(one) == weights(other)
-    exact, exact_losses = trained(Model(), RECIPES["attached"], device)
+    exact, exact_losses = trained(backbone(), RECIPES["attached"], device)
     assert losses[0] == pytest.approx(exact_losses[0], rel=0.05 if precision == "bfloat16" else 0.01)
     if not (ON_CPU and precision == "tf32"):
         assert (weights(one) == weights(exact)) == (precision == "float32"), "another precision rounds differently"
@@ -166,15 +175,15 @@ def test_training_agrees_with_the_processor(device: torch.device, monkeypatch: p
         first_weights: list[dict[str, bytes]] = []
         batches: list[Tensor] = []
 
-        def spy(model: ResNet, images: Tensor, seen: list[Tensor] = batches) -> list[Tensor]:
+        def spy(model: ResNet, images: Tensor, stages: bool = False, seen: list[Tensor] = batches) -> Outputs:
             seen.append(((images.double().cpu() * 0.25 + 0.5) * 255).round())  # as before the normalisation
-            return STAGES(model, images)
+            return OUTPUTS(model, images, stages)
 
         def begin(state: State, seen: list[dict[str, bytes]] = first_weights) -> None:
-            seen.append(weights(state.networks))
+            seen.append(weights(state.learner))
 
-        monkeypatch.setattr(ResNet, "stages", spy)
-        _, losses = trained(Model(width=16), RECIPES[recipe], place, begin=begin, training=one_step)
+        monkeypatch.setattr(ResNet, "outputs", spy)
+        _, losses = trained(backbone(width=16), RECIPES[recipe], place, begin=begin, training=one_step)
         runs.append((first_weights, torch.stack(batches), losses))
     (weights_cpu, batches_cpu, losses_cpu), (weights_gpu, batches_gpu, losses_gpu) = runs
     assert weights_cpu == weights_gpu
@@ -184,9 +193,9 @@ def test_training_agrees_with_the_processor(device: torch.device, monkeypatch: p
 
 
 def test_a_training_at_224_pixels(device: torch.device) -> None:
-    networks, losses = trained(Model(stem="imagenet"), RECIPES["attached"], device, side=224)
+    learner, losses = trained(backbone(stem="imagenet"), RECIPES["attached"], device, side=224)
     assert np.isfinite(losses).all()
-    assert weights(networks) == weights(trained(Model(stem="imagenet"), RECIPES["attached"], device, side=224)[0])
+    assert weights(learner) == weights(trained(backbone(stem="imagenet"), RECIPES["attached"], device, side=224)[0])
 
 
 def float_images(count: int, side: int, device: torch.device) -> Tensor:
@@ -207,37 +216,35 @@ def waiting(mode: Literal["warn", "error"], device: torch.device) -> Iterator[No
 
 
 def test_the_steps_of_an_epoch_do_not_wait_for_the_gpu(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    images, labels = (tensor.to(device) for tensor in some_images(40))
-    networks = first_networks(Model(width=16), 3, 4, True, 1, 1).to(device)
+    learner = first(backbone(width=16), device, RECIPES["attached"], classes=4)
     steps = ExitStack()  # from the first forward pass to the reading of the losses after the last step
     seen: list[str] = []
 
-    def begins(inputs: Tensor, forward: Callable[[Tensor], Any] = networks.model.stages) -> Any:
+    def begins(inputs: Tensor, stages: bool = False, real: Callable[..., Outputs] = learner.model.outputs) -> Outputs:
         if not seen:
             seen.append("begins")
             steps.enter_context(waiting("error", device))
-        return forward(inputs)
+        return real(inputs, stages)
 
     def ends(self: Tensor, tolist: Callable[[Tensor], Any] = torch.Tensor.tolist) -> Any:
         seen.append("ends")
         steps.close()
         return tolist(self)
 
-    monkeypatch.setattr(networks.model, "stages", begins)
+    monkeypatch.setattr(learner.model, "outputs", begins)
     monkeypatch.setattr(torch.Tensor, "tolist", ends)
-    streams = (stream(1, Purpose.BATCHES, 1), stream(1, Purpose.AUGMENTATION, 1))
-    recipe, augmentation = RECIPES["attached"], Augmentation(horizontal_flip=True, crop_padding=4)
+    draws = examples(device, 32, TRAINING.batch_size)
     with steps:
-        next(train(networks, images, labels, TRAINING, recipe, augmentation, NORMALIZATION, *streams))
+        next(train(learner, draws, TRAINING))
     assert seen == ["begins", "ends"]
 
 
 @pytest.mark.parametrize("side", [32, 224])
-@pytest.mark.parametrize("model", NORM_MODELS)
+@pytest.mark.parametrize("model", NORM_BACKBONES)
 def test_norms_are_those_of_autograd_in_float64(device: torch.device, model: str, side: int) -> None:
     """PyTorch's own float32, one sample at a time, errs too: by the kernels that cuDNN chooses, and where rounding
     turns a ReLU over. TensorFloat-32 would err by 1e-3, and must not pass."""
-    network = first_networks(NORM_MODELS[model], 3, 10, False, 1, 1).model.to(device).eval()
+    network = first(NORM_BACKBONES[model], device, side=side).model.eval()
     images = float_images(6 if side == 32 else 3, side, device)
     found = []
     for contractions in (None, torch.bfloat16):
@@ -269,7 +276,7 @@ def largest_error(found: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> float
 
 
 def test_a_batch_of_norms_waits_for_the_gpu_once(device: torch.device) -> None:
-    network = first_networks(Model(), 3, 10, False, 1, 1).model.to(device).eval()
+    network = first(backbone(), device).model.eval()
     images = float_images(8, 32, device)
     with PerSampleGradientNorms(network) as norms, warnings.catch_warnings(record=True) as caught:
         norms(images, entropy)
@@ -280,7 +287,7 @@ def test_a_batch_of_norms_waits_for_the_gpu_once(device: torch.device) -> None:
 
 
 def test_norms_are_the_same_twice_and_in_halves(device: torch.device) -> None:
-    network = first_networks(Model(), 3, 10, False, 1, 1).model.to(device).eval()
+    network = first(backbone(), device).model.eval()
     images = float_images(64, 32, device)
     with PerSampleGradientNorms(network) as norms:
         whole, again = norms(images, entropy), norms(images, entropy)
@@ -293,9 +300,9 @@ def test_norms_are_the_same_twice_and_in_halves(device: torch.device) -> None:
 def test_a_query_halves_its_batch_when_memory_runs_out(
     device: torch.device, monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
-    networks = first_networks(Model(width=16), 3, 10, False, 1, 1).to(device)
+    learner = first(backbone(width=16), device)
     images, sizes = float_images(32, 32, device), []
-    expected = needs.gradient_norms(networks, entropy, [images]).total
+    expected = needs.gradient_norms(learner, entropy, [images]).total
     call = PerSampleGradientNorms.__call__
 
     def short(self: PerSampleGradientNorms, inputs: Tensor, *arguments: Any) -> Any:
@@ -307,7 +314,7 @@ def test_a_query_halves_its_batch_when_memory_runs_out(
         return call(self, inputs, *arguments)
 
     monkeypatch.setattr(PerSampleGradientNorms, "__call__", short)
-    found = needs.gradient_norms(networks, entropy, [images]).total
+    found = needs.gradient_norms(learner, entropy, [images]).total
     assert sizes[: failures + 1] == [32 // 2**halved for halved in range(failures + 1)]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
@@ -316,7 +323,7 @@ def test_a_query_halves_its_batch_when_memory_runs_out(
 def test_a_query_that_needs_more_than_the_cards_memory_halves_its_batch(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    networks = first_networks(Model(), 3, 10, False, 1, 1).to(device)
+    learner = first(backbone(), device)
     images, sizes = float_images(128, 32, device), []
     call = PerSampleGradientNorms.__call__
 
@@ -327,13 +334,13 @@ def test_a_query_that_needs_more_than_the_cards_memory_halves_its_batch(
     monkeypatch.setattr(PerSampleGradientNorms, "__call__", spy)
     gc.collect()
     torch.cuda.reset_peak_memory_stats()
-    expected = needs.gradient_norms(networks, entropy, [images]).total
+    expected = needs.gradient_norms(learner, entropy, [images]).total
     assert sizes == [128]
     needed, card = torch.cuda.max_memory_allocated(), torch.cuda.mem_get_info()[1]
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(needed / 2 / card)
     try:
-        found = needs.gradient_norms(networks, entropy, [images]).total
+        found = needs.gradient_norms(learner, entropy, [images]).total
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert sizes[1:3] == [128, 64]
@@ -343,7 +350,8 @@ def test_a_query_that_needs_more_than_the_cards_memory_halves_its_batch(
 # Commands: in this process, where no lease is taken, or each in a process of its own.
 
 SETTINGS = [
-    "model.width=16",
+    "backbone.name=resnet18",
+    "backbone.width=16",
     "training.batch_size=16",
     "training.learning_rate=0.02",
     "training.milestones=[]",
@@ -448,13 +456,13 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_two_rounds_give_the_same_bytes_twice(
     command: Callable[[list[str]], str], folder: Path, init: str, device: torch.device
 ) -> None:
-    recipe = ["recipe.auxiliary=true", f"recipe.init={init}"]
+    recipe = ["recipe.trains=joint", f"recipe.init={init}"]
     for name in ("one", "other"):
         command(training(f"{name}/trained", *recipe))
         for function in ("gradient_norm", "entropy", "coreset", "predicted_loss"):
             command(query(f"{name}/{function}", f"{name}/trained", function))
             scores = pd.read_csv(f"{name}/{function}/scores.csv")
-            assert (len(scores), scores["selected"].sum()) == (60, 40)
+            assert (len(scores), scores["pick"].max(), scores["pick"].count()) == (60, 40, 40)
         second = training(f"{name}/again", *recipe)
         second[second.index("--round") + 1] = "2"
         second[second.index("labeled.csv")] = f"{name}/gradient_norm/next_labeled.csv"
@@ -473,12 +481,12 @@ def test_queries_and_evaluation_are_in_float32(
 ) -> None:
     seen = set()
 
-    def spy(model: ResNet, images: Tensor) -> list[Tensor]:
+    def spy(model: ResNet, images: Tensor, stages: bool = False) -> Outputs:
         tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
         seen.add((model.training, *tf32, torch.is_autocast_enabled(device.type)))
-        return STAGES(model, images)
+        return OUTPUTS(model, images, stages)
 
-    monkeypatch.setattr(ResNet, "stages", spy)
+    monkeypatch.setattr(ResNet, "outputs", spy)
     command(training("one", f"compute.precision={precision}"))
     command(query("one", "one"))
     assert seen == {(True, precision == "tf32", False, precision == "bfloat16"), (False, False, False, False)}
@@ -498,8 +506,8 @@ def test_a_forked_job_gives_the_same_bytes(command: Callable[[list[str]], str], 
 def test_a_killed_training_resumes_and_ends_with_the_same_bytes(
     command: Callable[[list[str]], str], folder: Path
 ) -> None:
-    command(training("whole", "recipe.auxiliary=true", epochs=40))
-    arguments = [*training("killed", "recipe.auxiliary=true", epochs=40), "--progress-seconds", "0"]
+    command(training("whole", "recipe.trains=joint", epochs=40))
+    arguments = [*training("killed", "recipe.trains=joint", epochs=40), "--progress-seconds", "0"]
     process = start(folder, arguments)
     log_until(process, "epoch 5/")
     process.kill()
@@ -512,7 +520,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_bytes(
 @pytest.mark.parametrize("side", [32, 224])
 def test_every_command_of_a_round(command: Callable[[list[str]], str], folder: Path, side: int) -> None:
     write_data(folder, side)
-    command(training("one", *(["model.stem=imagenet"] if side == 224 else [])))
+    command(training("one", *(["backbone.stem=imagenet"] if side == 224 else [])))
     command(query("one", "one"))
     settings = ["embedded_images=20", "unlabeled_images=20", f"compute.device={DEVICE}"]
     inputs = [*INPUTS, "--checkpoint", "one/checkpoint.safetensors", "--output", "one"]

@@ -18,6 +18,8 @@ from lplgrad.datasets.prepared.arrays import DatasetArrays
 from tests.by_hand import QUERY, Call, first_round, of_round, query, train
 from tests.conftest import JOINT, POOL, TRAIN
 
+RESNET18 = "{backbone: {name: resnet18, width: 4}, training: {epochs: 1, batch_size: 5, milestones: []}}"
+
 
 @pytest.fixture
 def started(data: DatasetArrays, tmp_path: Path, lplgrad: Call) -> Path:
@@ -81,7 +83,7 @@ class TestRefusals:
                 ("the weights are not finite after epoch 1 of 1",),
             ),
             (
-                {"settings": "{model: {width: 4}, training: {epochs: 1, batch_size: 5, milestones: []}}"},
+                {"settings": RESNET18},
                 ("training.batch_size: 5 leaves one of 6 images over",),
             ),
         ]  # fmt: skip
@@ -141,11 +143,15 @@ class TestRefusals:
         train(lplgrad, started, TRAIN)
         status, told = query(lplgrad, started, QUERY.replace("NAME", "predicted_loss"), output="out")
         assert status == 1
-        single_line(told, "checkpoint.safetensors", "has no loss prediction module, which predicted_loss needs")
+        single_line(
+            told,
+            "checkpoint.safetensors",
+            "was trained by the recipe 'plain' with the backbone 'small_resnet', which does not offer predicted_loss",
+        )
 
     def test_weights_that_are_no_numbers_are_told(self, started: Path, lplgrad: Call) -> None:
         path = started / "round1" / "checkpoint.safetensors"
-        from lplgrad.rounds.networks import FORMAT, read_tensors, write_tensors
+        from lplgrad.rounds.checkpoints import FORMAT, read_tensors, write_tensors
 
         states, description = read_tensors(path, FORMAT)
         states["model/fc.bias"][0] = float("nan")
@@ -159,12 +165,12 @@ class TestRefusals:
         checkpoint = started / "round1" / "checkpoint.safetensors"
         status, told = train(lplgrad, started, TRAIN, 2, "out", checkpoint=checkpoint, labeled=of_round(2, started))
         assert status == 1
-        single_line(told, str(checkpoint), "trained by another recipe")
+        single_line(told, str(checkpoint), "other recipe than expected (joint, not plain)")
 
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            (JOINT.replace("width: 4", "width: 8"), ("other model than expected", "width=4", "width=8")),
+            (JOINT.replace("width: 4", "width: 8"), ("other backbone than expected", "width=4", "width=8")),
             (JOINT[:-1] + ", normalization: {mean: [0.5], std: [1]}}", ("other normalization than expected",)),
         ],
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,28 +15,37 @@ import torch
 from torch import Tensor
 
 from lplgrad import acquisition
-from lplgrad.acquisition import Candidates, coreset, select
+from lplgrad.acquisition import Acquisition, Candidates, Choice, coreset, select
 from lplgrad.acquisition.coreset import k_center_greedy
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import GradientNorms
 
-ALL = acquisition.names()
+ALL = acquisition.registry.names()
 SIZE, CHOSEN = 40, 7
 
 
-def candidates(seed: int = 1, round_number: int = 3) -> Candidates:
+def loaded(name: str, **options: Any) -> tuple[Acquisition, Any]:
+    function = acquisition.registry.load(name)
+    return function, function.options(**options)
+
+
+class Measurements(dict[str, Any]):
+    """Everything that any function may need; an unknown need is an output of a recipe, a number for each example."""
+
+    def __missing__(self, need: str) -> Tensor:
+        draw = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(need.encode()).digest()[:4]))
+        examples = 9 if need.startswith("labeled:") else SIZE
+        self[need] = torch.randn(examples, generator=draw)
+        return self[need]  # type: ignore[no-any-return]
+
+
+def candidates(seed: int = 1, round_number: int = 3, passes: int = 10) -> Candidates:
     """Candidates of a round with everything that any function may need."""
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(SIZE, 5, generator=draw) * 3
-    return Candidates(
-        indices=np.sort(np.random.default_rng(0).choice(500, SIZE, replace=False)),
-        seed=seed,
-        round_number=round_number,
-        query_size=CHOSEN,
+    measured = Measurements(
         logits=logits,
         features=torch.randn(SIZE, 6, generator=draw),
-        labeled_features=torch.randn(9, 6, generator=draw),
-        predicted_loss=torch.randn(SIZE, generator=draw),
         gradient_norms=GradientNorms(
             torch.rand(SIZE, generator=draw).double(),
             torch.rand(SIZE, generator=draw).double(),
@@ -41,75 +53,143 @@ def candidates(seed: int = 1, round_number: int = 3) -> Candidates:
             torch.rand(SIZE, 2, generator=draw).double(),
             ("weight", "bias"),
         ),
+        stochastic_logits=torch.randn(SIZE, passes, 5, generator=draw) * 3,
     )
+    measured["labeled:features"] = torch.randn(9, 6, generator=draw)
+    measured["labeled:logits"] = torch.randn(9, 5, generator=draw)
+    measured["labeled:labels"] = torch.arange(9) % 5
+    indices = np.sort(np.random.default_rng(0).choice(500, SIZE, replace=False))
+    return Candidates(indices, seed, round_number, CHOSEN, measured)
 
 
 def scores_of(name: str, given: Candidates, **options: Any) -> np.ndarray[Any, Any]:
-    function = acquisition.load(name)
-    return np.asarray(function.score(given, function.options(**options)))
+    function, checked = loaded(name, **options)
+    return acquisition.scores_of(function, given, checked)
 
 
-def permuted(given: Candidates, order: np.ndarray[Any, Any]) -> Candidates:
+def choice_of(name: str, given: Candidates, **options: Any) -> Choice:
+    function, checked = loaded(name, **options)
+    return acquisition.choice_of(function, given, checked)
+
+
+def permuted(given: Candidates, order: np.ndarray[Any, Any], needs: Iterable[str]) -> Candidates:
+    """The same candidates in another order, or some of them, with what is needed."""
     index = torch.from_numpy(order)
-    norms = given.gradient_norms
-    assert norms is not None
-    assert given.logits is not None
-    assert given.features is not None
-    assert given.predicted_loss is not None
-    return replace(
-        given,
-        indices=given.indices[order],
-        logits=given.logits[index],
-        features=given.features[index],
-        predicted_loss=given.predicted_loss[index],
-        gradient_norms=GradientNorms(
-            norms.total[index], norms.sum[index], norms.output[index], norms.tensors[index], norms.names
-        ),
-    )
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, GradientNorms):
+            return GradientNorms(
+                value.total[index], value.sum[index], value.output[index], value.tensors[index], value.names
+            )
+        return value[index]
+
+    measured = {need: given[need] if need.startswith("labeled:") else moved(given[need]) for need in needs}
+    return replace(given, indices=given.indices[order], measured=measured)
+
+
+def needs_of(name: str) -> list[str]:
+    function, options = loaded(name)
+    return list(function.needs(options))
+
+
+SCORING = [name for name in ALL if loaded(name)[0].score is not None]
 
 
 @pytest.mark.parametrize("name", ALL)
 class TestEveryFunction:
+    def test_either_scores_or_chooses(self, name: str) -> None:
+        function, _ = loaded(name)
+        assert (function.score is None) != (function.choose is None)
+        assert function.score is not None or not function.alone, "only scores can be of an example alone"
+
     def test_chooses_as_many_as_asked_and_each_once(self, name: str) -> None:
-        chosen = select(scores_of(name, candidates()), CHOSEN)
-        assert len(set(chosen.tolist())) == CHOSEN
+        chosen = choice_of(name, candidates()).picks
+        assert len(set(chosen.tolist())) == len(chosen) == CHOSEN
         assert 0 <= chosen.min() <= chosen.max() < SIZE
 
-    def test_gives_every_candidate_a_finite_score(self, name: str) -> None:
-        scores = scores_of(name, candidates())
-        assert scores.shape == (SIZE,)
-        assert np.isfinite(scores).all()
+    def test_scores_of_all_candidates_are_finite_if_there_are_any(self, name: str) -> None:
+        scores = choice_of(name, candidates()).scores
+        assert (scores is not None) or name not in SCORING
+        if scores is not None:
+            assert scores.shape == (SIZE,)
+            assert scores.dtype == np.float32
+            assert np.isfinite(scores).all()
 
     def test_same_question_same_answer(self, name: str) -> None:
-        assert np.array_equal(scores_of(name, candidates()), scores_of(name, candidates()))
+        one, other = (choice_of(name, candidates()) for _ in range(2))
+        assert np.array_equal(one.picks, other.picks)
+        assert (one.scores is None and other.scores is None) or np.array_equal(one.scores, other.scores)  # type: ignore[arg-type]
 
-    def test_permuting_candidates_permutes_scores(self, name: str) -> None:
+    def test_permuting_candidates_permutes_scores_and_choices(self, name: str) -> None:
         order = np.random.default_rng(3).permutation(SIZE)
-        moved = scores_of(name, permuted(candidates(), order))
-        np.testing.assert_allclose(moved, scores_of(name, candidates())[order], rtol=1e-5)
+        moved, still = choice_of(name, permuted(candidates(), order, needs_of(name))), choice_of(name, candidates())
+        assert (moved.scores is None) == (still.scores is None)
+        if moved.scores is not None and still.scores is not None:
+            np.testing.assert_allclose(moved.scores, still.scores[order], rtol=1e-5)
+        assert set(order[moved.picks]) == set(still.picks)
 
     def test_looks_at_nothing_but_what_it_declares(self, name: str) -> None:
-        declared = acquisition.load(name).needs
-        measured = {"logits", "features", "labeled_features", "predicted_loss", "gradient_norms"}
-        nothing: dict[str, Any] = dict.fromkeys(measured - declared)
-        bare = replace(candidates(), **nothing)
-        assert np.array_equal(scores_of(name, bare), scores_of(name, candidates()))
+        given = candidates()
+        bare = replace(given, measured={need: given[need] for need in needs_of(name)})
+        one, other = choice_of(name, bare), choice_of(name, given)
+        assert np.array_equal(one.picks, other.picks)
+        assert (one.scores is None and other.scores is None) or np.array_equal(one.scores, other.scores)  # type: ignore[arg-type]
+
+    def test_changes_nothing_of_what_is_given(self, name: str) -> None:
+        given = candidates()
+        measured = {need: given[need] for need in needs_of(name)}
+        before = copy.deepcopy(measured)
+        choice_of(name, replace(given, measured=measured))
+        assert measured.keys() == before.keys()
+        for need, value in measured.items():
+            one, other = (each.total if isinstance(each, GradientNorms) else each for each in (value, before[need]))
+            assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if acquisition.load(name).scores_images_alone])
+@pytest.mark.parametrize("name", [name for name in ALL if loaded(name)[0].alone])
 def test_a_score_of_an_image_alone_does_not_depend_on_other_candidates_nor_on_the_round(name: str) -> None:
     """So that a test image, which is no candidate, can be scored too."""
     few = np.array([3, 17])
-    moved = replace(permuted(candidates(), few), indices=few, seed=9, round_number=1, query_size=1)
-    np.testing.assert_allclose(scores_of(name, moved), scores_of(name, candidates())[few], rtol=1e-12)
+    some = permuted(candidates(), few, needs_of(name))
+    moved = replace(some, indices=few, seed=9, round_number=1, query_size=1)
+    np.testing.assert_allclose(scores_of(name, moved), scores_of(name, candidates())[few], rtol=1e-6)
 
 
 def test_neither_random_nor_coreset_scores_an_image_alone() -> None:
-    assert {name for name in ALL if not acquisition.load(name).scores_images_alone} == {"coreset", "random"}
+    assert not any(loaded(name)[0].alone for name in ("coreset", "random"))
+    assert all(loaded(name)[0].alone for name in ("entropy", "gradient_norm", "predicted_loss"))
+
+
+class TestChoice:
+    """What a set function returns is checked."""
+
+    def of(self, picks: list[int], scores: list[float] | None = None) -> Choice:
+        given = replace(candidates(), indices=np.arange(5), query_size=2)
+        found = None if scores is None else np.array(scores, dtype=np.float32)
+        function = Acquisition(choose=lambda candidates, options: Choice(np.array(picks), found))
+        return acquisition.choice_of(function, given, None)
+
+    def test_the_order_of_choice_is_kept(self) -> None:
+        assert self.of([4, 1]).picks.tolist() == [4, 1]
+        assert self.of([4, 1]).scores is None
+
+    @pytest.mark.parametrize(
+        ("picks", "words"),
+        [([1], "1 picks, 1 different ones, instead of 2"), ([1, 1], "2 picks, 1 different"), ([1, 2, 3], "3 picks"),
+         ([1, 5], "2 picks, 1 different"), ([-1, 2], "2 picks, 1 different"), ([], "0 picks")],
+    )  # fmt: skip
+    def test_too_few_too_many_and_unknown_picks_raise(self, picks: list[int], words: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            self.of(picks)
+
+    def test_scores_for_people_must_be_numbers(self) -> None:
+        with pytest.raises(FloatingPointError, match="1 of 5 scores"):
+            self.of([0, 1], [0, 1, math.nan, 3, 4])
 
 
 def test_no_label_of_a_candidate_can_be_read() -> None:
     assert not [field for field in Candidates.__dataclass_fields__ if field in ("labels", "targets", "y")]
+    assert not [(name, need) for name in ALL for need in needs_of(name) if need == "labels"]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -172,9 +252,16 @@ def test_the_expected_loss_is_the_entropy() -> None:
 
 def test_gradient_norm_offers_both_norms() -> None:
     given = candidates()
-    assert given.gradient_norms is not None
-    assert np.array_equal(scores_of("gradient_norm", given), given.gradient_norms.total)
-    assert np.array_equal(scores_of("gradient_norm", given, norm="sum"), given.gradient_norms.sum)
+    norms = given["gradient_norms"]
+    assert np.array_equal(scores_of("gradient_norm", given), norms.total.float())
+    assert np.array_equal(scores_of("gradient_norm", given, norm="sum"), norms.sum.float())
+
+
+@pytest.mark.parametrize("scheme", ["entropy", "expected"])
+def test_gradient_norm_asks_for_the_gradient_of_the_entropy(scheme: str) -> None:
+    function, options = loaded("gradient_norm", scheme=scheme)
+    logits = torch.randn(4, 3)
+    torch.testing.assert_close(function.needs(options)["gradient_norms"](logits), entropy(logits))
 
 
 def brute_force_k_center(features: Tensor, centers: Tensor, picks: int) -> list[int]:
@@ -192,8 +279,9 @@ def brute_force_k_center(features: Tensor, centers: Tensor, picks: int) -> list[
 def test_coreset_picks_what_brute_force_picks(seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     features, centers = torch.randn(80, 4, generator=draw), torch.randn(300, 4, generator=draw) * 0.5
-    scores = k_center_greedy(features, centers, 20).numpy()
-    assert select(scores, 20).tolist() == brute_force_k_center(features, centers, 20)
+    picks, distances = k_center_greedy(features, centers, 20)
+    assert picks == brute_force_k_center(features, centers, 20)
+    assert select(distances.numpy(), 20).tolist() == picks, "a distance is that at the time of the pick"
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -204,25 +292,32 @@ def test_coreset_with_few_candidates_watched(seed: int, monkeypatch: pytest.Monk
     draw = torch.Generator().manual_seed(seed)
     features = torch.randn(150, 5, generator=draw) if seed % 2 else torch.randint(-2, 3, (150, 3), generator=draw)
     features = torch.cat([features, features[:60]]).float()[torch.randperm(210, generator=draw)]
-    scores = k_center_greedy(features, features[:4] * 0.5, 110).numpy()
-    assert sorted(select(scores, 110).tolist()) == sorted(brute_force_k_center(features, features[:4] * 0.5, 110))
+    picks, _ = k_center_greedy(features, features[:4] * 0.5, 110)
+    assert picks == brute_force_k_center(features, features[:4] * 0.5, 110)
 
 
-def test_coreset_scores_round_so_that_picks_stay_ahead() -> None:
+def coreset_choice(features: Tensor, labeled: Tensor, picks: int) -> Choice:
+    measured = {"features": features, "labeled:features": labeled}
+    return choice_of("coreset", Candidates(np.arange(len(features)), 1, 1, picks, measured))
+
+
+def test_coreset_compares_in_float64() -> None:
     """Two candidates whose distances are one number in float32: the farther is picked, though it comes later."""
     features = torch.tensor([[1.0, 0.0], [1.0, 1e-5]])
     assert float(features.double()[1].norm() ** 2) > 1.0
-    assert select(k_center_greedy(features, torch.zeros(1, 2), 1).numpy(), 1).tolist() == [1]
+    assert coreset_choice(features, torch.zeros(1, 2), 1).picks.tolist() == [1]
 
 
 def test_coreset_by_hand() -> None:
     """On a line with a center at 0: first the point at 10, then 4 (4 from 0), then 7 (3 from 4 and 10)."""
     features = torch.tensor([[1.0], [4.0], [7.0], [10.0]])
-    scores = k_center_greedy(features, torch.tensor([[0.0]]), 3)
-    assert scores.tolist() == [1.0, 16.0, 9.0, 100.0]
+    choice = coreset_choice(features, torch.tensor([[0.0]]), 3)
+    assert choice.picks.tolist() == [3, 1, 2]
+    assert choice.scores is not None
+    assert choice.scores.tolist() == [1.0, 16.0, 9.0, 100.0]
 
 
 def test_coreset_with_ties_and_copies() -> None:
     """Equal images are picked once as long as others are left, then in order."""
     features = torch.tensor([[2.0], [2.0], [0.0], [2.0]])
-    assert select(k_center_greedy(features, torch.tensor([[0.0]]), 3).numpy(), 3).tolist() == [0, 1, 2]
+    assert coreset_choice(features, torch.tensor([[0.0]]), 3).picks.tolist() == [0, 1, 2]

@@ -22,13 +22,14 @@ from lplgrad.analysis.round_files import read_array, read_confidence, read_obser
 from lplgrad.cli import main
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
 from lplgrad.machine.errors import UserError
-from lplgrad.rounds import networks
+from lplgrad.rounds import checkpoints
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study_file
-from lplgrad.study.settings import Model, Normalization, StudyFile
+from lplgrad.study.settings import BackboneRow, Normalization, StudyFile
 from lplgrad.study.validation import words
 from tests.conftest import CLASSES
 from tests.finished_study import TEST, finish, study_of
+from tests.learners import JOINT, learner_of
 
 HOME = Path(__file__).parents[2]
 ROOT = Path("results/tiny")
@@ -66,9 +67,9 @@ def accuracy(trial: Trial, number: int) -> float:
 
 def look_into(layout: Layout, data: DatasetArrays) -> None:
     """Observe a model that nobody trained."""
-    model = Model(name="small_resnet", width=16)
-    made = networks.first_networks(model, 1, CLASSES, True, seed=1, round_number=1)
-    networks.save(Path("model"), made, model, Normalization(mean=data.mean, std=data.std), data.classes)
+    backbone, normalization = BackboneRow(name="small_resnet"), Normalization(mean=data.mean, std=data.std)
+    made = learner_of(JOINT, backbone)
+    checkpoints.save(Path("model"), made, backbone, JOINT, (1, 8, 8), normalization, data.classes)
     common = ["--data", str(data.folder), "--checkpoint", "model", "--seed", "1"]
     for number in (1, 2):
         place = ["--labeled", layout.labels(TRIAL, number), "--output", layout.round(TRIAL, number)]

@@ -29,7 +29,7 @@ Call = Callable[..., tuple[int, str]]
 
 
 def unavailable(name: str, downloads: Path, **options: Any) -> str | None:
-    source = datasets.load(name)
+    source = datasets.registry.load(name)
     return source.unavailable(source.options(**options), downloads)
 
 
@@ -143,7 +143,7 @@ class TestCaltech:
         return tmp_path
 
     def test_no_background_grey_becomes_colour_and_all_one_size(self, placed: Path) -> None:
-        source = datasets.load("caltech101")
+        source = datasets.registry.load("caltech101")
         construct: Any = source.options.model_construct
         options = construct(image_size=16, fit="crop", test_images=5, split_seed=0)
         data = write_dataset(placed / "data", source.prepare(options, placed), threads=2)

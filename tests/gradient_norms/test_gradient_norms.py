@@ -20,8 +20,7 @@ from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import GradientNorms, PerSampleGradientNorms
 from lplgrad.gradient_norms.convolution import Convolution
 from lplgrad.gradient_norms.layers import PARTS
-from lplgrad.rounds.models import build_model, initialize
-from lplgrad.study.settings import Model
+from tests.learners import learner_of
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -274,10 +273,9 @@ def test_embedding_agrees_with_autograd() -> None:
 
 def confident_resnet(scale: float) -> nn.Module:
     """A small residual network in float64 whose logits are spread ``scale`` times as far as at the start."""
-    model = build_model(Model(name="small_resnet", width=4), 3, 10)
-    initialize(model, torch.Generator().manual_seed(1))
+    model = learner_of(shape=(3, 8, 8), classes=10).model
     seen(model.double(), 3, 8, 8)
-    model.fc.weight.data.mul_(scale)
+    model.get_parameter("fc.weight").data.mul_(scale)
     return model
 
 

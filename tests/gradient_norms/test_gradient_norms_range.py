@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import PerSampleGradientNorms
 from lplgrad.gradient_norms.layouts import clear, contiguous, is_clear
-from lplgrad.rounds.models import build_model
-from lplgrad.study.settings import Model
+from lplgrad.rounds.checkpoints import build
+from lplgrad.study.settings import BackboneRow
 from tests.gradient_norms.test_gradient_norms import oracle, oracle_of_tensors
+from tests.learners import PLAIN
 
 
 def linear_loss(output: Tensor) -> Tensor:
@@ -143,7 +144,7 @@ def test_a_model_that_overwrites_its_input() -> None:
 
 def test_a_batch_waits_for_a_gpu_once() -> None:
     """On the meta device a value that the host reads raises; the only question comes after the whole pass."""
-    model = build_model(Model(), 3, 10).to_empty(device="meta").eval()
+    model = build(BackboneRow(name="resnet18"), PLAIN, (3, 32, 32), 10).model.eval()
     images = torch.empty(2, 3, 32, 32, device="meta")
     with PerSampleGradientNorms(model) as norms_of:
         norms, doubtful = norms_of._norms(images, entropy, {}, careful=False)

@@ -11,13 +11,16 @@ import pytest
 from lplgrad.machine import digest as module
 from lplgrad.machine.digest import code_digest
 
+# As workflow/rules makes them: what trains a model, and what scores with it
+LEARNER = ("recipes.joint.RECIPE", "backbones.resnet18.BACKBONE")
 JOBS: dict[str, tuple[str, ...]] = {
     "prepare": ("datasets.prepared.prepare.run", "datasets.digits.SOURCE"),
-    "train": ("rounds.train.run",),
-    "entropy": ("rounds.query.run", "acquisition.entropy.ACQUISITION"),
-    "coreset": ("rounds.query.run", "acquisition.coreset.ACQUISITION"),
-    "norms": ("rounds.query.run", "acquisition.gradient_norm.ACQUISITION"),
-    "observe": ("rounds.observe.run",),
+    "train": ("rounds.train.run", *LEARNER),
+    "plain": ("rounds.train.run", "recipes.plain.RECIPE", "backbones.small_resnet.BACKBONE"),
+    "entropy": ("rounds.query.run", "acquisition.entropy.ACQUISITION", *LEARNER),
+    "coreset": ("rounds.query.run", "acquisition.coreset.ACQUISITION", *LEARNER),
+    "norms": ("rounds.query.run", "acquisition.gradient_norm.ACQUISITION", *LEARNER),
+    "observe": ("rounds.observe.run", "rounds.train.run", *LEARNER),
     "figure": ("report.figures.run", "report.trial_figures.chosen"),
     "table": ("report.tables.run", "paper.tables.datasets"),
     "diagnostics": ("report.diagnostics.run",),
@@ -69,9 +72,14 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("file", "old", "new", "jobs"),
     [
-        ("rounds/loop.py", "pairs == 0", "pairs == 1", {"train"}),
-        # The table of data sets counts the parameters of the models.
-        ("rounds/models.py", "nn.BatchNorm2d(", "nn.BatchNorm2d(1 + ", {"train", *QUERIES, "observe", "table"}),
+        ("rounds/loop.py", "range(steps)", "range(steps + 1)", {"train", "plain", "observe"}),
+        # A recipe and a backbone concern those that train with them. Queries load the learner, with all its methods.
+        ("recipes/joint.py", "pairs == 0", "pairs == 1", {"train", *QUERIES, "observe"}),
+        ("recipes/plain.py", "losses.mean()", "losses.sum()", {"plain"}),
+        ("backbones/small_resnet.py", "(1, 1, 1)", "(1, 2, 1)", {"plain"}),
+        ("backbones/resnet18.py", "width=64", "width=65", {"train", *QUERIES, "observe"}),
+        # The table of data sets counts the parameters of the networks.
+        ("backbones/_residual.py", "nn.BatchNorm2d(", "nn.BatchNorm2d(1 + ", {"train", "plain", *QUERIES, "observe"}),
         ("rounds/pool.py", "TEST_IMAGES = 1000", "TEST_IMAGES = 900", {*QUERIES, "diagnostics"}),
         ("acquisition/coreset.py", "BLOCK = 256", "BLOCK = 128", {"coreset"}),
         # Every query writes entropies next to its scores.
@@ -95,8 +103,8 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
             "title or name).split()[:1]",
             {"figure", "table", "diagnostics", "ablation"},
         ),
-        ("study/pairs.py", "and query_alike and train_alike", "and query_alike", {"ablation"}),
-        ("rounds/files.py", '["versions"]["torch"]', '["versions"]["lplgrad"]', {"train"}),
+        ("study/pairs.py", "extends and query_alike", "extends", {"ablation"}),
+        ("rounds/files.py", '["versions"]["torch"]', '["versions"]["lplgrad"]', {"train", "plain", "observe"}),
         # Words: a help text, a message, a check of a setting. The condition of a message is no word.
         ("datasets/prepared/writing.py", "two classes or more, each", "at least two classes, each", set()),
         ("machine/files.py", "not JSON, or cut off", "no JSON", set()),
@@ -122,7 +130,9 @@ def test_a_class_of_a_registry_can_be_renamed(package: Path) -> None:
     assert changed(package, edits) == {"prepare"}
 
 
-@pytest.mark.parametrize("file", ["rounds/models.py", "rounds/files.py", "acquisition/__init__.py", "report/style.py"])
+@pytest.mark.parametrize(
+    "file", ["backbones/_residual.py", "rounds/files.py", "acquisition/__init__.py", "report/style.py"]
+)
 def test_a_function_that_nothing_uses_changes_nothing(package: Path, file: str) -> None:
     assert changed(package, {file: lambda text: text + "\n\ndef more() -> int:\n    return 1\n"}) == set()
 
@@ -133,12 +143,12 @@ def test_a_function_that_nothing_uses_changes_nothing(package: Path, file: str) 
         lambda text: "# a comment\n" + text,
         lambda text: text.replace('"""', '"""In other words: ', 1),
         lambda text: text.replace("\n\n\n", "\n\n\n\n", 1),
-        lambda text: text.replace("    return training.learning_rate", "    # why\n    return training.learning_rate"),
+        lambda text: text.replace("    pairs = len(", "    # why\n    pairs = len("),
         lambda text: text.replace("margin: float)", "margin: float | int)"),
     ],
 )
 def test_words_and_types_change_nothing(package: Path, edit: Callable[[str], str]) -> None:
-    assert changed(package, {"rounds/loop.py": edit}) == set()
+    assert changed(package, {"recipes/joint.py": edit}) == set()
 
 
 def test_a_new_acquisition_function_changes_nothing(package: Path) -> None:

@@ -171,7 +171,7 @@ class TestAblation:
         overlay.write_text(
             """
             run: {strategies: [lplgrad, fresh, ent_gradnorm, unsaid, summed]}
-            recipes: {joint_fresh: {auxiliary: true, init: fresh}}
+            recipes: {joint_fresh: {trains: joint, init: fresh}}
             strategies:
               fresh: {recipe: joint_fresh, acquisition: gradient_norm, norm: global}
               unsaid: {recipe: plain, acquisition: gradient_norm}
@@ -302,7 +302,7 @@ class TestDeviations:
 
     def test_a_reduced_study_says_what_it_reduced(self) -> None:
         table = self.of("studies/reduced.yaml").set_index("setting")
-        assert table.loc["datasets.cifar10.model.width", "study"] == "16"
+        assert table.loc["datasets.cifar10.backbone.width", "study"] == "16"
         assert table.loc["datasets.cifar10.training.epochs", "paper"] == "200"
         assert table.loc["datasets.cifar10.training.epochs", "study"] == "20"
         assert table.loc["datasets.cifar10.training.batch_size", "study"] == "64"

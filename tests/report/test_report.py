@@ -171,7 +171,8 @@ def test_bars_of_many_classes_can_be_seen() -> None:
         splits={"train": SimpleNamespace(images=np.zeros((classes, 2, 2, 1), np.uint8))},
         classes=[str(label) for label in labels],
     )
-    scores = pd.DataFrame({"index": labels, "score": 1.0, "predicted_class": 0, "selected": labels % 7 == 0})
+    picks = np.where(labels % 7 == 0, labels // 7 + 1, 0)
+    scores = pd.DataFrame({"index": labels, "score": 1.0, "predicted_class": 0, "pick": picks})
     figure = trial_figures.contact_sheet(
         [trial_figures.Query(1, scores, LabeledSet(labels, np.full(classes, 2), labels))], cast(Any, data)
     )
@@ -244,18 +245,18 @@ def test_one_round_has_one_tick() -> None:
     assert [tick for tick in figure.axes[1].get_xticks() if low <= tick <= high] == [10]
 
 
-def query(number: int, selected: list[int]) -> trial_figures.Query:
-    frame = pd.DataFrame({"index": range(4), "score": 1.0, "predicted_class": 0, "selected": selected})
+def query(number: int, picks: list[float]) -> trial_figures.Query:
+    frame = pd.DataFrame({"index": range(4), "score": 1.0, "predicted_class": 0, "pick": picks})
     after = LabeledSet(np.arange(4), np.full(4, number + 1), np.zeros(4, np.int64))
-    return trial_figures.Query(number, frame if any(selected) else frame.iloc[:0], after)
+    return trial_figures.Query(number, frame if np.nansum(picks) else frame.iloc[:0], after)
 
 
 def test_a_contact_sheet_without_choices_says_why(data: DatasetArrays) -> None:
     """A trial of one round has no query, and queries after its target accuracy was reached choose nothing."""
     assert "no query of this trial bought labels. It has one round." in words(trial_figures.contact_sheet([], data))
-    stopped = [query(number, [0, 0, 0, 0]) for number in (1, 2)]
+    stopped = [query(number, [np.nan] * 4) for number in (1, 2)]
     assert "It reached its target accuracy in round 1." in words(trial_figures.contact_sheet(stopped, data))
-    later = words(trial_figures.contact_sheet([query(1, [1, 1, 0, 0]), *stopped[1:]], data))
+    later = words(trial_figures.contact_sheet([query(1, [2, 1, np.nan, np.nan]), *stopped[1:]], data))
     assert "The trial reached its target accuracy in round 2 and chose no more." in later
     assert "round 1" in later
 

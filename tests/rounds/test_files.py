@@ -12,18 +12,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
-from lplgrad.rounds.networks import FORMAT, read_tensors, write_tensors
 
+from lplgrad.acquisition import Choice
 from lplgrad.datasets import Prepared
 from lplgrad.datasets.prepared.arrays import DatasetArrays, Images, open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import _host, read_json, replacing, write_json, write_text
-from lplgrad.rounds import networks
 from lplgrad.rounds.files import read_labeled, write_labeled, write_scores
 from lplgrad.rounds.pool import LabeledSet
-from lplgrad.study.settings import Model, Normalization
 
 
 class TestReplacing:
@@ -139,87 +136,34 @@ class TestLabeled:
             read_labeled(tmp_path / "labeled.csv", images=10, classes=3)
 
 
-def test_scores_come_back_to_the_bit_and_repeat_the_selection(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_scores_come_back_to_the_bit_and_picks_in_their_order(tmp_path: Path, shuffled: bool) -> None:
+    """The scores alone repeat a selection of the highest; a choice in another order keeps its order."""
     import pandas as pd
 
     scores = np.random.default_rng(0).normal(size=500).astype(np.float32)
     indices = np.arange(0, 1000, 2)
-    selected = np.zeros(500, dtype=bool)
-    selected[np.argsort(-scores, kind="stable")[:50]] = True
-    write_scores(tmp_path / "scores.csv", indices, scores, selected, entropy=np.abs(scores), predicted=indices % 3)
+    picks = np.argsort(-scores, kind="stable")[:50]
+    if shuffled:
+        picks = np.random.default_rng(1).permutation(picks)
+    choice = Choice(picks, scores)
+    write_scores(tmp_path / "scores.csv", indices, choice, entropy=np.abs(scores), predicted=indices % 3)
     frame = pd.read_csv(tmp_path / "scores.csv")
-    assert list(frame) == ["index", "score", "entropy", "confidence", "predicted_class", "selected"]
+    assert list(frame) == ["index", "score", "entropy", "confidence", "predicted_class", "pick"]
     assert np.array_equal(frame["score"].to_numpy(np.float32), scores)
-    again = frame.sort_values("score", ascending=False, kind="stable").head(50)["index"]
-    assert set(again) == set(frame.loc[frame["selected"] == 1, "index"])
     assert frame["confidence"].isna().all()
+    chosen = frame[frame["pick"] > 0].sort_values("pick")
+    assert chosen["pick"].tolist() == list(range(1, 51))
+    assert chosen["index"].tolist() == indices[picks].tolist()
+    again = frame.sort_values("score", ascending=False, kind="stable").head(50)["index"]
+    assert (chosen["index"].tolist() == again.tolist()) == (not shuffled)
+    assert set(chosen["index"]) == set(again)
 
 
-def small_networks(auxiliary: bool = True) -> networks.Networks:
-    return networks.first_networks(Model(name="small_resnet", width=4), 1, 3, auxiliary, seed=1, round_number=1)
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    path = tmp_path / "checkpoint.safetensors"
-    model = Model(name="small_resnet", width=4)
-    networks.save(path, small_networks(), model, Normalization(mean=[0.5], std=[0.2]), ["a", "b", "c"])
-    return path
-
-
-class TestCheckpoint:
-    def test_comes_back_and_aliases_nothing(self, checkpoint: Path) -> None:
-        one, two = networks.load(checkpoint), networks.load(checkpoint)
-        assert one.classes == ["a", "b", "c"]
-        assert one.normalization == Normalization(mean=[0.5], std=[0.2])
-        assert one.networks.auxiliary is not None
-        for name, network in small_networks().named().items():
-            for key, tensor in network.state_dict().items():
-                assert torch.equal(one.networks.named()[name].state_dict()[key], tensor)
-        with torch.no_grad():
-            one.networks.model.fc.weight.add_(1)
-        assert not torch.equal(one.networks.model.fc.weight, two.networks.model.fc.weight)
-        assert all(parameter.requires_grad for parameter in one.networks.model.parameters())
-
-    def test_same_networks_same_bytes(self, checkpoint: Path, tmp_path: Path) -> None:
-        model = Model(name="small_resnet", width=4)
-        again = tmp_path / "again"
-        channels_last = small_networks().to(torch.device("cpu"))
-        networks.save(again, channels_last, model, Normalization(mean=[0.5], std=[0.2]), ["a", "b", "c"])
-        assert again.read_bytes() == checkpoint.read_bytes()
-
-    @pytest.mark.parametrize("length", [0, 4, 100, -100, -1])
-    def test_truncated_is_refused(self, checkpoint: Path, length: int) -> None:
-        checkpoint.write_bytes(checkpoint.read_bytes()[:length])
-        with pytest.raises(UserError, match="not a whole safetensors file"):
-            networks.load(checkpoint)
-
-    def test_foreign_is_refused(self, tmp_path: Path) -> None:
-        from safetensors.torch import save_file
-
-        foreign = tmp_path / "foreign.safetensors"
-        save_file({"weight": torch.ones(2)}, foreign)
-        with pytest.raises(UserError, match="not of the format 'lplgrad checkpoint 1'"):
-            networks.load(foreign)
-        torch.save({"weight": torch.ones(2)}, tmp_path / "pickled.pt")
-        with pytest.raises(UserError, match="not a whole safetensors file"):
-            networks.load(tmp_path / "pickled.pt")
-        with pytest.raises(OSError, match="Is a directory"):
-            networks.load(tmp_path)
-        with pytest.raises(FileNotFoundError):
-            networks.load(tmp_path / "nothing")
-
-    def test_weights_of_another_model_are_refused(self, checkpoint: Path) -> None:
-        states, description = read_tensors(checkpoint, FORMAT)
-        del states["model/fc.bias"]
-        write_tensors(checkpoint, states, {**description, "format": FORMAT})
-        with pytest.raises(
-            UserError, match=r"model: fc.bias is missing, unknown or of another shape or type \(1 such\)"
-        ):
-            networks.load(checkpoint)
-        write_tensors(checkpoint, states, {**description, "format": FORMAT, "model": {"name": "resnet99"}})
-        with pytest.raises(UserError, match="name: input should be 'resnet18' or 'small_resnet', not 'resnet99'"):
-            networks.load(checkpoint)
+def test_a_choice_without_scores_leaves_them_empty(tmp_path: Path) -> None:
+    write_scores(tmp_path / "scores.csv", np.array([3, 5, 8]), Choice(np.array([2, 0])))
+    lines = (tmp_path / "scores.csv").read_text().splitlines()
+    assert lines[1:] == ["3,,,,,2", "5,,,,,", "8,,,,,1"]
 
 
 class TestDataset:

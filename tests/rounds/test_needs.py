@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,10 @@ import torch
 
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.machine.devices import lacks_memory
-from lplgrad.rounds.models import build_model, initialize
-from lplgrad.rounds.needs import gradient_batch_size, gradient_norms
-from lplgrad.rounds.networks import Networks
-from lplgrad.study.settings import Model
-
-
-def small_networks() -> Networks:
-    model = build_model(Model(name="small_resnet", width=4), 1, 3)
-    initialize(model, torch.Generator().manual_seed(0))
-    return Networks(model)
+from lplgrad.recipes import Learner
+from lplgrad.rounds.needs import gradient_batch_size, gradient_norms, stochastic_logits
+from lplgrad.study.settings import BackboneRow
+from tests.learners import PLAIN, learner_of
 
 
 def test_batches_follow_from_the_images_alone() -> None:
@@ -31,9 +26,9 @@ def test_batches_follow_from_the_images_alone() -> None:
 
 
 def test_a_lack_of_memory_halves_the_batch_and_loses_nothing() -> None:
-    networks = small_networks()
+    learner = learner_of()
     images = torch.randn(50, 1, 8, 8)
-    expected = gradient_norms(networks, entropy, [images])
+    expected = gradient_norms(learner, entropy, [images])
     asked = []
 
     def scarce(model: Any, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -43,18 +38,64 @@ def test_a_lack_of_memory_halves_the_batch_and_loses_nothing() -> None:
         if asked[-1] > 7:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
-    handle = networks.model.register_forward_pre_hook(scarce)
-    found = gradient_norms(networks, entropy, [images[:20], images[20:]])
+    handle = learner.model.register_forward_pre_hook(scarce)
+    found = gradient_norms(learner, entropy, [images[:20], images[20:]])
     assert asked[:4] == [20, 10, 5, 5]
     assert max(asked[2:]) == 5, "what was too much once is not tried again"
     torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=0)
     torch.testing.assert_close(found.output, expected.output)
     handle.remove()
     for error in (torch.OutOfMemoryError("small"), RuntimeError("another")):
-        handle = networks.model.register_forward_pre_hook(lambda *_, error=error: (_ for _ in ()).throw(error))
+        handle = learner.model.register_forward_pre_hook(lambda *_, error=error: (_ for _ in ()).throw(error))
         with pytest.raises(RuntimeError, match=str(error)):
-            gradient_norms(networks, entropy, [images])
+            gradient_norms(learner, entropy, [images])
         handle.remove()
+
+
+class TestStochasticLogits:
+    """Logits of passes with dropout, which is drawn from a seed."""
+
+    @pytest.fixture
+    def learner(self) -> Learner:
+        return learner_of(PLAIN, BackboneRow.model_validate({"name": "small_resnet", "width": 4, "dropout": 0.5}))
+
+    def test_passes_are_those_of_dropout_alone(self, learner: Learner) -> None:
+        images = torch.randn(10, 1, 8, 8)
+        before = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+        found = stochastic_logits(learner, lambda: images.split(4), 3, seed=5)
+        assert found.shape == (10, 3, 4)
+        assert found.dtype == torch.float32
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(5)
+            features = [learner.model.outputs(part).features for part in images.split(4)]
+            weight, bias = learner.model.get_parameter("fc.weight"), learner.model.get_parameter("fc.bias")
+            for number in range(3):
+                expected = torch.cat([torch.nn.functional.dropout(one, 0.5) @ weight.T + bias for one in features])
+                torch.testing.assert_close(found[:, number], expected)
+        after = learner.model.state_dict()
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items()), "batch norm is in eval mode"
+
+    def test_the_seed_alone_draws(self, learner: Learner) -> None:
+        images = [torch.randn(10, 1, 8, 8)]
+        torch.manual_seed(1)
+        before = torch.random.get_rng_state()
+        one = stochastic_logits(learner, lambda: images, 2, seed=5)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        torch.manual_seed(2)
+        assert torch.equal(stochastic_logits(learner, lambda: images, 2, seed=5), one)
+        assert not torch.equal(stochastic_logits(learner, lambda: images, 2, seed=6), one)
+        assert not torch.equal(one[:, 0], one[:, 1])
+
+    def test_no_network_is_left_in_train_mode(self, learner: Learner) -> None:
+        learner.model.train()
+
+        def failing() -> Iterator[torch.Tensor]:
+            raise RuntimeError("no images")
+            yield
+
+        with pytest.raises(RuntimeError, match="no images"):
+            stochastic_logits(learner, failing, 2, seed=5)
+        assert not any(layer.training for layer in learner.model.modules())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -92,7 +94,18 @@ def test_streams_differ_by_purpose_seed_and_round_and_by_nothing_else() -> None:
     draws = {key: stream(*key).integers(2**62) for key in keys}
     assert len(set(draws.values())) == len(keys)
     assert all(stream(*key).integers(2**62) == value for key, value in draws.items())
-    assert torch_seed(1, Purpose.MODEL_WEIGHTS) == torch_seed(1, Purpose.MODEL_WEIGHTS) != torch_seed(2, Purpose(2))
+    weights = [torch_seed(stream(seed, Purpose.MODEL_WEIGHTS)) for seed in (1, 1, 2)]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_a_purpose_with_a_name_has_a_stream_of_its_own() -> None:
+    """So that a recipe needs no number. The name is hashed, and its stream is the same in every process."""
+    names = ["modules in epoch 0", "modules in epoch 1", "unlabeled batches", ""]
+    draws = [stream(1, purpose, 2).integers(2**62) for purpose in (*names, *Purpose)]
+    assert len(set(draws)) == len(draws)
+    number = int.from_bytes(hashlib.sha256(b"unlabeled batches").digest()[:8])
+    expected = np.random.default_rng(np.random.SeedSequence(7, spawn_key=(number, 3))).permutation(8)
+    assert stream(7, "unlabeled batches", 3).permutation(8).tolist() == expected.tolist()
 
 
 def test_the_numbers_of_the_purposes_never_change() -> None:

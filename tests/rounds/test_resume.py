@@ -12,26 +12,29 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from lplgrad.rounds.networks import Networks, first_networks
-from torch import Tensor
 
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine import timing
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.signals import Interrupted, deferred
+from lplgrad.recipes import Learner
 from lplgrad.rounds import resume
+from lplgrad.rounds.checkpoints import read_tensors, write_tensors
 from lplgrad.rounds.files import PROGRESS
 from lplgrad.rounds.loop import Epoch, State, train
 from lplgrad.rounds.resume import Progress, restore
-from lplgrad.study.settings import Augmentation, Model, Normalization, Recipe, Training
-from tests.conftest import CLASSES, JOINT, TRAIN, small_images
+from lplgrad.study.settings import BackboneRow, RecipeRow, Training
+from tests import conftest
+from tests.conftest import TRAIN
+from tests.learners import JOINT, PLAIN, SMALL, draws_of, learner_of, same, state
 
 EPOCHS = 6
-IMAGES = small_images(21, 5)
+DROPOUT = BackboneRow.model_validate({"name": "small_resnet", "width": 4, "dropout": 0.5})
+ADAMW = {"optimizer": "adamw", "schedule": "cosine", "milestones": [], "learning_rate": 0.01, "warmup_epochs": 2}
 Call = Callable[..., tuple[int, str]]
 
 
@@ -44,26 +47,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def begin(progress: Progress | None, auxiliary: bool = True) -> tuple[Networks, Iterator[Epoch]]:
+def begin(
+    progress: Progress | None,
+    recipe: RecipeRow = JOINT,
+    backbone: BackboneRow = SMALL,
+    **changes: Any,
+) -> tuple[Learner, Iterator[Epoch]]:
     """A training that is about to start, as a new process would make it."""
-    trained = first_networks(Model(name="small_resnet", width=4), 1, CLASSES, auxiliary, seed=1, round_number=1)
-    epochs = train(
-        trained.to(torch.device("cpu")),
-        torch.from_numpy(IMAGES.images),
-        torch.from_numpy(IMAGES.labels),
-        Training(epochs=EPOCHS, batch_size=8, milestones=[4]),
-        Recipe(auxiliary=auxiliary),
-        Augmentation(crop_padding=1, horizontal_flip=True),
-        Normalization(mean=[0.5], std=[0.25]),
-        np.random.default_rng(1),
-        np.random.default_rng(2),
-        begin=progress.attach if progress else lambda state: None,
-    )
-    return trained, progress.keep(epochs) if progress else epochs
-
-
-def tensors(trained: Networks) -> list[Tensor]:
-    return [tensor.clone() for network in trained.named().values() for tensor in network.state_dict().values()]
+    learner = learner_of(recipe, backbone)
+    training = Training.model_validate({"epochs": EPOCHS, "batch_size": 8, "milestones": [4], **changes})
+    begun = progress.attach if progress else lambda state: None
+    epochs = train(learner, draws_of(), training, begin=begun)
+    return learner, progress.keep(epochs) if progress else epochs
 
 
 def stop_after(folder: Path, epoch: int, digest: str = "same") -> None:
@@ -72,17 +67,28 @@ def stop_after(folder: Path, epoch: int, digest: str = "same") -> None:
     list(islice(epochs, epoch + 1))
 
 
-@pytest.mark.parametrize("auxiliary", [True, False])
+@pytest.mark.parametrize(
+    ("recipe", "backbone", "changes"),
+    [
+        (JOINT, SMALL, {}),
+        (PLAIN, SMALL, {}),
+        (PLAIN, SMALL, {"momentum": 0.0}),
+        (PLAIN, SMALL, ADAMW),
+        (JOINT, DROPOUT, {"nesterov": True}),
+    ],
+    ids=["joint", "plain", "no momentum", "adamw", "dropout"],
+)
 @pytest.mark.parametrize("epoch", range(1, EPOCHS + 1))
-def test_stopped_after_any_epoch_it_ends_the_same(tmp_path: Path, epoch: int, auxiliary: bool) -> None:
-    undisturbed, epochs = begin(None, auxiliary)
+def test_stopped_after_any_epoch_it_ends_the_same(
+    tmp_path: Path, epoch: int, recipe: RecipeRow, backbone: BackboneRow, changes: dict[str, Any]
+) -> None:
+    undisturbed, epochs = begin(None, recipe, backbone, **changes)
     told = list(epochs)
-    _, stopped = begin(Progress(tmp_path, "same", seconds=0), auxiliary)
+    _, stopped = begin(Progress(tmp_path, "same", seconds=0), recipe, backbone, **changes)
     list(islice(stopped, epoch + 1))
-    resumed, rest = begin(Progress(tmp_path, "same", seconds=0), auxiliary)
+    resumed, rest = begin(Progress(tmp_path, "same", seconds=0), recipe, backbone, **changes)
     assert list(rest) == told[epoch:]
-    for one, other in zip(tensors(undisturbed), tensors(resumed), strict=True):
-        assert torch.equal(one, other)
+    assert same(state(undisturbed), state(resumed))
 
 
 def test_stopped_again_and_again(tmp_path: Path) -> None:
@@ -93,7 +99,7 @@ def test_stopped_again_and_again(tmp_path: Path) -> None:
         list(islice(stopped, 2))
     resumed, rest = begin(Progress(tmp_path, "same", seconds=0))
     assert [epoch.number for epoch in rest] == [EPOCHS]
-    assert all(torch.equal(a, b) for a, b in zip(tensors(undisturbed), tensors(resumed), strict=True))
+    assert same(state(undisturbed), state(resumed))
 
 
 def test_a_short_training_writes_nothing(tmp_path: Path) -> None:
@@ -178,8 +184,16 @@ class TestDiscarding:
         (tmp_path / PROGRESS).write_bytes(whole.replace(before, after))
         self.discarded(tmp_path, capsys, reason)
 
+    def test_streams_that_are_missing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A recipe names its streams. One that is missing would start anew, unnoticed."""
+        stop_after(tmp_path, 2)
+        tensors, header = read_tensors(tmp_path / PROGRESS, resume.FORMAT)
+        del header["streams"]["batches"]
+        write_tensors(tmp_path / PROGRESS, tensors, {**header, "format": resume.FORMAT})
+        self.discarded(tmp_path, capsys, "has no positions of its random streams")
+
     def test_of_other_networks(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        _, epochs = begin(Progress(tmp_path, "same", seconds=0), auxiliary=False)
+        _, epochs = begin(Progress(tmp_path, "same", seconds=0), PLAIN)
         list(islice(epochs, 2))
         self.discarded(tmp_path, capsys, "does not fit the training")
 
@@ -191,31 +205,33 @@ class TestDiscarding:
         stop_after(tmp_path, 2)
         whole = (tmp_path / PROGRESS).read_bytes()
         (tmp_path / PROGRESS).write_bytes(whole.replace(b"augmenting", b"augmentinG"))
+        learner, draws = learner_of(JOINT), draws_of()
         states: list[State] = []
-        trained, epochs = begin(None)
-        list(epochs)
-        before = tensors(trained)
-        states.append(State(trained, {}, np.random.default_rng(1), np.random.default_rng(2), EPOCHS))
+        list(train(learner, draws, Training(epochs=EPOCHS, batch_size=8, milestones=[4]), begin=states.append))
+        before = state(learner)
+        positions = {name: one.bit_generator.state for name, one in draws.streams.items()}
         with pytest.raises(UserError):
             restore(states[0], tmp_path / PROGRESS, "same")
-        assert all(torch.equal(a, b) for a, b in zip(before, tensors(trained), strict=True))
+        assert same(before, state(learner))
+        assert states[0].epoch == EPOCHS
+        assert {name: one.bit_generator.state for name, one in draws.streams.items()} == positions
 
 
 def test_the_digest_is_of_all_that_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "labeled.csv"
     file.write_text("index,round,label\n1,1,0\n")
-    digest = resume.digest_of
-    before = digest([{"epochs": 2}, 1], [file])
-    assert digest([{"epochs": 2}, 1], [file]) == before
-    assert digest([{"epochs": 3}, 1], [file]) != before
-    assert digest([{"epochs": 2}, 2], [file]) != before
+    digest, roots = resume.digest_of, ["rounds.train.run"]
+    before = digest([{"epochs": 2}, 1], [file], roots)
+    assert digest([{"epochs": 2}, 1], [file], roots) == before
+    assert digest([{"epochs": 3}, 1], [file], roots) != before
+    assert digest([{"epochs": 2}, 2], [file], roots) != before
     file.write_text("index,round,label\n2,1,0\n")
-    assert digest([{"epochs": 2}, 1], [file]) != before
+    assert digest([{"epochs": 2}, 1], [file], roots) != before
     file.write_text("index,round,label\n1,1,0\n")
     for target, value in [("lplgrad.rounds.resume.code_digest", lambda *modules: "edited"), ("torch.__version__", "0")]:
         with monkeypatch.context() as patch:
             patch.setattr(target, value)
-            assert digest([{"epochs": 2}, 1], [file]) != before
+            assert digest([{"epochs": 2}, 1], [file], roots) != before
 
 
 def test_a_disk_that_is_full_ends_no_training(
@@ -278,7 +294,7 @@ def command(data: DatasetArrays, tmp_path: Path, lplgrad: Call) -> Callable[[str
     def of(folder: str, seconds: str) -> list[str]:
         return [
             sys.executable, "-m", "lplgrad", "train", "--data", str(data.folder), "--labeled", str(labeled),
-            "--round", "1", "--seed", "1", "--settings", JOINT.replace("epochs: 2", f"epochs: {MANY}"),
+            "--round", "1", "--seed", "1", "--settings", conftest.JOINT.replace("epochs: 2", f"epochs: {MANY}"),
             "--progress-seconds", seconds, "--output", str(tmp_path / folder),
         ]  # fmt: skip
 

@@ -16,7 +16,7 @@ from lplgrad import acquisition
 from lplgrad.analysis.round_files import read_test_scores
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
-from lplgrad.rounds import needs, networks, pool
+from lplgrad.rounds import checkpoints, needs, pool
 from lplgrad.rounds.files import write_test_scores
 from tests.conftest import JOINT, replace_array
 
@@ -70,8 +70,8 @@ def test_gradient_norms_are_those_of_autograd_one_by_one(ask: Ask, data: Dataset
     """Of a test image that is normalised and nothing else, though candidates are augmented."""
     ask("gradient_norm", 1, ", query_transform: train, augmentation: {crop_padding: 2, horizontal_flip: true}")
     found = pd.read_csv(tmp_path / "round1" / "test_scores.csv")
-    trained = networks.load(tmp_path / "round1" / "checkpoint.safetensors")
-    model = trained.networks.model.eval()
+    trained = checkpoints.load(tmp_path / "round1" / "checkpoint.safetensors")
+    model = trained.learner.model.eval()
     mean, std = trained.normalization.mean[0], trained.normalization.std[0]
     for index in (0, 7, 19):
         image = torch.tensor((data.splits["test"].images[index] / 255 - mean) / std).permute(2, 0, 1).float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,30 @@ import pytest
 import yaml
 from pydantic import ConfigDict
 
-from lplgrad import acquisition, datasets
+from lplgrad import acquisition, backbones, datasets, recipes
+from lplgrad.acquisition import Acquisition, Dropout
 from lplgrad.cli import main
 from lplgrad.machine.errors import UserError
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study, read_study_file
-from lplgrad.study.settings import Budget, Start, Study, StudyFile, Training, pool_problem
-from lplgrad.study.validation import Settings, parse_settings, words
+from lplgrad.study.settings import (
+    BackboneRow,
+    Budget,
+    RecipeRow,
+    Start,
+    Strategy,
+    Study,
+    StudyFile,
+    Training,
+    pool_problem,
+)
+from lplgrad.study.validation import Row, Settings, parse_settings, words
 
 BASE: dict[str, Any] = {
     "study": "base",
     "title": "A study",
     "run": {"budgets": ["low"], "datasets": ["digits"], "strategies": ["lplgrad", "random"], "seeds": [1, 2]},
-    "recipes": {"plain": {"auxiliary": False}, "joint": {"auxiliary": True}},
+    "recipes": {"plain": {"trains": "plain"}, "joint": {"trains": "joint"}},
     "strategies": {
         "lplgrad": {"recipe": "joint", "acquisition": "gradient_norm", "norm": "global"},
         "random": {"recipe": "plain", "acquisition": "random"},
@@ -94,7 +106,7 @@ TRAINING = "datasets.digits.training"
         (f"{TRAINING}", None, "datasets.digits.training: input should be a valid dictionary"),
         ("datasets.digits.normalization", {"mean": [0.5], "std": [0.2, 0.2]}, "one value per channel each"),
         ("datasets.digits.normalization", {"mean": [0.5]}, "datasets.digits.normalization.std: is missing"),
-        ("recipes.plain.margin", 2, "recipes.plain: margin has no effect without auxiliary: true"),
+        ("recipes.plain.margin", 2, "recipes.plain: unknown key 'margin' (known: init, trains)"),
         ("recipes.joint.init", "cold", "recipes.joint.init: input should be 'warm' or 'fresh', not 'cold'"),
         ("strategies.random.recipe", "plian", "strategies.random.recipe: unknown recipe 'plian' (did you mean 'plain'"),
         (
@@ -103,10 +115,57 @@ TRAINING = "datasets.digits.training"
         ),
         (
             "strategies.random.acquisition", "predicted_loss",
-            "strategies.random.acquisition: 'predicted_loss' needs the loss prediction module, which recipe",
+            "strategies.random: on data set 'digits': acquisition 'predicted_loss' needs predicted_loss, which recipe "
+            "'plain' (trains: plain) does not offer; recipes that train one of ['joint'] do",
         ),
         ("datasets.digits.source", "digit", "datasets.digits.source: unknown source 'digit' (did you mean 'digits'?)"),
-        ("datasets.digits.model.name", "resnet", "model.name: input should be 'resnet18' or 'small_resnet', not"),
+        (
+            "datasets.digits.backbone.name", "resnet",
+            "backbone.name: unknown backbone 'resnet' (did you mean 'resnet18'?)",
+        ),
+        (
+            "datasets.digits.backbone", {"name": "resnet18", "widht": 3},
+            "datasets.digits.backbone: unknown key 'widht' (did you mean 'width'?)",
+        ),
+        ("datasets.digits.backbone", {"width": 3}, "datasets.digits.backbone.name: is missing"),
+        (
+            "datasets.digits.backbone", {"name": "resnet18", "dropout": 1},
+            "datasets.digits.backbone.dropout: input should be less than 1, not 1",
+        ),
+        (
+            "datasets.digits.model", {"width": 16},
+            "datasets.digits.model: replaced by backbone: {name: resnet18, width: 16}",
+        ),
+        (
+            "datasets.digits.model", {"name": "small_resnet"},
+            "datasets.digits.model: replaced by backbone: {name: small_resnet}",
+        ),
+        ("recipes.plain.trains", "jiont", "recipes.plain.trains: unknown recipe 'jiont' (did you mean 'joint'?)"),
+        ("recipes.plain", {"trains": None}, "recipes.plain.trains: input should be a valid string, not None"),
+        ("recipes.plain.auxiliary", False, "recipes.plain.auxiliary: replaced by trains: plain"),
+        ("recipes.joint.auxiliary", True, "recipes.joint.auxiliary: replaced by trains: joint"),
+        ("recipes.joint.lambda", -1, "recipes.joint.lambda: input should be greater than or equal to 0, not -1"),
+        ("recipes.joint.detach_after", 1.5, "recipes.joint.detach_after: input should be less than or equal to 1, not"),
+        (f"{TRAINING}.optimizer", "adam", "optimizer: input should be 'sgd' or 'adamw', not 'adam'"),
+        (
+            TRAINING, {"optimizer": "adamw", "momentum": 0.5},
+            f"{TRAINING}: momentum has no effect with optimizer: adamw; remove it",
+        ),
+        (
+            TRAINING, {"optimizer": "adamw", "nesterov": True},
+            f"{TRAINING}: nesterov has no effect with optimizer: adamw; remove it",
+        ),
+        (TRAINING, {"nesterov": True, "momentum": 0}, f"{TRAINING}: nesterov needs a momentum above 0"),
+        (
+            TRAINING, {"schedule": "cosine", "milestones": [30]},
+            f"{TRAINING}: milestones has no effect with schedule: cosine; remove it",
+        ),
+        (
+            TRAINING, {"schedule": "constant", "milestones": [], "decay": 0.5},
+            f"{TRAINING}: decay has no effect with schedule: constant; remove it",
+        ),
+        (TRAINING, {"warmup_epochs": 60}, f"{TRAINING}: warmup_epochs: 60 must be fewer than epochs: 60"),
+        (TRAINING, {"warmup_epochs": -1}, "warmup_epochs: input should be greater than or equal to 0, not -1"),
         ("run.datasets", ["digts"], "run.datasets: 'digts' is not defined under datasets (did you mean 'digits'?)"),
         ("run.strategies", ["entropy"], "run.strategies: 'entropy' is not defined under strategies (known: lplg"),
         ("run.budgets", ["high"], "run.budgets: data set 'digits' has no budget 'high' (known: low)"),
@@ -232,7 +291,7 @@ def test_merging_is_snakemakes(base: Path) -> None:
 
     from lplgrad.study.validation import merge
 
-    over = {"run": {"seeds": [9]}, "recipes": {"new": {"auxiliary": False}}, "title": {"odd": 1}, "datasets": 5}
+    over = {"run": {"seeds": [9]}, "recipes": {"new": {"trains": "plain"}}, "title": {"odd": 1}, "datasets": 5}
     theirs = copy.deepcopy(BASE)
     update_config(theirs, over)
     assert merge(BASE, over) == theirs
@@ -364,10 +423,12 @@ def test_everything_is_checked_without_torch() -> None:
     import sys
 
     script = (
-        "import sys; from lplgrad import acquisition, datasets; from lplgrad.study import layout, reading;"
+        "import sys; from lplgrad import acquisition, backbones, datasets, recipes;"
+        "from lplgrad.study import layout, reading;"
         "from lplgrad.machine import digest, leases;"
         "from lplgrad.report import captions;"
-        "[acquisition.load(name) for name in acquisition.names()]; [datasets.load(name) for name in datasets.names()];"
+        "[[one.registry.load(name) for name in one.registry.names()]"
+        " for one in (acquisition, backbones, datasets, recipes)];"
         "reading.read_study(['config.yaml', 'demo.yaml']); leases.visible_devices();"
         "heavy = {'torch', 'torchvision', 'pandas', 'sklearn', 'matplotlib', 'snakemake'} & set(sys.modules);"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
@@ -409,8 +470,113 @@ class TestLayout:
 
 
 def test_registries_list_what_is_there() -> None:
-    assert acquisition.names() == ["coreset", "entropy", "gradient_norm", "predicted_loss", "random"]
-    assert "digits" in datasets.names()
+    assert {"coreset", "entropy", "gradient_norm", "predicted_loss", "random"} <= set(acquisition.registry.names())
+    assert {"resnet18", "small_resnet"} <= set(backbones.registry.names())
+    assert {"plain", "joint"} <= set(recipes.registry.names())
+    assert "digits" in datasets.registry.names()
+    for registry in (acquisition.registry, backbones.registry, datasets.registry, recipes.registry):
+        assert registry.names() == sorted(registry.names())
+        assert not [name for name in registry.names() if name.startswith("_")]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"optimizer": "adamw", "schedule": "cosine", "milestones": [], "weight_decay": 0.05, "warmup_epochs": 5},
+        {"schedule": "constant", "milestones": []},
+        {"optimizer": "adamw", "momentum": 0.9},  # the default, as study.yaml writes it
+        {"schedule": "constant"},
+    ],
+)
+def test_keys_without_effect_may_have_their_defaults(values: dict[str, Any]) -> None:
+    training = Training.model_validate(values)
+    assert Training.model_validate(training.model_dump()) == training
+
+
+class TestRows:
+    """A row writes out all options of its entry."""
+
+    def test_defaults_are_written_out(self) -> None:
+        row = BackboneRow(name="resnet18")
+        assert row.model_dump() == {"name": "resnet18", "stem": "cifar", "width": None, "dropout": 0.0}
+        recipe = RecipeRow(trains="joint")
+        assert recipe.model_dump(by_alias=True) == {
+            "trains": "joint", "init": "warm", "lambda": 1.0, "margin": 1.0, "detach_after": 0.6,
+            "auxiliary_schedule": "stepped",
+        }  # fmt: skip
+        strategy = Strategy(recipe="joint", acquisition="gradient_norm")
+        assert strategy.options == {"scheme": "entropy", "norm": "global"}
+
+    @pytest.mark.parametrize(
+        ("kind", "bare", "explicit"),
+        [
+            (BackboneRow, {"name": "resnet18"}, {"stem": "cifar", "width": None}),
+            (RecipeRow, {"trains": "joint"}, {"lambda": 1.0, "init": "warm"}),
+            (RecipeRow, {"trains": "joint"}, {"lambda": 1, "margin": 1}),
+            (Strategy, {"recipe": "plain", "acquisition": "gradient_norm"}, {"norm": "global"}),
+        ],
+    )
+    def test_an_explicit_default_differs_from_none_in_nothing(
+        self, kind: type[Row], bare: dict[str, Any], explicit: dict[str, Any]
+    ) -> None:
+        one, other = kind.model_validate(bare), kind.model_validate({**bare, **explicit})
+        assert one == other
+        assert words(one.model_dump(by_alias=True)) == words(other.model_dump(by_alias=True))
+
+    def test_they_come_back(self) -> None:
+        for row in (BackboneRow(name="small_resnet"), RecipeRow(trains="joint"), RecipeRow(trains="plain")):
+            assert type(row).model_validate(row.model_dump(by_alias=True)) == row
+
+    def test_a_label_names_what_is_no_default(self) -> None:
+        assert BackboneRow(name="small_resnet").label == "small_resnet"
+        row = BackboneRow.model_validate({"name": "resnet18", "width": 16, "stem": "cifar"})
+        assert row.label == "resnet18 (width: 16)"
+        assert RecipeRow.model_validate({"trains": "joint", "lambda": 2.0}).label == "joint (lambda: 2.0)"
+
+
+class TestNeeds:
+    """What a strategy needs, its recipe and the backbone offer, or the configuration is refused."""
+
+    def refused(self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **needs: Any) -> str:
+        made_up = Acquisition(lambda candidates, options: candidates["logits"], needs=lambda options: needs)
+        load = acquisition.registry.load
+        monkeypatch.setattr(
+            acquisition.registry, "load", lambda name: made_up if name == "entropy" else load(name), raising=True
+        )
+        over = {"strategies": {"random": {"acquisition": "entropy"}}}
+        return problem(base, write(tmp_path, "over.yaml", over))
+
+    def test_a_need_that_a_recipe_does_not_offer_names_those_that_do(
+        self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = self.refused(base, tmp_path, monkeypatch, **{"labeled:predicted_loss": None})
+        assert "strategies.random: on data set 'digits': acquisition 'entropy' needs labeled:predicted_loss, " in told
+        assert "which recipe 'plain' (trains: plain) does not offer" in told
+        assert "'joint'" in told
+
+    def test_a_need_that_a_backbone_does_not_offer(
+        self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = self.refused(base, tmp_path, monkeypatch, stochastic_logits=Dropout(5))
+        assert "strategies.random: on data set 'digits': acquisition 'entropy' needs stochastic_logits" in told
+        assert "no recipe offers it with this backbone" in told
+        dropout = {"datasets": {"digits": {"backbone": {"name": "resnet18", "dropout": 0.5}}}}
+        over = {"strategies": {"random": {"acquisition": "entropy"}}}
+        study = read_study([base, write(tmp_path, "dropout.yaml", {**dropout, **over})])
+        assert study.strategies["random"].needs == {"stochastic_logits": Dropout(5)}
+
+    def test_a_backbone_without_what_a_recipe_wants(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        bare = replace(backbones.registry.load("resnet18"), offers=lambda options: frozenset())
+        monkeypatch.setattr(backbones.registry, "load", lambda name: bare)
+        told = problem(base)
+        assert (
+            "strategies.lplgrad: on data set 'digits': recipe 'joint' needs stages, which backbone 'resnet18' does not "
+            "offer" in told
+        )
+
+    def test_a_strategy_that_does_not_run_is_not_checked(self, base: Path, tmp_path: Path) -> None:
+        over = {"run": {"strategies": ["lplgrad"]}, "strategies": {"random": {"acquisition": "predicted_loss"}}}
+        read_study([base, write(tmp_path, "over.yaml", over)])
 
 
 @pytest.mark.parametrize(

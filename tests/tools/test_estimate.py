@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from lplgrad.datasets.prepared.arrays import DatasetArrays
-from lplgrad.rounds import evaluation, loop, needs, networks
+from lplgrad.rounds import checkpoints, evaluation, needs, optimizers
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
-from lplgrad.study.settings import Model, Normalization, Start
+from lplgrad.study.settings import BackboneRow, Normalization, RecipeRow, Start
 from lplgrad.tools.estimate import checkpoint_bytes, estimate, peak_bytes
 from lplgrad.tools.rates import measure_rates, read_rates
 from tests.conftest import TRAIN
+from tests.learners import JOINT, PLAIN, learner_of
 
 HOME = Path(__file__).parents[2]
 STUDY = """
@@ -27,7 +28,7 @@ study: small
 title: by hand
 data_dir: nowhere
 run: {budgets: [low], datasets: [digits], strategies: [lplgrad, coreset, random], seeds: [1, 2]}
-recipes: {plain: {}, joint: {auxiliary: true}}
+recipes: {plain: {trains: plain}, joint: {trains: joint}}
 strategies:
   lplgrad: {recipe: joint, acquisition: gradient_norm}
   coreset: {recipe: plain, acquisition: coreset}
@@ -35,11 +36,11 @@ strategies:
 datasets:
   digits:
     source: digits
-    model: {name: small_resnet}
+    backbone: {name: small_resnet}
     training: {epochs: 10, milestones: []}
     budgets: {low: {query_size: 20, candidates: 100, labels: 60}}
 """
-MODEL = "small_resnet of width 16, cifar stem, 8x8x1, float32"
+MODEL = "small_resnet, 8x8x1, float32"
 RATES = {
     (MODEL, "train plain"): 0.5,
     (MODEL, "train joint"): 1.0,
@@ -75,7 +76,9 @@ def test_the_arithmetic_is_that_of_a_hand_worked_example(layout: Layout) -> None
         cost.longest_seconds
         == max(joint + 3 * 597 * 0.125 + lplgrad, 10 * 120 * 0.5 + 3 * 597 * 0.125 + coreset) + 5 * 2
     )
-    plain_model, joint_model = (checkpoint_bytes(Model(name="small_resnet"), 1, 10, aux) for aux in (False, True))
+    plain_model, joint_model = (
+        checkpoint_bytes(BackboneRow(name="small_resnet"), recipe, (1, 8, 8), 10) for recipe in (PLAIN, JOINT)
+    )
     tables = 2 * 3 * (2 * 36 * 100 + 11 * (40 + 60)) + 2 * 2 * 25 * 597
     # Kept a seed: the starts of two recipes, the last rounds of three strategies.
     assert cost.final_bytes == 2 * (2 * joint_model + 3 * plain_model) + 16 * 597 * 10 * 4 + tables
@@ -112,14 +115,17 @@ def test_the_whole_paper_is_1_8_billion_image_epochs() -> None:
     assert sum(cost.image_epochs for cost in estimate(Layout(study), AnyRate())) == total == 1_808_900_000
 
 
-@pytest.mark.parametrize("auxiliary", [False, True])
-@pytest.mark.parametrize("model", [Model(name="small_resnet"), Model(name="resnet18", stem="imagenet", width=8)])
-def test_the_size_of_a_checkpoint_is_that_of_the_file(tmp_path: Path, model: Model, auxiliary: bool) -> None:
-    made = networks.first_networks(model, 3, 7, auxiliary, 1, 1)
-    networks.save(tmp_path / "c", made, model, Normalization(mean=[0.5] * 3, std=[0.5] * 3), [str(k) for k in range(7)])
+@pytest.mark.parametrize("recipe", [PLAIN, JOINT])
+@pytest.mark.parametrize(
+    "row", [{"name": "small_resnet"}, {"name": "resnet18", "stem": "imagenet", "width": 8}], ids=["small", "narrow"]
+)
+def test_the_size_of_a_checkpoint_is_that_of_the_file(tmp_path: Path, row: dict[str, Any], recipe: RecipeRow) -> None:
+    backbone, shape = BackboneRow.model_validate(row), (3, 8, 8)
+    made, normalization = learner_of(recipe, backbone, shape, 7), Normalization(mean=[0.5] * 3, std=[0.5] * 3)
+    checkpoints.save(tmp_path / "c", made, backbone, recipe, shape, normalization, [str(k) for k in range(7)])
     written = (tmp_path / "c").stat().st_size
     header = 8 + int.from_bytes((tmp_path / "c").read_bytes()[:8], "little")
-    assert written - header == checkpoint_bytes(model, 3, 7, auxiliary)
+    assert written - header == checkpoint_bytes(backbone, recipe, shape, 7)
 
 
 def write_rates(path: Path) -> Path:
@@ -204,7 +210,7 @@ def test_tf32_is_for_convolutions_in_training_alone(
 
         return noting
 
-    monkeypatch.setattr(loop.Optimizer, "step", note("train", loop.Optimizer.step))
+    monkeypatch.setattr(optimizers.SGD, "step", note("train", optimizers.SGD.step))
     for module in (evaluation, needs):
         monkeypatch.setattr(module, "predict", note("predict", evaluation.predict))
     monkeypatch.setattr(needs, "gradient_norms", note("norms", needs.gradient_norms))

@@ -131,6 +131,7 @@ def _tensors(state: State) -> dict[str, Tensor]:
 
 def save(state: State, path: Path, digest: str, seconds: float, devices: list[str]) -> None:
     """Write a state after an epoch, the seconds of training so far, and the devices that trained."""
+    streams = {name: generator.bit_generator.state for name, generator in state.draws.streams.items()}
     header = {
         "format": FORMAT,
         "digest": digest,
@@ -138,7 +139,8 @@ def save(state: State, path: Path, digest: str, seconds: float, devices: list[st
         "seconds": seconds,
         "devices": devices,
         "last": None if state.last is None else asdict(state.last),
-        "streams": {name: generator.bit_generator.state for name, generator in state.draws.streams.items()},
+        "streams": streams,
+        "streams_sha256": _sha256(streams),
     }
     write_tensors(path, _tensors(state), header)
 
@@ -172,6 +174,9 @@ def restore(state: State, path: Path, digest: str) -> tuple[float, list[str]]:
     try:
         for position in streams.values():
             np.random.PCG64().state = position
+        # A recipe names its streams, so nothing else tells whether a name is right or one is missing.
+        if header.get("streams_sha256") != _sha256(streams):
+            raise ValueError
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise UserError("it has no positions of its random streams") from None
     for name, position in streams.items():
@@ -181,6 +186,10 @@ def restore(state: State, path: Path, digest: str) -> tuple[float, list[str]]:
             tensor.copy_(tensors[key])  # in place: the memory format is part of the arithmetic
     state.epoch, state.last = epoch, Epoch(**last)
     return seconds, devices
+
+
+def _sha256(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _is_epoch(last: dict[str, Any], number: int) -> bool:

@@ -478,8 +478,9 @@ class Study(Settings):
         for need in unmet(strategy.needs, offered):
             others = [
                 name
-                for name in recipes.registry.names()
-                if not unmet([need], (other := recipes.registry.load(name)).offered(other.options(), backbone))
+                for name, other in ((name, recipes.registry.load(name)) for name in recipes.registry.names())
+                if other.wants(other.options()) <= backbone
+                and not unmet([need], other.offered(other.options(), backbone))
             ]
             hint = f"with trains: {' or '.join(others)} it does" if others else "with this backbone no recipe does"
             return (

@@ -103,9 +103,9 @@ class Row(Settings):
     def option_keys(cls, values: Mapping[str, Any]) -> set[str] | None:
         """The options of the entry that the row names."""
         function = str(values.get(cls.function_key, ""))
-        if function and function not in cls.registry.names():
+        if function not in cls.registry.names():
             return None
-        fields = cls.registry.load(function).options.model_fields if function else {}
+        fields = cls.registry.load(function).options.model_fields
         return {field.alias or name for name, field in fields.items()}
 
     @property
