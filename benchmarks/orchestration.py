@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.measure import Figure, quartiles
 from lplgrad.datasets import Prepared
-from lplgrad.datasets.prepared.arrays import Images, open_dataset
+from lplgrad.datasets.prepared.arrays import Examples, open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine import fork_server
 from lplgrad.rounds.files import write_labeled
@@ -58,7 +58,7 @@ def run(quick: bool) -> Iterator[Figure]:
 
 def write_images(folder: Path, count: int, side: int) -> None:
     """Write a data set of black images."""
-    images = Images(np.zeros((count, side, side, 3), dtype=np.uint8), np.arange(count, dtype=np.int64) % 10)
+    images = Examples(np.zeros((count, side, side, 3), dtype=np.uint8), np.arange(count, dtype=np.int64) % 10)
     write_dataset(folder, Prepared(images, images, [str(k) for k in range(10)], {}))
 
 

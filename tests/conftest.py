@@ -14,7 +14,7 @@ import pytest
 
 from lplgrad.cli import main
 from lplgrad.datasets import Prepared
-from lplgrad.datasets.prepared.arrays import DatasetArrays, Images, checksums, open_dataset, sha256
+from lplgrad.datasets.prepared.arrays import DatasetArrays, Examples, checksums, open_dataset, sha256
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.files import file_digest
 from lplgrad.rounds.pool import LabeledSet, draw_start
@@ -27,12 +27,12 @@ CLASSES = 4
 POOL = 60
 
 
-def small_images(count: int, seed: int, side: int = 8, channels: int = 1) -> Images:
+def small_images(count: int, seed: int, side: int = 8, channels: int = 1) -> Examples:
     """Images whose class shows in their brightness, with noise."""
     draw = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int64) % CLASSES
     noise = draw.integers(0, 50, size=(count, side, side, channels))
-    return Images((noise + 50 * labels[:, None, None, None]).astype(np.uint8), labels)
+    return Examples((noise + 50 * labels[:, None, None, None]).astype(np.uint8), labels)
 
 
 def record_settings(layout: Layout, torch: str = "2") -> None:
@@ -45,7 +45,7 @@ def record_settings(layout: Layout, torch: str = "2") -> None:
             bought = layout.bought(trial.budget, trial.dataset, number)
             about = {"round": number, "seed": trial.seed, "labels": bought, "versions": {"torch": torch}}
             prepared, labeled = Path(layout.data(trial.dataset)), Path(layout.labels(trial, number))
-            about["dataset"] = checksums(prepared) if (prepared / "dataset.json").exists() else {"train_images": "?"}
+            about["dataset"] = checksums(prepared) if (prepared / "dataset.json").exists() else {"train_inputs": "?"}
             about["labeled"] = file_digest(labeled) if labeled.exists() else None
             target = layout.budget(trial.budget, trial.dataset).target_accuracy
             for folder, name, settings, stops_at in (

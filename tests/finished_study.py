@@ -12,7 +12,7 @@ import yaml
 
 from lplgrad.acquisition import Choice
 from lplgrad.datasets import Prepared
-from lplgrad.datasets.prepared.arrays import Images
+from lplgrad.datasets.prepared.arrays import Examples
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.files import replacing, write_json
 from lplgrad.rounds.files import write_labeled, write_logits, write_scores, write_test_scores
@@ -83,10 +83,10 @@ def finish(values: dict[str, Any], classes: list[str], accuracy: Accuracy | None
     return file
 
 
-def _images(count: int, classes: list[str]) -> Images:
+def _images(count: int, classes: list[str]) -> Examples:
     labels = np.arange(count, dtype=np.int64) % len(classes)
     noise = np.random.default_rng(count).integers(0, 255, size=(count, 8, 8, 1))
-    return Images(noise.astype(np.uint8), labels)
+    return Examples(noise.astype(np.uint8), labels)
 
 
 def _train(folder: Path, labels: int, accuracy: float, stopped: bool, classes: list[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lplgrad.datasets.prepared.arrays import Images
+from lplgrad.datasets.prepared.arrays import Examples
 from lplgrad.machine.devices import to_tensor
 from lplgrad.machine.randomness import Purpose, stream
 from lplgrad.modalities import View, image
@@ -51,7 +51,7 @@ def learner_of(
 
 
 def view_of(
-    images: Images,
+    images: Examples,
     augmentation: Mapping[str, Any] = AUGMENTATION,
     normalization: Normalization = NORMALIZATION,
     device: torch.device = CPU,
@@ -62,7 +62,7 @@ def view_of(
 
 
 def draws_of(
-    images: Images = IMAGES,
+    images: Examples = IMAGES,
     labeled: int = LABELED,
     batch_size: int = 8,
     augmentation: Mapping[str, Any] = AUGMENTATION,

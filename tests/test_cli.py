@@ -65,7 +65,7 @@ class TestRound:
         digits = open_dataset(tmp_path / "digits")
         from sklearn.datasets import load_digits
 
-        everything = np.concatenate([digits.splits["train"].images, digits.splits["test"].images])[..., 0]
+        everything = np.concatenate([digits.splits["train"].inputs, digits.splits["test"].inputs])[..., 0]
         assert np.array_equal(
             np.sort(everything.sum((1, 2))), np.sort(np.rint(load_digits().images * 255 / 16).sum((1, 2)))
         )

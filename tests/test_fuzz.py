@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lplgrad.analysis.round_files import read_test_scores
 from lplgrad.cli import main
 from lplgrad.datasets import Prepared
-from lplgrad.datasets.prepared.arrays import Images, open_array, open_dataset
+from lplgrad.datasets.prepared.arrays import Examples, open_array, open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
@@ -226,7 +226,7 @@ STATE = fresh_state()
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
-    images: list[Images] = [small_images(20, 1), small_images(8, 2)]
+    images: list[Examples] = [small_images(20, 1), small_images(8, 2)]
     write_dataset(folder, Prepared(images[0], images[1], [f"class{k}" for k in range(CLASSES)], {}))
     return folder
 
@@ -235,7 +235,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(data=st.data())
 def test_data_sets(prepared: Path, data: st.DataObject) -> None:
     """Manifest, images or labels damaged; what is accepted is what the manifest says and fit to be trained on."""
-    name = data.draw(st.sampled_from(["dataset.json", "dataset.json", "train_labels.npy", "test_images.npy"]))
+    name = data.draw(st.sampled_from(["dataset.json", "dataset.json", "train_labels.npy", "test_inputs.npy"]))
     path = prepared / name
     whole = path.read_bytes()
     if name == "dataset.json" and data.draw(st.booleans()):

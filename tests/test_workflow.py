@@ -248,7 +248,7 @@ class TestAgain:
         for path in project.rglob("*.csv"):
             path.touch()
         (project / "data" / "digits" / "dataset.json").touch()
-        (project / "data" / "digits" / "train_images.npy").touch()
+        (project / "data" / "digits" / "train_inputs.npy").touch()
         assert jobs(project) == {}
 
     def test_a_strategy_more_runs_only_what_is_new(self, project: Path) -> None:

@@ -175,7 +175,7 @@ def test_a_round_without_settings_is_of_an_earlier_version(layout: Layout) -> No
 
 
 def test_rounds_of_two_data_sets_are_not_mixed_although_neither_is_here(layout: Layout) -> None:
-    edit(Path(layout.round(LPLGRAD_1, 3), "settings.json"), lambda v: v.update(dataset={"train_images": "other"}))
+    edit(Path(layout.round(LPLGRAD_1, 3), "settings.json"), lambda v: v.update(dataset={"train_inputs": "other"}))
     assert departures(layout)[LPLGRAD_1].problem == "the data set has changed since"
 
 

@@ -42,7 +42,7 @@ class TestArrays:
 
     @pytest.mark.parametrize("split", ["train", "test"])
     def test_swapped_images_are_refused_although_their_size_is_the_same(self, data: DatasetArrays, split: str) -> None:
-        path = data.folder / f"{split}_images.npy"
+        path = data.folder / f"{split}_inputs.npy"
         images = np.load(path)
         other = data.folder.parent / "other.npy"
         np.save(other, images[::-1].copy())

@@ -70,14 +70,14 @@ class TestCifar:
         prepared = prepare(name.lower(), folder)
         batches = 5 if name == "CIFAR10" else 1
         assert not isinstance(prepared.train, ImageFiles)
-        assert prepared.train.images.shape == (len(prepared.train.labels), 32, 32, 3)
+        assert prepared.train.inputs.shape == (len(prepared.train.labels), 32, 32, 3)
         assert len(prepared.train.labels) == batches * len(prepared.test.labels)
         planes = noise(20 if batches == 5 else 100, 3072, seed=0).reshape(-1, 3, 32, 32)
-        assert np.array_equal(prepared.train.images[: len(planes)], planes.transpose(0, 2, 3, 1))
+        assert np.array_equal(prepared.train.inputs[: len(planes)], planes.transpose(0, 2, 3, 1))
         assert prepared.classes[7] == "name7"
         assert prepared.train.labels[9] == 9
         write_dataset(folder / "data", prepared)
-        assert open_dataset(folder / "data").splits["train"].images.shape[1:] == (32, 32, 3)
+        assert open_dataset(folder / "data").splits["train"].inputs.shape[1:] == (32, 32, 3)
 
     def test_a_changed_file_is_refused(self, placed: tuple[str, Path]) -> None:
         name, folder = placed
@@ -114,7 +114,7 @@ class TestSvhn:
         prepared = prepare("svhn", placed)
         assert not isinstance(prepared.train, ImageFiles)
         assert prepared.train.labels.tolist()[:11] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
-        assert np.array_equal(prepared.train.images[4], noise(32, 32, 3, 30)[..., 4])
+        assert np.array_equal(prepared.train.inputs[4], noise(32, 32, 3, 30)[..., 4])
         write_dataset(placed / "data", prepared)
 
     def test_a_changed_file_is_refused(self, placed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +148,8 @@ class TestCaltech:
         options = construct(image_size=16, fit="crop", test_images=5, split_seed=0)
         data = write_dataset(placed / "data", source.prepare(options, placed), threads=2)
         assert data.classes == ["Faces", "ant", "yin_yang"]
-        assert data.splits["train"].images.shape == (10, 16, 16, 3)
-        assert data.splits["test"].images.shape == (5, 16, 16, 3)
+        assert data.splits["train"].inputs.shape == (10, 16, 16, 3)
+        assert data.splits["test"].inputs.shape == (5, 16, 16, 3)
         assert sorted(np.bincount(data.splits["test"].labels).tolist()) == [1, 2, 2]
         assert source.pool_size(options) == 10
 

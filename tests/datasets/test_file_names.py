@@ -58,7 +58,7 @@ def check(root: Path) -> DatasetArrays:
     data = open_dataset(DATA)
     found = iter(rows())
     for split, part in (("train", data.train), ("test", data.test)):
-        for index, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):
+        for index, (image, label) in enumerate(zip(part.inputs, part.labels, strict=True)):
             row = next(found)
             assert (row["index"], row["split"], row["class"]) == (str(index), split, data.classes[label])
             assert np.array_equal(decode(root / restored(row["path"]), 8, "crop"), image)

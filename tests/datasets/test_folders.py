@@ -151,7 +151,7 @@ class TestFolder:
         output = tmp_path / "data"
         arguments = ["prepare", "--settings", f"{{source: image_folder, path: '{folder}'}}", "--output", output]
         assert lplgrad(*arguments)[0] == 0
-        assert len(open_dataset(output).splits["train"].images) + len(open_dataset(output).splits["test"].images) == 16
+        assert len(open_dataset(output).splits["train"].inputs) + len(open_dataset(output).splits["test"].inputs) == 16
         for name in names:
             (folder / "cat" / os.fsdecode(name)).write_bytes(b"")
         status, told = lplgrad(*arguments)

@@ -35,7 +35,7 @@ class TestFolder:
     def test_classes_are_top_folders_and_the_split_is_stratified(self, tmp_path: Path, folder: Path) -> None:
         data = prepare_folder(tmp_path, folder, image_size=8, test_images=4)
         assert data.classes == ["cat", "dog"]
-        assert data.splits["train"].images.shape == (8, 8, 8, 3)
+        assert data.splits["train"].inputs.shape == (8, 8, 8, 3)
         assert np.bincount(data.splits["test"].labels).tolist() == [2, 2]
         provenance = json.loads((tmp_path / "data" / "provenance.json").read_text())
         assert provenance["path"] == str(folder)
@@ -61,7 +61,7 @@ class TestFolder:
         for name in ("dog", "cat"):
             save(both / "test" / name / "x.png", seed=99)
         data = prepare_folder(tmp_path, both)
-        assert len(data.splits["train"].images) == 12
+        assert len(data.splits["train"].inputs) == 12
         assert data.splits["test"].labels.tolist() == [0, 1]
         save(both / "test" / "horse" / "x.png")
         with pytest.raises(UserError, match=r"test: class 'horse' is not among those of .*train"):

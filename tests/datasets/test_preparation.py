@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lplgrad.datasets import Prepared
-from lplgrad.datasets.prepared.arrays import Images
+from lplgrad.datasets.prepared.arrays import Examples
 from lplgrad.datasets.prepared.writing import write_dataset
 from tests.image_files import photos, prepare_folder, write_tiff
 
@@ -48,7 +48,7 @@ class TestFolder:
                 path = tmp_path / "photos" / name / f"{k}.tif"
                 write_tiff(path, np.full((4, 4), value).astype(number), kind=kind)
         data = prepare_folder(tmp_path, tmp_path / "photos", **options)
-        assert sorted(data.splits["train"].images[:, 0, 0, 0].tolist()) == [levels[0]] * 4 + [levels[1]] * 4
+        assert sorted(data.splits["train"].inputs[:, 0, 0, 0].tolist()) == [levels[0]] * 4 + [levels[1]] * 4
         told = capsys.readouterr().err
         assert ("levels from 10 to 16 of 255" in told) == (not options)
         assert ("set value_range" in told) == (not options)
@@ -80,7 +80,7 @@ class TestFolder:
 
     def test_a_pool_without_contrast_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         pixels = np.full((6, 4, 4, 1), 7, dtype=np.uint8)
-        part = Images(pixels, np.arange(6) % 2)
+        part = Examples(pixels, np.arange(6) % 2)
         write_dataset(tmp_path / "data", Prepared(part, part, ["a", "b"], {}))
         assert "every pixel of the training images has the same level, 7 of 255" in capsys.readouterr().err
 
@@ -90,7 +90,7 @@ class TestFolder:
         """Two of 2,400 pixels are black and white, and all others have 17 levels."""
         pixels = np.random.default_rng(1).integers(0, 17, size=(6, 20, 20, 1), dtype=np.uint8)
         pixels[0, 0, :2, 0] = 0, 255
-        part = Images(pixels, np.arange(6) % 2)
+        part = Examples(pixels, np.arange(6) % 2)
         write_dataset(tmp_path / "data", Prepared(part, part, ["a", "b"], {}))
         assert "levels from 0 to 16 of 255" in capsys.readouterr().err
 
@@ -136,4 +136,4 @@ class TestFolder:
         self, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delattr("os.posix_fallocate")
-        assert len(prepare_folder(tmp_path, folder).splits["train"].images) == 10
+        assert len(prepare_folder(tmp_path, folder).splits["train"].inputs) == 10

@@ -10,7 +10,7 @@ import torch
 from lplgrad.rounds.transforms import Normalize
 from torch import Tensor
 
-from lplgrad.datasets.prepared.arrays import Images
+from lplgrad.datasets.prepared.arrays import Examples
 from lplgrad.rounds.draws import Draws
 from lplgrad.study.settings import Augmentation
 from tests.learners import CPU, IMAGES, LABELED, NORMALIZATION, UNLABELED, draws_of
@@ -18,7 +18,7 @@ from tests.learners import CPU, IMAGES, LABELED, NORMALIZATION, UNLABELED, draws
 NOTHING = Augmentation()
 # Every image is one brightness of its own, so that an input says which image it is, whatever the augmentation.
 POOL = LABELED + UNLABELED
-NUMBERED = Images(np.tile(np.arange(POOL, dtype=np.uint8)[:, None, None, None], (1, 8, 8, 1)), np.arange(POOL) % 4)
+NUMBERED = Examples(np.tile(np.arange(POOL, dtype=np.uint8)[:, None, None, None], (1, 8, 8, 1)), np.arange(POOL) % 4)
 
 
 def numbered(augmentation: Augmentation = NOTHING) -> Draws:

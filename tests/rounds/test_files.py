@@ -15,7 +15,7 @@ import pytest
 
 from lplgrad.acquisition import Choice
 from lplgrad.datasets import Prepared
-from lplgrad.datasets.prepared.arrays import DatasetArrays, Images, open_dataset
+from lplgrad.datasets.prepared.arrays import DatasetArrays, Examples, open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import _host, read_json, replacing, write_json, write_text
@@ -168,15 +168,15 @@ def test_a_choice_without_scores_leaves_them_empty(tmp_path: Path) -> None:
 
 class TestDataset:
     def test_comes_back(self, data: DatasetArrays) -> None:
-        assert data.splits["train"].images.shape == (60, 8, 8, 1)
-        assert isinstance(data.splits["train"].images, np.memmap)
+        assert data.splits["train"].inputs.shape == (60, 8, 8, 1)
+        assert isinstance(data.splits["train"].inputs, np.memmap)
         assert data.classes == ["class0", "class1", "class2", "class3"]
         described = json.loads((data.folder / "dataset.json").read_text())
         assert described["splits"]["test"]["per_class"] == {f"class{k}": 5 for k in range(4)}
 
     def test_channel_statistics(self, tmp_path: Path) -> None:
         def prepared(images: npt.NDArray[np.uint8]) -> DatasetArrays:
-            part = Images(images, np.arange(len(images)) % 2)
+            part = Examples(images, np.arange(len(images)) % 2)
             return write_dataset(tmp_path / "data", Prepared(part, part, ["a", "b"], {}))
 
         images = np.random.default_rng(0).integers(0, 256, size=(3000, 4, 5, 3)).astype(np.uint8)
@@ -198,10 +198,10 @@ class TestDataset:
                 ),
                 r"dataset\.json: not the description of a data set",
             ),
-            (lambda folder: (folder / "train_images.npy").unlink(), "train_images.npy: missing"),
-            (lambda folder: os.truncate(folder / "train_images.npy", 2000), "not a whole array"),
+            (lambda folder: (folder / "train_inputs.npy").unlink(), "train_inputs.npy: missing"),
+            (lambda folder: os.truncate(folder / "train_inputs.npy", 2000), "not a whole array"),
             (lambda folder: os.truncate(folder / "test_labels.npy", 3), "not a whole array"),
-            (lambda folder: np.save(folder / "test_images.npy", np.zeros(3)), "not those that dataset.json describes"),
+            (lambda folder: np.save(folder / "test_inputs.npy", np.zeros(3)), "not those that dataset.json describes"),
             (lambda folder: np.save(folder / "test_labels.npy", np.full(20, 9)), "a label is not among the 4 classes"),
             (
                 lambda folder: np.save(folder / "train_labels.npy", np.array([{}], dtype=object), allow_pickle=True),
@@ -216,7 +216,7 @@ class TestDataset:
 
     def test_a_source_may_not_deliver_nonsense(self, tmp_path: Path) -> None:
         def prepared(images: int = 4, labels: tuple[int, ...] = (0, 1, 0, 1), classes: int = 2) -> Prepared:
-            train = Images(np.zeros((images, 2, 2, 3), dtype=np.uint8), np.array(labels, dtype=np.int64))
+            train = Examples(np.zeros((images, 2, 2, 3), dtype=np.uint8), np.array(labels, dtype=np.int64))
             return Prepared(train, train, [str(k) for k in range(classes)], {})
 
         for bad, problem in (

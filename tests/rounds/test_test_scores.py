@@ -74,7 +74,7 @@ def test_gradient_norms_are_those_of_autograd_one_by_one(ask: Ask, data: Dataset
     model = trained.learner.model.eval()
     mean, std = trained.normalization.mean[0], trained.normalization.std[0]
     for index in (0, 7, 19):
-        image = torch.tensor((data.splits["test"].images[index] / 255 - mean) / std).permute(2, 0, 1).float()
+        image = torch.tensor((data.splits["test"].inputs[index] / 255 - mean) / std).permute(2, 0, 1).float()
         log_p = model(image[None]).double().log_softmax(dim=1)
         gradients = torch.autograd.grad(-(log_p.exp() * log_p).sum(), list(model.parameters()))
         norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
@@ -114,7 +114,7 @@ def test_a_trial_that_has_stopped_scores_nothing(ask: Ask, tmp_path: Path) -> No
 def test_test_images_change_nothing_of_the_query(ask: Ask, data: DatasetArrays, tmp_path: Path, name: str) -> None:
     augmented = ", query_transform: train, augmentation: {crop_padding: 2}"
     one = ask(name, 1, augmented, output="one")
-    replace_array(data.folder, "test_images", 255 - np.load(data.folder / "test_images.npy"))
+    replace_array(data.folder, "test_images", 255 - np.load(data.folder / "test_inputs.npy"))
     replace_array(data.folder, "test_labels", (np.load(data.folder / "test_labels.npy") + 1) % 4)
     assert ask(name, 1, augmented, output="other") != one
     for file in ("scores.csv", "next_labeled.csv"):

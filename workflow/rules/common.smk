@@ -72,7 +72,7 @@ if workflow.is_main_process:
 ROOT = LAYOUT.root
 DATA = STUDY.data_dir
 LOGS = f"logs/{STUDY.study}"
-ARRAYS = ["train_images", "train_labels", "test_images", "test_labels"]
+ARRAYS = ["train_inputs", "train_labels", "test_inputs", "test_labels"]
 ROUND_PATH = "{budget}/{dataset}/{strategy}/seed{seed}/round{round}"
 ROUND = f"{ROOT}/{ROUND_PATH}"
 ROUND_LOGS = f"{LOGS}/{ROUND_PATH}"

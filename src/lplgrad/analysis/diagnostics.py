@@ -93,7 +93,7 @@ def _spread(data: DatasetArrays, indices: Indices, taken: Indices, seed: int, nu
     candidates = Candidates(indices=indices, seed=seed, round_number=number, query_size=len(taken), measured={})
     by_chance = indices[np.sort(choice_of(random.ACQUISITION, candidates, NoOptions()).picks)]
     numbers = modalities.registry.load(data.modality).numbers
-    parts = [numbers(data.splits["train"].images[part]) for part in (taken, by_chance)]
+    parts = [numbers(data.splits["train"].inputs[part]) for part in (taken, by_chance)]
     distance, expected = map(of_images.nearest_distance, parts)
     return distance / expected if expected > 0 else float("nan")
 
@@ -139,7 +139,7 @@ def labeled_set(layout: Layout, trial: Trial, number: int, data: DatasetArrays) 
     """
     number = trained_rounds(layout, trial, number)
     path = Path(layout.labels(trial, number))
-    labeled = read_labeled(path, len(data.splits["train"].images), len(data.classes))
+    labeled = read_labeled(path, len(data.splits["train"].inputs), len(data.classes))
     budget = layout.budget(trial.budget, trial.dataset)
     check_rounds(path, labeled, number, [budget.bought(earlier) for earlier in range(1, number + 1)])
     return labeled
@@ -158,7 +158,7 @@ def scores_of(layout: Layout, trial: Trial, number: int, data: DatasetArrays) ->
     if number >= trained_rounds(layout, trial):
         return read_scores(path, np.empty(0, dtype=np.int64), 0, ranked=False)
     labeled = labeled_set(layout, trial, number, data)
-    candidates = draw_candidates(len(data.splits["train"].images), labeled, budget.candidates, trial.seed, number)
+    candidates = draw_candidates(len(data.splits["train"].inputs), labeled, budget.candidates, trial.seed, number)
     function = acquisitions.load(layout.study.strategies[trial.strategy].acquisition)
     scores = read_scores(path, candidates, budget.query_size, ranked=function.choose is None)
     if not scores["predicted_class"].dropna().between(0, len(data.classes) - 1).all():

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lplgrad.datasets.prepared.arrays import Images
+from lplgrad.datasets.prepared.arrays import Examples
 from lplgrad.machine.registry import Registry
 from lplgrad.study.validation import Settings
 
@@ -37,8 +37,8 @@ class ImageFiles:
 class Prepared:
     """What a source returns."""
 
-    train: Images | ImageFiles  # the training pool
-    test: Images | ImageFiles
+    train: Examples | ImageFiles  # the training pool
+    test: Examples | ImageFiles
     classes: list[str]  # their names, in the order of the labels
     provenance: dict[str, Any]  # the origin of the examples and how they were processed, for people
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lplgrad.datasets import Prepared, Source
 from lplgrad.datasets._torchvision import NoOptions, download, missing
-from lplgrad.datasets.prepared.arrays import Images
+from lplgrad.datasets.prepared.arrays import Examples
 
 URL = "https://www.cs.toronto.edu/~kriz"
 
@@ -27,8 +27,8 @@ def cifar(name: str, archive: str, folder: str) -> Source:
 
         train, test = download(name, f"{archive} in {downloads}", downloads, load)
         return Prepared(
-            train=Images(train.data, np.array(train.targets, dtype=np.int64)),
-            test=Images(test.data, np.array(test.targets, dtype=np.int64)),
+            train=Examples(train.data, np.array(train.targets, dtype=np.int64)),
+            test=Examples(test.data, np.array(test.targets, dtype=np.int64)),
             classes=list(train.classes),
             provenance={"from": f"{URL}/{archive}", "md5": kind.tgz_md5, "torchvision": torchvision.__version__},
         )

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lplgrad.datasets import Prepared, Source
 from lplgrad.datasets._split import stratified_split
-from lplgrad.datasets.prepared.arrays import Images
+from lplgrad.datasets.prepared.arrays import Examples
 from lplgrad.study.validation import Settings
 
 IMAGES = 1797
@@ -38,7 +38,7 @@ def prepare(options: Options, downloads: Path) -> Prepared:
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     labels = digits.target.astype(np.int64)
     train, test = (
-        Images(images[part], labels[part])
+        Examples(images[part], labels[part])
         for part in stratified_split(labels, classes, options.test_images, options.split_seed)
     )
     provenance = {"from": "sklearn.datasets.load_digits", "scikit-learn": sklearn.__version__}

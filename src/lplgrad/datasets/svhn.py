@@ -9,7 +9,7 @@ import numpy as np
 
 from lplgrad.datasets import Prepared, Source
 from lplgrad.datasets._torchvision import NoOptions, download, missing
-from lplgrad.datasets.prepared.arrays import Images
+from lplgrad.datasets.prepared.arrays import Examples
 
 URL = "http://ufldl.stanford.edu/housenumbers"
 FILES = ("train_32x32.mat", "test_32x32.mat")
@@ -25,7 +25,7 @@ def prepare(options: NoOptions, downloads: Path) -> Prepared:
         return [torchvision.datasets.SVHN(folder, split=split, download=True) for split in ("train", "test")]
 
     train, test = (
-        Images(np.ascontiguousarray(split.data.transpose(0, 2, 3, 1)), split.labels.astype(np.int64))
+        Examples(np.ascontiguousarray(split.data.transpose(0, 2, 3, 1)), split.labels.astype(np.int64))
         for split in download("SVHN", f"{' and '.join(FILES)} in {folder}", folder, load)
     )
     checksums = {name: md5 for _, name, md5 in torchvision.datasets.SVHN.split_list.values() if name in FILES}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from lplgrad import modalities
 from lplgrad.analysis.curves import CELL, PANEL, TRIAL, panels
 from lplgrad.analysis.inference import ALPHA, estimate, welch
 from lplgrad.machine.files import read_json
@@ -82,16 +83,20 @@ def datasets_table(file: StudyFile) -> pd.DataFrame:
         manifest = Path(layout.data(name)) / "dataset.json"
         if manifest.exists():
             values = read_json(manifest)
-            (train, height, width, channels), (test, *_) = (values["splits"][name]["images"] for name in SPLITS)
+            (train, *stored), (test, *_) = (values["splits"][name]["inputs"] for name in SPLITS)
             classes = len(values["classes"])
-            learner = build(row.backbone, RecipeRow(trains="plain"), (channels, height, width), classes)
+            shape = modalities.registry.load(row.modality).input_shape(stored)
+            learner = build(row.backbone, RecipeRow(trains="plain"), shape, classes)
             parameters = learner.networks["model"].parameters()
             known |= {
-                "train": train, "test": test, "total": train + test, "image_size": f"{width}x{height}",
-                "channels": channels, "classes": classes, "parameters": sum(one.numel() for one in parameters),
+                "train": train, "test": test, "total": train + test,
+                "image_size": "x".join(map(str, reversed(stored[:-1]))), "channels": stored[-1], "classes": classes,
+                "parameters": sum(one.numel() for one in parameters),
             }  # fmt: skip
         known |= {name: getattr(row.training, name) for name in ("epochs", "batch_size", "learning_rate")}
-        rows.append({**known, "milestones": " ".join(map(str, row.training.milestones))})
+        schedule = row.training.schedule
+        milestones = " ".join(map(str, row.training.milestones)) if schedule == "step" else schedule
+        rows.append({**known, "milestones": milestones})
     columns = ["dataset", "train", "test", "total", "image_size", "channels", "classes", "parameters", "epochs"]
     return pd.DataFrame(rows).reindex(columns=[*columns, "batch_size", "learning_rate", "milestones"])
 

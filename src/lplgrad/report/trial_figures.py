@@ -129,7 +129,7 @@ def _observed(file: StudyFile, trial: Trial) -> tuple[list[Observation], Dataset
         folder = Path(layout.round(trial, number))
         labeled = labeled_set(layout, trial, number, data)
         tested = min(wanted.embedded_images, len(data.splits["test"].labels))
-        unlabeled = min(wanted.unlabeled_images, len(data.splits["train"].images) - len(labeled))
+        unlabeled = min(wanted.unlabeled_images, len(data.splits["train"].inputs) - len(labeled))
         features = read_array(folder / "features.npy", (tested, None))
         observed = read_observed(folder / "observed.csv", tested, data.splits["test"].labels)
         of_pool = read_confidence(folder / "confidence.csv", labeled.indices, unlabeled)
@@ -191,7 +191,7 @@ def contact_sheet(queries: list[Query], data: DatasetArrays) -> Any:
 
 def _thumbnail(axis: Any, candidate: pd.Series[Any], data: DatasetArrays, names: list[str]) -> None:
     index, predicted = int(candidate["index"]), candidate["predicted_class"]
-    axis.imshow(data.splits["train"].images[index].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axis.imshow(data.splits["train"].inputs[index].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     label = int(candidate["label"])
     name = "unknown" if label == UNKNOWN else names[label]
     score = "" if math.isnan(candidate["score"]) else f"{candidate['score']:.3g}"

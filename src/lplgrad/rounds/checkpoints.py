@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from lplgrad import backbones, recipes
 from lplgrad.acquisition import unmet
 from lplgrad.backbones._network import Network, initialize
-from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import file_digest, replacing
 from lplgrad.machine.randomness import Purpose, torch_seed
@@ -126,31 +125,28 @@ def read_tensors(
     return tensors, header
 
 
-def save(
-    path: Path,
-    learner: Learner,
-    files: Mapping[str, str],
-    backbone: BackboneRow,
-    recipe: RecipeRow,
-    shape: Sequence[int],
-    data: DatasetArrays,
-    normalization: Normalization,
-) -> None:
-    """Write a checkpoint that holds everything needed to predict with it, apart from frozen weights.
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says about its learner and its examples."""
 
-    ``files`` are the digests of the files that options name, by path. Frozen weights are read from there.
+    backbone: BackboneRow
+    recipe: RecipeRow
+    shape: Sequence[int]  # of one input: channels, height and width of an image
+    normalization: Normalization
+    classes: list[str]
+    modality: str = "image"
+    fit: str | None = None  # how images were brought to one size; None if they had one
+    files: Mapping[str, str] = field(default_factory=dict)  # digests of the files that options name, by path
+
+
+def save(path: Path, learner: Learner, about: Description) -> None:
+    """Write a checkpoint that holds everything needed to predict with it.
+
+    Frozen weights are not included: they are read from the files that the description names.
     """
-    description = {
-        "format": FORMAT,
-        "files": dict(files),
-        "backbone": backbone.model_dump(by_alias=True),
-        "recipe": recipe.model_dump(by_alias=True),
-        "modality": data.modality,
-        "shape": list(shape),
-        "fit": data.fit,
-        "classes": data.classes,
-        "normalization": normalization.model_dump(),
-    }
+    rows = {name: getattr(about, name).model_dump(by_alias=True) for name in ("backbone", "recipe", "normalization")}
+    others = {name: getattr(about, name) for name in ("classes", "modality", "fit")}
+    description = {"format": FORMAT, **rows, **others, "shape": list(about.shape), "files": dict(about.files)}
     write_tensors(path, tensors_of(learner), description)
 
 
@@ -160,11 +156,7 @@ class Checkpoint:
 
     path: Path
     learner: Learner
-    backbone: BackboneRow
-    recipe: RecipeRow
-    shape: list[int]  # of one input: channels, height and width of an image
-    normalization: Normalization
-    classes: list[str]
+    about: Description
 
     def check_fits(
         self,
@@ -180,11 +172,11 @@ class Checkpoint:
             UserError: what differs.
         """
         wanted = {
-            "shape of inputs": (self.shape, list(shape)),
-            "classes": (self.classes, classes),
-            "backbone": (self.backbone, backbone or self.backbone),
-            "recipe": (self.recipe.trains, (recipe or self.recipe).trains),
-            "normalization": (self.normalization, normalization or self.normalization),
+            "shape of inputs": (list(self.about.shape), list(shape)),
+            "classes": (self.about.classes, classes),
+            "backbone": (self.about.backbone, backbone or self.about.backbone),
+            "recipe": (self.about.recipe.trains, (recipe or self.about.recipe).trains),
+            "normalization": (self.about.normalization, normalization or self.about.normalization),
         }
         for what, (found, expected) in wanted.items():
             if found != expected:
@@ -193,8 +185,8 @@ class Checkpoint:
     @property
     def offered(self) -> frozenset[str]:
         """What acquisition functions can need of the learner."""
-        backbone = backbones.registry.load(self.backbone.name).offers(self.backbone.checked_options)
-        return recipes.registry.load(self.recipe.trains).offered(self.recipe.checked_options, backbone)
+        backbone = backbones.registry.load(self.about.backbone.name).offers(self.about.backbone.checked_options)
+        return recipes.registry.load(self.about.recipe.trains).offered(self.about.recipe.checked_options, backbone)
 
     def check_offers(self, needs: Iterable[str], acquisition: str) -> None:
         """Check that the learner offers what an acquisition function needs.
@@ -204,8 +196,8 @@ class Checkpoint:
         """
         for need in unmet(needs, self.offered):
             raise UserError(
-                f"{self.path}: was trained by the recipe {self.recipe.trains!r} with the backbone "
-                f"{self.backbone.name!r}, which does not offer {need}; {acquisition} needs it"
+                f"{self.path}: was trained by the recipe {self.about.recipe.trains!r} with the backbone "
+                f"{self.about.backbone.name!r}, which does not offer {need}; {acquisition} needs it"
             )
 
 
@@ -242,7 +234,8 @@ def load(path: Path) -> Checkpoint:
             state |= kind.frozen(network, backbone.checked_options)
         _load_state(network, state, f"{path}: {name}")
     learner.state = {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith("state/")}
-    return Checkpoint(path, learner, backbone, recipe, shape, normalization, classes)
+    kept: dict[str, Any] = {name: description.get(name) for name in ("modality", "fit")}
+    return Checkpoint(path, learner, Description(backbone, recipe, shape, normalization, classes, files=files, **kept))
 
 
 def _check_files(path: Path, files: Mapping[str, str]) -> None:

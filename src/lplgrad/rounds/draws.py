@@ -112,7 +112,7 @@ def draws_of(
     stream: Callable[[Purpose | str], np.random.Generator],
 ) -> Draws:
     """Return the examples of a round, on its device."""
-    stored, labeled = here.data.splits["train"].images, here.labeled.known
+    stored, labeled = here.data.splits["train"].inputs, here.labeled.known
     return Draws(
         to_tensor(stored[labeled.indices], here.device),
         to_tensor(labeled.labels, here.device),

@@ -47,7 +47,7 @@ class Scorer:
         self.checkpoint.check_fits(here.shape, here.data.classes)
         self.checkpoint.check_offers(self.needs, here.settings.acquisition)
         self.learner = checkpoints.to_device(self.checkpoint.learner, here.device)
-        self.at_once = here.view(self.checkpoint.normalization).batch_size(norms=True)
+        self.at_once = here.view(self.checkpoint.about.normalization).batch_size(norms=True)
         self.side: Learner | None = None
         self.earlier_seconds = 0.0  # that another process computed, before it was killed
 
@@ -63,7 +63,7 @@ class Scorer:
 
         def batches(split_indices: Indices, what: str, generator: np.random.Generator) -> Iterable[Tensor]:
             change = generator if here.settings.query_transform == "train" else None
-            return here.batches("train", split_indices, self.checkpoint.normalization, what, change)
+            return here.batches("train", split_indices, self.checkpoint.about.normalization, what, change)
 
         # All passes over the candidates draw the same augmentation; labelled examples go on from there.
         first = [augmenting]
@@ -92,8 +92,8 @@ class Scorer:
         """
         here = self.here
         test = here.data.splits["test"]
-        positions = draw_test_images(len(test.images), here.seed)
-        normalization = self.checkpoint.normalization
+        positions = draw_test_images(len(test.inputs), here.seed)
+        normalization = self.checkpoint.about.normalization
         measured = self._measure(self.needs, lambda: here.batches("test", positions, normalization, "test images"))
         scores = scores_of(self.function, self._candidates(positions, measured), self.options)
         labels = to_tensor(test.labels[positions], here.device)

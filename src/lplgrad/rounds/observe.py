@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
         # Drawn by the trial's seed alone: every round shows the same test images, and the same training images as long
         # as they have no label.
         draw = stream(here.seed, Purpose.OBSERVED_IMAGES)
-        embedded = np.sort(draw.permutation(len(data.splits["test"].images))[: settings.embedded_images])
-        order = draw.permutation(len(data.splits["train"].images))
+        embedded = np.sort(draw.permutation(len(data.splits["test"].inputs))[: settings.embedded_images])
+        order = draw.permutation(len(data.splits["train"].inputs))
         unlabeled = np.sort(order[~np.isin(order, here.labeled.indices)][: settings.unlabeled_images])
 
         checkpoint = checkpoints.load(arguments.checkpoint)
@@ -39,14 +39,14 @@ def run(arguments: argparse.Namespace) -> None:
         offered = checkpoint.offered
 
         def batches(split: str, positions: Indices, what: str = "") -> Iterable[Tensor]:
-            return here.batches(split, positions, checkpoint.normalization, what)
+            return here.batches(split, positions, checkpoint.about.normalization, what)
 
         wanted = frozenset({"logits", "features", "predicted_loss"}) & offered
         found = predict(learner, batches("test", embedded, "test images"), wanted)
         nothing = [""] * len(embedded)
         norms = nothing
         if "gradient_norms" in offered:
-            at_once = here.view(checkpoint.normalization).batch_size(norms=True)
+            at_once = here.view(checkpoint.about.normalization).batch_size(norms=True)
             slope = Slope(entropy, fallback=True)
             norms = _digits(gradient_norms(learner, slope, batches("test", embedded), at_once).total)
         labels = to_tensor(data.splits["test"].labels[embedded], here.device)

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> None:
-    settings, pool = here.settings, len(here.data.splits["train"].images)
+    settings, pool = here.settings, len(here.data.splits["train"].inputs)
     indices = draw_candidates(pool, here.labeled, settings.candidates, here.seed, here.number)
     if len(indices) < settings.query_size:
         raise UserError(f"query_size: {settings.query_size} are to be labelled, but only {len(indices)} are left")

@@ -71,11 +71,11 @@ class Round(Generic[JobT]):
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one network input: channels, height and width of an image."""
-        return modalities.registry.load(self.data.modality).input_shape(self.data.splits["train"].images.shape[1:])
+        return modalities.registry.load(self.data.modality).input_shape(self.data.splits["train"].inputs.shape[1:])
 
     def view(self, normalization: Normalization) -> View:
         """Return how the examples become input of a network that was trained with a normalization."""
-        modality, stored = modalities.registry.load(self.data.modality), self.data.splits["train"].images.shape[1:]
+        modality, stored = modalities.registry.load(self.data.modality), self.data.splits["train"].inputs.shape[1:]
         augmentation = modality.augmentation.model_validate(getattr(self.settings, "augmentation", {}))
         return modality.view(augmentation, normalization.mean, normalization.std, stored, self.device)
 
@@ -116,7 +116,7 @@ class Round(Generic[JobT]):
 
         from lplgrad.machine.devices import to_tensor
 
-        stored, view = self.data.splits[split].images, self.view(normalization)
+        stored, view = self.data.splits[split].inputs, self.view(normalization)
         chosen, size = np.arange(len(stored)) if positions is None else positions, view.batch_size()
         starts: Iterable[int] = range(0, len(chosen), size)
         if what:
@@ -148,7 +148,7 @@ def open_round(arguments: argparse.Namespace, job: type[JobT], what: str) -> Ite
         settings = parse_settings(job, arguments.settings)
         _log_settings(settings)
         data = open_dataset(arguments.data)
-        labeled = read_labeled(arguments.labeled, len(data.splits["train"].images), len(data.classes))
+        labeled = read_labeled(arguments.labeled, len(data.splits["train"].inputs), len(data.classes))
         newest = int(labeled.rounds.max())
         number, metrics = vars(arguments).get("round", newest), _metrics(arguments)
         stopped = metrics is not None and has_stopped(metrics, arguments.target_accuracy)

@@ -38,11 +38,11 @@ def train_side(
     def stream(purpose: Purpose | str) -> np.random.Generator:
         return here.stream(f"side {purpose}")
 
-    learner = build_learner(function.side, options, checkpoint.backbone, here.shape, len(here.data.classes))
-    to_device(first_weights(learner, checkpoint.backbone, stream), here.device)
-    draws = draws_of(here, checkpoint.normalization, training.batch_size, stream)
+    learner = build_learner(function.side, options, checkpoint.about.backbone, here.shape, len(here.data.classes))
+    to_device(first_weights(learner, checkpoint.about.backbone, stream), here.device)
+    draws = draws_of(here, checkpoint.about.normalization, training.batch_size, stream)
     inputs = [arguments.data / "dataset.json", arguments.labeled, arguments.checkpoint]
-    roots = query_code(settings.acquisition, checkpoint.recipe, checkpoint.backbone)
+    roots = query_code(settings.acquisition, checkpoint.about.recipe, checkpoint.about.backbone)
     digest = digest_of([settings.model_dump(), here.files, here.number, here.seed, here.device.type], inputs, roots)
     device = describe(here.device)["device"]
     progress = Progress(here.folder / QUERY_PROGRESS, digest, arguments.progress_seconds, here.wanted, device)

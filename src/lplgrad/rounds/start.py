@@ -18,7 +18,7 @@ from lplgrad.study.validation import parse
 def run(arguments: argparse.Namespace) -> None:
     """Draw images of the pool, ask the oracle for their labels, and write these."""
     data = open_dataset(arguments.data)
-    images = len(data.splits["train"].images)
+    images = len(data.splits["train"].inputs)
     if arguments.labels is not None:
         values = {"query_size": arguments.query_size, "candidates": arguments.candidates or "all"}
         values |= {"start": {"size": arguments.size}, "labels": arguments.labels}

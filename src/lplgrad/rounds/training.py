@@ -75,16 +75,10 @@ def train_and_test(here: Round[TrainingJob]) -> None:
         **machine,
         "device": "; ".join(progress.devices),
     }
-    checkpoints.save(
-        here.folder / "checkpoint.safetensors",
-        learner,
-        here.files,
-        settings.backbone,
-        settings.recipe,
-        here.shape,
-        data,
-        normalization,
+    about = checkpoints.Description(
+        settings.backbone, settings.recipe, here.shape, normalization, data.classes, data.modality, data.fit, here.files
     )
+    checkpoints.save(here.folder / "checkpoint.safetensors", learner, about)
     write_logits(here.folder / "test_logits.npy", logits)
     write_json(here.folder / "timing.json", timing)
     write_settings(here, TRAINING)

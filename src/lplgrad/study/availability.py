@@ -33,7 +33,7 @@ def check_prepared_datasets(study: Study) -> None:
                     "another data_dir, or delete that folder"
                 )
         try:
-            pool = int(described["splits"]["train"]["images"][0])
+            pool = int(described["splits"]["train"]["inputs"][0])
         except (KeyError, TypeError, ValueError, IndexError):
             continue  # whoever opens the arrays reports what is wrong
         check_pool(study, name, pool, f" ({manifest.parent})")

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     file = parse(StudyFile, {"study": study, "unavailable": unavailable}, "--unavailable")
     layout = Layout(study, file.unavailable)
     for name in layout.datasets if arguments.prepared else ():
-        check_pool(study, name, len(open_dataset(Path(layout.data(name)), read_all=True).splits["train"].images))
+        check_pool(study, name, len(open_dataset(Path(layout.data(name)), read_all=True).splits["train"].inputs))
     text = yaml.safe_dump(file.model_dump(by_alias=True), sort_keys=False, allow_unicode=True, width=120)
     if arguments.output is None:
         print(text, end="")

@@ -62,7 +62,7 @@ def size_of(study: Study, dataset: str) -> Size:
     if manifest.exists():
         described = read_json(manifest)
         try:
-            train, test = (described["splits"][split]["images"] for split in ("train", "test"))
+            train, test = (described["splits"][split]["inputs"] for split in ("train", "test"))
             return Size(min(train[1:3]), train[3], len(described["classes"]), train[0], test[0])
         except (KeyError, TypeError, ValueError, IndexError):
             raise UserError(f"{manifest}: not the description of a data set; prepare it anew") from None

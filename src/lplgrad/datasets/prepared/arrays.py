@@ -1,6 +1,6 @@
-"""A prepared data set on disk: one uint8 array per split, mapped into memory when opened.
+"""A prepared data set on disk: one array of examples per split, mapped into memory when opened.
 
-``data/<dataset>/`` contains ``{train,test}_images.npy`` (uint8, N x H x W x C), ``{train,test}_labels.npy`` (int64),
+``data/<dataset>/`` contains ``{train,test}_inputs.npy`` (as the modality says), ``{train,test}_labels.npy`` (int64),
 ``dataset.json`` (classes, shapes, counts, checksums, channel statistics), ``provenance.json`` (the origin of the
 images, for people) and ``stamps.json`` (size and time of the image arrays when they were last compared with their
 checksums). ``dataset.json`` is written after the arrays: if it exists, they are complete.
@@ -29,23 +29,23 @@ SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 
 @dataclass(frozen=True)
-class Images:
+class Examples:
     """One split of a data set, as its source returns it."""
 
-    images: npt.NDArray[np.uint8]  # shape (N, H, W, C) with 1 or 3 channels
-    labels: npt.NDArray[np.int64]  # the class of each image, shape (N,)
+    inputs: npt.NDArray[Any]  # shape (N, ...), as the modality says
+    labels: npt.NDArray[np.int64]  # the class of each example, shape (N,)
 
 
 @dataclass(frozen=True)
 class Split:
     """One split of a prepared data set."""
 
-    images: npt.NDArray[np.uint8]  # mapped into memory, shape (N, H, W, C) with 1 or 3 channels
-    known: npt.NDArray[np.int64] | None  # the class of each image, shape (N,); None for the training pool
+    inputs: npt.NDArray[Any]  # mapped into memory, shape (N, ...), as the modality says
+    known: npt.NDArray[np.int64] | None  # the class of each example, shape (N,); None for the training pool
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """Return the class of each image, shape (N,). LookupError: it is the pool, of which only an oracle knows."""
+        """Return the class of each example, shape (N,). LookupError: it is the pool, of which only an oracle knows."""
         if self.known is None:
             raise LookupError("the labels of the training pool are in label files; see rounds/oracle.py")
         return self.known
@@ -66,7 +66,7 @@ class DatasetArrays:
     @property
     def channels(self) -> int:
         """Return the number of channels of an image."""
-        return int(self.splits["train"].images.shape[-1])
+        return int(self.splits["train"].inputs.shape[-1])
 
 
 def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
@@ -82,7 +82,7 @@ def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
     try:
         classes, mean, std = described["classes"], described["mean"], described["std"]
         modality, fit = described.get("modality", "image"), described.get("fit")
-        shapes = {split: tuple(described["splits"][split]["images"]) for split in SPLITS}
+        shapes = {split: tuple(described["splits"][split]["inputs"]) for split in SPLITS}
         expected = _checksums_in(described)
         channels = shapes["train"][-1]
         sound = modality in modalities.registry.names() and (fit is None or isinstance(fit, str))
@@ -98,28 +98,28 @@ def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
         sound = False
     if not sound:
         raise UserError(f"{manifest}: not the description of a data set; prepare it anew")
-    opened: dict[str, Images] = {
+    opened: dict[str, Examples] = {
         split: _open_split(folder, split, shapes[split], len(classes), modality) for split in SPLITS
     }
-    stamps, known = _image_stamps(folder), dict[str, Any]()
+    stamps, known = _stamps(folder), dict[str, Any]()
     with suppress(OSError, UserError):  # without readable stamps, all images are compared
         known = read_json(folder / STAMPS)
     for split, part in opened.items():
         arrays: dict[str, npt.NDArray[Any]] = {"labels": part.labels}
         if read_all or known.get(split) != stamps[split]:
-            arrays["images"] = part.images
+            arrays["inputs"] = part.inputs
         for kind, array in arrays.items():
             if sha256(array) != expected[f"{split}_{kind}"]:
                 raise UserError(f"{folder / f'{split}_{kind}.npy'}: changed since it was prepared; {AGAIN}")
     if known != stamps:
         with suppress(OSError):  # if the folder is read-only, the next job compares again
             write_json(folder / STAMPS, stamps)
-    splits = {name: Split(part.images, None if name == "train" else part.labels) for name, part in opened.items()}
+    splits = {name: Split(part.inputs, None if name == "train" else part.labels) for name, part in opened.items()}
     return DatasetArrays(folder, splits, classes, mean, std, modality, fit)
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each array when it was prepared, by ``<split>_images`` and ``<split>_labels``."""
+    """Return the SHA-256 of each array when it was prepared, by ``<split>_inputs`` and ``<split>_labels``."""
     manifest = folder / "dataset.json"
     try:
         return _checksums_in(read_json(manifest))
@@ -129,12 +129,12 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def _checksums_in(described: Mapping[str, Any]) -> dict[str, str]:
     splits = described["splits"]
-    return {f"{split}_{kind}": splits[split][f"{kind}_sha256"] for split in SPLITS for kind in ("images", "labels")}
+    return {f"{split}_{kind}": splits[split][f"{kind}_sha256"] for split in SPLITS for kind in ("inputs", "labels")}
 
 
-def _image_stamps(folder: Path) -> dict[str, list[int]]:
-    """Return the size in bytes and the time in nanoseconds of each image array. They identify an unchanged file."""
-    found = {split: (folder / f"{split}_images.npy").stat() for split in SPLITS}
+def _stamps(folder: Path) -> dict[str, list[int]]:
+    """Return size in bytes and time in nanoseconds of each array of examples. They identify an unchanged file."""
+    found = {split: (folder / f"{split}_inputs.npy").stat() for split in SPLITS}
     return {split: [stat.st_size, stat.st_mtime_ns] for split, stat in found.items()}
 
 
@@ -147,15 +147,15 @@ def _are(kind: type, values: object) -> bool:
     return isinstance(values, list) and all(type(value) is kind for value in values)
 
 
-def _open_split(folder: Path, split: str, shape: tuple[int, ...], classes: int, modality: str) -> Images:
-    images = open_array(folder / f"{split}_images.npy", mapped=True)
+def _open_split(folder: Path, split: str, shape: tuple[int, ...], classes: int, modality: str) -> Examples:
+    inputs = open_array(folder / f"{split}_inputs.npy", mapped=True)
     labels = open_array(folder / f"{split}_labels.npy", mapped=False)
-    problem = modalities.registry.load(modality).problem(images)
-    if problem or images.shape != shape or labels.dtype != np.int64 or labels.shape != shape[:1]:
+    problem = modalities.registry.load(modality).problem(inputs)
+    if problem or inputs.shape != shape or labels.dtype != np.int64 or labels.shape != shape[:1]:
         raise UserError(f"{folder}: the {split} arrays are not those that dataset.json describes; prepare it anew")
     if len(labels) and (labels.min() < 0 or labels.max() >= classes):
         raise UserError(f"{folder / f'{split}_labels.npy'}: a label is not among the {classes} classes")
-    return Images(images, labels)
+    return Examples(inputs, labels)
 
 
 def open_array(path: Path, mapped: bool) -> npt.NDArray[Any]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from lplgrad import datasets
 from lplgrad.datasets import ImageFiles, Prepared
-from lplgrad.datasets.prepared.arrays import SPLITS, DatasetArrays, Images, Split, open_array, open_dataset
+from lplgrad.datasets.prepared.arrays import SPLITS, DatasetArrays, Examples, Split, open_array, open_dataset
 from lplgrad.datasets.prepared.images import decode
 from lplgrad.datasets.prepared.originals import ORIGINALS, change
 from lplgrad.machine.errors import UserError
@@ -140,7 +140,7 @@ def _paths(data: DatasetArrays, downloads: Path, threads: int) -> dict[str, list
     found: dict[str, list[str]] = {}
     for split in SPLITS:
         files = getattr(prepared, split)
-        if isinstance(files, Images):
+        if isinstance(files, Examples):
             return None
         found[split] = [escaped(_name(path, originals, downloads)) for path in files.paths]
     return found
@@ -176,7 +176,7 @@ def _other_image(files: ImageFiles, part: Split, threads: int, what: str) -> Pat
             image = decode(files.paths[position], files.side, files.fit, files.value_range)
         except (OSError, ValueError):
             return False
-        return np.array_equal(image, part.images[position])
+        return np.array_equal(image, part.inputs[position])
 
     count = len(files.paths)
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(threads) as pool:

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
         remove(failed)
         known_by = {"source": settings.source, **options.model_dump()}
         data = write_dataset(arguments.output, prepared, arguments.threads, known_by, before, source.modality)
-    pool, test = (data.splits[name].images for name in ("train", "test"))
+    pool, test = (data.splits[name].inputs for name in ("train", "test"))
     say(
         f"{arguments.output}: {len(pool)} training and {len(test)} test images of {'x'.join(map(str, pool.shape[1:]))} "
         f"in {len(data.classes)} classes"

@@ -16,7 +16,7 @@ import PIL
 
 from lplgrad import modalities
 from lplgrad.datasets import ImageFiles, Prepared
-from lplgrad.datasets.prepared.arrays import SPLITS, DatasetArrays, Images, open_array, open_dataset, sha256
+from lplgrad.datasets.prepared.arrays import SPLITS, DatasetArrays, Examples, open_array, open_dataset, sha256
 from lplgrad.datasets.prepared.images import decode_all, first_shape
 from lplgrad.datasets.prepared.originals import ORIGINALS
 from lplgrad.machine.errors import UserError
@@ -53,7 +53,7 @@ def write_dataset(
     try:
         kind = modalities.registry.load(modality)
         splits = _write_arrays(folder, staging, prepared, kind, threads)
-        mean, std = kind.statistics(open_array(staging / "train_images.npy", mapped=True), folder)
+        mean, std = kind.statistics(open_array(staging / "train_inputs.npy", mapped=True), folder)
         remove(folder / "dataset.json")
         for array in staging.iterdir():
             array.replace(folder / array.name)
@@ -73,17 +73,17 @@ def write_dataset(
 
 def _write_arrays(folder: Path, staging: Path, prepared: Prepared, modality: Modality, threads: int) -> dict[str, Any]:
     """Check the arrays of both splits and write them to ``staging``. Return their descriptions for ``dataset.json``."""
-    parts: dict[str, Images | ImageFiles] = {split: getattr(prepared, split) for split in SPLITS}
+    parts: dict[str, Examples | ImageFiles] = {split: getattr(prepared, split) for split in SPLITS}
     splits: dict[str, Any] = {}
     shape = first_shape([part for part in parts.values() if isinstance(part, ImageFiles)])
     unreadable: dict[Path, str] = {}
     kinds: Counter[str] = Counter()
     for split, part in parts.items():
         _check_labels(folder, split, part.labels, prepared.classes)
-        target = staging / f"{split}_images.npy"
-        if isinstance(part, Images):
+        target = staging / f"{split}_inputs.npy"
+        if isinstance(part, Examples):
             with replacing(target) as file:
-                np.save(file, part.images, allow_pickle=False)
+                np.save(file, part.inputs, allow_pickle=False)
         else:
             decoded, broken = _decode(target, part, shape, threads, f"{split} images")
             kinds += decoded
@@ -94,8 +94,8 @@ def _write_arrays(folder: Path, staging: Path, prepared: Prepared, modality: Mod
         images = open_array(target, mapped=True)
         _check_examples(folder, split, images, part.labels, modality)
         splits[split] = {
-            "images": list(images.shape),
-            "images_sha256": sha256(images),
+            "inputs": list(images.shape),
+            "inputs_sha256": sha256(images),
             "labels_sha256": sha256(part.labels),
             "per_class": dict(zip(prepared.classes, counts.tolist(), strict=True)),
         }
