@@ -1,6 +1,7 @@
 # From measurements to tables, figures and pages. Each takes seconds, so a cluster runs most of them where Snakemake runs.
 # `use rule` does not inherit `localrule`.
 # In the report each result has one label: with two, Snakemake 9 draws a toggle that breaks if a combination is missing.
+from lplgrad import modalities
 from lplgrad.cli import FIGURES, TABLES
 from lplgrad.study.pairs import ablation_pairs
 
@@ -258,12 +259,13 @@ use rule measurements as chosen_files with:
 without = set() if any(ablation_pairs(STUDY)) else {"ablation"}
 published = set(read_study([CONFIG]).run.datasets)  # config.yaml is the paper
 without |= set() if published & set(LAYOUT.datasets) else {"accuracy_against_paper", "time_against_paper"}
+PICTURES = [name for name in LAYOUT.datasets if modalities.registry.load(STUDY.datasets[name].modality).pictures]
 RESULTS = [rules.study.output, rules.statistics.output, rules.diagnostics.output, rules.claims.output]
 RESULTS += [
     expand(rules.table.output, table=[name for name in SHOWN_TABLES if name not in without]),
     expand(rules.study_figure.output, figure=STUDY_FIGURES),
     expand(rules.budget_figure.output, figure=BUDGET_FIGURES, budget=STUDY.run.budgets),
-    expand(rules.trial_figure.output, figure="chosen", seed=STUDY.run.seeds[0], **RUN),
+    expand(rules.trial_figure.output, figure="chosen", seed=STUDY.run.seeds[0], **{**RUN, "dataset": PICTURES}),
     [expand(rules.trial_figure.output, figure=MODEL_FIGURES, **vars(trial)) for trial in LAYOUT.shown_models()],
 ]
 # A data set that is gone is not prepared again for the sake of names, and one in a read-only folder keeps those it has.

@@ -74,6 +74,7 @@ class Modality:
     # From stored examples, shape (N, ...), to numbers, float64, shape (N, D), whose Euclidean distance says how alike
     # examples are
     numbers: Callable[[npt.NDArray[Any]], npt.NDArray[np.float64]]
+    pictures: bool = False  # whether figures can show the stored examples as images
     # The settings of the augmentation, which are the key ``augmentation`` of a data set
     augmentation: type[Settings] = NoAugmentation
 

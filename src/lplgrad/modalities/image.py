@@ -111,4 +111,4 @@ def _warn_of_little_contrast(folder: Path, histograms: npt.NDArray[np.int64]) ->
         )
 
 
-MODALITY = Modality(view, problem, statistics, input_shape, shrunk, Augmentation)
+MODALITY = Modality(view, problem, statistics, input_shape, shrunk, pictures=True, augmentation=Augmentation)

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from sklearn.manifold import TSNE
 
+from lplgrad import modalities
 from lplgrad.analysis.choices import SCORES
 from lplgrad.analysis.choices import loss_correlations as correlations
 from lplgrad.analysis.departures import behind, check_settings
@@ -67,7 +68,14 @@ class Observation:
 
 
 def chosen(file: StudyFile, trial: Trial) -> Any:
-    """Draw the images that every query chose."""
+    """Draw the images that every query chose.
+
+    Raises:
+        UserError: the examples are no images.
+    """
+    modality = file.study.datasets[trial.dataset].modality
+    if not modalities.registry.load(modality).pictures:
+        raise UserError(f"--dataset: {trial.dataset} has examples of the modality {modality!r}, which are no images")
     return contact_sheet(*_queries(file, trial))
 
 
