@@ -31,7 +31,7 @@ from lplgrad.rounds.pool import Indices, LabeledSet
 from lplgrad.rounds.settings import digests, named_files
 from lplgrad.rounds.stopping import has_stopped
 from lplgrad.study.settings import Normalization, ObservationJob, QueryJob, TrainingJob
-from lplgrad.study.validation import Settings, parse_settings
+from lplgrad.study.validation import Settings, parse, parse_settings
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,8 @@ class Round(Generic[JobT]):
     def view(self, normalization: Normalization) -> View:
         """Return how the examples become input of a network that was trained with a normalization."""
         modality, stored = modalities.registry.load(self.data.modality), self.data.splits["train"].inputs.shape[1:]
-        augmentation = modality.augmentation.model_validate(getattr(self.settings, "augmentation", {}))
+        given = getattr(self.settings, "augmentation", {})
+        augmentation = parse(modality.augmentation, given, "--settings: augmentation")
         return modality.view(augmentation, normalization.mean, normalization.std, stored, self.device)
 
     @cached_property

@@ -191,8 +191,7 @@ class Layout:
 
     def training_settings(self, dataset: str, recipe: str) -> dict[str, Any]:
         """``--settings`` of ``lplgrad train``."""
-        row = self.study.datasets[dataset]
-        return self._job(TrainingJob, {**dict(row), "modality": row.modality, "recipe": self.study.recipes[recipe]})
+        return self._job(TrainingJob, {**dict(self.study.datasets[dataset]), "recipe": self.study.recipes[recipe]})
 
     def training_files(self, dataset: str, recipe: str) -> list[str]:
         """Files that options of a training name."""
@@ -208,7 +207,7 @@ class Layout:
     def query_settings(self, budget: str, dataset: str, strategy: str) -> dict[str, Any]:
         """``--settings`` of ``lplgrad query``."""
         row, asked = self.study.datasets[dataset], self.study.strategies[strategy]
-        chosen = {"acquisition": asked.acquisition, "options": asked.options, "modality": row.modality}
+        chosen = {"acquisition": asked.acquisition, "options": asked.options}
         return self._job(QueryJob, {**dict(row), **dict(row.budgets[budget]), **chosen})
 
     def observation_settings(self) -> dict[str, Any]:

@@ -100,9 +100,6 @@ class Training(Settings):
         return self
 
 
-ModalityName = Annotated[str, _known("modality", modalities.registry)]
-
-
 def _write_out_augmentation(settings: Settings, modality: str) -> None:
     """Check the settings of an augmentation, whose keys the modality defines, and write out its defaults."""
     kind: type[Settings] = modalities.registry.load(modality).augmentation
@@ -130,6 +127,13 @@ class Normalization(Settings):
         if len(self.mean) != len(self.std):
             raise wrong("mean and std must have one value per channel each")
         return self
+
+
+def unoffered(backbone: BackboneRow, recipe: RecipeRow, name: str) -> str:
+    """Say what a recipe of some name needs and a backbone does not offer; empty if there is nothing."""
+    offers = backbones.registry.load(backbone.name).offers(backbone.checked_options)
+    wanted = sorted(recipes.registry.load(recipe.trains).wants(recipe.checked_options) - offers)
+    return f"recipe {name!r} needs {wanted[0]}, which backbone {backbone.name!r} does not offer" if wanted else ""
 
 
 def _auxiliary_line(value: object) -> str:
@@ -469,11 +473,8 @@ class Study(Settings):
         backbone = backbones.registry.load(dataset.backbone.name).offers(dataset.backbone.checked_options)
         recipe = self.recipes[strategy.recipe]
         kind, options = recipes.registry.load(recipe.trains), recipe.checked_options
-        wanted = sorted(kind.wants(options) - backbone)
-        if wanted:
-            return (
-                f"recipe {strategy.recipe!r} needs {wanted[0]}, which backbone {dataset.backbone.name!r} does not offer"
-            )
+        if problem := unoffered(dataset.backbone, recipe, strategy.recipe):
+            return problem
         offered = kind.offered(options, backbone)
         for need in unmet(strategy.needs, offered):
             others = [
@@ -528,15 +529,21 @@ class TrainingJob(Settings):
 
     backbone: BackboneRow = BackboneRow(name="resnet18")
     training: Training = Training()
-    modality: ModalityName = "image"
     augmentation: dict[str, Any] = Field(default={})
     normalization: Normalization | None = None
     recipe: RecipeRow = RecipeRow(trains="plain")
     compute: Compute = Compute()
 
+    @property
+    def modality(self) -> str:
+        """The modality of the examples that the backbone takes."""
+        return backbones.registry.load(self.backbone.name).modality
+
     @model_validator(mode="after")
-    def _augmentation_fits(self) -> Self:
+    def _parts_fit(self) -> Self:
         _write_out_augmentation(self, self.modality)
+        if problem := unoffered(self.backbone, self.recipe, self.recipe.trains):
+            raise wrong(problem, "recipe")
         return self
 
 
@@ -564,11 +571,5 @@ class QueryJob(Settings):
     query_size: Count
     candidates: Count | Literal["all"] = "all"
     query_transform: Literal["test", "train"] = "test"
-    modality: ModalityName = "image"
-    augmentation: dict[str, Any] = Field(default={})
+    augmentation: dict[str, Any] = Field(default={})  # whose keys the modality of the data defines
     compute: Compute = Compute()
-
-    @model_validator(mode="after")
-    def _augmentation_fits(self) -> Self:
-        _write_out_augmentation(self, self.modality)
-        return self
