@@ -277,7 +277,7 @@ class TestFolder:
             (
                 lambda folder: save(folder / "rare" / "1.png"),
                 {},
-                r"class 'rare' has 1 image\(s\), but a split needs two",
+                r"class 'rare' has 1 example\(s\), but a split needs two",
             ),
             (lambda folder: None, {"test_images": 1}, "test_images: 1 of 12 images in 2 classes"),
             (
