@@ -8,7 +8,7 @@ index. Others choose a set.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lplgrad.recipes import Learner, Spec
     from lplgrad.study.settings import Training
 
+Batches = Callable[[], "Iterable[Tensor]"]  # starts a pass over the same batches of network input
 Scores = npt.NDArray[np.floating[Any]]
 
 
@@ -49,9 +50,10 @@ class Candidates:
       eval mode;
     - ``gradient_norms``, see ``gradient_norms.GradientNorms``; the argument is ``Slope``;
     - ``stochastic_logits``, float32, shape (S, T, C): logits of T passes with dropout; the argument is ``Dropout(T)``;
-    - ``labeled:<need>``: the same for the L labelled examples, and ``labeled:labels``, int64, shape (L,);
-      -1 for an unknown class;
-    - ``side:<output>`` of the acquisition function's own learner.
+    - ``labeled:<need>``: the same for the L labelled examples, and ``labeled:labels``, int64, shape (L,), -1 for an
+      unknown class; ``pool:<need>``: the same for all N examples of the pool;
+    - ``side:<output>`` of the acquisition function's own learner;
+    - ``own:<name>``: what the acquisition function's own measure of that name returns.
 
     All other needs are outputs that the recipe offers.
     """
@@ -88,6 +90,9 @@ class Acquisition:
     # From the options to what the query computes first, with the argument of each need
     needs: Callable[[Any], Mapping[str, Any]] = lambda options: {}
     options: type[Settings] = NoOptions  # the options that a strategy's row of the configuration may set
+    # Measures of the function's own, by name: from the round's learner in eval mode, the batches, the need's argument
+    # and a random stream to a quantity of all examples, shape (S, ...). Networks must be left as they were
+    measures: Mapping[str, Callable[[Learner, Batches, Any, np.random.Generator], Any]] = field(default_factory=dict)
     # A learner of the function's own, from what it is built from and the options. The query trains it as a round trains
     # a recipe's learner, with new weights, and then reads its outputs as the needs ``side:<output>``
     side: Callable[[Spec, Any], Learner] | None = None
@@ -102,7 +107,8 @@ registry = Registry[Acquisition](__name__, __path__, "ACQUISITION")
 
 def unmet(needs: Iterable[str], offered: Collection[str]) -> list[str]:
     """Return the needs that neither the query nor a recipe's learner, with what it offers, can meet."""
-    names = {need: need.removeprefix("labeled:") for need in needs if not need.startswith("side:")}
+    names = {need: need.removeprefix("labeled:").removeprefix("pool:") for need in needs}
+    names = {need: name for need, name in names.items() if not name.startswith(("side:", "own:"))}
     return [need for need, name in names.items() if name not in offered and need != "labeled:labels"]
 
 

@@ -47,6 +47,11 @@ class Draw(Protocol):
     labeled_count: int  # the number of labelled examples
     newest_count: int  # how many of them were labelled last, for this round
     unlabeled_count: int  # the number of examples of the pool without a label
+    # Positions in the pool, int64: of the labelled examples, of those without a label, and of those that were bought
+    # and whose class is unknown
+    labeled_positions: npt.NDArray[np.int64]
+    unlabeled_positions: npt.NDArray[np.int64]
+    unknown_positions: npt.NDArray[np.int64]
 
     def labeled(self, order: str = "main") -> tuple[Tensor, Tensor]:
         """Return the next mini-batch of labelled examples: inputs, shape (B, ...), and classes, int64, shape (B,).
@@ -59,8 +64,8 @@ class Draw(Protocol):
         """Return inputs of examples of the pool without a label, shape (count, ...). They are drawn in a random order
         that runs through all of them, and then again."""
 
-    def pool(self, positions: npt.NDArray[np.int64]) -> Tensor:
-        """Return inputs of the pool's examples at some positions, shape (B,), not augmented: shape (B, ...)."""
+    def pool(self, positions: npt.NDArray[np.int64], augmented: bool = False) -> Tensor:
+        """Return inputs of the pool's examples at some positions, shape (B,): shape (B, ...)."""
 
 
 Measured = Mapping[str, "tuple[Tensor, int]"]

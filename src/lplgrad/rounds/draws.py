@@ -17,6 +17,7 @@ from lplgrad.rounds.pool import Indices
 from lplgrad.rounds.round import Round
 from lplgrad.study.settings import Normalization
 
+NONE = np.empty(0, dtype=np.int64)
 PURPOSES = {"batches": Purpose.BATCHES, "augmenting": Purpose.AUGMENTATION}
 
 
@@ -33,7 +34,8 @@ class Draws:
         stream: returns the random stream of a purpose.
         newest: how many of the labelled examples were labelled last; None for all.
         pool: all examples of the pool as they are stored, shape (N, ...).
-        unlabeled: positions of those without a label.
+        unlabeled, labeled, unknown: positions in the pool of those without a label, with one, and bought with a class
+            that is unknown.
     """
 
     def __init__(
@@ -45,19 +47,22 @@ class Draws:
         stream: Callable[[Purpose | str], np.random.Generator],
         newest: int | None = None,
         pool: npt.NDArray[Any] | None = None,
-        unlabeled: Indices | None = None,
+        unlabeled: Indices = NONE,
+        labeled: Indices = NONE,
+        unknown: Indices = NONE,
     ) -> None:
         self.labels, self.batch_size, self.view = labels, batch_size, view
         self.device = stored.device
         self.augment = view.augmenter(stored)
         self.new_stream = stream
-        self.all_examples, self.all_unlabeled = pool, unlabeled
+        self.all_examples = pool
+        self.unlabeled_positions, self.labeled_positions, self.unknown_positions = unlabeled, labeled, unknown
         self.streams: dict[str, np.random.Generator] = {}  # by name; the progress file has their positions
         self.passes: dict[str, Iterator[tuple[Tensor, Tensor]]] = {}
         self.epoch, self.progress, self.rate = 0, 0.0, 0.0
         self.labeled_count = len(labels)
         self.newest_count = len(labels) if newest is None else newest
-        self.unlabeled_count = 0 if unlabeled is None else len(unlabeled)
+        self.unlabeled_count = len(unlabeled)
 
     def stream(self, name: str) -> np.random.Generator:
         """Return the random stream of a name."""
@@ -88,21 +93,22 @@ class Draws:
 
     def unlabeled(self, count: int) -> Tensor:
         """Return the next ``count`` inputs without a label, fewer if the pool has fewer."""
-        assert self.all_examples is not None
-        assert self.all_unlabeled is not None
-        count = min(count, len(self.all_unlabeled))
+        count = min(count, self.unlabeled_count)
         if len(self.order) < count:
-            again = self.stream("unlabeled batches").permutation(self.all_unlabeled)
+            again = self.stream("unlabeled batches").permutation(self.unlabeled_positions)
             self.order = np.concatenate([self.order, again])
         taken, self.order = self.order[:count], self.order[count:]
-        augment = self.view.augmenter(to_tensor(self.all_examples[taken], self.device))
-        draws = to_tensor(augment.draw(self.stream("unlabeled augmenting")), self.device)
-        return self.view.plain(augment(torch.arange(count, device=self.device), draws))
+        return self.pool(taken, augmented=True)
 
-    def pool(self, positions: Indices) -> Tensor:
-        """Return inputs of the pool at some positions, not augmented."""
+    def pool(self, positions: Indices, augmented: bool = False) -> Tensor:
+        """Return inputs of the pool at some positions."""
         assert self.all_examples is not None
-        return self.view.plain(to_tensor(self.all_examples[positions], self.device))
+        stored = to_tensor(self.all_examples[positions], self.device)
+        if augmented:
+            augment = self.view.augmenter(stored)
+            draws = to_tensor(augment.draw(self.stream("pool augmenting")), self.device)
+            stored = augment(torch.arange(len(positions), device=self.device), draws)
+        return self.view.plain(stored)
 
 
 def draws_of(
@@ -122,4 +128,6 @@ def draws_of(
         int((labeled.rounds == here.number).sum()),
         stored,
         np.setdiff1d(np.arange(len(stored)), here.labeled.indices),
+        labeled.indices,
+        np.setdiff1d(here.labeled.indices, labeled.indices),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lplgrad.acquisition import Acquisition, Candidates, Slope, scores_of
+from lplgrad.acquisition import Acquisition, Batches, Candidates, Slope, scores_of
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import GradientNorms, PerSampleGradientNorms
 from lplgrad.machine.devices import lacks_memory, to_tensor
@@ -25,8 +26,6 @@ from lplgrad.rounds.pool import Indices, draw_test_images
 from lplgrad.rounds.round import Round
 from lplgrad.rounds.side import train_side
 from lplgrad.study.settings import QueryJob
-
-Batches = Callable[[], Iterable[Tensor]]  # starts a pass over the same batches of network input
 
 
 class Scorer:
@@ -72,16 +71,22 @@ class Scorer:
             generator = first.pop() if first else here.stream(Purpose.QUERY_AUGMENTATION)
             return batches(indices, "candidates", generator)
 
-        plain = {need: argument for need, argument in self.needs.items() if not need.startswith("labeled:")}
-        of_labeled = {need.removeprefix("labeled:"): self.needs[need] for need in self.needs.keys() - plain.keys()}
+        others = {"labeled": here.labeled.indices, "pool": np.arange(len(here.data.splits["train"].inputs))}
+        of_others = {name: self._of(name) for name in others}
+        plain = {need: argument for need, argument in self.needs.items() if need.partition(":")[0] not in others}
         measured = self._measure(plain, of_candidates)
-        if of_labeled:
-            labeled = here.labeled
-            if of_labeled.pop("labels", 0) is None:
-                measured["labeled:labels"] = to_tensor(labeled.labels, here.device)
-            found = self._measure(of_labeled, lambda: batches(labeled.indices, "labelled", augmenting))
-            measured.update({f"labeled:{name}": value for name, value in found.items()})
+        if of_others["labeled"].pop("labels", 0) is None:
+            measured["labeled:labels"] = to_tensor(here.labeled.labels, here.device)
+        for name, positions in others.items():
+            if of_others[name]:
+                found = self._measure(of_others[name], partial(batches, positions, name, augmenting))
+                measured.update({f"{name}:{need}": value for need, value in found.items()})
         return self._candidates(indices, measured)
+
+    def _of(self, others: str) -> dict[str, Any]:
+        """Return what is needed of other examples than the candidates."""
+        prefix = f"{others}:"
+        return {need.removeprefix(prefix): value for need, value in self.needs.items() if need.startswith(prefix)}
 
     def test_scores(self) -> tuple[Indices, npt.NDArray[np.float32], npt.NDArray[np.float64]]:
         """Score test images as if they were candidates, never augmented.
@@ -125,6 +130,11 @@ class Scorer:
         if of_side and self.side is not None:
             found = predict(self.side, batches(), of_side)
             measured |= {f"side:{name}": value for name, value in found.items()}
+        for need in [name for name in needs if name.startswith("own:")]:
+            name = need.removeprefix("own:")
+            with torch.no_grad():
+                generator = self.here.stream(need)
+                measured[need] = self.function.measures[name](self.learner, batches, needs[need], generator)
         outputs = frozenset(name for name in needs if ":" not in name) - {"gradient_norms", "stochastic_logits"}
         if outputs - measured.keys() or "logits" not in measured:
             measured |= predict(self.learner, batches(), outputs | LOGITS)
