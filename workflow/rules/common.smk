@@ -16,12 +16,12 @@ HOME = Path(workflow.basedir)
 CONFIG = HOME / "config.yaml"
 sys.path.insert(0, str(HOME / "src"))
 
-from lplgrad import acquisition
+from lplgrad import acquisition, datasets, modalities
 from lplgrad.machine import digest, fork_server
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.leases import visible_devices
 from lplgrad.report import captions
-from lplgrad.rounds.settings import query_code as query_roots, training_code
+from lplgrad.rounds.settings import learner_code
 from lplgrad.study import availability
 from lplgrad.study.layout import CHECKPOINT, Layout, Trial, one_of
 from lplgrad.study.reading import check_reported, read_study
@@ -186,18 +186,18 @@ def labels(wildcards):
     return LAYOUT.labels(trial, number)
 
 
-def train_code(wildcards):
-    """Digest of the code that a training runs."""
+def trained_code(wildcards):
+    """Roots of the code of the learner that a job trains or reads."""
     recipe = STUDY.recipes[wildcards.get("recipe") or recipe_of(wildcards)]
-    return code_digest(*training_code(recipe, STUDY.datasets[wildcards.dataset].backbone))
+    return learner_code(recipe, STUDY.datasets[wildcards.dataset].backbone)
 
 
 def query_code(wildcards):
     """Digest of the code that a query runs."""
-    strategy, backbone = STUDY.strategies[wildcards.strategy], STUDY.datasets[wildcards.dataset].backbone
-    roots = query_roots(strategy.acquisition, STUDY.recipes[strategy.recipe], backbone)
-    roots = roots if strategy.needs else roots[:2]
-    return code_digest(*roots, without=() if "gradient_norms" in strategy.needs else ("gradient_norms",))
+    strategy = STUDY.strategies[wildcards.strategy]
+    roots = trained_code(wildcards) if strategy.needs else []
+    unused = () if "gradient_norms" in strategy.needs else ("gradient_norms",)
+    return code_digest("rounds.query.run", acquisition.registry.root(strategy.acquisition), *roots, without=unused)
 
 
 def queried_checkpoint(wildcards):

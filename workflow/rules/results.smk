@@ -1,10 +1,10 @@
 # From measurements to tables, figures and pages. Each takes seconds, so a cluster runs most of them where Snakemake runs.
 # `use rule` does not inherit `localrule`.
 # In the report each result has one label: with two, Snakemake 9 draws a toggle that breaks if a combination is missing.
-from lplgrad import modalities
 from lplgrad.cli import FIGURES, TABLES
 from lplgrad.study.pairs import ablation_pairs
 
+MODALITIES = sorted({STUDY.datasets[name].modality for name in LAYOUT.datasets})
 STATISTICS = f"{ROOT}/statistics"
 COMPARED = ["rounds", "areas", "area_summary", "area_differences", "round_differences"]
 COMPARED += ["labels_needed", "penalties", "ranks", "left_out"]
@@ -143,7 +143,7 @@ use rule measurements as diagnostics with:
         command="diagnostics",
         to=subpath(output.html, parent=True),
         texts=TEXTS,
-        code=lambda wildcards: code_digest("report.diagnostics.run"),
+        code=lambda wildcards: code_digest("report.diagnostics.run", *map(modalities.registry.root, MODALITIES)),
 
 
 use rule measurements as claims with:

@@ -20,7 +20,9 @@ rule prepare:
         downloads=f"{DATA}/downloads",
         folder=subpath(output.manifest, parent=True),
         code=lambda wildcards: code_digest(
-            "datasets.prepared.prepare.run", f"datasets.{STUDY.datasets[wildcards.dataset].source}.SOURCE"
+            "datasets.prepared.prepare.run",
+            datasets.registry.root(STUDY.datasets[wildcards.dataset].source),
+            modalities.registry.root(STUDY.datasets[wildcards.dataset].modality),
         ),
     shell:
         "lplgrad prepare --settings {params.settings:q} --downloads {params.downloads:q} --threads {threads} "
@@ -105,7 +107,7 @@ rule train:
         target=target,  # Snakemake compares no parameter that depends on the input
         data=subpath(input.manifest, parent=True),
         folder=subpath(output.metrics, parent=True),
-        code=train_code,
+        code=lambda wildcards: code_digest("rounds.train.run", *trained_code(wildcards)),
     shell:  # also of the rules below
         "lplgrad {params.command} --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
         "--seed {wildcards.seed} --settings {params.settings:q} $place --output {params.folder:q} > {log:q} 2>&1"
@@ -191,4 +193,4 @@ use rule train as observe with:
         target="",
         data=subpath(input.manifest, parent=True),
         folder=subpath(output.features, parent=True),
-        code=lambda wildcards: train_code(wildcards) + code_digest("rounds.observe.run"),
+        code=lambda wildcards: code_digest("rounds.observe.run", *trained_code(wildcards)),

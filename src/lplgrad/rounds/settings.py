@@ -25,16 +25,11 @@ TRAINING, QUERY = "settings.json", "query_settings.json"
 RERUN = "delete it and give it to Snakemake as the target, which runs the round again"
 
 
-def training_code(recipe: RecipeRow, backbone: BackboneRow) -> list[str]:
-    """Return the roots of the code that trains, for ``digest.code_digest``."""
+def learner_code(recipe: RecipeRow, backbone: BackboneRow) -> list[str]:
+    """Return the roots of the code of a learner, for ``digest.code_digest``, which cannot follow registries."""
     modality = backbones.registry.load(backbone.name).modality
     entries = [recipes.registry.root(recipe.trains), backbones.registry.root(backbone.name)]
-    return ["rounds.train.run", *entries, modalities.registry.root(modality)]
-
-
-def query_code(name: str, recipe: RecipeRow, backbone: BackboneRow) -> list[str]:
-    """Return the roots of the code of a query that reads a model."""
-    return ["rounds.query.run", acquisition.registry.root(name), *training_code(recipe, backbone)[1:]]
+    return [*entries, modalities.registry.root(modality)]
 
 
 def named_files(settings: Settings) -> list[str]:

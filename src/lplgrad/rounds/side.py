@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lplgrad import acquisition
 from lplgrad.acquisition import Acquisition
 from lplgrad.machine.randomness import Purpose
 from lplgrad.machine.timing import describe
@@ -15,7 +16,7 @@ from lplgrad.rounds.draws import draws_of
 from lplgrad.rounds.files import QUERY_PROGRESS
 from lplgrad.rounds.resume import Progress, digest_of
 from lplgrad.rounds.round import Round
-from lplgrad.rounds.settings import query_code
+from lplgrad.rounds.settings import learner_code
 from lplgrad.rounds.training import train_all
 from lplgrad.study.settings import QueryJob
 
@@ -42,7 +43,8 @@ def train_side(
     to_device(first_weights(learner, checkpoint.about.backbone, stream), here.device)
     draws = draws_of(here, checkpoint.about.normalization, training.batch_size, stream)
     inputs = [arguments.data / "dataset.json", arguments.labeled, arguments.checkpoint]
-    roots = query_code(settings.acquisition, checkpoint.about.recipe, checkpoint.about.backbone)
+    root = acquisition.registry.root(settings.acquisition)
+    roots = ["rounds.query.run", root, *learner_code(checkpoint.about.recipe, checkpoint.about.backbone)]
     digest = digest_of([settings.model_dump(), here.files, here.number, here.seed, here.device.type], inputs, roots)
     device = describe(here.device)["device"]
     progress = Progress(here.folder / QUERY_PROGRESS, digest, arguments.progress_seconds, here.wanted, device)

@@ -17,7 +17,7 @@ from lplgrad.rounds.files import PROGRESS, QUERY_PROGRESS, forget_progress, writ
 from lplgrad.rounds.loop import Epoch, train
 from lplgrad.rounds.resume import Progress, digest_of
 from lplgrad.rounds.round import Round
-from lplgrad.rounds.settings import TRAINING, training_code, write_settings
+from lplgrad.rounds.settings import TRAINING, learner_code, write_settings
 from lplgrad.study.settings import Normalization, Training, TrainingJob
 
 
@@ -42,7 +42,7 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     for one in filter(None, [learner, learner.previous]):
         checkpoints.to_device(one, device)
     inputs = [arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])]
-    roots = training_code(settings.recipe, settings.backbone)
+    roots = ["rounds.train.run", *learner_code(settings.recipe, settings.backbone)]
     digest = digest_of([settings.model_dump(), here.files, here.number, here.seed, device.type], inputs, roots)
     machine = describe(device)
     progress = Progress(here.folder / PROGRESS, digest, arguments.progress_seconds, here.wanted, machine["device"])
