@@ -117,7 +117,9 @@ def read_tensors(
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("lplgrad", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            # Cloned: the header's length decides where the tensors lie in the file's memory, PyTorch chooses
+            # instructions by that, and these can change the last bits of a result.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}){remedy}") from None
     if not isinstance(header, dict) or header.pop("format", None) != kind:
