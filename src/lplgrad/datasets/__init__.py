@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,15 @@ class Prepared:
     provenance: dict[str, Any]  # the origin of the examples and how they were processed, for people
 
 
+class Size(NamedTuple):
+    """The size of a data set before it is prepared, as far as the source knows it."""
+
+    shape: tuple[int, ...]  # of a stored example, as the modality says
+    classes: int
+    pool: int | None  # examples in the training pool
+    test: int  # examples in the test set
+
+
 @dataclass(frozen=True)
 class Source:
     """A source of images. Each function takes the source's options, and most take the folder for downloads."""
@@ -56,6 +65,8 @@ class Source:
     unavailable: Callable[[Any, Path], str | None] = lambda options, downloads: None
     # returns the user's folder or archive that contains the images, or None if there is none
     originals: Callable[[Any, Path], Path | None] = lambda options, downloads: None
+    # returns quickly the size of the data set, or None if only its preparation determines it
+    size: Callable[[Any, Path], Size | None] = lambda options, downloads: None
 
 
 registry = Registry[Source](__name__, __path__, "SOURCE")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from lplgrad.datasets import Prepared
+from lplgrad.datasets import Prepared, Size
 from lplgrad.datasets._split import stratified_split
 from lplgrad.datasets.prepared.arrays import Examples
 from lplgrad.machine.errors import UserError
@@ -94,6 +94,14 @@ def unavailable(options: FileOptions, downloads: Path) -> str | None:
     """Return the missing path, with what to do."""
     path = Path(options.path).expanduser()
     return None if path.is_file() else f"{path} does not exist; place the file there"
+
+
+def size_of(found: Prepared) -> Size:
+    """Return the size of a data set that has been read."""
+    assert isinstance(found.train, Examples)
+    assert isinstance(found.test, Examples)
+    shape = found.train.inputs.shape[1:]
+    return Size(shape, len(found.classes), len(found.train.inputs), len(found.test.inputs))
 
 
 def original(options: FileOptions, downloads: Path) -> Path:

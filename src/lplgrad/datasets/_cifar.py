@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from lplgrad.datasets import Prepared, Source
+from lplgrad.datasets import Prepared, Size, Source
 from lplgrad.datasets._torchvision import NoOptions, download, missing
 from lplgrad.datasets.prepared.arrays import Examples
 
 URL = "https://www.cs.toronto.edu/~kriz"
 
 
-def cifar(name: str, archive: str, folder: str) -> Source:
-    """Return the source of one of the two: torchvision's class, the archive, and the folder in it."""
+def cifar(name: str, archive: str, folder: str, classes: int) -> Source:
+    """Return the source of one of the two: torchvision's class, the archive, its folder, and the number of classes."""
 
     def prepare(options: NoOptions, downloads: Path) -> Prepared:
         import torchvision  # slow, and the Snakefile imports this module
@@ -37,4 +37,8 @@ def cifar(name: str, archive: str, folder: str) -> Source:
         placed = (downloads / archive).exists() or (downloads / folder).exists()
         return None if placed else missing(f"{URL}/{archive}", f"{archive} in {downloads}")
 
-    return Source(prepare, NoOptions, pool_size=lambda options: 50_000, unavailable=unavailable)
+    size = Size((32, 32, 3), classes, 50_000, 10_000)
+    return Source(
+        prepare, NoOptions, pool_size=lambda options: size.pool, unavailable=unavailable,
+        size=lambda options, downloads: size,
+    )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from lplgrad.datasets import Fit, ImageFiles, Prepared, Source
+from lplgrad.datasets import Fit, ImageFiles, Prepared, Size, Source
 from lplgrad.datasets._split import stratified_split
 from lplgrad.datasets._torchvision import download, missing
 from lplgrad.machine.errors import UserError
@@ -68,7 +68,12 @@ def unavailable(options: Options, downloads: Path) -> str | None:
     return None if placed else missing(f"{PAGE}/files/caltech-101.zip", f"the folder {FOLDER} in {folder}")
 
 
+def size(options: Options, downloads: Path) -> Size:
+    """Return the size, which the options determine."""
+    return Size((options.image_size, options.image_size, 3), 101, IMAGES - options.test_images, options.test_images)
+
+
 SOURCE = Source(
     prepare, Options, pool_size=lambda options: IMAGES - options.test_images, unavailable=unavailable,
-    originals=lambda options, downloads: downloads / "caltech101" / FOLDER,
+    originals=lambda options, downloads: downloads / "caltech101" / FOLDER, size=size,
 )  # fmt: skip

@@ -2,4 +2,4 @@
 
 from lplgrad.datasets._cifar import cifar
 
-SOURCE = cifar("CIFAR10", "cifar-10-python.tar.gz", "cifar-10-batches-py")
+SOURCE = cifar("CIFAR10", "cifar-10-python.tar.gz", "cifar-10-batches-py", 10)

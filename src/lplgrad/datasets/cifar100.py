@@ -2,4 +2,4 @@
 
 from lplgrad.datasets._cifar import cifar
 
-SOURCE = cifar("CIFAR100", "cifar-100-python.tar.gz", "cifar-100-python")
+SOURCE = cifar("CIFAR100", "cifar-100-python.tar.gz", "cifar-100-python", 100)

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from lplgrad.datasets import Prepared, Source
+from lplgrad.datasets import Prepared, Size, Source
 from lplgrad.datasets._split import stratified_split
 from lplgrad.datasets.prepared.arrays import Examples
 from lplgrad.study.validation import Settings
@@ -45,4 +45,9 @@ def prepare(options: Options, downloads: Path) -> Prepared:
     return Prepared(train, test, classes, provenance)
 
 
-SOURCE = Source(prepare, Options, pool_size=lambda options: IMAGES - options.test_images)
+def size(options: Options, downloads: Path) -> Size:
+    """Return the size, which the options determine."""
+    return Size((8, 8, 1), 10, IMAGES - options.test_images, options.test_images)
+
+
+SOURCE = Source(prepare, Options, pool_size=lambda options: IMAGES - options.test_images, size=size)

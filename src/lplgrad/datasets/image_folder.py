@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from lplgrad.datasets import Fit, ImageFiles, Prepared, Source
+from lplgrad.datasets import Fit, ImageFiles, Prepared, Size, Source
 from lplgrad.datasets._archives import unpack
 from lplgrad.datasets._folders import ClassFiles, check_listed_once, folders_in, listed, quoted, report_loose_images
 from lplgrad.datasets._split import stratified_split
@@ -251,6 +251,28 @@ def unavailable(options: Options, downloads: Path) -> str | None:
     return None if path.exists() else f"{path} does not exist; place the images there, a folder for each class"
 
 
+def size(options: Options, downloads: Path) -> Size | None:
+    """Return the size of a folder, whose files are listed and not decoded; of others that which the options tell."""
+    if Path(options.path).expanduser().is_dir():
+        from lplgrad.datasets.prepared.images import (
+            first_shape,
+        )  # imports Pillow, and the Snakefile imports this module
+
+        found = prepare(options, downloads)
+        assert isinstance(found.train, ImageFiles)
+        assert isinstance(found.test, ImageFiles)
+        shape = first_shape([found.train, found.test])
+        return Size(shape, len(found.classes), len(found.train.paths), len(found.test.paths))
+    if options.image_size is None or options.test_images is None:
+        return None
+    # The number of classes is a guess. It changes the last layer and the space for logits.
+    return Size((options.image_size, options.image_size, 3), 10, None, options.test_images)
+
+
 SOURCE = Source(
-    prepare, Options, unavailable=unavailable, originals=lambda options, downloads: Path(options.path).expanduser()
+    prepare,
+    Options,
+    unavailable=unavailable,
+    originals=lambda options, downloads: Path(options.path).expanduser(),
+    size=size,
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lplgrad.datasets import Prepared, Source
-from lplgrad.datasets._arrays import FileOptions, original, prepared, read_npz, unavailable
+from lplgrad.datasets import Prepared, Size, Source
+from lplgrad.datasets._arrays import FileOptions, original, prepared, read_npz, size_of, unavailable
 
 
 def prepare(options: FileOptions, downloads: Path) -> Prepared:
@@ -14,4 +14,9 @@ def prepare(options: FileOptions, downloads: Path) -> Prepared:
     return prepared(options, train, test, "N, T, C")
 
 
-SOURCE = Source(prepare, FileOptions, "series", unavailable=unavailable, originals=original)
+def size(options: FileOptions, downloads: Path) -> Size | None:
+    """Return the size of the arrays in the file, if it is there."""
+    return size_of(prepare(options, downloads)) if Path(options.path).expanduser().is_file() else None
+
+
+SOURCE = Source(prepare, FileOptions, "series", unavailable=unavailable, originals=original, size=size)

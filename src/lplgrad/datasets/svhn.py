@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lplgrad.datasets import Prepared, Source
+from lplgrad.datasets import Prepared, Size, Source
 from lplgrad.datasets._torchvision import NoOptions, download, missing
 from lplgrad.datasets.prepared.arrays import Examples
 
@@ -40,4 +40,8 @@ def unavailable(options: NoOptions, downloads: Path) -> str | None:
     return None if placed else missing(f"{URL}/{FILES[0]}", f"{' and '.join(FILES)} in {folder}")
 
 
-SOURCE = Source(prepare, NoOptions, pool_size=lambda options: 73_257, unavailable=unavailable)
+SIZE = Size((32, 32, 3), 10, 73_257, 26_032)
+SOURCE = Source(
+    prepare, NoOptions, pool_size=lambda options: SIZE.pool, unavailable=unavailable,
+    size=lambda options, downloads: SIZE,
+)  # fmt: skip

@@ -11,8 +11,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lplgrad.datasets import Prepared, Source
-from lplgrad.datasets._arrays import Array, FileOptions, original, prepared, read_npz, unavailable
+from lplgrad.datasets import Prepared, Size, Source
+from lplgrad.datasets._arrays import Array, FileOptions, original, prepared, read_npz, size_of, unavailable
 from lplgrad.machine.errors import UserError
 
 
@@ -54,4 +54,9 @@ def _read_csv(path: Path, label: str) -> tuple[Array, Array]:
     return columns.to_numpy(dtype="float64"), names.to_numpy(dtype=str)
 
 
-SOURCE = Source(prepare, Options, "vector", unavailable=unavailable, originals=original)
+def size(options: Options, downloads: Path) -> Size | None:
+    """Return the size of the arrays in the file, if it is there."""
+    return size_of(prepare(options, downloads)) if Path(options.path).expanduser().is_file() else None
+
+
+SOURCE = Source(prepare, Options, "vector", unavailable=unavailable, originals=original, size=size)
