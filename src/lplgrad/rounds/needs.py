@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -113,32 +113,54 @@ class Scorer:
         return Candidates(indices, here.seed, here.number, here.settings.query_size, measured)
 
     def _measure(self, needs: dict[str, Any], batches: Batches) -> dict[str, Any]:
-        """Compute what is needed over the same batches, and logits always. Without a need, read no batch."""
-        measured: dict[str, Any] = {}
-        if "gradient_norms" in needs:
-            try:
-                norms = gradient_norms(self.learner, needs["gradient_norms"], batches(), self.at_once)
-            except NotImplementedError as error:
-                raise UserError(f"gradient norms: {error}; fallback: true in the strategy's row enables it") from None
-            measured = {"gradient_norms": norms, "logits": norms.output}
-        if "stochastic_logits" in needs:
-            seed = torch_seed(self.here.stream("modules in stochastic passes"))
-            measured["stochastic_logits"] = stochastic_logits(
-                self.learner, batches, needs["stochastic_logits"].passes, seed
-            )
-        of_side = frozenset(name.removeprefix("side:") for name in needs if name.startswith("side:"))
-        if of_side and self.side is not None:
-            found = predict(self.side, batches(), of_side)
-            measured |= {f"side:{name}": value for name, value in found.items()}
-        for need in [name for name in needs if name.startswith("own:")]:
-            name = need.removeprefix("own:")
-            with torch.no_grad():
-                generator = self.here.stream(need)
-                measured[need] = self.function.measures[name](self.learner, batches, needs[need], generator)
-        outputs = frozenset(name for name in needs if ":" not in name) - {"gradient_norms", "stochastic_logits"}
-        if outputs - measured.keys() or "logits" not in measured:
-            measured |= predict(self.learner, batches(), outputs | LOGITS)
-        return measured
+        return measure(self.function, needs, self.learner, self.side, batches, self.at_once, self.here.stream)
+
+
+def measure(
+    function: Acquisition,
+    needs: Mapping[str, Any],
+    learner: Learner,
+    side: Learner | None,
+    batches: Batches,
+    at_once: int,
+    stream: Callable[[Purpose | str], np.random.Generator],
+) -> dict[str, Any]:
+    """Compute what is needed over the same batches, and logits always. Without a need, read no batch.
+
+    Args:
+        function: the acquisition function.
+        needs: some of its needs, with their arguments.
+        learner, side: of the round, and the function's own, if it has one.
+        batches: starts a pass over the batches.
+        at_once: examples in a pass for gradient norms.
+        stream: returns the random stream of a purpose.
+
+    Raises:
+        UserError: gradient norms need a fallback that is not enabled.
+    """
+    measured: dict[str, Any] = {}
+    if "gradient_norms" in needs:
+        try:
+            norms = gradient_norms(learner, needs["gradient_norms"], batches(), at_once)
+        except NotImplementedError as error:
+            raise UserError(f"gradient norms: {error}; fallback: true in the strategy's row enables it") from None
+        measured = {"gradient_norms": norms, "logits": norms.output}
+    if "stochastic_logits" in needs:
+        seed = torch_seed(stream("modules in stochastic passes"))
+        measured["stochastic_logits"] = stochastic_logits(learner, batches, needs["stochastic_logits"].passes, seed)
+    of_side = frozenset(name.removeprefix("side:") for name in needs if name.startswith("side:"))
+    if of_side and side is not None:
+        found = predict(side, batches(), of_side)
+        measured |= {f"side:{name}": value for name, value in found.items()}
+    for need in [name for name in needs if name.startswith("own:")]:
+        name = need.removeprefix("own:")
+        with torch.no_grad():
+            generator = stream(need)
+            measured[need] = function.measures[name](learner, batches, needs[need], generator)
+    outputs = frozenset(name for name in needs if ":" not in name) - {"gradient_norms", "stochastic_logits"}
+    if outputs - measured.keys() or "logits" not in measured:
+        measured |= predict(learner, batches(), outputs | LOGITS)
+    return measured
 
 
 def predictions(candidates: Candidates) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from lplgrad.machine.digest import code_digest
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.log import say
 from lplgrad.machine.signals import deferred
+from lplgrad.recipes import Learner
 from lplgrad.rounds.checkpoints import read_tensors, tensors_of, write_tensors
 from lplgrad.rounds.loop import Epoch, State
 
@@ -121,10 +122,10 @@ class Progress:
             self.interval = max(self.seconds, min((self.written - begun) / SHARE, LONGEST))
 
 
-def _tensors(state: State) -> dict[str, Tensor]:
-    """Return all tensors of a state by name. Training changes them in place."""
-    tensors = tensors_of(state.learner)
-    for name, optimizer in state.learner.optimizers.items():
+def progress_tensors(learner: Learner) -> dict[str, Tensor]:
+    """Return all tensors of a learner in training by name, its optimisers' too. Training changes them in place."""
+    tensors = tensors_of(learner)
+    for name, optimizer in learner.optimizers.items():
         tensors.update({f"{name}/optimizer/{key}": tensor for key, tensor in optimizer.tensors().items()})
     return tensors
 
@@ -142,7 +143,7 @@ def save(state: State, path: Path, digest: str, seconds: float, devices: list[st
         "streams": streams,
         "streams_sha256": _sha256(streams),
     }
-    write_tensors(path, _tensors(state), header)
+    write_tensors(path, progress_tensors(state.learner), header)
 
 
 def restore(state: State, path: Path, digest: str) -> tuple[float, list[str]]:
@@ -155,7 +156,7 @@ def restore(state: State, path: Path, digest: str) -> tuple[float, list[str]]:
     if header.get("digest") != digest:
         raise UserError("it is of other settings, inputs or code")
     epoch, seconds, last, devices = (header.get(name) for name in ("epoch", "seconds", "last", "devices"))
-    expected = _tensors(state)
+    expected = progress_tensors(state.learner)
     if (
         type(epoch) is not int
         or not 1 <= epoch <= state.epochs
