@@ -343,13 +343,12 @@ COMMANDS = {
     ),
     "estimate": Command(
         "lplgrad.tools.estimate",
-        "Estimate what a study costs before it is run: hours and disk, from measured rates",
-        "lplgrad estimate config.yaml demo.yaml --measure",
+        "Estimate what a study costs before it is run: hours on this machine, by timing some steps of it, and disk",
+        "lplgrad estimate config.yaml demo.yaml",
         [
             CONFIGURATION,
-            _path("--rates", "CSV", "rates that python -m benchmarks measured"),
-            _arg("--measure", "instead of --rates: time some batches of the study's own models", action="store_true"),
-            _arg("--jobs", "how many jobs run at a time (default: %(default)s)", type=count, default=1, metavar="N"),
+            _path("--rates", "CSV", "rates of another machine, by python -m benchmarks --only rates"),
+            _arg("--jobs", "jobs that run at a time (default: what this machine would run)", type=count, metavar="N"),
         ],
     ),
     "schema": Command(

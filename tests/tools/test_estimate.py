@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
+from torch import nn
 
+from lplgrad import acquisition, datasets, recipes
+from lplgrad.acquisition import unmet
 from lplgrad.datasets.prepared.arrays import DatasetArrays
+from lplgrad.machine import fork_server
 from lplgrad.rounds import checkpoints, evaluation, needs, optimizers
+from lplgrad.rounds.checkpoints import build
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import BackboneRow, Normalization, RecipeRow, Start
+from lplgrad.tools import rates as measuring
 from lplgrad.tools.estimate import checkpoint_bytes, estimate, peak_bytes
-from lplgrad.tools.rates import measure_rates, read_rates
+from lplgrad.tools.rates import (
+    Measuring,
+    jobs_at_a_time,
+    measure_rates,
+    read_rates,
+    size_of,
+    sizes_of,
+    start_seconds,
+    works,
+)
 from tests.conftest import TRAIN
 from tests.learners import JOINT, PLAIN, learner_of
 
@@ -42,11 +63,14 @@ datasets:
 """
 MODEL = "small_resnet, 8x8x1, float32"
 RATES = {
-    (MODEL, "train plain"): 0.5,
-    (MODEL, "train joint"): 1.0,
-    (MODEL, "predict"): 0.125,
-    (MODEL, "gradient norms"): 0.25,
-    ("any model", "k-center"): 0.0625,
+    (MODEL, "step of plain (60 examples, sgd)"): 0.5,
+    (MODEL, "step of joint (60 examples, sgd)"): 1.0,
+    (MODEL, "predict with plain"): 0.125,
+    (MODEL, "predict with joint"): 0.375,
+    (MODEL, "measure candidates for gradient_norm with joint"): 0.25,
+    (MODEL, "measure candidates for coreset with plain"): 0.125,
+    (MODEL, "measure labeled for coreset with plain"): 0.5,
+    (MODEL, "choose by coreset with plain"): 0.0625,
     ("any model", "start a job"): 2.0,
 }
 
@@ -64,25 +88,25 @@ def test_the_arithmetic_is_that_of_a_hand_worked_example(layout: Layout) -> None
     # A seed: round 1 once for each of two recipes, rounds 2 and 3 of three strategies; two queries a trial.
     assert cost.trainings == 2 * (2 + 3 * 2)
     assert cost.queries == 2 * 3 * 2
-    assert cost.image_epochs == 2 * 10 * (2 * 20 + 3 * (40 + 60))
-    joint, plain = 10 * (20 + 40 + 60) * 1.0, 10 * (20 + 2 * (40 + 60)) * 0.5
-    assert cost.training_seconds == 2 * (joint + plain + 8 * 597 * 0.125)
+    assert cost.steps == 2 * 10 * (2 + 3 * 2)  # no round has more labels than a mini-batch
+    joint, plain = 10 * 3 * 1.0 + 3 * 597 * 0.375, 10 * 5 * 0.5 + 5 * 597 * 0.125
+    assert cost.training_seconds == 2 * (joint + plain)
     lplgrad = 2 * (100 + 597) * 0.25  # with the test images that are scored after the candidates
-    coreset = (100 + 20 + 100 + 40) * 0.125 + 100 * (20 + 20 + 40 + 20) * 0.0625
+    coreset = 2 * 100 * 0.125 + (20 + 40) * 0.5 + 100 * (20 + 20 + 40 + 20) * 0.0625
     assert cost.query_seconds == 2 * (lplgrad + coreset)
     assert cost.start_seconds == 2.0 * (16 + 12)
     # The longest trial: lplgrad or coreset, its three trainings and two queries.
-    assert (
-        cost.longest_seconds
-        == max(joint + 3 * 597 * 0.125 + lplgrad, 10 * 120 * 0.5 + 3 * 597 * 0.125 + coreset) + 5 * 2
-    )
+    assert cost.longest_seconds == max(joint + lplgrad, 10 * 3 * 0.5 + 3 * 597 * 0.125 + coreset) + 5 * 2
     plain_model, joint_model = (
         checkpoint_bytes(BackboneRow(name="small_resnet"), recipe, (1, 8, 8), 10) for recipe in (PLAIN, JOINT)
     )
     tables = 2 * 3 * (2 * 36 * 100 + 11 * (40 + 60)) + 2 * 2 * 25 * 597
     # Kept a seed: the starts of two recipes, the last rounds of three strategies.
     assert cost.final_bytes == 2 * (2 * joint_model + 3 * plain_model) + 16 * 597 * 10 * 4 + tables
-    assert peak_bytes([cost], jobs=2) == cost.final_bytes + 2 * 3 * joint_model
+    networks = build(BackboneRow(name="small_resnet"), JOINT, (1, 8, 8), 10).networks.values()
+    momentum = sum(4 * one.numel() for network in networks for one in network.parameters())
+    # A job has the checkpoint that it reads and, while it replaces it, two progress files.
+    assert peak_bytes([cost], jobs=2) == cost.final_bytes + 2 * (3 * joint_model + 2 * momentum)
 
 
 def test_a_start_of_its_own_is_counted(layout: Layout) -> None:
@@ -91,28 +115,31 @@ def test_a_start_of_its_own_is_counted(layout: Layout) -> None:
     budget = low.model_copy(update={"start": Start(size=5), "labels": 65})
     digits = layout.study.datasets["digits"].model_copy(update={"budgets": {"low": budget}})
     study = layout.study.model_copy(update={"datasets": {**layout.study.datasets, "digits": digits}})
-    (cost,) = estimate(Layout(study), RATES)
-    assert cost.image_epochs == 2 * 10 * (2 * 5 + 3 * (25 + 45 + 65))
+    rates = {(of, task.replace("(60", "(65")): seconds for (of, task), seconds in RATES.items()}
+    (cost,) = estimate(Layout(study), rates)
+    assert cost.steps == 2 * 10 * (2 + 3 * 3)
     lplgrad = 3 * (100 + 597) * 0.25
-    coreset = (3 * 100 + 5 + 25 + 45) * 0.125 + 100 * (25 + 45 + 65) * 0.0625
+    coreset = 3 * 100 * 0.125 + (5 + 25 + 45) * 0.5 + 100 * (25 + 45 + 65) * 0.0625
     assert cost.query_seconds == 2 * (lplgrad + coreset)
 
 
-def test_the_whole_paper_is_1_8_billion_image_epochs() -> None:
-    study = read_study([HOME / "config.yaml"])
+class AnyRate(dict[tuple[str, str], float]):
+    """A machine that takes a second for everything."""
+
+    def __missing__(self, key: tuple[str, str]) -> float:
+        return 1.0
+
+
+def test_the_whole_paper_is_estimated_without_its_data() -> None:
+    study = read_study([HOME / "config.yaml"], {"data_dir": "nowhere"})
     total = 0
     for budget in study.run.budgets:
         for name in study.run.datasets:
-            row = study.datasets[name].budgets[budget]
-            labels = [row.query_size * number for number in range(1, row.rounds + 1)]
+            row, training = study.datasets[name].budgets[budget], study.datasets[name].training
+            steps = [math.ceil(row.query_size * one / training.batch_size) for one in range(1, row.rounds + 1)]
             # Of six strategies two train jointly and four plainly; they share round 1.
-            total += 5 * study.datasets[name].training.epochs * (2 * labels[0] + 6 * sum(labels[1:]))
-
-    class AnyRate(dict[tuple[str, str], float]):
-        def __missing__(self, key: tuple[str, str]) -> float:
-            return 1.0
-
-    assert sum(cost.image_epochs for cost in estimate(Layout(study), AnyRate())) == total == 1_808_900_000
+            total += 5 * training.epochs * (2 * steps[0] + 6 * sum(steps[1:]))
+    assert sum(cost.steps for cost in estimate(Layout(study), AnyRate())) == total
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, JOINT])
@@ -122,7 +149,8 @@ def test_the_whole_paper_is_1_8_billion_image_epochs() -> None:
 def test_the_size_of_a_checkpoint_is_that_of_the_file(tmp_path: Path, row: dict[str, Any], recipe: RecipeRow) -> None:
     backbone, shape = BackboneRow.model_validate(row), (3, 8, 8)
     made, normalization = learner_of(recipe, backbone, shape, 7), Normalization(mean=[0.5] * 3, std=[0.5] * 3)
-    checkpoints.save(tmp_path / "c", made, backbone, recipe, shape, normalization, [str(k) for k in range(7)])
+    about = checkpoints.Description(backbone, recipe, shape, normalization, [str(k) for k in range(7)])
+    checkpoints.save(tmp_path / "c", made, about)
     written = (tmp_path / "c").stat().st_size
     header = 8 + int.from_bytes((tmp_path / "c").read_bytes()[:8], "little")
     assert written - header == checkpoint_bytes(backbone, recipe, shape, 7)
@@ -169,16 +197,6 @@ def test_a_wrong_file_and_a_missing_rate_are_told_in_one_line(
     assert "bfloat16" in told
 
 
-@pytest.mark.parametrize("options", [[], ["--measure", "--rates", "rates.csv"]])
-def test_rates_are_measured_or_read(
-    tmp_path: Path, lplgrad: Callable[..., tuple[int, str]], options: list[str]
-) -> None:
-    (tmp_path / "small.yaml").write_text(STUDY)
-    assert lplgrad("estimate", tmp_path / "small.yaml", *options) == (
-        1, "lplgrad estimate: error: give either --rates or --measure\n",
-    )  # fmt: skip
-
-
 def test_with_rates_at_hand_no_other_large_package_is_imported(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(STUDY)
     arguments = ["estimate", str(tmp_path / "small.yaml"), "--rates", str(write_rates(tmp_path / "rates.csv"))]
@@ -188,13 +206,186 @@ def test_with_rates_at_hand_no_other_large_package_is_imported(tmp_path: Path) -
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "image-epochs    6,800" in done.stdout
+    assert "steps           160 " in done.stdout
 
 
 def test_measured_rates_serve_every_task_of_the_study(layout: Layout) -> None:
     rates = measure_rates(layout, repeats=1)
     assert rates.keys() == RATES.keys()
     assert all(value > 0 for value in rates.values())
+
+
+def study_of(tmp_path: Path, recipes: dict[str, Any], strategies: dict[str, Any], **dataset: Any) -> Layout:
+    """A study of one budget: 20 of digits' 1,200 labels in round 1, and 60 at the end."""
+    row = yaml.safe_load(STUDY)
+    row["run"] |= {"strategies": list(strategies)}
+    row |= {"recipes": recipes, "strategies": strategies}
+    row["datasets"]["digits"] |= dataset
+    (tmp_path / "study.yaml").write_text(json.dumps(row))
+    return Layout(read_study([tmp_path / "study.yaml"]))
+
+
+def convolutions(case: Callable[[], object]) -> int:
+    """How often a convolution is computed."""
+    calls = [0]
+
+    def count(module: nn.Module, inputs: object, output: object) -> None:
+        calls[0] += isinstance(module, nn.Conv2d)
+
+    hook = nn.modules.module.register_module_forward_hook(count)
+    try:
+        case()
+    finally:
+        hook.remove()
+    return calls[0]
+
+
+def test_an_ensemble_of_three_takes_as_many_steps_of_three_times_the_passes(tmp_path: Path) -> None:
+    rows = {"one": {"trains": "plain"}, "three": {"trains": "ensemble", "members": 3}}
+    asked = {name: {"recipe": name, "acquisition": "entropy", "title": name} for name in rows}
+    layout = study_of(tmp_path, rows, asked)
+    found = {}
+    for name, work in zip(rows, works(layout, sizes_of(layout)), strict=True):
+        cases = Measuring(work, torch.device("cpu")).cases()
+        tasks = work.train, work.predict, work.measuring("candidates")
+        found[name] = [(convolutions(cases[task][0]()), cases[task][1]) for task in tasks]
+    assert found["three"] == [(3 * passes, count) for passes, count in found["one"]]
+    assert all(passes > 0 for passes, _ in found["one"])
+    (cost,) = estimate(layout, AnyRate())
+    assert cost.steps == 2 * 10 * 2 * 3
+
+
+def test_a_learner_of_its_own_and_a_clock_of_its_own_are_counted(tmp_path: Path) -> None:
+    """Waal's epoch passes the pool's unlabelled examples; VAAL's all of the pool, within the query."""
+    asked = {
+        "vaal": {"recipe": "plain", "acquisition": "vaal", "epochs": 5},
+        "waal": {"recipe": "waal", "acquisition": "waal"},
+    }
+    layout = study_of(tmp_path, {"plain": {"trains": "plain"}, "waal": {"trains": "waal"}}, asked)
+    (cost,) = estimate(layout, AnyRate())
+    pool = 1200
+    plain, vaal = 10 * 3, 2 * 5 * math.ceil(pool / 128)
+    waal = 10 * sum(math.ceil((pool - labels) / 128) for labels in (20, 40, 60))
+    assert cost.steps == 2 * (plain + vaal + waal)
+    # 100 candidates and 597 test examples a query; of VAAL the training too.
+    assert cost.query_seconds == 2 * (2 * 2 * (100 + 597) + vaal)
+    both = list(works(layout, sizes_of(layout)))
+    assert both[0].side in Measuring(both[0], torch.device("cpu")).cases()
+    # AdamW has two tensors as large as a parameter, and VAAL's networks are larger than small_resnet.
+    assert cost.temporary_bytes > 6 * checkpoint_bytes(BackboneRow(name="small_resnet"), PLAIN, (1, 8, 8), 10)
+
+
+def test_every_recipe_and_acquisition_function_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "start_seconds", lambda repeats, device: 1.0)
+    rows = {name: {"trains": name} for name in recipes.registry.names()}
+    known = {name: recipes.registry.load(name) for name in rows}
+    offered = {name: kind.offered(kind.options(), frozenset({"stages"})) for name, kind in known.items()}
+    strategies = {}
+    for name in acquisition.registry.names():
+        function = acquisition.registry.load(name)
+        able = [one for one in rows if not unmet(function.needs(function.options()), offered[one])]
+        strategies[name] = {"recipe": able[-1] if name == "random" else able[0], "acquisition": name}
+    for name in rows.keys() - {one["recipe"] for one in strategies.values()}:
+        strategies[f"random_{name}"] = {"recipe": name, "acquisition": "random", "title": name}
+    layout = study_of(tmp_path, rows, strategies)
+    rates = measure_rates(layout, repeats=1)
+    (cost,) = estimate(layout, rates)
+    assert cost.longest_seconds > 0
+    assert {name for _, name in rates if name.startswith("step of ")} >= {
+        f"step of {n} (60 examples, sgd)" for n in rows
+    }
+
+
+def write_arrays(path: Path, shape: tuple[int, ...]) -> str:
+    draw = np.random.default_rng(1)
+    np.savez(path, X=draw.standard_normal((50, *shape)), y=np.arange(50) % 3)
+    return str(path)
+
+
+@pytest.mark.parametrize("source", datasets.registry.names())
+def test_every_source_has_a_size_before_it_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setattr(measuring, "start_seconds", lambda repeats, device: 1.0)
+    options: dict[str, Any] = {}
+    backbone, expected = "small_resnet", {
+        "cifar10": ((32, 32, 3), 10, 50_000, 10_000),
+        "cifar100": ((32, 32, 3), 100, 50_000, 10_000),
+        "svhn": ((32, 32, 3), 10, 73_257, 26_032),
+        "caltech101": ((224, 224, 3), 101, 5_800, 2_877),
+        "digits": ((8, 8, 1), 10, 1_200, 597),
+        "vectors": ((5,), 3, 40, 10),
+        "series": ((12, 2), 3, 40, 10),
+        "image_folder": ((8, 8, 3), 2, 30, 10),
+    }  # fmt: skip
+    if source == "vectors":
+        options, backbone = {"path": write_arrays(tmp_path / "v.npz", (5,))}, "mlp"
+    elif source == "series":
+        options, backbone = {"path": write_arrays(tmp_path / "s.npz", (12, 2))}, "resnet1d"
+    elif source == "image_folder":
+        for number in range(40):
+            place = tmp_path / "images" / "ab"[number % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(place / f"{number}.png")
+        options = {"path": str(tmp_path / "images"), "test_images": 10}
+    budgets = {"low": {"query_size": 5, "labels": 15}}
+    asked = {"entropy": {"recipe": "plain", "acquisition": "entropy"}}
+    row = {"source": source, "backbone": {"name": backbone}, "budgets": budgets, **options}
+    layout = study_of(tmp_path, {"plain": {"trains": "plain"}}, asked, **row)
+    assert tuple(size_of(layout.study, "digits"))[:4] == expected[source]
+    (cost,) = estimate(layout, AnyRate())
+    assert cost.trainings == 2 * 3
+    if source in ("vectors", "series", "image_folder"):
+        assert min(measure_rates(layout, repeats=1).values()) > 0
+
+
+def test_a_size_that_nothing_tells_is_asked_for_in_one_line(
+    tmp_path: Path, lplgrad: Callable[..., tuple[int, str]]
+) -> None:
+    asked = {"random": {"recipe": "plain", "acquisition": "random"}}
+    row = {"source": "image_folder", "path": str(tmp_path / "nowhere"), "image_size": 8}
+    study_of(tmp_path, {"plain": {"trains": "plain"}}, asked, **row)
+    status, told = lplgrad("estimate", tmp_path / "study.yaml")
+    assert (status, told.count("\n")) == (1, 1)
+    assert "datasets.digits: its size is not known yet" in told
+    assert "set test_images, or prepare it (add --until prepare" in told
+    layout = study_of(tmp_path, {"plain": {"trains": "plain"}}, asked, **row, test_images=30)
+    assert tuple(size_of(layout.study, "digits")) == ((8, 8, 3), 10, 140, 30, False)  # 40 labels before 100 candidates
+
+
+def test_jobs_at_a_time_follow_from_the_machine(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(9)), raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+
+    def jobs(**compute: object) -> int:
+        row = layout.study.compute.model_copy(update=compute)
+        return jobs_at_a_time(layout.study.model_copy(update={"compute": row}))[0]
+
+    assert [jobs(threads=2), jobs(threads=20)] == [4, 1]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [jobs(jobs_per_gpu=2), jobs(device="cpu")] == [8, 9]
+
+
+@pytest.mark.slow
+def test_a_new_process_is_measured_in_the_open_where_no_fork_server_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fork_server, "start", lambda path, warn: None)  # nothing listens at the path
+    assert start_seconds(1, torch.device("cpu")) > 0
+    assert "warning: the fork server does not start here" in capsys.readouterr().err
+
+
+def test_the_fork_server_ends_with_a_failed_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise OSError("no process")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(OSError, match="no process"):
+        start_seconds(1, torch.device("cpu"))
+    assert not fork_server._started
 
 
 def test_tf32_is_for_convolutions_in_training_alone(

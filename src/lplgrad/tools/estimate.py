@@ -1,54 +1,95 @@
-"""Estimate what a study costs before it is run: the rates of a machine times the images of the study."""
+"""Estimate what a study costs before it is run: the rates of a machine times the steps and examples of the study."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
+from typing import cast
+
+import numpy as np
 
 from lplgrad import acquisition
-from lplgrad.machine.errors import UserError
-from lplgrad.rounds.checkpoints import build, tensors_of
+from lplgrad.recipes import Draw, Learner
+from lplgrad.rounds.checkpoints import build, build_learner, tensors_of
+from lplgrad.rounds.optimizers import learning_rate, optimizer_of
 from lplgrad.rounds.pool import TEST_IMAGES
-from lplgrad.study.availability import check_prepared_datasets
+from lplgrad.rounds.resume import progress_tensors
+from lplgrad.study.availability import check_input_files, check_pool, check_prepared_datasets
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study
-from lplgrad.study.settings import BackboneRow, RecipeRow
-from lplgrad.tools.rates import ANY, Rates, key, measure_rates, rate, read_rates, size_of
+from lplgrad.study.settings import BackboneRow, RecipeRow, Training
+from lplgrad.tools.rates import (
+    ANY,
+    CANDIDATES,
+    CHOSEN,
+    LABELED,
+    START,
+    Rates,
+    Size,
+    Work,
+    jobs_at_a_time,
+    measure_rates,
+    random_examples,
+    rate,
+    read_rates,
+    sizes_of,
+)
 
 FLOAT = 4  # bytes
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Multiply rates by the images of a study and print the costs."""
-    if arguments.measure == (arguments.rates is not None):
-        raise UserError("give either --rates or --measure")
+    """Measure or read the rates of a machine, multiply them by the work of a study and print the costs."""
     study = read_study(arguments.files)
     check_prepared_datasets(study)
     layout = Layout(study)
-    rates = measure_rates(layout) if arguments.measure else read_rates(arguments.rates)
-    costs = estimate(layout, rates)
+    sizes = sizes_of(layout)
+    for name, size in sizes.items():
+        check_pool(study, name, size.pool)
+    if arguments.rates is None:
+        check_input_files(study)
+        rates: Rates = measure_rates(layout, sizes=sizes)
+    else:
+        rates = read_rates(arguments.rates)
+    costs = estimate(layout, rates, sizes)
+    jobs, why = (arguments.jobs, "--jobs") if arguments.jobs else jobs_at_a_time(study)
     print(
-        f"{'budget':10} {'data set':12} {'trainings':>9} {'image-epochs':>14} {'training h':>11} {'queries h':>10}"
+        f"{'budget':10} {'data set':12} {'trainings':>9} {'steps':>14} {'training h':>11} {'queries h':>10}"
         f" {'starting h':>10} {'GB':>7}"
     )
     for cost in costs:
         hours = [value / 3600 for value in (cost.training_seconds, cost.query_seconds, cost.start_seconds)]
         print(
-            f"{cost.budget:10} {cost.dataset:12} {cost.trainings:9,} {cost.image_epochs:14,}"
+            f"{cost.budget:10} {cost.dataset:12} {cost.trainings:9,} {cost.steps:14,}"
             f" {hours[0]:11,.2f} {hours[1]:10,.2f} {hours[2]:10,.2f} {cost.final_bytes / 1e9:7.2f}"
         )
     total = sum(cost.training_seconds + cost.query_seconds + cost.start_seconds for cost in costs) / 3600
     longest = max(cost.longest_seconds for cost in costs) / 3600
-    print(f"\nimage-epochs    {sum(cost.image_epochs for cost in costs):,}")
+    print(f"\nsteps           {sum(cost.steps for cost in costs):,} of training, also within queries")
     print(f"jobs            {sum(cost.trainings + cost.queries for cost in costs):,} trainings and queries")
     print(f"hours           {total:,.2f} one job after another; those of a GPU where the rates are a GPU's")
-    print(f"at least        {max(total / arguments.jobs, longest):,.2f} h with {arguments.jobs} at a time")
+    print(f"at least        {max(total / jobs, longest):,.2f} h with {jobs} at a time: {why}")
     print(f"disk at the end {sum(cost.final_bytes for cost in costs) / 1e9:,.2f} GB of results")
-    print(f"disk at most    {peak_bytes(costs, arguments.jobs) / 1e9:,.2f} GB with temporary checkpoints")
-    print(f"data sets       {data_bytes(layout) / 1e9:,.2f} GB, without downloads")
+    print(f"disk at most    {peak_bytes(costs, jobs) / 1e9:,.2f} GB with temporary checkpoints and progress")
+    print(f"data sets       {data_bytes(layout, sizes) / 1e9:,.2f} GB, without downloads")
+    print("\nassumed         every trial spends its budget; every step has a whole mini-batch, and costs as much as at")
+    print("                the start of a training")
+    chosen = [name for name in study.run.strategies if _chooses_a_set(study.strategies[name].acquisition)]
+    if chosen:
+        print(
+            f"                the choice of {', '.join(chosen)} takes time in proportion to candidates x (labelled +\n"
+            f"                chosen); it is measured with {CANDIDATES:,} x ({LABELED} + {CHOSEN})"
+        )
+    for name, size in sizes.items():
+        if not size.pool_is_known:
+            print(f"                the pool of {name} has {size.pool:,} examples, as many as its budgets need")
+
+
+def _chooses_a_set(name: str) -> bool:
+    return acquisition.registry.load(name).choose is not None
 
 
 @dataclass
@@ -59,67 +100,123 @@ class Cost:
     dataset: str
     trainings: int = 0
     queries: int = 0
-    image_epochs: int = 0  # images that training passes through the model, counted once an epoch
+    steps: int = 0  # of training, also within queries
     training_seconds: float = 0  # with the test after it
-    query_seconds: float = 0  # with the test images that are scored after a query
+    query_seconds: float = 0  # with the test examples that are scored after a query
     start_seconds: float = 0  # of starting jobs
     longest_seconds: float = 0  # of the longest trial, whose rounds wait for each other
     final_bytes: int = 0  # on disk when all is done
-    checkpoint_bytes: int = 0  # of the largest checkpoint
+    temporary_bytes: int = 0  # the most that a job has on disk beside that
 
 
-def estimate(layout: Layout, rates: Rates) -> list[Cost]:
+def estimate(layout: Layout, rates: Rates, sizes: Mapping[str, Size] | None = None) -> list[Cost]:
     """Estimate the cost of every budget and data set, as if no trial stopped at its target accuracy.
 
     Raise UserError if a rate is missing, or the size of a data set is not known yet.
     """
     panels = groupby(layout.trials(), lambda trial: (trial.budget, trial.dataset))
-    return [_cost(layout, list(trials), rates) for _, trials in panels]
+    sizes = sizes or sizes_of(layout)
+    return [_cost(layout, list(trials), rates, sizes) for _, trials in panels]
 
 
-def _cost(layout: Layout, trials: list[Trial], rates: Rates) -> Cost:
+class Trained:
+    """A learner on the meta device, in training: how many steps it takes, and how large its files are."""
+
+    def __init__(self, learner: Learner, training: Training) -> None:
+        self.learner, self.training = learner, training
+        learner.begin(training, lambda network: optimizer_of(training, network.parameters()), nullcontext)
+        self.checkpoint_bytes = sum(tensor.nbytes for tensor in tensors_of(learner).values())
+        self.progress_bytes = sum(tensor.nbytes for tensor in progress_tensors(learner).values())
+        self.known: dict[Counts, int] = {}
+
+    def steps(self, counts: Counts) -> int:
+        """Return the number of steps of a training."""
+        if counts not in self.known:
+            draw, total = counts.draw(), 0
+            for epoch in range(self.training.epochs):
+                draw.epoch, draw.progress = epoch, epoch / self.training.epochs
+                draw.rate = learning_rate(self.training, epoch)
+                steps = self.learner.steps(cast(Draw, draw))
+                if not steps:
+                    break
+                total += steps
+            self.known[counts] = total
+        return self.known[counts]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many examples a training has, as ``recipes.Draw``."""
+
+    labeled: int
+    newest: int
+    unlabeled: int
+
+    def draw(self) -> _Draw:
+        """Return what the number of steps may depend on."""
+        return _Draw(self.labeled, self.newest, self.unlabeled)
+
+
+@dataclass
+class _Draw:
+    labeled_count: int
+    newest_count: int
+    unlabeled_count: int
+    epoch: int = 0
+    progress: float = 0.0
+    rate: float = 0.0
+
+
+def _cost(layout: Layout, trials: list[Trial], rates: Rates, sizes: Mapping[str, Size]) -> Cost:
     study, cost = layout.study, Cost(trials[0].budget, trials[0].dataset)
-    row, size = study.datasets[cost.dataset], size_of(study, cost.dataset)
+    row, size = study.datasets[cost.dataset], sizes[cost.dataset]
     budget, shown = row.budgets[cost.budget], layout.shown_models()
-    seconds_of = partial(rate, rates, key(row.backbone, size, study.compute))
-    start = rate(rates, ANY, "start a job")
-    shape = (size.channels, size.side, size.side)
-    checkpoints = {
-        name: checkpoint_bytes(row.backbone, study.recipes[name], shape, size.classes) for name in layout.recipes()
+    start = rate(rates, (ANY, START))
+    works = {name: Work(study, cost.dataset, size, study.strategies[name]) for name in study.run.strategies}
+    learners = {
+        work.strategy.recipe: Trained(build(row.backbone, work.recipe, work.shape, size.classes), row.training)
+        for work in works.values()
     }
+    sides = {name: side for name, work in works.items() if (side := _side_of(work)) is not None}
     trained: set[str] = set()
     for trial in trials:
-        strategy = study.strategies[trial.strategy]
-        recipe = study.recipes[strategy.recipe]
-        cost.checkpoint_bytes = max(cost.checkpoint_bytes, checkpoints[strategy.recipe])
+        work, side = works[trial.strategy], sides.get(trial.strategy)
+        learner, function = learners[work.strategy.recipe], acquisition.registry.load(work.strategy.acquisition)
+        # A job has the checkpoint that it reads, and two progress files while it replaces one by the next.
+        progress = max(learner.progress_bytes, side.progress_bytes if side else 0)
+        cost.temporary_bytes = max(cost.temporary_bytes, learner.checkpoint_bytes + 2 * progress)
         alone = 0.0
         for number in range(1, budget.rounds + 1):
             labels = budget.bought(number)
-            seconds = labels * row.training.epochs * seconds_of(f"train {recipe.label}")
-            seconds += size.test * seconds_of("predict")
+            newest = labels - budget.bought(number - 1) if number > 1 else labels
+            counts = Counts(labels, newest, size.pool - labels)
+            steps = learner.steps(counts)
+            seconds = steps * rate(rates, work.train) + size.test * rate(rates, work.predict)
             alone += seconds + start
             folder = layout.trained(trial, number)
             if folder not in trained:
                 trained.add(folder)
                 cost.trainings += 1
-                cost.image_epochs += labels * row.training.epochs
+                cost.steps += steps
                 cost.training_seconds += seconds
                 cost.start_seconds += start
                 cost.final_bytes += size.test * size.classes * FLOAT
                 if number in (1, budget.rounds, *shown.get(trial, [])) or study.keep_checkpoints:
-                    cost.final_bytes += checkpoints[strategy.recipe]
+                    cost.final_bytes += learner.checkpoint_bytes
             if number < budget.rounds:
-                function, needs = acquisition.registry.load(strategy.acquisition), strategy.needs
                 subset = budget.subset or size.pool - labels
                 tests = min(size.test, TEST_IMAGES) if function.alone else 0
-                seconds = 0.0
-                if "gradient_norms" in needs:
-                    seconds = (subset + tests) * seconds_of("gradient norms")
-                elif needs:
-                    seconds = (subset + tests) * seconds_of("predict")
-                    if "labeled:features" in needs:
-                        seconds += labels * seconds_of("predict")
-                        seconds += subset * budget.bought(number + 1) * rate(rates, ANY, "k-center")
+                examples = {"candidates": subset + tests, "labeled": labels, "pool": size.pool}
+                seconds = sum(
+                    count * rate(rates, work.measuring(of)) for of, count in examples.items() if work.needs(of)
+                )
+                if function.choose is not None:
+                    chosen = budget.bought(number + 1) - labels
+                    seconds += subset * (labels + chosen) * rate(rates, work.choice)
+                if side is not None:
+                    steps = side.steps(counts)
+                    cost.steps += steps
+                    seconds += steps * rate(rates, work.side)
                 alone += seconds + start
                 cost.queries += 1
                 cost.query_seconds += seconds
@@ -130,18 +227,30 @@ def _cost(layout: Layout, trials: list[Trial], rates: Rates) -> Cost:
     return cost
 
 
+def _side_of(work: Work) -> Trained | None:
+    """Return the learner of an acquisition function's own."""
+    function, training = acquisition.registry.load(work.strategy.acquisition), work.side_training
+    if function.side is None or training is None:
+        return None
+    options = work.strategy.checked_options
+    return Trained(build_learner(function.side, options, work.row.backbone, work.shape, work.size.classes), training)
+
+
 def checkpoint_bytes(backbone: BackboneRow, recipe: RecipeRow, shape: Sequence[int], classes: int) -> int:
     """Count the bytes of a checkpoint, except for its header of a few kB."""
     return sum(tensor.nbytes for tensor in tensors_of(build(backbone, recipe, shape, classes)).values())
 
 
 def peak_bytes(costs: Iterable[Cost], jobs: int) -> int:
-    """Estimate the most on disk at any time: a job writes a checkpoint, and its progress holds weights and momentum."""
+    """Estimate the most on disk at any time, with what running jobs have written and do not keep."""
     costs = list(costs)
-    return sum(cost.final_bytes for cost in costs) + jobs * 3 * max(cost.checkpoint_bytes for cost in costs)
+    return sum(cost.final_bytes for cost in costs) + jobs * max(cost.temporary_bytes for cost in costs)
 
 
-def data_bytes(layout: Layout) -> int:
+def data_bytes(layout: Layout, sizes: Mapping[str, Size]) -> int:
     """Estimate the bytes of the prepared data sets, without downloads."""
-    sizes = [size_of(layout.study, name) for name in layout.datasets]
-    return sum((size.pool + size.test) * (size.side**2 * size.channels + 8) for size in sizes)
+    total = 0
+    for name, size in sizes.items():
+        example = random_examples(layout.study.datasets[name], size.shape, 1, np.random.default_rng(0))
+        total += (size.pool + size.test) * (example.nbytes + 8)
+    return total
