@@ -16,7 +16,7 @@ HOME = Path(workflow.basedir)
 CONFIG = HOME / "config.yaml"
 sys.path.insert(0, str(HOME / "src"))
 
-from lplgrad import acquisition
+from lplgrad import acquisition, backbones
 from lplgrad.machine import digest, fork_server
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.leases import visible_devices
@@ -198,6 +198,14 @@ def query_code(wildcards):
     if strategy.needs:
         roots += training_code(STUDY.recipes[strategy.recipe], backbone)[1:]
     return code_digest(*roots, without=() if "gradient_norms" in strategy.needs else ("gradient_norms",))
+
+
+def table_code(function):
+    """Digest of the code that makes a table. The one of data sets builds their networks, to count parameters."""
+    rows = [STUDY.datasets[name] for name in LAYOUT.datasets] if function == "paper.tables.datasets" else []
+    return code_digest(
+        "report.tables.run", function, *sorted({backbones.registry.root(row.backbone.name) for row in rows})
+    )
 
 
 def queried_checkpoint(wildcards):
