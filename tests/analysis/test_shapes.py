@@ -121,7 +121,7 @@ def test_the_smallest_study_through_snakemake_with_titles_that_may_be_anything(t
     values = titled({**TINY, "run": {**TINY["run"], "strategies": ["random"], "seeds": [1]}})
     digits = values["datasets"]["digits"]
     values["model_figures"] = {**TINY["model_figures"], "strategies": ["random"]}
-    digits |= {"model": {"name": "small_resnet"}, "budgets": {"small": {"query_size": 10, "labels": 10}}}
+    digits |= {"backbone": {"name": "small_resnet"}, "budgets": {"small": {"query_size": 10, "labels": 10}}}
     (project / "nasty.yaml").write_text(yaml.safe_dump(values))
     snakemake(project, config="nasty.yaml")
     said = snakemake(project, "--report", "report.html", config="nasty.yaml")

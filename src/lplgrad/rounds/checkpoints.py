@@ -191,7 +191,7 @@ def load(path: Path) -> Checkpoint:
         recipe = parse(RecipeRow, description["recipe"], str(path))
         normalization = parse(Normalization, description["normalization"], str(path))
         classes, shape = description["classes"], description["shape"]
-        sound = all(isinstance(name, str) for name in classes) and all(type(size) is int for size in shape)
+        sound = all(isinstance(name, str) for name in classes) and all(type(size) is int and size > 0 for size in shape)
         if not (
             isinstance(classes, list) and isinstance(shape, list) and sound and len(normalization.mean) == shape[0]
         ):
