@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from lplgrad import backbones, recipes
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.backbones._network import Network
 from lplgrad.gradient_norms import PerSampleGradientNorms
-from lplgrad.rounds.checkpoints import build, load, save, to_device
-from lplgrad.study.settings import BackboneRow, Normalization, RecipeRow
-from tests.learners import CPU, learner_of, same, state
+from lplgrad.rounds.checkpoints import build, load, to_device
+from lplgrad.study.settings import BackboneRow, RecipeRow
+from tests.learners import CPU, learner_of, same, saved, state
 
 # Options and the shape of an input for those that the defaults do not suit, or not alone
 SPECIAL: dict[str, list[tuple[dict[str, Any], tuple[int, ...]]]] = {
@@ -115,13 +114,11 @@ def test_every_recipe_that_it_serves_starts_from_the_same_main_model(row: Backbo
 def test_a_checkpoint_comes_back(row: BackboneRow, shape: tuple[int, ...], tmp_path: Path) -> None:
     learner, inputs = learner_of(PLAIN, row, shape, CLASSES), inputs_of(shape)
     learner.model.train()(inputs)  # running statistics
-    normalization = Normalization(mean=[0.5] * shape[0], std=[0.2] * shape[0])
-    write = partial(save, learner=learner, backbone=row, recipe=PLAIN, shape=shape, normalization=normalization)
-    write(tmp_path / "one", classes=[str(k) for k in range(CLASSES)])
-    write(tmp_path / "two", classes=[str(k) for k in range(CLASSES)])
+    for name in ("one", "two"):
+        saved(tmp_path / name, learner, row, PLAIN, shape, CLASSES)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     found = load(tmp_path / "one")
-    assert (found.backbone, found.shape) == (row, list(shape))
+    assert (found.about.backbone, found.about.shape) == (row, list(shape))
     assert same(state(found.learner), state(learner))
     assert torch.equal(to_device(found.learner, CPU).model.eval()(inputs), learner.model.eval()(inputs))
 

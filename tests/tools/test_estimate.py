@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from lplgrad.datasets.prepared.arrays import DatasetArrays
-from lplgrad.rounds import checkpoints, evaluation, needs, optimizers
+from lplgrad.rounds import evaluation, needs, optimizers
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
-from lplgrad.study.settings import BackboneRow, Normalization, RecipeRow, Start
+from lplgrad.study.settings import BackboneRow, RecipeRow, Start
 from lplgrad.tools.estimate import checkpoint_bytes, estimate, peak_bytes
 from lplgrad.tools.rates import measure_rates, read_rates
 from tests.conftest import TRAIN
-from tests.learners import JOINT, PLAIN, learner_of
+from tests.learners import JOINT, PLAIN, learner_of, saved
 
 HOME = Path(__file__).parents[2]
 STUDY = """
@@ -121,8 +121,7 @@ def test_the_whole_paper_is_1_8_billion_image_epochs() -> None:
 )
 def test_the_size_of_a_checkpoint_is_that_of_the_file(tmp_path: Path, row: dict[str, Any], recipe: RecipeRow) -> None:
     backbone, shape = BackboneRow.model_validate(row), (3, 8, 8)
-    made, normalization = learner_of(recipe, backbone, shape, 7), Normalization(mean=[0.5] * 3, std=[0.5] * 3)
-    checkpoints.save(tmp_path / "c", made, backbone, recipe, shape, normalization, [str(k) for k in range(7)])
+    saved(tmp_path / "c", learner_of(recipe, backbone, shape, 7), backbone, recipe, shape, 7)
     written = (tmp_path / "c").stat().st_size
     header = 8 + int.from_bytes((tmp_path / "c").read_bytes()[:8], "little")
     assert written - header == checkpoint_bytes(backbone, recipe, shape, 7)
