@@ -74,7 +74,16 @@ class Round(Generic[JobT]):
         return modalities.registry.load(self.data.modality).input_shape(self.data.splits["train"].inputs.shape[1:])
 
     def view(self, normalization: Normalization) -> View:
-        """Return how the examples become input of a network that was trained with a normalization."""
+        """Return how the examples become input of a network that was trained with a normalization.
+
+        Raises:
+            UserError: the normalization has another number of channels.
+        """
+        if len(normalization.mean) != self.data.channels:
+            raise UserError(
+                f"normalization: has {len(normalization.mean)} channels, the examples of {self.data.folder} "
+                f"{self.data.channels}"
+            )
         modality, stored = modalities.registry.load(self.data.modality), self.data.splits["train"].inputs.shape[1:]
         given = getattr(self.settings, "augmentation", {})
         augmentation = parse(modality.augmentation, given, "--settings: augmentation")
