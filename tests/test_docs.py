@@ -18,6 +18,7 @@ import torch
 
 from lplgrad.datasets.prepared.arrays import open_dataset
 from lplgrad.rounds.checkpoints import load
+from lplgrad.study.reading import read_study
 
 HOME = Path(__file__).parents[1]
 PAGES = {
@@ -47,6 +48,21 @@ def test_a_page_is_short_and_has_one_file_that_it_places(page: str) -> None:
     assert len(text.splitlines()) < 100
     assert len(blocks(page, "python")) == 1
     assert len(re.findall(r"`src/lplgrad/\w+/\w+\.py`", text)) == 1
+
+
+def test_the_configurations_of_the_readme_are_valid(tmp_path: Path) -> None:
+    found = re.findall(r"^```yaml\n(.*?)^```", (HOME / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(found) == 2
+    for number, block in enumerate(found):
+        overlay = tmp_path / f"{number}.yaml"
+        overlay.write_text(block)
+        assert read_study([HOME / "config.yaml", overlay]).run.datasets
+
+
+@pytest.mark.parametrize("page", [HOME / "README.md", HOME / "CONTRIBUTING.md", *sorted((HOME / "docs").glob("*.md"))])
+def test_links_lead_to_files(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        assert "://" in link or (page.parent / link).exists(), link
 
 
 @pytest.fixture(scope="module")
