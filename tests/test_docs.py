@@ -18,6 +18,7 @@ import torch
 
 from lplgrad.datasets.prepared.arrays import open_dataset
 from lplgrad.rounds.checkpoints import load
+from lplgrad.rounds.oracle import pool_labels
 from lplgrad.study.reading import read_study
 
 HOME = Path(__file__).parents[1]
@@ -116,12 +117,19 @@ class TestPages:
         for words in ("acquisition: margin", "name: plain_cnn", "trains: pseudo_labels", "source: image_arrays"):
             assert words in printed
 
-    def test_the_data_set_has_every_image_once(self, folder: Path) -> None:
+    def test_the_data_set_has_every_image_once_with_its_class(self, folder: Path) -> None:
         data = open_dataset(folder / "data")
         with np.load(folder / "scans.npz") as given:
-            found = np.concatenate([data.splits[name].inputs for name in ("train", "test")])
-            assert np.array_equal(np.unique(found, axis=0), np.unique(given["X"], axis=0))
-            assert len(data.splits["test"].inputs) == round(0.3 * len(given["X"]))
+            expected = sorted(
+                (image.tobytes(), int(label)) for image, label in zip(given["X"], given["y"], strict=True)
+            )
+        parts = [
+            (data.splits["train"].inputs, pool_labels(data)),
+            (data.splits["test"].inputs, data.splits["test"].labels),
+        ]
+        found = [(image.tobytes(), int(label)) for part in parts for image, label in zip(*part, strict=True)]
+        assert sorted(found) == expected
+        assert len(data.splits["test"].inputs) == round(0.3 * len(found))
         assert data.classes == [str(digit) for digit in range(10)]
         assert len((folder / "data" / "files.csv").read_text().splitlines()) == 1 + len(found)
 
