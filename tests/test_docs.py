@@ -16,10 +16,12 @@ import pytest
 import sklearn.datasets
 import torch
 
+from lplgrad import modalities
 from lplgrad.datasets.prepared.arrays import open_dataset
 from lplgrad.rounds.checkpoints import load
 from lplgrad.rounds.oracle import pool_labels
 from lplgrad.study.reading import read_study
+from tests.modalities import test_contract as contract
 
 HOME = Path(__file__).parents[1]
 PAGES = {
@@ -157,3 +159,20 @@ class TestPages:
         assert chosen.sum() == 10
         assert scores["score"][chosen].min() >= scores["score"][~chosen].max()
         assert (folder / "plain" / "test_scores.csv").exists()
+
+
+def test_the_modality_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "points.py").write_text(blocks("modality", "python")[0])
+    monkeypatch.setattr(modalities, "__path__", [*modalities.__path__, str(tmp_path)])
+    monkeypatch.setattr(modalities.registry, "path", modalities.__path__)
+    points = np.random.default_rng(0).normal(size=(12, 5, 2)).astype(np.float32)
+    monkeypatch.setitem(contract.EXAMPLES, "points", points)
+    monkeypatch.setitem(contract.AUGMENTED, "points", {"shuffle": True})
+    assert "points" in modalities.registry.names()
+    for name, test in vars(contract).items():
+        if name.startswith("test_") and test.__code__.co_argcount == 1:
+            test("points")
+    shuffle = contract.view_of("points", shuffle=True).augmenter(torch.from_numpy(points))
+    draws = torch.from_numpy(shuffle.draw(np.random.default_rng(1)))
+    found = shuffle(torch.arange(12), draws)
+    assert torch.equal(found.sort(dim=1).values, torch.from_numpy(points).sort(dim=1).values)

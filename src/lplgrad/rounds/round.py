@@ -74,20 +74,20 @@ class Round(Generic[JobT]):
         return modalities.registry.load(self.data.modality).input_shape(self.data.splits["train"].inputs.shape[1:])
 
     def view(self, normalization: Normalization) -> View:
-        """Return how the examples become input of a network that was trained with a normalization.
+        """Return how the examples become input of a network that was trained with a normalization."""
+        self.check_channels(normalization)
+        modality, stored = modalities.registry.load(self.data.modality), self.data.splits["train"].inputs.shape[1:]
+        given = getattr(self.settings, "augmentation", {})
+        augmentation = parse(modality.augmentation, given, "--settings: augmentation")
+        return modality.view(augmentation, normalization.mean, normalization.std, stored, self.device)
 
-        Raises:
-            UserError: the normalization has another number of channels.
-        """
+    def check_channels(self, normalization: Normalization) -> None:
+        """Raise UserError if a normalization is of another number of channels than the examples."""
         if len(normalization.mean) != self.data.channels:
             raise UserError(
                 f"normalization: has {len(normalization.mean)} channels, the examples of {self.data.folder} "
                 f"{self.data.channels}"
             )
-        modality, stored = modalities.registry.load(self.data.modality), self.data.splits["train"].inputs.shape[1:]
-        given = getattr(self.settings, "augmentation", {})
-        augmentation = parse(modality.augmentation, given, "--settings: augmentation")
-        return modality.view(augmentation, normalization.mean, normalization.std, stored, self.device)
 
     @cached_property
     def device(self) -> torch.device:
