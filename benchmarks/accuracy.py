@@ -13,19 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lplgrad.rounds.transforms import Normalize, to_tensor
 
 from benchmarks.measure import Figure, quartiles
 from lplgrad import datasets
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine import devices
+from lplgrad.machine.devices import to_tensor
 from lplgrad.machine.randomness import stream
+from lplgrad.modalities import image
 from lplgrad.rounds.checkpoints import build, first_weights, to_device
 from lplgrad.rounds.draws import Draws
 from lplgrad.rounds.evaluation import accuracy, predict
 from lplgrad.rounds.loop import train
-from lplgrad.study.settings import Augmentation, BackboneRow, Normalization, RecipeRow, Training
+from lplgrad.rounds.oracle import pool_labels
+from lplgrad.study.settings import BackboneRow, RecipeRow, Training
 
 NAME = "accuracy"
 ROUNDS, QUERY_SIZE = 3, 25
@@ -71,11 +73,10 @@ def run(quick: bool) -> Iterator[Figure]:
 
 def trial(data: DatasetArrays, seed: int, precision: str, device: torch.device) -> list[float]:
     """Test accuracy after each round of a warm trial of the strategy ``random``."""
-    normalization = Normalization(mean=data.mean, std=data.std)
-    normalize = Normalize(normalization, device)
-    images = {name: split.images for name, split in data.splits.items()}
-    order = np.random.default_rng(seed).permutation(len(images["train"]))
-    backbone, shape = BackboneRow(name="small_resnet"), (data.channels, *images["train"].shape[1:3])
+    inputs = {name: split.inputs for name, split in data.splits.items()}
+    view = image.view(image.Augmentation(crop_padding=1), data.mean, data.std, inputs["train"].shape[1:], device)
+    order = np.random.default_rng(seed).permutation(len(inputs["train"]))
+    backbone, shape = BackboneRow(name="small_resnet"), image.input_shape(inputs["train"].shape[1:])
     learner = build(backbone, RecipeRow(trains="plain"), shape, len(data.classes))
     streams = partial(stream, seed, round_number=1)
     learner = to_device(first_weights(learner, backbone, streams), device)
@@ -83,15 +84,14 @@ def trial(data: DatasetArrays, seed: int, precision: str, device: torch.device) 
     for number in range(1, ROUNDS + 1):
         labeled = np.sort(order[: number * QUERY_SIZE])
         draws = Draws(
-            to_tensor(data.train.images[labeled], device),
-            to_tensor(data.train.labels[labeled], device),
+            to_tensor(inputs["train"][labeled], device),
+            to_tensor(pool_labels(data)[labeled], device),
             TRAINING.batch_size,
-            Augmentation(crop_padding=1),
-            normalization,
+            view,
             partial(stream, seed, round_number=number),
         )
         with devices.tf32(precision == "tf32"):
             list(train(learner, draws, TRAINING, precision))
-        logits = predict(learner, [view.plain(to_tensor(np.asarray(images["test"]), device))])["logits"]
+        logits = predict(learner, [view.plain(to_tensor(np.asarray(inputs["test"]), device))])["logits"]
         accuracies.append(accuracy(logits.cpu().numpy(), data.splits["test"].labels))
     return accuracies

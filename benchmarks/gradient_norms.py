@@ -22,8 +22,8 @@ from lplgrad.acquisition.entropy import entropy
 from lplgrad.backbones._network import initialize
 from lplgrad.gradient_norms import PerSampleGradientNorms
 from lplgrad.machine import devices
+from lplgrad.modalities import View, image
 from lplgrad.rounds.checkpoints import build
-from lplgrad.rounds.needs import gradient_batch_size
 from lplgrad.study.settings import BackboneRow, Compute, RecipeRow
 
 Case = Callable[[Tensor], Tensor | list[Tensor] | None]
@@ -130,11 +130,17 @@ def exact(model: nn.Module, contractions: torch.dtype | None = None) -> Callable
 
     def case(images: Tensor) -> Tensor:
         with PerSampleGradientNorms(model, contractions) as norms_of:
-            return torch.cat(
-                [norms_of(part, entropy).total for part in torch.split(images, gradient_batch_size(images))]
-            )
+            at_once = view_of(images).batch_size(norms=True)
+            return torch.cat([norms_of(part, entropy).total for part in torch.split(images, at_once)])
 
     return case
+
+
+def view_of(images: Tensor) -> View:
+    """The view of images that a query would take, from normalised ones, shape (N, C, H, W)."""
+    _, channels, height, width = images.shape
+    shape = height, width, channels
+    return image.view(image.Augmentation(), [0.5] * channels, [0.25] * channels, shape, images.device)
 
 
 def one_at_a_time(model: nn.Module) -> Callable[[Tensor], list[Tensor]]:

@@ -34,8 +34,8 @@ print(f"\\n{used.ru_utime + used.ru_stime} {used.ru_maxrss}")
 sys.exit(code)
 """
 SEEDS = (1, 5, 10, 20)  # of config.yaml: about 900 jobs each
-TRAINING = "--data data --labeled labeled.csv --round 1 --seed 1 --output round1 --settings model.name=small_resnet"
-TRAINING += " model.width=4 training.epochs=1 training.milestones=[]"
+TRAINING = "--data data --labeled labeled.csv --round 1 --seed 1 --output round1 --settings backbone.name=small_resnet"
+TRAINING += " backbone.width=4 training.epochs=1 training.milestones=[]"
 
 
 def run(quick: bool) -> Iterator[Figure]:

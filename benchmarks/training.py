@@ -22,16 +22,17 @@ from torch.nn import functional as F
 from benchmarks.measure import Figure, OwnProcess, figures, interleave, matrix_products, operations
 from lplgrad.machine import devices
 from lplgrad.machine.randomness import stream
+from lplgrad.modalities import image
 from lplgrad.recipes import Learner
 from lplgrad.rounds.checkpoints import build, first_weights, to_device
 from lplgrad.rounds.draws import Draws
 from lplgrad.rounds.loop import Epoch, train
-from lplgrad.study.settings import Augmentation, BackboneRow, Compute, Normalization, RecipeRow, Training
+from lplgrad.study.settings import BackboneRow, Compute, Normalization, RecipeRow, Training
 
 NAME = "training"
 BATCH = 128
 REFERENCE = "plain recipe, float32"
-AUGMENTATION = Augmentation(horizontal_flip=True, crop_padding=4)
+AUGMENTATION = image.Augmentation(horizontal_flip=True, crop_padding=4)
 NORMALIZATION = Normalization(mean=[0.5] * 3, std=[0.25] * 3)
 PLAIN, JOINT = RecipeRow(trains="plain"), RecipeRow(trains="joint")
 DETACHED = RecipeRow.model_validate({"trains": "joint", "detach_after": 0})
@@ -79,7 +80,7 @@ def operations_of_an_epoch(count: int) -> int:
 def learner_of(backbone: str, recipe: RecipeRow = PLAIN) -> Learner:
     """A learner of ten classes with first weights, on the CPU."""
     row = BackboneRow(name=backbone)
-    return first_weights(build(row, recipe, (3, 32, 32), 10), row, seed=1, round_number=1)
+    return first_weights(build(row, recipe, (3, 32, 32), 10), row, partial(stream, 1, round_number=1))
 
 
 def steps_of(
@@ -88,7 +89,8 @@ def steps_of(
     """The program's own training, an epoch a step."""
     training = Training(epochs=1_000, milestones=[], batch_size=BATCH, learning_rate=0.01)
     examples = images.to(device), labels.to(device)
-    draws = Draws(*examples, BATCH, AUGMENTATION, NORMALIZATION, partial(stream, 1, round_number=1))
+    view = image.view(AUGMENTATION, NORMALIZATION.mean, NORMALIZATION.std, (32, 32, 3), device)
+    draws = Draws(*examples, BATCH, view, partial(stream, 1, round_number=1))
     return train(to_device(learner, device), draws, training, precision)
 
 

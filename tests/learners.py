@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from lplgrad.machine.devices import to_tensor
 from lplgrad.machine.randomness import Purpose, stream
 from lplgrad.modalities import View, image
 from lplgrad.recipes import Learner
-from lplgrad.rounds.checkpoints import build, first_weights, tensors_of, to_device
+from lplgrad.rounds.checkpoints import Description, build, first_weights, save, tensors_of, to_device
 from lplgrad.rounds.draws import Draws
 from lplgrad.rounds.loop import Epoch, train
 from lplgrad.study.settings import BackboneRow, Normalization, RecipeRow, Training
@@ -51,14 +52,29 @@ def learner_of(
 
 
 def view_of(
-    images: Examples,
+    shape: Sequence[int] = (8, 8, 1),
     augmentation: Mapping[str, Any] = AUGMENTATION,
     normalization: Normalization = NORMALIZATION,
     device: torch.device = CPU,
 ) -> View:
-    """The view of images."""
-    settings, shape = image.Augmentation.model_validate(augmentation), images.images.shape[1:]
+    """The view of images of a stored shape."""
+    settings = image.Augmentation.model_validate(augmentation)
     return image.view(settings, normalization.mean, normalization.std, shape, device)
+
+
+def saved(
+    path: Path,
+    learner: Learner,
+    backbone: BackboneRow = SMALL,
+    recipe: RecipeRow = PLAIN,
+    shape: Sequence[int] = (1, 8, 8),
+    classes: int = CLASSES,
+) -> Path:
+    """Write a checkpoint of a learner."""
+    normalization = Normalization(mean=[0.5] * shape[0], std=[0.25] * shape[0])
+    names = [str(number) for number in range(classes)]
+    save(path, learner, Description(backbone, recipe, shape, normalization, names))
+    return path
 
 
 def draws_of(
@@ -72,14 +88,14 @@ def draws_of(
 ) -> Draws:
     """The draws of a training on the first ``labeled`` images; the others have no label."""
     return Draws(
-        to_tensor(images.images[:labeled], device),
+        to_tensor(images.inputs[:labeled], device),
         to_tensor(images.labels[:labeled], device),
         batch_size,
-        view_of(images, augmentation, normalization, device),
+        view_of(images.inputs.shape[1:], augmentation, normalization, device),
         stream_of,
         None,
-        images.images,
-        np.arange(labeled, len(images.images)),
+        images.inputs,
+        np.arange(labeled, len(images.inputs)),
     )
 
 

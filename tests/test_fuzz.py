@@ -121,7 +121,7 @@ def test_scores_of_test_images(tmp_path: Path, data: bytes) -> None:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.safetensors"
     learner = learner_of(JOINT, classes=3)
-    checkpoints.save(path, learner, SMALL, JOINT, (1, 8, 8), NORMALIZATION, ["a", "b", "c"])
+    checkpoints.save(path, learner, checkpoints.Description(SMALL, JOINT, (1, 8, 8), NORMALIZATION, ["a", "b", "c"]))
     return path.read_bytes()
 
 

@@ -19,10 +19,10 @@ from lplgrad.rounds.checkpoints import build_learner, first_weights, tensors_of
 from lplgrad.rounds.draws import Draws
 from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.loop import train
-from lplgrad.study.settings import Augmentation, BackboneRow, Normalization
+from lplgrad.study.settings import BackboneRow
+from tests.learners import view_of
 
 BACKBONE = BackboneRow(name="small_resnet")
-NORMALIZATION = Normalization(mean=[0.5], std=[0.25])
 
 
 def learner_of(options: vaal.Options) -> Learner:
@@ -33,9 +33,8 @@ def learner_of(options: vaal.Options) -> Learner:
 def draws_of(pool: npt.NDArray[np.uint8], labeled: int, options: vaal.Options) -> Draws:
     images, labels = torch.from_numpy(pool[:labeled].copy()), torch.zeros(labeled, dtype=torch.int64)
     rest = np.arange(labeled, len(pool))
-    return Draws(
-        images, labels, options.batch_size, Augmentation(), NORMALIZATION, partial(stream, 1), None, pool, rest
-    )
+    view = view_of(pool.shape[1:], {})
+    return Draws(images, labels, options.batch_size, view, partial(stream, 1), None, pool, rest)
 
 
 def test_losses_by_hand() -> None:
@@ -102,7 +101,7 @@ def test_it_finds_images_that_differ_from_the_labelled_ones() -> None:
     pool[70:] += 60  # half of the unlabelled images are brighter than all labelled ones
     learner = learner_of(options)
     list(train(learner, draws_of(pool, 20, options), vaal.training(options)))
-    inputs = draws_of(pool, 20, options).normalize(torch.from_numpy(pool[20:]))
+    inputs = draws_of(pool, 20, options).view.plain(torch.from_numpy(pool[20:]))
     logits = predict(learner, [inputs], frozenset({"labeled_logit"}))["labeled_logit"].numpy()
     assert (logits[:50, None] > logits[None, 50:]).mean() > 0.95
     alone = predict(learner, inputs.split(1), frozenset({"labeled_logit"}))["labeled_logit"].numpy()

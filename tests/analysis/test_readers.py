@@ -69,7 +69,8 @@ def look_into(layout: Layout, data: DatasetArrays) -> None:
     """Observe a model that nobody trained."""
     backbone, normalization = BackboneRow(name="small_resnet"), Normalization(mean=data.mean, std=data.std)
     made = learner_of(JOINT, backbone)
-    checkpoints.save(Path("model"), made, backbone, JOINT, (1, 8, 8), normalization, data.classes)
+    about = checkpoints.Description(backbone, JOINT, (1, 8, 8), normalization, data.classes)
+    checkpoints.save(Path("model"), made, about)
     common = ["--data", str(data.folder), "--checkpoint", "model", "--seed", "1"]
     for number in (1, 2):
         place = ["--labeled", layout.labels(TRIAL, number), "--output", layout.round(TRIAL, number)]

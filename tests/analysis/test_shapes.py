@@ -122,7 +122,7 @@ def test_the_smallest_study_through_snakemake_with_titles_that_may_be_anything(t
     digits = values["datasets"]["digits"]
     values["model_figures"] = {**TINY["model_figures"], "strategies": ["random"]}
     budget = {"query_size": 10, "labels": 12, "start": {"size": 12, "draw": "stratified"}}
-    digits |= {"model": {"name": "small_resnet"}, "budgets": {"small": budget}}
+    digits |= {"backbone": {"name": "small_resnet"}, "budgets": {"small": budget}}
     (project / "nasty.yaml").write_text(yaml.safe_dump(values))
     snakemake(project, config="nasty.yaml")
     said = snakemake(project, "--report", "report.html", config="nasty.yaml")

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from lplgrad.analysis import choices, inference, ranks
+from lplgrad.modalities.image import shrunk
 
 # Student (1908): hours of sleep gained by ten patients with two drugs; R's data set `sleep` and its documented t test.
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -244,10 +245,10 @@ class TestDiagnostics:
 
     def test_images_are_averaged_over_blocks(self) -> None:
         images = np.arange(64 * 64, dtype=np.int64).reshape(1, 64, 64, 1).astype(np.uint8)
-        shrunk = choices.shrunk(images)
-        assert shrunk.shape == (1, 1024)
-        assert shrunk[0, 0] * 255 == pytest.approx(images[0, :2, :2].mean(), rel=1e-5)
-        assert choices.shrunk(images[:, :8, :8]).shape == (1, 64)
+        small = shrunk(images)
+        assert small.shape == (1, 1024)
+        assert small[0, 0] * 255 == pytest.approx(images[0, :2, :2].mean(), rel=1e-5)
+        assert shrunk(images[:, :8, :8]).shape == (1, 64)
 
     def test_error_ranking_is_the_share_of_pairs_in_order(self) -> None:
         scores, wrong = draw(50).round(1), draw(50, seed=2) > 0.5

@@ -21,6 +21,7 @@ from lplgrad.datasets.prepared.file_names import escaped, positions, read_names
 from lplgrad.datasets.prepared.images import decode
 from lplgrad.machine.digest import code_digest
 from lplgrad.machine.errors import UserError
+from lplgrad.rounds.oracle import pool_labels
 from lplgrad.study.validation import words
 from tests.image_files import photos, save
 
@@ -57,8 +58,9 @@ def check(root: Path) -> DatasetArrays:
     """Every row names the file whose pixels are in the array, and its class."""
     data = open_dataset(DATA)
     found = iter(rows())
-    for split, part in (("train", data.train), ("test", data.test)):
-        for index, (image, label) in enumerate(zip(part.inputs, part.labels, strict=True)):
+    labels = {"train": pool_labels(data), "test": data.splits["test"].labels}
+    for split, part in data.splits.items():
+        for index, (image, label) in enumerate(zip(part.inputs, labels[split], strict=True)):
             row = next(found)
             assert (row["index"], row["split"], row["class"]) == (str(index), split, data.classes[label])
             assert np.array_equal(decode(root / restored(row["path"]), 8, "crop"), image)
@@ -152,7 +154,7 @@ def test_a_source_without_files_has_positions(lplgrad: Call) -> None:
     data = open_dataset(DATA)
     assert [row["path"] for row in rows()] == [*positions("train", 1200), *positions("test", 597)]
     assert positions("train", 43)[-1] == "train/00042"
-    assert [row["class"] for row in rows()][:1200] == [data.classes[label] for label in data.train.labels]
+    assert [row["class"] for row in rows()][:1200] == [data.classes[label] for label in pool_labels(data)]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ JOBS: dict[str, tuple[str, ...]] = {
     "norms": ("rounds.query.run", "acquisition.gradient_norm.ACQUISITION", *LEARNER),
     "observe": ("rounds.observe.run", "rounds.train.run", *LEARNER),
     "figure": ("report.figures.run", "report.trial_figures.chosen"),
-    "table": ("report.tables.run", "paper.tables.datasets"),
+    "table": ("report.tables.run", "paper.tables.datasets", "backbones.resnet18.BACKBONE"),
     "diagnostics": ("report.diagnostics.run",),
     "claims": ("paper.claims.run",),
     "ablation": ("report.tables.run", "paper.ablation.ablation"),
@@ -77,9 +77,14 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
         ("recipes/joint.py", "pairs == 0", "pairs == 1", {"train", *QUERIES, "observe"}),
         ("recipes/plain.py", "losses.mean()", "losses.sum()", {"plain"}),
         ("backbones/small_resnet.py", "(1, 1, 1)", "(1, 2, 1)", {"plain"}),
-        ("backbones/resnet18.py", "width=64", "width=65", {"train", *QUERIES, "observe"}),
+        ("backbones/resnet18.py", "width=64", "width=65", {"train", *QUERIES, "observe", "table"}),
         # The table of data sets counts the parameters of the networks.
-        ("backbones/_residual.py", "nn.BatchNorm2d(", "nn.BatchNorm2d(1 + ", {"train", "plain", *QUERIES, "observe"}),
+        (
+            "backbones/_residual.py",
+            "nn.BatchNorm2d(",
+            "nn.BatchNorm2d(1 + ",
+            {"train", "plain", *QUERIES, "observe", "table"},
+        ),
         ("rounds/pool.py", "TEST_IMAGES = 1000", "TEST_IMAGES = 900", {*QUERIES, "diagnostics"}),
         ("acquisition/coreset.py", "BLOCK = 256", "BLOCK = 128", {"coreset"}),
         # Every query writes entropies next to its scores.

@@ -21,8 +21,8 @@ from tests.conftest import POOL, first_labels
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fork server runs on Linux only")
 SMALL = [
-    "model.name=small_resnet",
-    "model.width=4",
+    "backbone.name=small_resnet",
+    "backbone.width=4",
     "training.batch_size=4",
     "training.learning_rate=0.01",
     "training.milestones=[]",
@@ -156,9 +156,9 @@ def test_what_a_job_used_is_recorded_next_to_its_log(owner: Owner) -> None:
 
 def test_the_status_and_the_message_are_the_jobs(owner: Owner) -> None:
     assert owner.run("train", "--data") == (2, owner.run("train", "--data")[1])
-    status, log = owner.run(*training("round1", 3, "model.stem=vgg"))
+    status, log = owner.run(*training("round1", 3, "backbone.stem=vgg"))
     assert (status, log.count("\n")) == (1, 1)
-    assert log.startswith("lplgrad train: error: --settings: model.stem: ")
+    assert log.startswith("lplgrad train: error: --settings: backbone.stem: ")
     assert owner.run("schema")[1].startswith("{")
 
 

@@ -14,10 +14,10 @@ from lplgrad.rounds.draws import Draws
 from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.loop import train
 from lplgrad.rounds.needs import gradient_norms
-from lplgrad.study.settings import Augmentation, BackboneRow, Normalization, RecipeRow, Training
+from lplgrad.study.settings import BackboneRow, RecipeRow, Training
+from tests.learners import view_of
 
 BACKBONE = BackboneRow.model_validate({"name": "small_resnet", "width": 4})
-NORMALIZATION = Normalization(mean=[0.5], std=[0.25])
 STREAM = partial(stream, 1, round_number=1)
 TRAINING = Training(epochs=3, batch_size=8, learning_rate=0.05, milestones=[])
 
@@ -28,8 +28,7 @@ def trained(**recipe: object) -> tuple[Learner, list[float]]:
     draw = np.random.default_rng(0)
     images = torch.from_numpy(draw.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8))
     labels = torch.from_numpy(draw.integers(0, 3, 20))
-    augmentation = Augmentation(horizontal_flip=True, crop_padding=1)
-    draws = Draws(images, labels, 8, augmentation, NORMALIZATION, STREAM)
+    draws = Draws(images, labels, 8, view_of(), STREAM)
     return learner, [epoch.means["loss"] for epoch in train(learner, draws, TRAINING)]
 
 
@@ -55,8 +54,7 @@ def test_members_do_not_depend_on_each_other() -> None:
 def test_members_differ_in_weights_order_and_augmentation() -> None:
     learner, _ = trained(trains="ensemble", members=2)
     images = torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1).expand(20, 3, 3, 1).contiguous()
-    padded = Augmentation(crop_padding=1)
-    draws = Draws(images, torch.arange(20), 20, padded, NORMALIZATION, STREAM)
+    draws = Draws(images, torch.arange(20), 20, view_of((3, 3, 1), {"crop_padding": 1}), STREAM)
     draws.begin_epoch(0)
     (first, order), (second, other) = draws.labeled(), draws.labeled("member2")
     assert sorted(order.tolist()) == sorted(other.tolist()) == list(range(20))
@@ -84,7 +82,7 @@ def test_gradient_norms_are_those_of_the_mean() -> None:
     def loss(logits: torch.Tensor) -> torch.Tensor:
         return -logits.double().softmax(dim=1).square().sum(dim=1)
 
-    found = gradient_norms(learner, Slope(loss), [inputs])
+    found = gradient_norms(learner, Slope(loss), [inputs], 3)
     for position in range(4):
         parameters = list(learner.reported.parameters())
         gradients = torch.autograd.grad(loss(learner.reported(inputs[position : position + 1])).sum(), parameters)

@@ -15,7 +15,8 @@ from lplgrad.rounds.checkpoints import build, first_weights, tensors_of
 from lplgrad.rounds.draws import Draws
 from lplgrad.rounds.loop import train
 from lplgrad.rounds.optimizers import SGD
-from lplgrad.study.settings import Augmentation, BackboneRow, Normalization, RecipeRow, Training
+from lplgrad.study.settings import BackboneRow, RecipeRow, Training
+from tests.learners import view_of
 
 BACKBONE = BackboneRow.model_validate({"name": "small_resnet", "width": 4})
 TRAINING = Training(epochs=2, batch_size=10, learning_rate=0.05, milestones=[])
@@ -30,9 +31,8 @@ def draws() -> Draws:
     draw = np.random.default_rng(0)
     pool = draw.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
     images, labels = torch.from_numpy(pool[:20].copy()), torch.from_numpy(draw.integers(0, 3, 20))
-    normalization = Normalization(mean=[0.5], std=[0.25])
-    rest = np.arange(20, 50)
-    return Draws(images, labels, 10, Augmentation(crop_padding=1), normalization, partial(stream, 1), 10, pool, rest)
+    view = view_of(augmentation={"crop_padding": 1})
+    return Draws(images, labels, 10, view, partial(stream, 1), 10, pool, np.arange(20, 50))
 
 
 def test_the_weight_of_labelled_examples() -> None:

@@ -7,6 +7,7 @@ import re
 
 import pytest
 from docutils.core import publish_parts  # type: ignore[import-untyped]
+from jinja2 import Template
 
 from lplgrad.report import captions
 from lplgrad.study.reading import read_study
@@ -91,3 +92,12 @@ def test_names_of_budgets_are_escaped_too() -> None:
     values["model_figures"] = {}
     shown = captions.shown(read_study([HOME / "config.yaml"], values), ["data"])
     assert rendered(f"({shown['budgets']['low_']}) {shown['left_out'][0]}").strip() == "(low_) Digits (8x8)"
+
+
+def test_the_first_page_says_how_every_strategy_trains() -> None:
+    study = read_study([HOME / "config.yaml", HOME / "tests" / "tiny.yaml"])
+    config = {**study.model_dump(by_alias=True), "shown": captions.shown(study, [])}
+    template = Template((HOME / "report" / "workflow.rst").read_text(encoding="utf-8"))
+    words = " ".join(rendered(template.render(snakemake={"config": config})).split())
+    assert "LPLgrad the model and a loss prediction module, jointly gradient norm" in words
+    assert "Random the model alone random" in words

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from lplgrad.machine.errors import UserError
-from lplgrad.rounds.checkpoints import FORMAT, load, read_tensors, save, tensors_of, write_tensors
+from lplgrad.rounds.checkpoints import FORMAT, Description, load, read_tensors, save, tensors_of, write_tensors
 from tests.learners import JOINT, NORMALIZATION, SMALL, learner_of, same, state
 
 CLASSES = ["a", "b", "c"]
 
 
 def write(path: Path) -> Path:
-    save(path, learner_of(JOINT, classes=3), SMALL, JOINT, (1, 8, 8), NORMALIZATION, CLASSES)
+    save(path, learner_of(JOINT, classes=3), Description(SMALL, JOINT, (1, 8, 8), NORMALIZATION, CLASSES))
     return path
 
 
@@ -26,8 +26,8 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_comes_back_and_aliases_nothing(checkpoint: Path) -> None:
     one, two = load(checkpoint), load(checkpoint)
-    assert (one.classes, one.shape) == (CLASSES, [1, 8, 8])
-    assert (one.normalization, one.backbone, one.recipe) == (NORMALIZATION, SMALL, JOINT)
+    assert (one.about.classes, one.about.shape) == (CLASSES, [1, 8, 8])
+    assert (one.about.normalization, one.about.backbone, one.about.recipe) == (NORMALIZATION, SMALL, JOINT)
     assert set(one.learner.networks) == {"model", "auxiliary"}
     assert same(state(one.learner), state(learner_of(JOINT, classes=3)))
     with torch.no_grad():
@@ -43,7 +43,7 @@ def test_same_networks_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
 def test_the_state_of_a_recipe_comes_back(tmp_path: Path) -> None:
     learner = learner_of(JOINT, classes=3)
     learner.state = {"thresholds": torch.tensor([0.5, 2.0]), "count": torch.tensor(7)}
-    save(tmp_path / "c", learner, SMALL, JOINT, (1, 8, 8), NORMALIZATION, CLASSES)
+    save(tmp_path / "c", learner, Description(SMALL, JOINT, (1, 8, 8), NORMALIZATION, CLASSES))
     found = load(tmp_path / "c").learner
     assert {"state/thresholds", "state/count"} <= tensors_of(found).keys()
     assert same(state(found), state(learner))

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lplgrad.rounds.transforms import Normalize
 from torch import Tensor
 
 from lplgrad.datasets.prepared.arrays import Examples
 from lplgrad.rounds.draws import Draws
-from lplgrad.study.settings import Augmentation
-from tests.learners import CPU, IMAGES, LABELED, NORMALIZATION, UNLABELED, draws_of
+from tests.learners import IMAGES, LABELED, UNLABELED, draws_of, view_of
 
-NOTHING = Augmentation()
+NOTHING: dict[str, Any] = {}
 # Every image is one brightness of its own, so that an input says which image it is, whatever the augmentation.
 POOL = LABELED + UNLABELED
 NUMBERED = Examples(np.tile(np.arange(POOL, dtype=np.uint8)[:, None, None, None], (1, 8, 8, 1)), np.arange(POOL) % 4)
 
 
-def numbered(augmentation: Augmentation = NOTHING) -> Draws:
+def numbered(augmentation: dict[str, Any] = NOTHING) -> Draws:
     draws = draws_of(NUMBERED, augmentation=augmentation)
     draws.begin_epoch(0)
     return draws
@@ -62,7 +61,7 @@ class TestLabeled:
     def test_inputs_are_normalised(self) -> None:
         inputs, _ = numbered().labeled()
         assert inputs.dtype == torch.float32
-        expected = Normalize(NORMALIZATION, CPU)(torch.from_numpy(NUMBERED.images[numbers(inputs)]))
+        expected = view_of().plain(torch.from_numpy(NUMBERED.inputs[numbers(inputs)]))
         assert torch.equal(inputs, expected)
 
 
@@ -90,7 +89,7 @@ class TestUnlabeled:
         assert sorted(numbers(draws.unlabeled(UNLABELED))) == list(range(LABELED, POOL))
 
     def test_they_are_augmented_each_time_differently(self) -> None:
-        draws = draws_of(augmentation=Augmentation(crop_padding=4, horizontal_flip=True))
+        draws = draws_of(augmentation={"crop_padding": 4, "horizontal_flip": True})
         draws.begin_epoch(0)
         one, other = draws.unlabeled(UNLABELED), draws.unlabeled(UNLABELED)
         plain = draws.pool(np.arange(LABELED, POOL))
@@ -112,7 +111,7 @@ class TestUnlabeled:
 
 
 def test_the_pool_is_not_augmented() -> None:
-    draws = draws_of(augmentation=Augmentation(crop_padding=4, horizontal_flip=True))
+    draws = draws_of(augmentation={"crop_padding": 4, "horizontal_flip": True})
     positions = np.array([29, 0, 7])
-    expected = Normalize(NORMALIZATION, CPU)(torch.from_numpy(np.array(IMAGES.images[positions])))
+    expected = view_of().plain(torch.from_numpy(np.array(IMAGES.inputs[positions])))
     assert torch.equal(draws.pool(positions), expected)

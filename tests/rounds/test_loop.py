@@ -18,7 +18,7 @@ from lplgrad.rounds import draws as draws_module
 from lplgrad.rounds import optimizers
 from lplgrad.rounds.checkpoints import to_device
 from lplgrad.rounds.loop import train
-from lplgrad.study.settings import Augmentation, BackboneRow, Training
+from lplgrad.study.settings import BackboneRow, Training
 from tests.learners import JOINT, LABELED, PLAIN, TRAINING, UNLABELED, draws_of, learner_of, run, same, state
 
 DROPOUT = BackboneRow.model_validate({"name": "small_resnet", "width": 4, "dropout": 0.5})
@@ -146,9 +146,9 @@ class Watching(plain.Learner):
         self.asked: list[tuple[int, int, int]] = []
         self.ended = 0
 
-    def steps(self, epoch: int, labeled: int, unlabeled: int) -> int:
-        self.asked.append((epoch, labeled, unlabeled))
-        return self.per_epoch if isinstance(self.per_epoch, int) else self.per_epoch[epoch]
+    def steps(self, draw: Draw) -> int:
+        self.asked.append((draw.epoch, draw.labeled_count, draw.unlabeled_count))
+        return self.per_epoch if isinstance(self.per_epoch, int) else self.per_epoch[draw.epoch]
 
     def step(self, draw: Draw) -> Measured:
         inputs, _ = draw.labeled()
@@ -213,7 +213,7 @@ def test_no_step_waits_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # does not know it
     monkeypatch.setattr(Tensor, "tolist", lambda totals: [0.0] * len(totals))
     learner = to_device(learner_of(JOINT), meta)
-    draws = draws_of(device=meta, augmentation=Augmentation(horizontal_flip=True))
+    draws = draws_of(device=meta, augmentation={"horizontal_flip": True})
     assert len(list(train(learner, draws, TRAINING))) == TRAINING.epochs
     assert len(copies) == TRAINING.epochs, "one copy to the GPU an epoch"
 

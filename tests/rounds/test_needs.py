@@ -10,25 +10,28 @@ from typing import Any
 import pytest
 import torch
 
+from lplgrad.acquisition import Slope
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.machine.devices import lacks_memory
 from lplgrad.recipes import Learner
-from lplgrad.rounds.needs import gradient_batch_size, gradient_norms, stochastic_logits
+from lplgrad.rounds.needs import gradient_norms, stochastic_logits
 from lplgrad.study.settings import BackboneRow
-from tests.learners import PLAIN, learner_of
+from tests.learners import PLAIN, learner_of, view_of
 
 
 def test_batches_follow_from_the_images_alone() -> None:
-    assert gradient_batch_size(torch.empty(1000, 3, 32, 32)) == gradient_batch_size(torch.empty(7, 3, 32, 32)) == 32
-    assert gradient_batch_size(torch.empty(9, 3, 224, 224)) == 4
-    assert gradient_batch_size(torch.empty(9, 3, 32, 32, device="meta")) > 32, "a GPU needs more to be busy"
-    assert gradient_batch_size(torch.empty(9, 3, 224, 224, device="meta")) == 32
+    meta = torch.device("meta")
+    assert view_of((32, 32, 1)).batch_size(norms=True) == 32
+    assert view_of((224, 224, 1)).batch_size(norms=True) == 4
+    assert view_of((32, 32, 1), device=meta).batch_size(norms=True) > 32, "a GPU needs more to be busy"
+    assert view_of((224, 224, 1), device=meta).batch_size(norms=True) == 32
+    assert view_of((32, 32, 1)).batch_size() == view_of((32, 32, 1), device=meta).batch_size() == 256
 
 
 def test_a_lack_of_memory_halves_the_batch_and_loses_nothing() -> None:
     learner = learner_of()
     images = torch.randn(50, 1, 8, 8)
-    expected = gradient_norms(learner, entropy, [images])
+    expected = gradient_norms(learner, Slope(entropy), [images], 32)
     asked = []
 
     def scarce(model: Any, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -39,7 +42,7 @@ def test_a_lack_of_memory_halves_the_batch_and_loses_nothing() -> None:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
     handle = learner.model.register_forward_pre_hook(scarce)
-    found = gradient_norms(learner, entropy, [images[:20], images[20:]])
+    found = gradient_norms(learner, Slope(entropy), [images[:20], images[20:]], 32)
     assert asked[:4] == [20, 10, 5, 5]
     assert max(asked[2:]) == 5, "what was too much once is not tried again"
     torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=0)
@@ -48,7 +51,7 @@ def test_a_lack_of_memory_halves_the_batch_and_loses_nothing() -> None:
     for error in (torch.OutOfMemoryError("small"), RuntimeError("another")):
         handle = learner.model.register_forward_pre_hook(lambda *_, error=error: (_ for _ in ()).throw(error))
         with pytest.raises(RuntimeError, match=str(error)):
-            gradient_norms(learner, entropy, [images])
+            gradient_norms(learner, Slope(entropy), [images], 32)
         handle.remove()
 
 

@@ -72,7 +72,7 @@ def test_gradient_norms_are_those_of_autograd_one_by_one(ask: Ask, data: Dataset
     found = pd.read_csv(tmp_path / "round1" / "test_scores.csv")
     trained = checkpoints.load(tmp_path / "round1" / "checkpoint.safetensors")
     model = trained.learner.model.eval()
-    mean, std = trained.normalization.mean[0], trained.normalization.std[0]
+    mean, std = trained.about.normalization.mean[0], trained.about.normalization.std[0]
     for index in (0, 7, 19):
         image = torch.tensor((data.splits["test"].inputs[index] / 255 - mean) / std).permute(2, 0, 1).float()
         log_p = model(image[None]).double().log_softmax(dim=1)

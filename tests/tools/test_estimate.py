@@ -23,11 +23,11 @@ from lplgrad import acquisition, datasets, recipes
 from lplgrad.acquisition import unmet
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine import fork_server
-from lplgrad.rounds import checkpoints, evaluation, needs, optimizers
+from lplgrad.rounds import evaluation, needs, optimizers
 from lplgrad.rounds.checkpoints import build
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
-from lplgrad.study.settings import BackboneRow, Normalization, RecipeRow, Start
+from lplgrad.study.settings import BackboneRow, RecipeRow, Start
 from lplgrad.tools import rates as measuring
 from lplgrad.tools.estimate import checkpoint_bytes, estimate, peak_bytes
 from lplgrad.tools.rates import (
@@ -41,7 +41,7 @@ from lplgrad.tools.rates import (
     works,
 )
 from tests.conftest import TRAIN
-from tests.learners import JOINT, PLAIN, learner_of
+from tests.learners import JOINT, PLAIN, learner_of, saved
 
 HOME = Path(__file__).parents[2]
 STUDY = """
@@ -148,9 +148,7 @@ def test_the_whole_paper_is_estimated_without_its_data() -> None:
 )
 def test_the_size_of_a_checkpoint_is_that_of_the_file(tmp_path: Path, row: dict[str, Any], recipe: RecipeRow) -> None:
     backbone, shape = BackboneRow.model_validate(row), (3, 8, 8)
-    made, normalization = learner_of(recipe, backbone, shape, 7), Normalization(mean=[0.5] * 3, std=[0.5] * 3)
-    about = checkpoints.Description(backbone, recipe, shape, normalization, [str(k) for k in range(7)])
-    checkpoints.save(tmp_path / "c", made, about)
+    saved(tmp_path / "c", learner_of(recipe, backbone, shape, 7), backbone, recipe, shape, 7)
     written = (tmp_path / "c").stat().st_size
     header = 8 + int.from_bytes((tmp_path / "c").read_bytes()[:8], "little")
     assert written - header == checkpoint_bytes(backbone, recipe, shape, 7)

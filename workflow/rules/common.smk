@@ -16,7 +16,7 @@ HOME = Path(workflow.basedir)
 CONFIG = HOME / "config.yaml"
 sys.path.insert(0, str(HOME / "src"))
 
-from lplgrad import acquisition, datasets, modalities
+from lplgrad import acquisition, backbones, datasets, modalities
 from lplgrad.machine import digest, fork_server
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.leases import visible_devices
@@ -198,6 +198,14 @@ def query_code(wildcards):
     roots = trained_code(wildcards) if strategy.needs else []
     unused = () if "gradient_norms" in strategy.needs else ("gradient_norms",)
     return code_digest("rounds.query.run", acquisition.registry.root(strategy.acquisition), *roots, without=unused)
+
+
+def table_code(function):
+    """Digest of the code that makes a table. The one of data sets builds their networks, to count parameters."""
+    rows = [STUDY.datasets[name] for name in LAYOUT.datasets] if function == "paper.tables.datasets" else []
+    return code_digest(
+        "report.tables.run", function, *sorted({backbones.registry.root(row.backbone.name) for row in rows})
+    )
 
 
 def queried_checkpoint(wildcards):

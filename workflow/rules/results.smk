@@ -189,7 +189,7 @@ use rule measurements as table with:
         to=lambda wildcards, output: list(output),
         paper=lambda wildcards: file_digest("paper", *SHOWN_TABLES[wildcards.table][2:]),
         texts=TEXTS,
-        code=lambda wildcards: code_digest("report.tables.run", TABLES[KINDS[wildcards.table]].function),
+        code=lambda wildcards: table_code(TABLES[KINDS[wildcards.table]].function),
 
 
 use rule measurements as study_figure with:

@@ -14,6 +14,7 @@ from lplgrad.report.tables import Table
 from lplgrad.report.wording import count
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import Study, StudyFile
+from lplgrad.study.validation import Row, Settings
 
 UNCOMPARED = {"title"}
 
@@ -37,28 +38,39 @@ def deviations_table(study: Study, paper: Study, authors_code: Study) -> pd.Data
     found = []
     for row in rows["paper"]:
         if row in rows["study"]:
-            flat = {source: dict(_flat(of[row], f"{row}.")) for source, of in rows.items()}
+            flat = {source: dict(_flat(of[row][0], f"{row}.")) for source, of in rows.items()}
+            idle = {source: set(_defaults(of[row][1], f"{row}.")) for source, of in rows.items()}
             for key in flat["paper"] | flat["study"]:
                 values = {source: settings.get(key, "") for source, settings in flat.items()}
-                if len(set(values.values())) > 1:
+                # Of another source, backbone or the like, options that have their defaults say nothing.
+                foreign = "" in values.values() and all(key not in flat[of] or key in idle[of] for of in flat)
+                if len(set(values.values())) > 1 and not foreign:
                     found.append({"setting": key, **values})
     return pd.DataFrame(found, columns=["setting", *rows])
 
 
-def _rows(study: Study) -> dict[str, dict[str, Any]]:
-    """Return what is compared by its dotted name; each budget of a data set is a row."""
-    rows: dict[str, dict[str, Any]] = {}
+def _rows(study: Study) -> dict[str, tuple[dict[str, Any], Settings | None]]:
+    """Return what is compared by its dotted name, with the settings it is from; each budget of a data set is a row."""
+    rows: dict[str, tuple[dict[str, Any], Settings | None]] = {}
     for name, recipe in study.recipes.items():
-        rows[f"recipes.{name}"] = recipe.model_dump(by_alias=True)
+        rows[f"recipes.{name}"] = recipe.model_dump(by_alias=True), recipe
     for name, strategy in study.strategies.items():
-        rows[f"strategies.{name}"] = {**strategy.model_dump(), **strategy.checked_options.model_dump()}
+        rows[f"strategies.{name}"] = strategy.model_dump(by_alias=True), strategy
     for name, dataset in study.datasets.items():
-        rows[f"datasets.{name}"] = dataset.model_dump(exclude={"budgets"})
+        rows[f"datasets.{name}"] = dataset.model_dump(by_alias=True, exclude={"budgets"}), dataset
         for budget, row in dataset.budgets.items():
-            rows[f"datasets.{name}.budgets.{budget}"] = row.model_dump()
-    rows["compute"] = {"precision": study.compute.precision}
-    rows["run"] = {"seeds": count(len(study.run.seeds), "seed")}
+            rows[f"datasets.{name}.budgets.{budget}"] = row.model_dump(), row
+    rows["compute"] = {"precision": study.compute.precision}, None
+    rows["run"] = {"seeds": count(len(study.run.seeds), "seed")}, None
     return rows
+
+
+def _defaults(settings: Settings | None, prefix: str) -> Iterator[str]:
+    """Yield the dotted keys of the options that have their defaults, also those of rows within."""
+    if isinstance(settings, Row):
+        yield from (prefix + key for key in settings.options.keys() - settings.changed_options.keys())
+        for name in type(settings).model_fields:
+            yield from _defaults(getattr(settings, name), f"{prefix}{name}.")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -75,10 +75,19 @@ class Round(Generic[JobT]):
 
     def view(self, normalization: Normalization) -> View:
         """Return how the examples become input of a network that was trained with a normalization."""
+        self.check_channels(normalization)
         modality, stored = modalities.registry.load(self.data.modality), self.data.splits["train"].inputs.shape[1:]
         given = getattr(self.settings, "augmentation", {})
         augmentation = parse(modality.augmentation, given, "--settings: augmentation")
         return modality.view(augmentation, normalization.mean, normalization.std, stored, self.device)
+
+    def check_channels(self, normalization: Normalization) -> None:
+        """Raise UserError if a normalization is of another number of channels than the examples."""
+        if len(normalization.mean) != self.data.channels:
+            raise UserError(
+                f"normalization: has {len(normalization.mean)} channels, the examples of {self.data.folder} "
+                f"{self.data.channels}"
+            )
 
     @cached_property
     def device(self) -> torch.device:

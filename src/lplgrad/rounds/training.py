@@ -33,10 +33,7 @@ def train_and_test(here: Round[TrainingJob]) -> None:
             f"{arguments.data}: holds examples of the modality {data.modality!r}, not {settings.modality!r}"
         )
     normalization = settings.normalization or Normalization(mean=data.mean, std=data.std)
-    if len(normalization.mean) != data.channels:
-        raise UserError(
-            f"normalization: has {len(normalization.mean)} channels, the examples of {arguments.data} {data.channels}"
-        )
+    here.check_channels(normalization)
     learner = _learner(here, normalization)
     device = here.device
     for one in filter(None, [learner, learner.previous]):

@@ -83,7 +83,9 @@ class Training(Settings):
         for key, (needed, names) in idle.items():
             for name in names if getattr(self, key) != needed else []:
                 if getattr(self, name) not in (type(self).model_fields[name].default, []):
-                    raise wrong(f"{name} has no effect with {key}: {getattr(self, key)}; remove it")
+                    default = [] if name == "milestones" else type(self).model_fields[name].default
+                    hint = f"remove it, or set {name}: {default}"
+                    raise wrong(f"{name} has no effect with {key}: {getattr(self, key)}; {hint}")
         if self.nesterov and not self.momentum:
             raise wrong("nesterov needs a momentum above 0")
         if self.warmup_epochs >= self.epochs:

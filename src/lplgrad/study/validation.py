@@ -123,10 +123,15 @@ class Row(Settings):
     def label(self) -> str:
         """The entry's name with the options that are not the default, for people."""
         name = getattr(self, self.function_key)
-        fields = self.registry.load(name).options.model_fields
+        changed = ", ".join(f"{key}: {value}" for key, value in self.changed_options.items())
+        return f"{name} ({changed})" if changed else str(name)
+
+    @property
+    def changed_options(self) -> dict[str, Any]:
+        """The options that are not the default."""
+        fields = self.registry.load(getattr(self, self.function_key)).options.model_fields
         defaults = {field.alias or key: field.default for key, field in fields.items()}
-        changed = [f"{key}: {value}" for key, value in self.options.items() if value != defaults[key]]
-        return f"{name} ({', '.join(changed)})" if changed else str(name)
+        return {key: value for key, value in self.options.items() if value != defaults[key]}
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lplgrad.rounds.transforms import Augment, Normalize
 
-from lplgrad.study.settings import Augmentation, Normalization
+from lplgrad.modalities._image import Augment, Normalize
+from lplgrad.modalities.image import Augmentation
 
 
 def images(count: int = 9, height: int = 6, width: int = 5, channels: int = 3) -> torch.Tensor:
@@ -60,7 +60,7 @@ def test_normalisation_is_torchvisions() -> None:
 
     mean, std = [0.49, 0.48, 0.45], [0.2, 0.3, 0.25]
     batch = images()
-    found = Normalize(Normalization(mean=mean, std=std), torch.device("cpu"))(batch)
+    found = Normalize(mean, std, torch.device("cpu"))(batch)
     expected = torch.stack([reference.normalize(reference.to_tensor(image.numpy()), mean, std) for image in batch])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert found.is_contiguous(memory_format=torch.channels_last)
