@@ -23,6 +23,7 @@ from lplgrad.machine.randomness import stream
 from lplgrad.recipes import Learner
 from lplgrad.rounds.checkpoints import load, tensors_of, to_device
 from lplgrad.rounds.evaluation import predict
+from lplgrad.rounds.files import PROGRESS
 from lplgrad.rounds.loop import Epoch, train
 from lplgrad.rounds.needs import gradient_norms
 from lplgrad.rounds.optimizers import optimizer_of
@@ -108,9 +109,9 @@ def test_two_runs_give_the_same_bytes(row: RecipeRow) -> None:
 def test_a_resumed_run_equals_an_undisturbed_one(row: RecipeRow, epoch: int, tmp_path: Path) -> None:
     undisturbed = fresh(row)
     records = list(epochs_of(undisturbed))
-    list(islice(epochs_of(fresh(row), Progress(tmp_path, "same", seconds=0)), epoch + 1))
+    list(islice(epochs_of(fresh(row), Progress(tmp_path / PROGRESS, "same", seconds=0)), epoch + 1))
     resumed = fresh(row)
-    assert list(epochs_of(resumed, Progress(tmp_path, "same", seconds=0))) == records[epoch:]
+    assert list(epochs_of(resumed, Progress(tmp_path / PROGRESS, "same", seconds=0))) == records[epoch:]
     assert same(state(undisturbed), state(resumed))
 
 

@@ -221,7 +221,7 @@ class TestDataset:
 
         for bad, problem in (
             (prepared(labels=(0, 1, 2, 1)), "one class from 0 to 1 per image"),
-            (prepared(images=3), "3 train images have 4 labels"),
+            (prepared(images=3), "3 train examples have 4 labels"),
             (prepared(labels=(0, 0, 0, 0)), "two classes or more, each with images"),
             (prepared(labels=(0, 0, 0, 0), classes=1), "two classes or more, each with images"),
         ):

@@ -63,7 +63,7 @@ def begin(
 
 def stop_after(folder: Path, epoch: int, digest: str = "same") -> None:
     """A process that dies when it has written its progress after an epoch: all but the file is lost."""
-    _, epochs = begin(Progress(folder, digest, seconds=0))
+    _, epochs = begin(Progress(folder / PROGRESS, digest, seconds=0))
     list(islice(epochs, epoch + 1))
 
 
@@ -84,9 +84,9 @@ def test_stopped_after_any_epoch_it_ends_the_same(
 ) -> None:
     undisturbed, epochs = begin(None, recipe, backbone, **changes)
     told = list(epochs)
-    _, stopped = begin(Progress(tmp_path, "same", seconds=0), recipe, backbone, **changes)
+    _, stopped = begin(Progress(tmp_path / PROGRESS, "same", seconds=0), recipe, backbone, **changes)
     list(islice(stopped, epoch + 1))
-    resumed, rest = begin(Progress(tmp_path, "same", seconds=0), recipe, backbone, **changes)
+    resumed, rest = begin(Progress(tmp_path / PROGRESS, "same", seconds=0), recipe, backbone, **changes)
     assert list(rest) == told[epoch:]
     assert same(state(undisturbed), state(resumed))
 
@@ -95,22 +95,22 @@ def test_stopped_again_and_again(tmp_path: Path) -> None:
     undisturbed, epochs = begin(None)
     list(epochs)
     for _ in range(EPOCHS - 1):
-        _, stopped = begin(Progress(tmp_path, "same", seconds=0))
+        _, stopped = begin(Progress(tmp_path / PROGRESS, "same", seconds=0))
         list(islice(stopped, 2))
-    resumed, rest = begin(Progress(tmp_path, "same", seconds=0))
+    resumed, rest = begin(Progress(tmp_path / PROGRESS, "same", seconds=0))
     assert [epoch.number for epoch in rest] == [EPOCHS]
     assert same(state(undisturbed), state(resumed))
 
 
 def test_a_short_training_writes_nothing(tmp_path: Path) -> None:
-    _, epochs = begin(Progress(tmp_path, "same", seconds=3600))
+    _, epochs = begin(Progress(tmp_path / PROGRESS, "same", seconds=3600))
     list(epochs)
     assert not list(tmp_path.iterdir())
 
 
 def test_seconds_of_all_processes_are_added_up(tmp_path: Path) -> None:
     stop_after(tmp_path, 2)
-    progress = Progress(tmp_path, "same", seconds=0)
+    progress = Progress(tmp_path / PROGRESS, "same", seconds=0)
     _, epochs = begin(progress)
     next(epochs)
     assert progress.earlier_seconds > 0
@@ -120,7 +120,7 @@ def test_another_model_of_device_is_named(tmp_path: Path, capsys: pytest.Capture
     """In the log when the training continues there, and for as long as the file lives."""
 
     def devices(device: str) -> tuple[list[str], str]:
-        progress = Progress(tmp_path, "same", seconds=0, device=device)
+        progress = Progress(tmp_path / PROGRESS, "same", seconds=0, device=device)
         _, epochs = begin(progress)
         list(islice(epochs, 2))
         return progress.devices, capsys.readouterr().err
@@ -142,7 +142,7 @@ class TestDiscarding:
     """A file that is not wholly this training's is told of and changes nothing."""
 
     def discarded(self, folder: Path, capsys: pytest.CaptureFixture[str], reason: str) -> None:
-        progress = Progress(folder, "same", seconds=3600)
+        progress = Progress(folder / PROGRESS, "same", seconds=3600)
         _, epochs = begin(progress)
         assert next(epochs).number == 1
         told = capsys.readouterr().err
@@ -193,7 +193,7 @@ class TestDiscarding:
         self.discarded(tmp_path, capsys, "has no positions of its random streams")
 
     def test_of_other_networks(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        _, epochs = begin(Progress(tmp_path, "same", seconds=0), PLAIN)
+        _, epochs = begin(Progress(tmp_path / PROGRESS, "same", seconds=0), PLAIN)
         list(islice(epochs, 2))
         self.discarded(tmp_path, capsys, "does not fit the training")
 
@@ -241,18 +241,18 @@ def test_a_disk_that_is_full_ends_no_training(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    _, epochs = begin(Progress(tmp_path, "same", seconds=0))
+    _, epochs = begin(Progress(tmp_path / PROGRESS, "same", seconds=0))
     assert len(list(epochs)) == EPOCHS
     assert f"{tmp_path / PROGRESS}: No space left on device; the progress was not saved" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_a_process_that_is_waited_for_writes_and_ends(tmp_path: Path) -> None:
-    _, epochs = begin(Progress(tmp_path, "same", seconds=3600, wanted=lambda: True))
+    _, epochs = begin(Progress(tmp_path / PROGRESS, "same", seconds=3600, wanted=lambda: True))
     next(epochs)
     with pytest.raises(UserError, match="another process waits for this round and continues it"):
         next(epochs)
-    _, rest = begin(Progress(tmp_path, "same", seconds=3600))
+    _, rest = begin(Progress(tmp_path / PROGRESS, "same", seconds=3600))
     assert next(rest).number == 2
 
 
@@ -260,7 +260,7 @@ def test_a_process_that_is_waited_for_writes_and_ends(tmp_path: Path) -> None:
 def test_sigterm_waits_for_the_epoch_and_nothing_is_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], epoch: int
 ) -> None:
-    _, epochs = begin(Progress(tmp_path, "same", seconds=3600))
+    _, epochs = begin(Progress(tmp_path / PROGRESS, "same", seconds=3600))
     for _ in range(epoch):
         next(epochs)
     for _ in range(2):  # within a second
@@ -268,7 +268,7 @@ def test_sigterm_waits_for_the_epoch_and_nothing_is_lost(
     with pytest.raises(Interrupted, match="ended by SIGTERM"):
         next(epochs)
     assert "SIGTERM: ending after this epoch; once more to end at once" in capsys.readouterr().err
-    _, rest = begin(Progress(tmp_path, "same", seconds=3600))
+    _, rest = begin(Progress(tmp_path / PROGRESS, "same", seconds=3600))
     assert [record.number for record in rest] == list(range(epoch + 1, EPOCHS + 1))
 
 

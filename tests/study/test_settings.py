@@ -116,12 +116,12 @@ TRAINING = "datasets.digits.training"
         (
             "strategies.random.acquisition", "predicted_loss",
             "strategies.random: on data set 'digits': acquisition 'predicted_loss' needs predicted_loss, which recipe "
-            "'plain' (trains: plain) does not offer; recipes that train one of ['joint'] do",
+            "'plain' (trains: plain) does not offer; with trains: joint it does",
         ),
         ("datasets.digits.source", "digit", "datasets.digits.source: unknown source 'digit' (did you mean 'digits'?)"),
         (
-            "datasets.digits.backbone.name", "resnet",
-            "backbone.name: unknown backbone 'resnet' (did you mean 'resnet18'?)",
+            "datasets.digits.backbone.name", "resne18",
+            "backbone.name: unknown backbone 'resne18' (did you mean 'resnet18'?)",
         ),
         (
             "datasets.digits.backbone", {"name": "resnet18", "widht": 3},
@@ -388,7 +388,7 @@ def test_what_is_prepared_is_what_the_study_means_and_holds_its_budgets(
     manifest.parent.mkdir(parents=True)
 
     def told(settings: dict[str, Any], pool: int) -> str:
-        manifest.write_text(json.dumps({"settings": settings, "splits": {"train": {"images": [pool, 8, 8, 3]}}}))
+        manifest.write_text(json.dumps({"settings": settings, "splits": {"train": {"inputs": [pool, 8, 8, 3]}}}))
         main(["study", str(base), str(mine)])
         return capsys.readouterr().err
 
@@ -505,7 +505,7 @@ class TestRows:
             "auxiliary_schedule": "stepped",
         }  # fmt: skip
         strategy = Strategy(recipe="joint", acquisition="gradient_norm")
-        assert strategy.options == {"scheme": "entropy", "norm": "global"}
+        assert strategy.options == {"scheme": "entropy", "norm": "global", "fallback": False}
 
     @pytest.mark.parametrize(
         ("kind", "bare", "explicit"),
@@ -552,14 +552,14 @@ class TestNeeds:
         told = self.refused(base, tmp_path, monkeypatch, **{"labeled:predicted_loss": None})
         assert "strategies.random: on data set 'digits': acquisition 'entropy' needs labeled:predicted_loss, " in told
         assert "which recipe 'plain' (trains: plain) does not offer" in told
-        assert "'joint'" in told
+        assert "with trains: joint it does" in told
 
     def test_a_need_that_a_backbone_does_not_offer(
         self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         told = self.refused(base, tmp_path, monkeypatch, stochastic_logits=Dropout(5))
         assert "strategies.random: on data set 'digits': acquisition 'entropy' needs stochastic_logits" in told
-        assert "no recipe offers it with this backbone" in told
+        assert "with this backbone no recipe does" in told
         dropout = {"datasets": {"digits": {"backbone": {"name": "resnet18", "dropout": 0.5}}}}
         over = {"strategies": {"random": {"acquisition": "entropy"}}}
         study = read_study([base, write(tmp_path, "dropout.yaml", {**dropout, **over})])
