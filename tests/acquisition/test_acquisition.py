@@ -54,6 +54,7 @@ def candidates(seed: int = 1, round_number: int = 3, passes: int = 10) -> Candid
             ("weight", "bias"),
         ),
         stochastic_logits=torch.randn(SIZE, passes, 5, generator=draw) * 3,
+        member_logits=torch.randn(SIZE, 3, 5, generator=draw) * 3,
     )
     measured["labeled:features"] = torch.randn(9, 6, generator=draw)
     measured["labeled:logits"] = torch.randn(9, 5, generator=draw)
@@ -97,9 +98,9 @@ SCORING = [name for name in ALL if loaded(name)[0].score is not None]
 
 @pytest.mark.parametrize("name", ALL)
 class TestEveryFunction:
-    def test_either_scores_or_chooses(self, name: str) -> None:
+    def test_scores_or_chooses(self, name: str) -> None:
         function, _ = loaded(name)
-        assert (function.score is None) != (function.choose is None)
+        assert function.score is not None or function.choose is not None
         assert function.score is not None or not function.alone, "only scores can be of an example alone"
 
     def test_chooses_as_many_as_asked_and_each_once(self, name: str) -> None:
@@ -261,7 +262,7 @@ def test_gradient_norm_offers_both_norms() -> None:
 def test_gradient_norm_asks_for_the_gradient_of_the_entropy(scheme: str) -> None:
     function, options = loaded("gradient_norm", scheme=scheme)
     logits = torch.randn(4, 3)
-    torch.testing.assert_close(function.needs(options)["gradient_norms"](logits), entropy(logits))
+    torch.testing.assert_close(function.needs(options)["gradient_norms"].loss(logits), entropy(logits))
 
 
 def brute_force_k_center(features: Tensor, centers: Tensor, picks: int) -> list[int]:

@@ -52,6 +52,49 @@ def test_norms_start_as_pytorchs(layer: nn.Module) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_a_layer_of_unknown_kind_is_refused() -> None:
-    with pytest.raises(NotImplementedError, match="PReLU"):
-        initialize(nn.Sequential(nn.PReLU()), torch.Generator())
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+
+class Placed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.arange(3.0))
+
+
+def test_what_has_no_known_first_value_is_refused() -> None:
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    for network, problem in (
+        (nn.Sequential(Scaled()), "no first weights for 0.scale of a Scaled"),
+        (nn.Sequential(Placed()), "no value for buffer 0.places of a Placed"),
+        (tied, "a parameter is shared by two layers"),
+    ):
+        with pytest.raises(NotImplementedError, match=problem):
+            initialize(network, torch.Generator())
+
+
+def test_other_layers_initialise_themselves_from_the_generator() -> None:
+    def network() -> nn.Sequential:
+        with torch.device("meta"):
+            return nn.Sequential(
+                nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3), nn.PReLU(), nn.RMSNorm(4), nn.BatchNorm2d(2, affine=False),
+                nn.InstanceNorm2d(2, affine=True, track_running_stats=True), nn.GroupNorm(1, 2, affine=False),
+            )  # fmt: skip
+
+    before = torch.random.get_rng_state()
+    found = []
+    for seed in (1, 1, 2):
+        made = network()
+        made.get_parameter("0.bias").requires_grad_(False)
+        initialize(made, torch.Generator().manual_seed(seed))
+        assert not made.get_parameter("0.bias").requires_grad
+        found.append(made.state_dict())
+    assert torch.equal(torch.random.get_rng_state(), before)
+    one, again, other = found
+    assert all(torch.equal(again[name], tensor) for name, tensor in one.items())
+    assert not torch.equal(other["0.weight"], one["0.weight"])
+    for name, value in {"1.running_var": 1.0, "2.weight": 0.25, "3.weight": 1.0, "5.running_mean": 0.0}.items():
+        assert (one[name] == value).all(), name

@@ -20,7 +20,7 @@ JOBS: dict[str, tuple[str, ...]] = {
     "entropy": ("rounds.query.run", "acquisition.entropy.ACQUISITION", *LEARNER),
     "coreset": ("rounds.query.run", "acquisition.coreset.ACQUISITION", *LEARNER),
     "norms": ("rounds.query.run", "acquisition.gradient_norm.ACQUISITION", *LEARNER),
-    "observe": ("rounds.observe.run", "rounds.train.run", *LEARNER),
+    "observe": ("rounds.observe.run", *LEARNER),
     "figure": ("report.figures.run", "report.trial_figures.chosen"),
     "table": ("report.tables.run", "paper.tables.datasets", "backbones.resnet18.BACKBONE"),
     "diagnostics": ("report.diagnostics.run",),
@@ -31,10 +31,9 @@ QUERIES = {"entropy", "coreset", "norms"}
 
 
 def digests() -> dict[str, str]:
-    return {
-        job: code_digest(*roots, without={"gradient_norms"} if job in {"entropy", "coreset"} else ())
-        for job, roots in JOBS.items()
-    }
+    without = {"entropy": {"gradient_norms", "rounds.side"}, "norms": {"rounds.side"}}
+    without["coreset"] = without["entropy"]
+    return {job: code_digest(*roots, without=without.get(job, ())) for job, roots in JOBS.items()}
 
 
 def forget() -> None:
@@ -72,7 +71,7 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("file", "old", "new", "jobs"),
     [
-        ("rounds/loop.py", "range(steps)", "range(steps + 1)", {"train", "plain", "observe"}),
+        ("rounds/loop.py", "range(steps)", "range(steps + 1)", {"train", "plain"}),
         # A recipe and a backbone concern those that train with them. Queries load the learner, with all its methods.
         ("recipes/joint.py", "pairs == 0", "pairs == 1", {"train", *QUERIES, "observe"}),
         ("recipes/plain.py", "losses.mean()", "losses.sum()", {"plain"}),
@@ -109,7 +108,7 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
             {"figure", "table", "diagnostics", "ablation"},
         ),
         ("study/pairs.py", "extends and query_alike", "extends", {"ablation"}),
-        ("rounds/files.py", '["versions"]["torch"]', '["versions"]["lplgrad"]', {"train", "plain", "observe"}),
+        ("rounds/files.py", '["versions"]["torch"]', '["versions"]["lplgrad"]', {"train", "plain"}),
         # Words: a help text, a message, a check of a setting. The condition of a message is no word.
         ("datasets/prepared/writing.py", "two classes or more, each", "at least two classes, each", set()),
         ("machine/files.py", "not JSON, or cut off", "no JSON", set()),
@@ -229,3 +228,20 @@ def test_imports_for_types_do_not_count(written: Callable[..., str]) -> None:
 def test_modules_can_be_left_out() -> None:
     roots = ("rounds.query.run", "acquisition.entropy.ACQUISITION")
     assert code_digest(*roots, without={"gradient_norms"}) != code_digest(*roots)
+
+
+def test_lazy_imports_are_followed_and_short_ones_refused(package: Path) -> None:
+    lazily = 'if TYPE_CHECKING:\n    pass\nelse:\n    vae = lazy("lplgrad.acquisition._vae")\n'
+    use = "\n\ndef used() -> object:\n    return vae.GROUPS\n\n\nACQUISITION = used()\n"
+    (package / "acquisition" / "lazily.py").write_text(lazily + use)
+    forget()
+    before = code_digest("acquisition.lazily.ACQUISITION")
+    vae = package / "acquisition" / "_vae.py"
+    vae.write_text(vae.read_text().replace("GROUPS = 8", "GROUPS = 4"))
+    forget()
+    assert code_digest("acquisition.lazily.ACQUISITION") != before
+    for line in ("from ._vae import GROUPS", "import lplgrad.acquisition._vae"):
+        (package / "acquisition" / "lazily.py").write_text(f"{line}\nACQUISITION = GROUPS\n")
+        forget()
+        with pytest.raises(ValueError, match="line 1: write"):
+            code_digest("acquisition.lazily.ACQUISITION")

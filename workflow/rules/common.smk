@@ -196,8 +196,15 @@ def query_code(wildcards):
     """Digest of the code that a query runs."""
     strategy = STUDY.strategies[wildcards.strategy]
     roots = trained_code(wildcards) if strategy.needs else []
-    unused = () if "gradient_norms" in strategy.needs else ("gradient_norms",)
-    return code_digest("rounds.query.run", acquisition.registry.root(strategy.acquisition), *roots, without=unused)
+    function = acquisition.registry.load(strategy.acquisition)
+    norms = function.measures or any(need.endswith("gradient_norms") for need in strategy.needs)
+    unused = {"gradient_norms": not norms, "rounds.side": function.side is None}
+    return code_digest(
+        "rounds.query.run",
+        acquisition.registry.root(strategy.acquisition),
+        *roots,
+        without=tuple(module for module, idle in unused.items() if idle),
+    )
 
 
 def table_code(function):

@@ -81,7 +81,11 @@ class NoOptions(Settings):
 
 @dataclass(frozen=True)
 class Acquisition:
-    """An acquisition function. It defines ``score``, ``choose`` or both."""
+    """An acquisition function. It defines ``score``, ``choose`` or both.
+
+    Raises:
+        ValueError: it defines neither, or would score examples alone without ``score``.
+    """
 
     # From the candidates and the options to a score for each candidate, shape (S,), a tensor or an array
     score: Callable[[Candidates, Any], Tensor | Scores] | None = None
@@ -97,9 +101,14 @@ class Acquisition:
     # a recipe's learner, with new weights, and then reads its outputs as the needs ``side:<output>``
     side: Callable[[Spec, Any], Learner] | None = None
     side_training: Callable[[Any], Training] | None = None  # its settings of training, from the options
+    modality: str | None = None  # the only one that it takes; None for any
     # Whether an example's score depends on the model's outputs for that example only, so that test examples can be
     # scored too
     alone: bool = False
+
+    def __post_init__(self) -> None:
+        if self.score is None and (self.choose is None or self.alone):
+            raise ValueError("an acquisition function needs score or choose, and score if it scores examples alone")
 
 
 registry = Registry[Acquisition](__name__, __path__, "ACQUISITION")

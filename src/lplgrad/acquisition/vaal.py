@@ -140,5 +140,6 @@ ACQUISITION = Acquisition(
     options=Options,
     side=Learner,
     side_training=training,
+    modality="image",
     alone=True,
 )

@@ -43,29 +43,40 @@ class Network(nn.Module):
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
-    """Give a network its first weights, on the CPU, from ``generator`` alone: PyTorch's default distributions.
+    """Give a network on the meta device its first weights, on the CPU, from ``generator`` alone.
+
+    They have PyTorch's default distributions. Layers of other kinds than those below initialise themselves
+    (``reset_parameters``) from PyTorch's own generator, which is seeded, and restored afterwards.
 
     Raises:
-        NotImplementedError: the network has parameters in a layer of an unknown kind.
+        NotImplementedError: the network shares a parameter, has a buffer whose value is not known, or parameters of a
+            layer that cannot initialise itself. Then its backbone needs an ``initialize`` of its own.
     """
-    for layer in network.modules():
+    shared = [name for name, _ in network.named_parameters(remove_duplicate=False)]
+    if len(shared) > len(list(network.parameters())):
+        raise NotImplementedError("a parameter is shared by two layers; its backbone needs an initialize of its own")
+    for name, layer in network.named_modules():
+        own = list(layer.named_parameters(recurse=False))
         # Not network.to_empty(): on a meta tensor it imports sympy, half a second for every job.
-        for name, parameter in list(layer.named_parameters(recurse=False)):
-            setattr(layer, name, nn.Parameter(torch.empty(parameter.shape)))
-        for name, buffer in list(layer.named_buffers(recurse=False)):
-            setattr(layer, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+        for key, parameter in own:
+            setattr(layer, key, nn.Parameter(torch.empty(parameter.shape), requires_grad=parameter.requires_grad))
+        buffers = list(layer.named_buffers(recurse=False))
+        for key, buffer in buffers:
+            setattr(layer, key, torch.empty(buffer.shape, dtype=buffer.dtype))
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
             if layer.bias is not None:
                 fan_in, _ = nn.init._calculate_fan_in_and_fan_out(layer.weight)
                 bound = 1 / math.sqrt(fan_in)
                 nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.ones_(layer.weight)
-            nn.init.zeros_(layer.bias)
-            layer.reset_running_stats()
-        elif isinstance(layer, nn.LayerNorm | nn.GroupNorm):
-            nn.init.ones_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        elif next(layer.parameters(recurse=False), None) is not None:
-            raise NotImplementedError(f"no initialisation for {type(layer).__name__}")
+        elif isinstance(layer, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm):
+            layer.reset_parameters()  # ones and zeros
+        elif buffers:
+            raise NotImplementedError(f"no value for buffer {name}.{buffers[0][0]} of a {type(layer).__name__}")
+        elif own:
+            reset = getattr(layer, "reset_parameters", None)
+            if reset is None:
+                raise NotImplementedError(f"no first weights for {name}.{own[0][0]} of a {type(layer).__name__}")
+            with torch.random.fork_rng([]):
+                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+                reset()

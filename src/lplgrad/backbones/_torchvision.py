@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 import torchvision
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
@@ -110,43 +110,53 @@ def first_weights(network: TorchvisionNetwork, weights: str | None, generator: t
 def read_weights(network: TorchvisionNetwork, path: str) -> dict[str, Tensor]:
     """Read the weights of a file for a network: the body's, and the head's if it has as many classes.
 
-    The weights of the first convolution are summed over the channels for grey images, and position embeddings are
-    interpolated for images of another size.
+    For grey images, the weights of the first convolution are summed over three channels. For images of another size,
+    position embeddings are interpolated.
 
     Raises:
         UserError: the file is not such a state dict, or its weights are not those of the model.
     """
     given = _read(path)
-    if isinstance(network.body, VisionTransformer):
-        body = network.body
-        given = dict(interpolate_embeddings(body.image_size, body.patch_size, given))
-    expected = {**network.body.state_dict(), **_head_of(network)}
-    first = next(name for name, module in network.body.named_modules() if isinstance(module, nn.Conv2d)) + ".weight"
-    if first in given and given[first].dim() == 4 and network.shape[0] == 1:
+    body = network.body
+    if isinstance(body, VisionTransformer) and given.get("encoder.pos_embedding", torch.empty(0)).dim() == 3:
+        try:
+            given = dict(interpolate_embeddings(body.image_size, body.patch_size, given))
+        except ValueError as error:
+            raise UserError(f"{path}: its position embeddings do not fit ({error})") from None
+    first = next(name for name, module in body.named_modules() if isinstance(module, nn.Conv2d)) + ".weight"
+    if first in given and given[first].dim() == 4 and (given[first].shape[1], network.shape[0]) == (3, 1):
         given[first] = given[first].sum(dim=1, keepdim=True)
-    found: dict[str, Tensor] = {}
-    for name, tensor in given.items():
-        of_head = name.startswith(f"{network.head_name}.")
-        if name not in expected or (tensor.shape != expected[name].shape and not of_head):
-            problem = "is unknown" if name not in expected else f"has the shape {tuple(tensor.shape)}"
-            images = "x".join(map(str, network.shape))
-            raise UserError(
-                f"{path}: not weights of torchvision's {network.name} for images of {images}: {name} {problem}"
-            )
-        if of_head:
-            found[name.replace(f"{network.head_name}.", "head.", 1)] = tensor
-        else:
-            found[f"body.{name}"] = tensor.to(expected[name].dtype)
-    missing = sorted(network.body.state_dict().keys() - given.keys())
-    if missing:
-        raise UserError(f"{path}: not all weights of torchvision's {network.name}: {missing[0]} is missing")
-    head = {f"head.{key}": tensor.shape for key, tensor in network.head.state_dict().items()}
-    fits = {name: tensor.shape for name, tensor in found.items() if name.startswith("head.")} == head
-    return {name: tensor for name, tensor in found.items() if fits or not name.startswith("head.")}
+    expected = body.state_dict()
+    classes = len(given.get(f"{network.head_name}.bias", ()))
+    expected[f"{network.head_name}.weight"] = torch.empty(classes, network.feature_size, device="meta")
+    expected[f"{network.head_name}.bias"] = torch.empty(classes, device="meta")
+    for name, tensor in expected.items():
+        if name.endswith(".num_batches_tracked"):
+            given.setdefault(name, torch.zeros(tensor.shape, dtype=tensor.dtype))  # which old files do not have
+    problems = [f"{name} is missing" for name in expected.keys() - given.keys()]
+    problems += [f"{name} is unknown" for name in given.keys() - expected.keys()]
+    for name in expected.keys() & given.keys():
+        found, wanted = given[name], expected[name]
+        if found.shape != wanted.shape:
+            problems.append(f"{name} has the shape {tuple(found.shape)}, not {tuple(wanted.shape)}")
+        elif found.layout != torch.strided or found.is_floating_point() != wanted.is_floating_point():
+            problems.append(f"{name} is of the type {found.dtype}, {found.layout}")
+        elif found.is_floating_point() and not found.isfinite().all():
+            problems.append(f"{name} has numbers that are not finite")
+    if problems:
+        images = "x".join(map(str, network.shape))
+        raise UserError(f"{path}: not weights of torchvision's {network.name} for images of {images}: {min(problems)}")
+    fits = isinstance(network.head, nn.Linear) and network.head.out_features == classes
+    heads = (f"{network.head_name}.weight", f"{network.head_name}.bias")
+    weights = {f"body.{name}": tensor.to(expected[name].dtype) for name, tensor in given.items() if name not in heads}
+    if fits:
+        weights |= {f"head.{name.rpartition('.')[2]}": given[name].float() for name in heads}
+    return weights
 
 
-def _head_of(network: TorchvisionNetwork) -> dict[str, Tensor]:
-    return {f"{network.head_name}.{key}": torch.empty(0) for key in ("weight", "bias")}
+# Names in torchvision's own files: of classifiers that only training uses, and of DenseNet's layers.
+AUXILIARY = re.compile(r"(AuxLogits|aux1|aux2)\.")
+DENSE = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
 
 
 def _read(path: str) -> dict[str, Tensor]:
@@ -158,14 +168,22 @@ def _read(path: str) -> dict[str, Tensor]:
             given = load_file(path)
         else:
             given = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: not a file of weights ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # PyTorch raises exceptions of many types for a file that it did not write
+        reason = "it needs code to be unpickled" if isinstance(error, pickle.UnpicklingError) else type(error).__name__
+        raise UserError(f"{path}: not a file of weights that torch.save or safetensors wrote ({reason})") from None
     for key in ("state_dict", "model"):
         if isinstance(given, dict) and isinstance(given.get(key), dict):
             given = given[key]
     if not isinstance(given, dict) or not given or not all(isinstance(one, Tensor) for one in given.values()):
         raise UserError(f"{path}: not a state dict: names with tensors")
-    return {str(name).removeprefix("module."): tensor for name, tensor in given.items()}
+    found: dict[str, Tensor] = {}
+    for key, tensor in given.items():
+        name = DENSE.sub(r"\1\2", str(key).removeprefix("module."))
+        if name in found:
+            raise UserError(f"{path}: has {name} twice")
+        if not AUXILIARY.match(name):
+            found[name] = tensor
+    return found
 
 
 def _model(name: str, shape: Sequence[int]) -> nn.Module:

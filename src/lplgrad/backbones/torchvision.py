@@ -28,7 +28,8 @@ class Options(Settings):
         weights: a file with the model's weights, .safetensors or what ``torch.save`` wrote of a state dict. None for
             random ones. The head is new if the file's has another number of classes.
         freeze: train the head alone. All else keeps the weights of the file.
-        dropout: the probability that training drops a feature before the head.
+        dropout: the probability that training drops a feature before the head. What the model has itself stays as it
+            is: dropout (MobileNet, VGG) and stochastic depth (EfficientNet, ConvNeXt, Swin).
     """
 
     model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]

@@ -121,8 +121,18 @@ def _check(path: Path, suffix: str, inputs: Array, names: Array, axes: str) -> N
 
 
 def _floats(path: Path, inputs: Array) -> npt.NDArray[np.float32]:
-    with np.errstate(over="ignore"):
+    """Convert inputs to float32. Raise UserError for numbers that do not survive it."""
+    with np.errstate(over="ignore", invalid="ignore"):
         found = inputs.astype(np.float32)
+        channels = inputs.reshape(-1, inputs.shape[-1])
+        spread = channels.max(axis=0).astype(np.float64) - channels.min(axis=0).astype(np.float64)
+        step = np.spacing(np.abs(channels).max(axis=0).astype(np.float32)).astype(np.float64)
+    flat = np.flatnonzero((spread > 0) & (spread < 256 * step))
+    if len(flat):
+        raise UserError(
+            f"{path}: the numbers of column {flat[0]} (from 0) differ by {spread[flat[0]]:g}, which float32 cannot "
+            "tell apart that far from 0; subtract their mean"
+        )
     bad = np.flatnonzero(~np.isfinite(found).reshape(len(found), -1).all(axis=1))
     if len(bad):
         raise UserError(f"{path}: row {bad[0]} has a number that is missing, infinite or too large for float32")

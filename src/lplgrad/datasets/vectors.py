@@ -6,6 +6,7 @@ class names and columns of numbers.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -40,14 +41,18 @@ def _read_csv(path: Path, label: str) -> tuple[Array, Array]:
     import pandas as pd  # slow, and the Snakefile imports this module
 
     try:
-        frame = pd.read_csv(path, dtype={label: str}, keep_default_na=False, na_values=[""])
-    except (ValueError, UnicodeDecodeError) as error:  # of which pandas' own errors are kinds
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+            # Without index_col the first field of a row with one field more than the header would be an index.
+            frame = pd.read_csv(path, dtype={label: str}, keep_default_na=False, na_values=[""], index_col=False)
+    except (ValueError, pd.errors.ParserWarning) as error:  # pandas' errors are kinds of the first
         raise UserError(f"{path}: not a table ({error})") from None
     if label not in frame:
         raise UserError(f"{path}: has no column {label!r}; the option label names the column of classes")
     names, columns = frame[label], frame.drop(columns=label)
     if names.isna().any():
         raise UserError(f"{path}: line {int(names.isna().argmax()) + 2} has no {label}")
+    if str(columns.columns[0]).startswith("Unnamed:"):
+        raise UserError(f"{path}: the first column has no name; is it the number of the row? Remove it, or name it")
     for name, column in columns.items():
         if not pd.api.types.is_numeric_dtype(column):
             raise UserError(f"{path}: column {name!r} is not all numbers; remove it, or write it as numbers")

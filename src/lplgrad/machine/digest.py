@@ -120,18 +120,26 @@ def _read(module: str) -> _Module:
             node.annotation = None
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MESSAGES:
             node.args, node.keywords = [], []
-    tree.body = [
-        node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    ]
+    body = []
+    for node in tree.body:
+        types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        body += node.orelse if types and isinstance(node, ast.If) else [node]
+    tree.body = body
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise ValueError(f"{_path(module)}: line {node.lineno}: write the whole name of the imported module")
             read.imports.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 first = alias.name.partition(".")[0]
+                if first == "lplgrad" and not alias.asname:
+                    raise ValueError(f"{_path(module)}: line {node.lineno}: write from ... import, or import ... as")
                 read.imports[alias.asname or first] = alias.name if alias.asname else first
     for statement in tree.body:
-        if not isinstance(statement, ast.Import | ast.ImportFrom):
+        if lazily := _lazy_imports(statement):
+            read.imports.update(lazily)
+        elif not isinstance(statement, ast.Import | ast.ImportFrom):
             for name in _bound(statement):
                 read.definitions.setdefault(name, []).append(statement)
     for statement in tree.body:  # a decorator of the package may register what it decorates
@@ -141,6 +149,21 @@ def _read(module: str) -> _Module:
             if own or names & read.definitions.keys():
                 read.definitions.setdefault("", []).append(statement)
     return read
+
+
+def _lazy_imports(statement: ast.stmt) -> dict[str, str]:
+    """What a statement like ``torch, F = lazy("torch"), lazy("torch.nn.functional")`` imports by which name."""
+    if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+        return {}
+    target, value = statement.targets[0], statement.value
+    names = target.elts if isinstance(target, ast.Tuple) else [target]
+    calls = value.elts if isinstance(value, ast.Tuple) else [value]
+    found = {}
+    for name, call in zip(names, calls, strict=False):
+        lazily = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "lazy"
+        if lazily and isinstance(call, ast.Call) and isinstance(name, ast.Name):
+            found[name.id] = str(ast.literal_eval(call.args[0]))
+    return found
 
 
 def _bound(statement: ast.stmt) -> list[str]:

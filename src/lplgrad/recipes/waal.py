@@ -20,7 +20,7 @@ from pydantic import Field
 from lplgrad import recipes
 from lplgrad.machine.registry import lazy
 from lplgrad.recipes import EVERYTHING, Draw, Measured, Recipe
-from lplgrad.study.validation import Number, Settings
+from lplgrad.study.validation import Count, Number, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,8 @@ class Options(Settings):
         trade_off: weight of the distance in the network's loss.
         penalty: weight of the gradient penalty in the critic's loss.
         critic_learning_rate: of the critic, which SGD trains without momentum.
+        query_size: b in the weight of the labelled examples; None for the number of labels that were bought last, which
+            in round 1 is all of them.
         clock: an epoch passes as many labelled examples as the ``pool`` has unlabelled ones, or as many as there are
             (``labeled``). With ``pool``, compare with a recipe that takes as many steps.
     """
@@ -47,6 +49,7 @@ class Options(Settings):
     trade_off: Annotated[Number, Field(ge=0)] = 2e-3
     penalty: Annotated[Number, Field(ge=0)] = 5.0
     critic_learning_rate: Annotated[Number, Field(gt=0)] = 0.01
+    query_size: Count | None = None
     clock: Literal["pool", "labeled"] = "pool"
 
 
@@ -78,16 +81,22 @@ class Learner(recipes.Learner):
         return -(-examples // self.training.batch_size)
 
     def step(self, draw: Draw) -> Measured:
-        """Take a step of the network, and then one of the critic on the same features."""
+        """Take a step of the network, and then one of the critic on the same features.
+
+        If no example is without a label, the network takes its step alone.
+        """
         critic = self.networks["critic"]
         inputs, labels = draw.labeled()
+        if not draw.unlabeled_count:
+            return self._step_alone(draw, inputs, labels)
         with self.autocast():
             outputs = self.model.outputs(inputs)
             with _own_statistics(self.model):
                 others = self.model.outputs(draw.unlabeled(self.training.batch_size)).features.float()
         features = outputs.features.float()
         losses = F.cross_entropy(outputs.logits.float(), labels, reduction="none")
-        weight = labeled_weight(draw.labeled_count, draw.unlabeled_count, draw.newest_count)
+        query_size = self.options.query_size or draw.newest_count
+        weight = labeled_weight(draw.labeled_count, draw.unlabeled_count, query_size)
         loss = losses.mean() + self.options.trade_off * distance(critic, features, others, weight)
         torch.autograd.backward(loss, inputs=[one for one in self.model.parameters() if one.requires_grad])
         self.optimizers["model"].step(draw.rate)
@@ -103,6 +112,14 @@ class Learner(recipes.Learner):
             "penalty": (penalty.detach(), 1),
         }
 
+    def _step_alone(self, draw: Draw, inputs: Tensor, labels: Tensor) -> Measured:
+        with self.autocast():
+            logits = self.model(inputs)
+        losses = F.cross_entropy(logits.float(), labels, reduction="none")
+        torch.autograd.backward(losses.mean())
+        self.optimizers["model"].step(draw.rate)
+        return {"loss": (losses.detach().sum(), len(losses))}
+
     def predict(self, inputs: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         """Compute logits, features and the critic's output, shape (B,): the higher, the less like labelled examples."""
         outputs = self.model.outputs(inputs)
@@ -111,9 +128,12 @@ class Learner(recipes.Learner):
 
 
 def labeled_weight(labeled: int, unlabeled: int, query_size: int) -> float:
-    """Return the weight C0 of the labelled examples in the distance (Shui et al. 2020, eq. 8)."""
-    gamma, alpha = unlabeled / labeled, query_size / labeled
-    return (gamma - alpha) / (gamma * (1 + alpha)) if gamma else 1.0
+    """Return the weight C0 of the labelled examples in the distance (Shui et al. 2020, eq. 8).
+
+    A query cannot buy more than there is, so a larger ``query_size`` counts as all that is left, and C0 is 0.
+    """
+    gamma, alpha = unlabeled / labeled, min(query_size, unlabeled) / labeled
+    return (gamma - alpha) / (gamma * (1 + alpha))
 
 
 def distance(critic: nn.Module, labeled: Tensor, unlabeled: Tensor, weight: float) -> Tensor:

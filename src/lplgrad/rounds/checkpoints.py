@@ -63,10 +63,13 @@ def first_weights(
     for name, network in learner.networks.items():
         weights_seed = torch_seed(stream(PURPOSES.get(name, f"{name} weights")))
         generator = torch.Generator().manual_seed(weights_seed)
-        if own is not None and isinstance(network, Network):
-            own(network, backbone.checked_options, generator)
-        else:
-            initialize(network, generator)
+        try:
+            if own is not None and isinstance(network, Network):
+                own(network, backbone.checked_options, generator)
+            else:
+                initialize(network, generator)
+        except NotImplementedError as error:
+            raise UserError(f"{name}: {error}") from None
     return learner
 
 
@@ -240,6 +243,21 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(path, learner, Description(backbone, recipe, shape, normalization, classes, files=files, **kept))
 
 
+def with_weights(learner: Learner, before: Checkpoint) -> Learner:
+    """Give a learner on the meta device the weights and the state of a checkpoint.
+
+    Raises:
+        UserError: its networks are others, because options of the recipe that they depend on have changed.
+    """
+    trained = before.learner.networks
+    if learner.networks.keys() != trained.keys():
+        raise UserError(f"{before.path}: has the networks {', '.join(trained)}, not {', '.join(learner.networks)}")
+    for name, network in learner.networks.items():
+        _load_state(network, trained[name].state_dict(), f"{before.path}: {name}")
+    learner.state = before.learner.state
+    return learner
+
+
 def _check_files(path: Path, files: Mapping[str, str]) -> None:
     """Raise UserError if a file of frozen weights is not the one that the checkpoint was trained with."""
     for name, digest in files.items():
@@ -261,6 +279,7 @@ def _load_state(network: nn.Module, state: Mapping[str, Tensor], where: str) -> 
     ]
     if wrong:
         raise UserError(f"{where}: {wrong[0]} is missing, unknown or of another shape or type ({len(wrong)} such)")
+    trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     network.load_state_dict(state, assign=True)
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name not in _frozen(network))
+        parameter.requires_grad_(name in trainable)

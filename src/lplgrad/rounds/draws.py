@@ -79,7 +79,7 @@ class Draws:
     def labeled(self, order: str = "main") -> tuple[Tensor, Tensor]:
         """Return the next mini-batch of an order."""
         if order not in self.passes:
-            self.passes[order] = self._passes("" if order == "main" else f"{order} ")
+            self.passes[order] = self._passes("" if order == "main" else f"{order}: ")
         return next(self.passes[order])
 
     def _passes(self, prefix: str) -> Iterator[tuple[Tensor, Tensor]]:

@@ -72,7 +72,7 @@ def train(
         sums, counts = dict[str, Tensor](), dict[str, int]()
         draws.begin_epoch(epoch)
         steps = learner.steps(draws)
-        with _modules_draw(draws, epoch), _counted(learner.networks.values()):
+        with _modules_draw(draws, epoch), _counters_on_cpu(learner.networks.values()):
             for step in range(steps):
                 draws.progress = (epoch + step / steps) / training.epochs
                 draws.rate = learning_rate(training, epoch, step, steps)
@@ -81,8 +81,10 @@ def train(
                         sums[name] = torch.zeros((), dtype=torch.float64, device=device)
                     sums[name].add_(value)  # not +=, which copies the sum into its place again
                     counts[name] = counts.get(name, 0) + count
-        if not steps:
+        if not steps and state.last is not None:
             break
+        if "loss" not in sums:
+            raise ValueError("a recipe must take a step in its first epoch, and each epoch must measure a loss")
         totals = torch.stack(list(sums.values())).tolist()  # one copy, because a GPU waits for every copy
         means = {name: total / max(counts[name], 1) for name, total in zip(sums, totals, strict=True)}
         for name, mean in means.items():
@@ -103,27 +105,17 @@ def _modules_draw(draws: Draws, epoch: int) -> Iterator[None]:
         yield
 
 
-class _Calls:
-    """Counts the calls of a batch norm in train mode in place of its own counter, which is a kernel for every call."""
-
-    count = 0
-
-    def add_(self, calls: int) -> None:
-        self.count += calls
-
-
 @contextmanager
-def _counted(networks: Iterable[nn.Module]) -> Iterator[None]:
-    """Count the calls of batch norms without kernels, and add them to their counters at the end."""
+def _counters_on_cpu(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Keep the counters of batch norms on the CPU, because on a GPU each step of each counter is a kernel."""
     layers = [layer for network in networks for layer in network.modules()]
     norms: list[Any] = [one for one in layers if isinstance(one, nn.modules.batchnorm._NormBase)]
-    counters = [norm.num_batches_tracked for norm in norms]
-    for norm in norms:
-        if norm.num_batches_tracked is not None:
-            norm._buffers["num_batches_tracked"] = _Calls()
+    counters = [(norm, norm.num_batches_tracked) for norm in norms if norm.num_batches_tracked is not None]
+    moved = [(norm, counter) for norm, counter in counters if counter.device.type != "cpu"]
+    for norm, counter in moved:
+        norm.num_batches_tracked = counter.cpu()
     try:
         yield
     finally:
-        for norm, counter in zip(norms, counters, strict=True):
-            if counter is not None:
-                norm._buffers["num_batches_tracked"] = counter.add_(norm.num_batches_tracked.count)
+        for norm, counter in moved:
+            norm.num_batches_tracked = counter.copy_(norm.num_batches_tracked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,8 @@ class Scorer:
         self.learner = checkpoints.to_device(self.checkpoint.learner, here.device)
         self.at_once = here.view(self.checkpoint.about.normalization).batch_size(norms=True)
         self.side: Learner | None = None
+        self.plain: dict[str, Any] = {}  # what is needed of the candidates themselves
+        self.of_others: dict[str, Any] = {}  # what was measured of labelled examples and of the pool
         self.earlier_seconds = 0.0  # that another process computed, before it was killed
 
     def candidates(self, indices: Indices) -> Candidates:
@@ -64,7 +66,7 @@ class Scorer:
             change = generator if here.settings.query_transform == "train" else None
             return here.batches("train", split_indices, self.checkpoint.about.normalization, what, change)
 
-        # All passes over the candidates draw the same augmentation; labelled examples go on from there.
+        # All passes over the same examples draw the same augmentation; others go on from the candidates' first pass.
         first = [augmenting]
 
         def of_candidates() -> Iterable[Tensor]:
@@ -72,21 +74,22 @@ class Scorer:
             return batches(indices, "candidates", generator)
 
         others = {"labeled": here.labeled.indices, "pool": np.arange(len(here.data.splits["train"].inputs))}
-        of_others = {name: self._of(name) for name in others}
-        plain = {need: argument for need, argument in self.needs.items() if need.partition(":")[0] not in others}
-        measured = self._measure(plain, of_candidates)
-        if of_others["labeled"].pop("labels", 0) is None:
-            measured["labeled:labels"] = to_tensor(here.labeled.labels, here.device)
+        self.plain = {need: argument for need, argument in self.needs.items() if need.partition(":")[0] not in others}
+        measured = self._measure(self.plain, of_candidates)
+        if "labeled:labels" in self.needs:
+            self.of_others["labeled:labels"] = to_tensor(here.labeled.labels, here.device)
         for name, positions in others.items():
-            if of_others[name]:
-                found = self._measure(of_others[name], partial(batches, positions, name, augmenting))
-                measured.update({f"{name}:{need}": value for need, value in found.items()})
-        return self._candidates(indices, measured)
+            prefix = f"{name}:"
+            needs = {need.removeprefix(prefix): self.needs[need] for need in self.needs if need.startswith(prefix)}
+            needs.pop("labels", None)
 
-    def _of(self, others: str) -> dict[str, Any]:
-        """Return what is needed of other examples than the candidates."""
-        prefix = f"{others}:"
-        return {need.removeprefix(prefix): value for need, value in self.needs.items() if need.startswith(prefix)}
+            def of_others(positions: Indices = positions, name: str = name) -> Iterable[Tensor]:
+                return batches(positions, name, deepcopy(augmenting))
+
+            if needs:
+                found = self._measure(needs, of_others)
+                self.of_others.update({f"{prefix}{need}": value for need, value in found.items()})
+        return self._candidates(indices, measured)
 
     def test_scores(self) -> tuple[Indices, npt.NDArray[np.float32], npt.NDArray[np.float64]]:
         """Score test images as if they were candidates, never augmented.
@@ -99,7 +102,7 @@ class Scorer:
         test = here.data.splits["test"]
         positions = draw_test_images(len(test.inputs), here.seed)
         normalization = self.checkpoint.about.normalization
-        measured = self._measure(self.needs, lambda: here.batches("test", positions, normalization, "test images"))
+        measured = self._measure(self.plain, lambda: here.batches("test", positions, normalization, "test images"))
         scores = scores_of(self.function, self._candidates(positions, measured), self.options)
         labels = to_tensor(test.labels[positions], here.device)
         losses = F.cross_entropy(measured["logits"].double(), labels, reduction="none").cpu().numpy()
@@ -110,7 +113,7 @@ class Scorer:
 
     def _candidates(self, indices: Indices, measured: dict[str, Any]) -> Candidates:
         here = self.here
-        return Candidates(indices, here.seed, here.number, here.settings.query_size, measured)
+        return Candidates(indices, here.seed, here.number, here.settings.query_size, {**self.of_others, **measured})
 
     def _measure(self, needs: dict[str, Any], batches: Batches) -> dict[str, Any]:
         return measure(self.function, needs, self.learner, self.side, batches, self.at_once, self.here.stream)
@@ -152,14 +155,13 @@ def measure(
     if of_side and side is not None:
         found = predict(side, batches(), of_side)
         measured |= {f"side:{name}": value for name, value in found.items()}
-    for need in [name for name in needs if name.startswith("own:")]:
-        name = need.removeprefix("own:")
-        with torch.no_grad():
-            generator = stream(need)
-            measured[need] = function.measures[name](learner, batches, needs[need], generator)
     outputs = frozenset(name for name in needs if ":" not in name) - {"gradient_norms", "stochastic_logits"}
     if outputs - measured.keys() or "logits" not in measured:
         measured |= predict(learner, batches(), outputs | LOGITS)
+    for need in [name for name in needs if name.startswith("own:")]:
+        with torch.no_grad():
+            own = function.measures[need.removeprefix("own:")]
+            measured[need] = own(learner, batches, needs[need], stream(need))
     return measured
 
 
@@ -179,8 +181,11 @@ def stochastic_logits(learner: Learner, batches: Batches, passes: int, seed: int
     PyTorch's own generators draw the dropout. They are seeded, and restored afterwards.
     """
     for network in learner.networks.values():
+        network.train()  # which tells the dropout of a training from that of frozen parts
+    layers = [one for one in learner.reported.modules() if isinstance(one, nn.modules.dropout._DropoutNd)]
+    dropouts = [one for one in layers if one.training]
+    for network in learner.networks.values():
         network.eval()
-    dropouts = [one for one in learner.reported.modules() if isinstance(one, nn.modules.dropout._DropoutNd)]
     device = next(learner.reported.parameters()).device
     with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

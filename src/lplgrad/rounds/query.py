@@ -27,6 +27,8 @@ def run(arguments: argparse.Namespace) -> None:
     with open_round(arguments, QueryJob, "query") as here:
         function = acquisition.registry.load(here.settings.acquisition)
         options = parse(function.options, here.settings.options, "--settings: options")
+        if function.modality not in (None, here.data.modality):
+            raise UserError(f"{arguments.data}: {here.settings.acquisition} takes {function.modality} data only")
         if function.needs(options) and arguments.checkpoint is None:
             raise UserError(f"--checkpoint: missing: {here.settings.acquisition} scores with a model")
         if here.stopped:

@@ -48,5 +48,5 @@ def train_side(
     digest = digest_of([settings.model_dump(), here.files, here.number, here.seed, here.device.type], inputs, roots)
     device = describe(here.device)["device"]
     progress = Progress(here.folder / QUERY_PROGRESS, digest, arguments.progress_seconds, here.wanted, device)
-    train_all(learner, draws, training, settings.compute.precision, progress)
+    train_all(learner, draws, training, "float32", progress)  # as all of a query
     return learner, progress.earlier_seconds

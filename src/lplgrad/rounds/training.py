@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lplgrad import recipes
 from lplgrad.machine import devices
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import write_json
@@ -90,14 +91,16 @@ def _learner(here: Round[TrainingJob], normalization: Normalization) -> Learner:
     """Return a learner with new networks, or with those of the round before if the recipe starts warm; on the CPU."""
     settings, data, path = here.settings, here.data, here.arguments.checkpoint
     recipe, backbone = settings.recipe, settings.backbone
-    before = None
+    learner = checkpoints.build(backbone, recipe, here.shape, len(data.classes))
     if path is not None:
         before = checkpoints.load(path)
         before.check_fits(here.shape, data.classes, backbone, recipe, normalization)
+        if recipes.registry.load(recipe.trains).reads_previous(recipe.checked_options):
+            learner.previous = before.learner
+            for network in learner.previous.networks.values():
+                network.eval().requires_grad_(False)
         if recipe.init == "warm":
-            return before.learner
-    learner = checkpoints.build(backbone, recipe, here.shape, len(data.classes))
-    learner.previous = None if before is None else before.learner
+            return checkpoints.with_weights(learner, before if learner.previous is None else checkpoints.load(path))
     return checkpoints.first_weights(learner, backbone, here.stream)
 
 

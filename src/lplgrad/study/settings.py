@@ -9,7 +9,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
@@ -20,7 +19,7 @@ from lplgrad.acquisition import registry as acquisitions
 from lplgrad.machine.errors import nearest
 from lplgrad.machine.registry import Registry
 from lplgrad.study.titles import shown_title
-from lplgrad.study.validation import Count, Name, Number, Row, Seed, Settings, Title, first_problem, wrong
+from lplgrad.study.validation import Count, Name, Number, Row, Seed, Settings, Title, first_problem, from_here, wrong
 
 
 def _known(kind: str, registry: Registry[Any]) -> AfterValidator:
@@ -405,15 +404,6 @@ class ModelFigures(Settings):
     embedded_images: Annotated[int, Field(ge=2)] = 2_000
 
 
-def _from_here(path: str) -> str:
-    """A folder as pathlib writes it, and from the working directory if it lies below: Snakemake compares text."""
-    given = Path(path).expanduser()
-    for folder in (given, *given.parents):
-        if folder.exists() and folder.samefile("."):
-            return str(given.relative_to(folder))
-    return str(given)
-
-
 class Study(Settings):
     """A whole study, as its configuration files describe it.
 
@@ -431,7 +421,7 @@ class Study(Settings):
 
     study: Name
     title: Title
-    data_dir: Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$"), AfterValidator(_from_here)] = "data"
+    data_dir: Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$"), AfterValidator(from_here)] = "data"
     run: Run
     recipes: Annotated[dict[Name, RecipeRow], Field(min_length=1)]
     strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]
@@ -477,6 +467,9 @@ class Study(Settings):
         kind, options = recipes.registry.load(recipe.trains), recipe.checked_options
         if problem := unoffered(dataset.backbone, recipe, strategy.recipe):
             return problem
+        function = strategy.registry.load(strategy.acquisition)
+        if function.modality not in (None, dataset.modality):
+            return f"acquisition {strategy.acquisition!r} takes examples of the modality {function.modality!r} only"
         offered = kind.offered(options, backbone)
         for need in unmet(strategy.needs, offered):
             others = [

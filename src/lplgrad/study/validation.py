@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from lplgrad.machine.errors import UserError, nearest
@@ -38,6 +39,15 @@ def _scientific(value: object) -> object:
     return value
 
 
+def from_here(path: str) -> str:
+    """A path as pathlib writes it, and from the working directory if it lies below: Snakemake compares text."""
+    given = Path(path).expanduser()
+    for folder in (given, *given.parents):
+        if folder.exists() and folder.samefile("."):
+            return str(given.relative_to(folder))
+    return str(given)
+
+
 Name = Annotated[str, BeforeValidator(_name)]
 Number = Annotated[float, BeforeValidator(_scientific), Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -46,7 +56,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # The path of a file that results depend on. It becomes an input of every rule that receives the option, and the
 # settings next to a result contain its checksum.
 _INPUT_FILE = object()
-InputFile = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$"), _INPUT_FILE]
+InputFile = Annotated[
+    str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f{}]*$"), AfterValidator(from_here), _INPUT_FILE
+]
 
 
 class Settings(BaseModel):
