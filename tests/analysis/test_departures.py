@@ -154,10 +154,10 @@ def test_an_absent_key_has_its_default(layout: Layout) -> None:
 
 
 def test_another_data_set_of_the_same_name_is_noticed(layout: Layout) -> None:
-    sums = {f"{split}_{kind}": f"{split} {kind}" for split in ("train", "test") for kind in ("images", "labels")}
+    sums = {f"{split}_{kind}": f"{split} {kind}" for split in ("train", "test") for kind in ("inputs", "labels")}
     for path in Path("results").rglob("*settings.json"):
         edit(path, lambda values: values.update(dataset=sums))
-    splits = {s: {f"{k}_sha256": f"{s} {k}" for k in ("images", "labels")} for s in ("train", "test")}
+    splits = {s: {f"{k}_sha256": f"{s} {k}" for k in ("inputs", "labels")} for s in ("train", "test")}
     manifest = Path("data/digits/dataset.json")
     manifest.parent.mkdir(parents=True)
     manifest.write_text(json.dumps({"splits": splits}))

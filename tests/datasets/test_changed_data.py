@@ -48,7 +48,7 @@ class TestArrays:
         np.save(other, images[::-1].copy())
         os.utime(other, ns=(0, 0))  # an old file may take the place of the prepared one
         other.replace(path)
-        with pytest.raises(UserError, match=rf"{split}_images\.npy: changed since it was prepared"):
+        with pytest.raises(UserError, match=rf"{split}_inputs\.npy: changed since it was prepared"):
             open_dataset(data.folder)
 
     def test_a_copy_with_other_times_is_still_the_same_data_set(

@@ -279,7 +279,7 @@ class TestFolder:
                 {},
                 r"class 'rare' has 1 example\(s\), but a split needs two",
             ),
-            (lambda folder: None, {"test_images": 1}, "test_images: 1 of 12 images in 2 classes"),
+            (lambda folder: None, {"test_images": 1}, "test_images: 1 of 12 examples in 2 classes"),
             (
                 lambda folder: save(folder / "dog" / "9.jpg", size=(9, 9)),
                 {},

@@ -257,7 +257,7 @@ class TestDatasets:
         monkeypatch.chdir(tmp_path)
         folder = tmp_path / "data" / "cifar10"
         folder.mkdir(parents=True)
-        splits = {"train": {"images": [50_000, 32, 32, 3]}, "test": {"images": [10_000, 32, 32, 3]}}
+        splits = {"train": {"inputs": [50_000, 32, 32, 3]}, "test": {"inputs": [10_000, 32, 32, 3]}}
         (folder / "dataset.json").write_text(json.dumps({"splits": splits, "classes": list("0123456789")}))
         (section,) = paper_tables.datasets_parts(paper_tables.datasets_table(PAPER), PAPER)
         column = section.head.index("images in all")

@@ -168,7 +168,7 @@ def test_bars_of_many_classes_can_be_seen() -> None:
     classes = 300
     labels = np.arange(classes)
     data = SimpleNamespace(
-        splits={"train": SimpleNamespace(images=np.zeros((classes, 2, 2, 1), np.uint8))},
+        splits={"train": SimpleNamespace(inputs=np.zeros((classes, 2, 2, 1), np.uint8))},
         classes=[str(label) for label in labels],
     )
     picks = np.where(labels % 7 == 0, labels // 7 + 1, 0)
@@ -201,7 +201,7 @@ def test_the_chosen_files_are_those_of_the_scores(
     names = pd.read_csv("data/data/files.csv").query("split == 'train'").set_index("index")
     expected = []
     for number in (1, 2):
-        scores = pd.read_csv(f"results/tiny/small/data/entropy/seed1/round{number}/scores.csv").query("selected == 1")
+        scores = pd.read_csv(f"results/tiny/small/data/entropy/seed1/round{number}/scores.csv").query("pick > 0").sort_values("pick")
         for row in scores.sort_values("score", ascending=False, kind="stable").itertuples(index=False):
             name = names.loc[row.index]
             expected.append((number, row.index, name["path"], name["class"], row.score))
@@ -263,7 +263,7 @@ def test_a_contact_sheet_without_choices_says_why(data: DatasetArrays) -> None:
 
 def test_an_unknown_label_is_named_and_no_prediction_is_wrong(data: DatasetArrays) -> None:
     """Image 0 was labelled as class 1 and predicted as class 2; what image 1 shows is not known."""
-    scores = pd.DataFrame({"index": [0, 1], "score": [2.0, 1.0], "predicted_class": 2, "selected": 1})
+    scores = pd.DataFrame({"index": [0, 1], "score": [2.0, 1.0], "predicted_class": 2, "pick": [1, 2]})
     after = LabeledSet(np.arange(2), np.full(2, 2), np.array([1, UNKNOWN]))
     axes = trial_figures.contact_sheet([trial_figures.Query(1, scores, after)], data).axes
     assert [axis.get_title().split("\n")[0] for axis in axes[:2]] == ["class1", "unknown"]

@@ -56,7 +56,7 @@ class TestLabeled:
         assert [numbers(alone.labeled()[0]) for _ in range(2)] == [mixed[0], mixed[2]], (
             "the other disturbs it in nothing"
         )
-        assert set(draws.streams) == {"batches", "augmenting", "second batches", "second augmenting"}
+        assert set(draws.streams) == {"batches", "augmenting", "second: batches", "second: augmenting"}
 
     def test_inputs_are_normalised(self) -> None:
         inputs, _ = numbered().labeled()

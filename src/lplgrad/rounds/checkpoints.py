@@ -74,9 +74,16 @@ def first_weights(
 
 
 def to_device(learner: Learner, device: torch.device) -> Learner:
-    """Move all to a device, convolutions in channels-last memory."""
+    """Move all to a device, convolutions in channels-last memory.
+
+    The counters of batch norms stay on the CPU, because on a GPU each step of each counter is a kernel.
+    """
     for network in learner.networks.values():
+        layers: list[Any] = [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._NormBase)]
+        counters = [layer.num_batches_tracked for layer in layers]
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for layer, counter in zip(layers, counters, strict=True):
+            layer.num_batches_tracked = counter
     learner.state = {name: tensor.to(device) for name, tensor in learner.state.items()}
     return learner
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.randomness import torch_seed
@@ -72,7 +71,7 @@ def train(
         sums, counts = dict[str, Tensor](), dict[str, int]()
         draws.begin_epoch(epoch)
         steps = learner.steps(draws)
-        with _modules_draw(draws, epoch), _counters_on_cpu(learner.networks.values()):
+        with _modules_draw(draws, epoch):
             for step in range(steps):
                 draws.progress = (epoch + step / steps) / training.epochs
                 draws.rate = learning_rate(training, epoch, step, steps)
@@ -103,19 +102,3 @@ def _modules_draw(draws: Draws, epoch: int) -> Iterator[None]:
     with torch.random.fork_rng([draws.device] if draws.device.type == "cuda" else []):
         torch.manual_seed(torch_seed(draws.new_stream(f"modules in epoch {epoch}")))
         yield
-
-
-@contextmanager
-def _counters_on_cpu(networks: Iterable[nn.Module]) -> Iterator[None]:
-    """Keep the counters of batch norms on the CPU, because on a GPU each step of each counter is a kernel."""
-    layers = [layer for network in networks for layer in network.modules()]
-    norms: list[Any] = [one for one in layers if isinstance(one, nn.modules.batchnorm._NormBase)]
-    counters = [(norm, norm.num_batches_tracked) for norm in norms if norm.num_batches_tracked is not None]
-    moved = [(norm, counter) for norm, counter in counters if counter.device.type != "cpu"]
-    for norm, counter in moved:
-        norm.num_batches_tracked = counter.cpu()
-    try:
-        yield
-    finally:
-        for norm, counter in moved:
-            norm.num_batches_tracked = counter.copy_(norm.num_batches_tracked)
