@@ -19,6 +19,7 @@ sys.path.insert(0, str(HOME / "src"))
 from lplgrad import acquisition, backbones, datasets, modalities
 from lplgrad.machine import digest, fork_server
 from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import file_digest as file_sha256
 from lplgrad.machine.leases import visible_devices
 from lplgrad.report import captions
 from lplgrad.rounds.settings import learner_code
@@ -184,6 +185,27 @@ def labels(wildcards):
     if number > last:
         raise WorkflowError(f"there is no round {number}: the budget {trial.budget!r} is spent in round {last}")
     return LAYOUT.labels(trial, number)
+
+
+def learner_files(wildcards):
+    """Files that options of the learner name. Their checksums are parameters: dates of files may be old or new."""
+    return ancient(LAYOUT.training_files(wildcards.dataset, wildcards.get("recipe") or recipe_of(wildcards)))
+
+
+def query_files(wildcards):
+    """Files that options of a query and its learner name."""
+    return ancient(LAYOUT.query_files(wildcards.dataset, wildcards.strategy))
+
+
+@cache
+def checksum(path):
+    """The checksum of a file that an option names."""
+    return f"{path}={file_sha256(Path(path))[:16]}"
+
+
+def checksums(files):
+    """A parameter: the checksums of some files, as a function of the wildcards."""
+    return lambda wildcards: " ".join(map(checksum, files(wildcards)))
 
 
 def trained_code(wildcards):

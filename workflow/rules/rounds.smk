@@ -87,7 +87,7 @@ rule train:
             trained(wildcards, before=1)["checkpoint"] if STUDY.recipes[recipe_of(wildcards)].reads_previous else []
         ),
         previous=lambda wildcards: list(trained(wildcards, before=1).values()) if target(wildcards) else [],
-        files=lambda wildcards: LAYOUT.training_files(wildcards.dataset, recipe_of(wildcards)),
+        files=learner_files,
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -107,6 +107,7 @@ rule train:
         target=target,  # Snakemake compares no parameter that depends on the input
         data=subpath(input.manifest, parent=True),
         folder=subpath(output.metrics, parent=True),
+        files=checksums(learner_files),
         code=lambda wildcards: code_digest("rounds.train.run", *trained_code(wildcards)),
     shell:  # also of the rules below
         "lplgrad {params.command} --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
@@ -131,7 +132,7 @@ use rule train as train_start with:
         labeled=rules.start.output,
         checkpoint=[],
         previous=[],
-        files=lambda wildcards: LAYOUT.training_files(wildcards.dataset, wildcards.recipe),
+        files=learner_files,
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -147,7 +148,7 @@ use rule train as query with:
         labeled=labels,
         checkpoint=queried_checkpoint,
         metrics=lambda wildcards: trained(wildcards)["metrics"] if target(wildcards) else [],
-        files=lambda wildcards: LAYOUT.query_files(wildcards.dataset, wildcards.strategy),
+        files=query_files,
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -168,6 +169,7 @@ use rule train as query with:
         target=target,
         data=subpath(input.manifest, parent=True),
         folder=subpath(output.scores, parent=True),
+        files=checksums(query_files),
         code=query_code,
 
 
@@ -176,7 +178,7 @@ use rule train as observe with:
     input:
         labeled=labels,
         checkpoint=lambda wildcards: trained(wildcards)["checkpoint"],
-        files=lambda wildcards: LAYOUT.training_files(wildcards.dataset, recipe_of(wildcards)),
+        files=learner_files,
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -193,4 +195,5 @@ use rule train as observe with:
         target="",
         data=subpath(input.manifest, parent=True),
         folder=subpath(output.features, parent=True),
+        files=checksums(learner_files),
         code=lambda wildcards: code_digest("rounds.observe.run", *trained_code(wildcards)),

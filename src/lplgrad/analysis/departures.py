@@ -7,6 +7,7 @@ compares these files with the study, key by key, so that rounds that do not belo
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from lplgrad.machine.files import file_digest, read_json
 from lplgrad.rounds.settings import QUERY, TRAINING, with_defaults
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.settings import QueryJob, TrainingJob
-from lplgrad.study.validation import Settings, first_difference
+from lplgrad.study.validation import Settings, first_difference, input_files
 
 
 class Departure(NamedTuple):
@@ -126,11 +127,24 @@ def _jobs(layout: Layout, trial: Trial, training: dict[str, Any], query: dict[st
         trained, queried = Path(layout.trained(trial, number)), Path(layout.round(trial, number))
         if (trained / "metrics.json").exists():
             expected = {**about, "target_accuracy": target if number > 1 else None, "settings": training}
+            expected |= _files(layout.training_files(trial.dataset, layout.study.strategies[trial.strategy].recipe))
             yield _Job(number, trained / TRAINING, TrainingJob, expected, labeled, before if warm else None)
         before = trained / TRAINING
         if number < budget.rounds and (queried / "next_labeled.csv").exists():
             expected = {**about, "target_accuracy": target, "settings": query}
+            expected |= _files(input_files(layout.study.strategies[trial.strategy].checked_options))
             yield _Job(number + 1, queried / QUERY, QueryJob, expected, labeled, before if asks else None)
+
+
+def _files(paths: Iterable[str]) -> dict[str, Any]:
+    """What a job's settings should say of the files that its options name, if they are here."""
+    found = {path: _digest(path) for path in paths if Path(path).is_file()}
+    return {"files": found} if found else {}
+
+
+@cache
+def _digest(path: str) -> str:
+    return file_digest(Path(path))
 
 
 def _compare(job: _Job, data: dict[str, str]) -> str:
