@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from lplgrad.backbones import _torchvision
 from lplgrad.backbones._torchvision import TorchvisionNetwork
 from lplgrad.backbones.torchvision import Options, offers
 from lplgrad.cli import main
@@ -110,21 +111,66 @@ def test_models_that_do_not_fit_are_refused(shape: tuple[int, ...], options: dic
         network_of(shape, **options)
 
 
-def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    state = torchvision.models.resnet18(weights=None).state_dict()
-    cases = {
-        "has the shape": {**state, "layer1.0.conv1.weight": torch.zeros(1)},
-        "head.w is unknown": {**state, "head.w": torch.zeros(1)},
-        "bn1.bias is missing": {name: one for name, one in state.items() if name != "bn1.bias"},
-        "not a state dict": {},
-    }
-    for problem, given in cases.items():
+def test_files_of_other_kinds_are_read(tmp_path: Path) -> None:
+    model = torchvision.models.resnet18(weights=None).eval()
+    whole = model.state_dict()
+    inputs = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model(inputs)
+    old = {f"module.{name}": one for name, one in whole.items() if not name.endswith("num_batches_tracked")}
+    cases: list[tuple[dict[str, torch.Tensor], float]] = [
+        (old, 1e-6), ({name: one.double() if one.is_floating_point() else one for name, one in whole.items()}, 1e-6),
+        ({name: one.half() if one.is_floating_point() else one for name, one in whole.items()}, 5e-2),
+    ]  # fmt: skip
+    for given, tolerance in cases:
         torch.save(given, tmp_path / "weights.pth")
+        found = network_of(classes=1000, model="resnet18", weights=str(tmp_path / "weights.pth"))
+        assert all(one.dtype in (torch.float32, torch.int64) for one in found.state_dict().values())
+        with torch.no_grad():
+            torch.testing.assert_close(found(inputs), expected, atol=tolerance * float(expected.abs().max()), rtol=0)
+    with torch.device("meta"):
+        inception = torchvision.models.inception_v3(weights=None, init_weights=False)
+    assert any(name.startswith("AuxLogits.") for name in inception.state_dict())
+    assert _torchvision.AUXILIARY.match("AuxLogits.conv0.conv.weight")
+    assert _torchvision.DENSE.sub(r"\1\2", "features.denseblock1.denselayer1.norm.1.weight").endswith("norm1.weight")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"layer1.0.conv1.weight": torch.zeros(1)}, "layer1.0.conv1.weight has the shape .1,., not .64, 64, 3, 3."),
+        ({"head.w": torch.zeros(1)}, "head.w is unknown"),
+        ({"bn1.bias": None}, "bn1.bias is missing"),
+        ({"fc.bias": None}, "fc.bias is missing"),
+        ({"fc.weight": torch.zeros(1000, 100)}, "fc.weight has the shape .1000, 100., not .1000, 512."),
+        ({"bn1.bias": torch.zeros(64, dtype=torch.int64)}, "bn1.bias is of the type torch.int64"),
+        ({"bn1.bias": torch.zeros(64, dtype=torch.complex64)}, "bn1.bias is of the type torch.complex64"),
+        ({"bn1.bias": torch.full((64,), torch.nan)}, "bn1.bias has numbers that are not finite"),
+        ({"module.bn1.bias": torch.zeros(64)}, "has bn1.bias twice"),
+        ({"conv1.weight": torch.zeros(64, 5, 7, 7)}, "conv1.weight has the shape"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    state = {**torchvision.models.resnet18(weights=None).state_dict(), **change}
+    torch.save({name: one for name, one in state.items() if one is not None}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=problem):
+        network_of((1, 32, 32), model="resnet18", weights=str(tmp_path / "weights.pth"))
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    for content in (b"", b"text", b"PK\x03\x04", b"\x80\x02}q\x00."):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"not a (file of weights|state dict)"):
+            network_of(model="resnet18", weights=str(file))
+    for value, problem in (
+        (Path("/"), "needs code to be unpickled"),
+        ([1], "not a state dict"),
+        ({}, "not a state dict"),
+    ):
+        torch.save(value, file)
         with pytest.raises(UserError, match=problem):
-            network_of(model="resnet18", weights=str(tmp_path / "weights.pth"))
-    torch.save(Path("/"), tmp_path / "weights.pth")  # would have to be unpickled
-    with pytest.raises(UserError, match="not a file of weights"):
-        network_of(model="resnet18", weights=str(tmp_path / "weights.pth"))
+            network_of(model="resnet18", weights=str(file))
     (tmp_path / "weights.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a file of weights"):
         network_of(model="resnet18", weights=str(tmp_path / "weights.safetensors"))

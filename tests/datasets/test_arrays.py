@@ -68,6 +68,8 @@ def test_a_table(tmp_path: Path) -> None:
     ("arrays", "problem"),
     [
         ({"X": X}, "has no array y .it has X"),
+        ({"X": X + 1e8, "y": Y}, r"column 0 .from 0. differ by .*, which float32 cannot tell apart that far from 0"),
+        ({"X": (X * 100 + 2**40).astype(np.int64), "y": Y}, "subtract their mean"),
         ({"X": X, "y": Y, "X_test": X}, "only one of X_test and y_test"),
         ({"X": X, "y": Y[:-1]}, "y must be whole numbers or text of shape .40,., one for each row of X, not int64"),
         ({"X": X, "y": Y / 3}, "y must be whole numbers or text"),
@@ -93,6 +95,8 @@ def test_archives_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict[str, 
         ("a,b\n1,2\n", "has no column 'label'; the option label names the column"),
         ("a,label\n1,x\n2,\n", "line 3 has no label"),
         ("a,label\n1,x\nred,y\n", "column 'a' is not all numbers"),
+        ("a,label\n9,1,x\n8,2,y\n", "not a table"),
+        (",a,label\n0,1,x\n1,2,y\n", "the first column has no name; is it the number of the row?"),
         ("a,label\n1,x\n,y\n2,x\n3,y\n", "row 1 has a number that is missing"),
     ],
 )

@@ -39,6 +39,7 @@ def test_the_weight_of_labelled_examples() -> None:
     assert waal.labeled_weight(2000, 48000, 2000) == pytest.approx(0.47917, abs=5e-6)
     assert waal.labeled_weight(1000, 49000, 1000) == pytest.approx(0.48980, abs=5e-6)
     assert waal.labeled_weight(1000, 49000, 0) == 1
+    assert waal.labeled_weight(60, 40, 60) == 0, "a query cannot buy more than there is"
 
 
 def test_certainty_by_hand() -> None:
@@ -96,3 +97,13 @@ def test_the_critic_and_then_flat_predictions_come_first() -> None:
     measured = {"logits": logits, "critic": torch.tensor([0.0, 1.0, 0.0, 0.0])}
     chosen = choice_of(query.ACQUISITION, Candidates(np.arange(4), 1, 1, 2, measured), query.Options())
     assert chosen.picks.tolist() == [1, 2]
+
+
+def test_without_unlabelled_examples_the_network_trains_alone() -> None:
+    some = draws()
+    some.unlabeled_count, some.unlabeled_positions = 0, some.unlabeled_positions[:0]
+    learner = learner_of()
+    before = tensors_of(learner)["critic/0.weight"].clone()
+    epochs = list(train(learner, some, TRAINING))
+    assert all(np.isfinite(list(epoch.means.values())).all() for epoch in epochs)
+    assert torch.equal(tensors_of(learner)["critic/0.weight"], before)

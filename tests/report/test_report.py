@@ -201,7 +201,11 @@ def test_the_chosen_files_are_those_of_the_scores(
     names = pd.read_csv("data/data/files.csv").query("split == 'train'").set_index("index")
     expected = []
     for number in (1, 2):
-        scores = pd.read_csv(f"results/tiny/small/data/entropy/seed1/round{number}/scores.csv").query("pick > 0").sort_values("pick")
+        scores = (
+            pd.read_csv(f"results/tiny/small/data/entropy/seed1/round{number}/scores.csv")
+            .query("pick > 0")
+            .sort_values("pick")
+        )
         for row in scores.sort_values("score", ascending=False, kind="stable").itertuples(index=False):
             name = names.loc[row.index]
             expected.append((number, row.index, name["path"], name["class"], row.score))
