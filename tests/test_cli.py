@@ -61,7 +61,7 @@ class TestRound:
     def test_digits_from_the_source(self, tmp_path: Path, lplgrad: Call) -> None:
         status, told = lplgrad("prepare", "--settings", "{source: digits}", "--output", tmp_path / "digits")
         assert status == 0
-        assert "1200 training and 597 test images of 8x8x1 in 10 classes" in told
+        assert "1200 training and 597 test examples of 8x8x1 in 10 classes" in told
         digits = open_dataset(tmp_path / "digits")
         from sklearn.datasets import load_digits
 

@@ -84,7 +84,7 @@ class TestRefusals:
             ),
             (
                 {"settings": RESNET18},
-                ("training.batch_size: 5 leaves one of 6 images over",),
+                ("training.batch_size: 5 leaves one of 6 examples over",),
             ),
         ]  # fmt: skip
         if torch.cuda.is_available():

@@ -167,7 +167,7 @@ FIGURES = {
 COMMANDS = {
     "prepare": Command(
         "lplgrad.datasets.prepared.prepare:run_command",
-        "Prepare a data set: read or download its images once and write them as arrays",
+        "Prepare a data set: read or download its examples once and write them as arrays",
         "lplgrad prepare --settings source=digits --output data/digits",
         [
             _settings("the data set's source and the source's options", required=True),
@@ -178,7 +178,7 @@ COMMANDS = {
     ),
     "files": Command(
         "lplgrad.datasets.prepared.file_names",
-        "Name the file of each image of a prepared data set: write index, split, path and class",
+        "Name the file of each example of a prepared data set: write index, split, path and class",
         "lplgrad files --data data/digits --output data/digits/files.csv",
         [
             DATA,
@@ -189,12 +189,12 @@ COMMANDS = {
     ),
     "start": Command(
         "lplgrad.rounds.start",
-        "Draw images of the training pool at random, and write their labels: those of round 1",
+        "Draw examples of the training pool at random, and write their labels: those of round 1",
         "lplgrad start --data data/digits --query-size 25 --seed 1 --output labeled.csv",
         [
             DATA,
-            _arg("--query-size", "how many images a query labels", type=count, required=True),
-            _arg("--size", "how many images are drawn (default: as many as a query labels)", type=count),
+            _arg("--query-size", "how many examples a query labels", type=count, required=True),
+            _arg("--size", "how many examples are drawn (default: as many as a query labels)", type=count),
             _arg("--draw", "uniform, or with classes in proportion to the pool (default: %(default)s)",
                  choices=["uniform", "stratified"], default="uniform"),
             _arg("--candidates", "candidates of a query, to refuse too many early", type=int, metavar="S"),
@@ -236,7 +236,7 @@ COMMANDS = {
     ),
     "observe": Command(
         "lplgrad.rounds.observe",
-        "Look into a round's model: features, losses and scores of test images, confidence in training images",
+        "Look into a round's model: features, losses and scores of test examples, confidence in training examples",
         "lplgrad observe --data data/digits --labeled labeled.csv --checkpoint round1/checkpoint.safetensors \\\n"
         "      --seed 1 --output round1",
         [
@@ -369,7 +369,7 @@ def modules_of(arguments: Sequence[str]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser, with a sub-parser for each command."""
-    top = argparse.ArgumentParser(prog="lplgrad", description="Deep active learning on images, a round at a time.")
+    top = argparse.ArgumentParser(prog="lplgrad", description="Deep active learning, a round at a time.")
     top.add_argument("--version", action="version", version=f"lplgrad {__version__}")
     subparsers = top.add_subparsers(required=True, metavar="command")
     for name, command in COMMANDS.items():

@@ -126,8 +126,8 @@ def train_all(learner: Learner, draws: Draws, training: Training, precision: str
         if "more than 1 value per channel" not in str(error):
             raise
         raise UserError(
-            f"training.batch_size: {training.batch_size} leaves one of {draws.labeled_count} images over, and "
-            "batch norm has no variance over one image whose last feature map is one pixel; choose another size"
+            f"training.batch_size: {training.batch_size} leaves one of {draws.labeled_count} examples over, "
+            "and batch norm has no variance over a single number per channel; choose another size"
         ) from None
     except RuntimeError as error:
         if not devices.lacks_memory(error):

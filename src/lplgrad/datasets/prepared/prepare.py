@@ -55,8 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
         data = write_dataset(arguments.output, prepared, arguments.threads, known_by, before, source.modality)
     pool, test = (data.splits[name].inputs for name in ("train", "test"))
     say(
-        f"{arguments.output}: {len(pool)} training and {len(test)} test images of {'x'.join(map(str, pool.shape[1:]))} "
-        f"in {len(data.classes)} classes"
+        f"{arguments.output}: {len(pool)} training and {len(test)} test examples of "
+        f"{'x'.join(map(str, pool.shape[1:]))} in {len(data.classes)} classes"
     )
 
 
