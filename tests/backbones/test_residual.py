@@ -100,6 +100,8 @@ NARROW = """
 import copy, sys
 import torch
 from torch.nn import functional as F
+from functools import partial
+from lplgrad.machine.randomness import stream
 from lplgrad.rounds.checkpoints import build, first_weights
 from lplgrad.study.settings import BackboneRow, RecipeRow
 
@@ -107,7 +109,7 @@ torch.set_num_threads(int(sys.argv[1]))
 for width, side, batch in ((4, 56, 4), (8, 32, 15), (14, 56, 4)):
     backbone = BackboneRow(name="small_resnet", width=width)
     learner = build(backbone, RecipeRow(trains="plain"), (3, side, side), 4)
-    model = first_weights(learner, backbone, width, 1).model
+    model = first_weights(learner, backbone, partial(stream, width)).model
     model = model.to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
     images, labels = images.contiguous(memory_format=torch.channels_last), torch.arange(batch) % 4

@@ -43,13 +43,21 @@ def beside(path: Path) -> Iterator[Path]:
 def _remove_abandoned(path: Path) -> None:
     """Remove the temporary files that killed processes of this machine left for the same path."""
     for entry in path.parent.iterdir():
-        if found := re.fullmatch(rf"\.{re.escape(path.name)}\.{_host()}\.(\d+)\.tmp", entry.name):
-            try:
-                os.kill(int(found[1]), 0)  # only checks that the process exists
-            except ProcessLookupError:
-                entry.unlink(missing_ok=True)
-            except (PermissionError, OverflowError):
-                continue
+        found = re.fullmatch(rf"\.{re.escape(path.name)}\.{_host()}\.(\d+)\.tmp", entry.name)
+        if found and not _runs(int(found[1])):
+            entry.unlink(missing_ok=True)
+
+
+def _runs(number: int) -> bool:
+    """Return whether a process exists and has not ended. One that nobody waited for exists after its end (a zombie)."""
+    try:
+        os.kill(number, 0)  # only checks that the process exists
+        status = Path(f"/proc/{number}/stat")
+        return not status.exists() or status.read_text().rpartition(") ")[2][:1] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    except (PermissionError, OverflowError):
+        return True
 
 
 def _host() -> str:
