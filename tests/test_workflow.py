@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import torchvision
 import yaml
 
 from lplgrad.machine.files import private_folder
@@ -673,3 +675,36 @@ class TestReport:
             description = text.partition("DESCRIPTION\n")[2].partition("\nSIZE")[0]
             assert len(description) > 80, text
             assert not re.search(r"\bundefined\b|\bNone\b|\{\{|\}\}|``|\bnan\b", description), description
+
+
+def test_other_weights_train_again_and_another_date_does_not(tmp_path: Path) -> None:
+    """Whatever their date is: files that are copied from elsewhere keep an old one."""
+    project = copy_project(tmp_path)
+    values = yaml.safe_load((project / TINY).read_text())
+    values["run"] |= {"strategies": ["entropy", "random"], "seeds": [1]}
+    values["model_figures"]["strategies"] = []
+    row = {"name": "torchvision", "model": "mobilenet_v3_small", "weights": "weights.pth", "freeze": True}
+    values["datasets"]["digits"]["backbone"] = row
+    (project / "mine.yaml").write_text(yaml.safe_dump(values))
+    missing = snakemake(project, "-n", config="mine.yaml", status=1)
+    assert "datasets.digits.backbone: no file weights.pth" in missing
+    file = project / "weights.pth"
+    states = []
+    for seed in (1, 2):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            states.append(torchvision.models.mobilenet_v3_small(weights=None).state_dict())
+    torch.save(states[0], file)
+    snakemake(project, "--cores", "2", "results/tiny/measurements.csv", config="mine.yaml")
+    os.utime(file)
+    assert jobs(project, "results/tiny/measurements.csv", config="mine.yaml") == {}
+    torch.save(states[1], file)
+    os.utime(file, (1e9, 1e9))
+    again = jobs(project, "results/tiny/measurements.csv", config="mine.yaml")
+    assert {"train_start", "train", "query", "measurements"} <= again.keys()
+    command = [sys.executable, "-m", "lplgrad", "measurements", "--study", "results/tiny/study.yaml", "--output", "out"]
+    refused = subprocess.run(
+        command, cwd=project, env={**os.environ, "PYTHONPATH": "src"}, capture_output=True, text=True
+    )
+    assert refused.returncode == 1
+    assert "files.weights.pth is" in refused.stderr
