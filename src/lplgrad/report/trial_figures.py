@@ -46,8 +46,8 @@ class Query:
 
     def selected(self) -> pd.DataFrame:
         """Return the candidates that were chosen, in the order of choice, and their labels in the column label."""
-        chosen = self.scores[self.scores["pick"] > 0].sort_values("pick")
-        return chosen.assign(label=chosen["index"].map(pd.Series(self.after.labels, self.after.indices)))
+        picked = self.scores[self.scores["pick"] > 0].sort_values("pick")
+        return picked.assign(label=picked["index"].map(pd.Series(self.after.labels, self.after.indices)))
 
 
 @dataclass(frozen=True)
