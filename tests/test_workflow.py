@@ -191,7 +191,8 @@ class TestFresh:
         config = overlay(project, datasets__failed=failed, run__datasets=["digits", "failed"])
         assert "data set failed is left out: the host is down; delete" in snakemake(project, "-n", config=config)
         config = overlay(project, datasets__gone=gone, run__datasets=["gone"])
-        assert "none of the study's data sets can be had" in snakemake(project, "-n", status=1, config=config)
+        said = snakemake(project, "-n", status=1, config=config)
+        assert "none of the study's data sets can be had: data set gone is left out: nowhere does not exist" in said
 
     def test_names_that_meet_when_they_are_joined_have_files_of_their_own(self, tmp_path: Path) -> None:
         """A data set and a strategy of the one pair, joined by a line, read as those of another pair."""

@@ -54,13 +54,13 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 LOST = availability.lost_datasets(STUDY)
 UNAVAILABLE = availability.unavailable_datasets(STUDY)
+GAPS = [f"data set {name} is left out: {reason}" for name, reason in UNAVAILABLE.items()]
 
 
 if len(UNAVAILABLE) == len(STUDY.run.datasets):
-    raise WorkflowError("none of the study's data sets can be had")
+    raise WorkflowError("none of the study's data sets can be had: " + "; ".join(GAPS))
 LAYOUT = Layout(STUDY, UNAVAILABLE)
 PRESENT = Layout(STUDY, {**UNAVAILABLE, **LOST})  # the results of a lost data set stay as they are
-GAPS = [f"data set {name} is left out: {reason}" for name, reason in UNAVAILABLE.items()]
 if workflow.is_main_process:
     for problem in [*GAPS, *changed.values(), *LOST.values()]:
         logger.warning(problem)
