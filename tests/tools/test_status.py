@@ -54,6 +54,14 @@ def test_nothing_yet(layout: Layout) -> None:
     assert lines[-1] == "left: 28 trainings and queries whose time is not known yet"
 
 
+def test_columns_are_apart_if_all_names_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "random.yaml").write_text("run: {strategies: [random]}")
+    assert any(
+        "strategy  accuracy in round" in line for line in report(Layout(read_study([*FILES, tmp_path / "random.yaml"])))
+    )
+
+
 def test_where_a_trial_stands_and_what_is_left(layout: Layout) -> None:
     trained(ROOT / "start/seed1/plain", 1, 0.5, 20.0)
     queried(ROOT / "entropy/seed1/round1", 3.0)

@@ -203,7 +203,7 @@ def report(layout: Layout) -> Iterator[str]:
             broken.append(f"broken: {error}")
     done = sum(found.next is None for found in trials)
     yield f"{layout.study.study}: {done} of {len(trials) + len(broken)} trials are done"
-    width = max(len(name) for name in layout.study.run.strategies) + 2
+    width = max(len(name) for name in ["strategy", *layout.study.run.strategies]) + 2
     for (budget, dataset), panel in _by_panel(trials):
         yield ""
         yield f"{budget}/{dataset}, {layout.rounds(budget, dataset)} rounds"
