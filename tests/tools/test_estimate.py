@@ -346,7 +346,12 @@ def test_a_size_that_nothing_tells_is_asked_for_in_one_line(
     status, told = lplgrad("estimate", tmp_path / "study.yaml")
     assert (status, told.count("\n")) == (1, 1)
     assert "datasets.digits: its size is not known yet" in told
-    assert "set test_images, or prepare it (add --until prepare" in told
+    assert "nowhere is not there); set test_images, or place its files there" in told
+    (tmp_path / "nowhere").write_bytes(b"an archive is not read")
+    assert (
+        "not known yet; set test_images, or prepare it (add --until prepare"
+        in lplgrad("estimate", tmp_path / "study.yaml")[1]
+    )
     layout = study_of(tmp_path, {"plain": {"trains": "plain"}}, asked, **row, test_images=30)
     assert tuple(size_of(layout.study, "digits")) == ((8, 8, 3), 10, 140, 30, False)  # 40 labels before 100 candidates
 

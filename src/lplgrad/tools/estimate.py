@@ -55,28 +55,29 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         rates = read_rates(arguments.rates)
     costs = estimate(layout, rates, sizes)
+    total = sum(cost.training_seconds + cost.query_seconds + cost.start_seconds for cost in costs)
+    unit, seconds = ("h", 3600) if total >= 3600 else ("min", 60)
     jobs, why = (arguments.jobs, "--jobs") if arguments.jobs else jobs_at_a_time(study)
     print(
-        f"{'budget':10} {'data set':12} {'trainings':>9} {'steps':>14} {'training h':>11} {'queries h':>10}"
-        f" {'starting h':>10} {'GB':>7}"
+        f"{'budget':10} {'data set':12} {'trainings':>9} {'steps':>14} {f'training {unit}':>12} {f'queries {unit}':>11}"
+        f" {f'starting {unit}':>12} {'GB':>7}"
     )
     for cost in costs:
-        hours = [value / 3600 for value in (cost.training_seconds, cost.query_seconds, cost.start_seconds)]
+        times = [value / seconds for value in (cost.training_seconds, cost.query_seconds, cost.start_seconds)]
         print(
             f"{cost.budget:10} {cost.dataset:12} {cost.trainings:9,} {cost.steps:14,}"
-            f" {hours[0]:11,.2f} {hours[1]:10,.2f} {hours[2]:10,.2f} {cost.final_bytes / 1e9:7.2f}"
+            f" {times[0]:12,.2f} {times[1]:11,.2f} {times[2]:12,.2f} {cost.final_bytes / 1e9:7.2f}"
         )
-    total = sum(cost.training_seconds + cost.query_seconds + cost.start_seconds for cost in costs) / 3600
-    longest = max(cost.longest_seconds for cost in costs) / 3600
+    longest = max(cost.longest_seconds for cost in costs)
     print(f"\nsteps           {sum(cost.steps for cost in costs):,} of training, also within queries")
     print(f"jobs            {sum(cost.trainings + cost.queries for cost in costs):,} trainings and queries")
-    print(f"hours           {total:,.2f} one job after another; those of a GPU where the rates are a GPU's")
-    print(f"at least        {max(total / jobs, longest):,.2f} h with {jobs} at a time: {why}")
+    print(f"time            {total / seconds:,.2f} {unit} one job after another; on a GPU where the rates are a GPU's")
+    print(f"at least        {max(total / jobs, longest) / seconds:,.2f} {unit} with {jobs} at a time: {why}")
     print(f"disk at the end {sum(cost.final_bytes for cost in costs) / 1e9:,.2f} GB of results")
     print(f"disk at most    {peak_bytes(costs, jobs) / 1e9:,.2f} GB with temporary checkpoints and progress")
     print(f"data sets       {data_bytes(layout, sizes) / 1e9:,.2f} GB, without downloads")
     print("\nassumed         every trial spends its budget; every step has a whole mini-batch, and costs as much as at")
-    print("                the start of a training")
+    print("                the start of a training; starting: the jobs' own starts and imports")
     chosen = [name for name in study.run.strategies if _chooses_a_set(study.strategies[name].acquisition)]
     if chosen:
         print(

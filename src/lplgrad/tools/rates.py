@@ -79,12 +79,12 @@ def size_of(study: Study, dataset: str) -> Size:
     found = datasets.registry.load(row.source).size(options, Path(study.data_dir) / "downloads")
     if found is None:
         keys = [key for key in ("image_size", "test_images") if getattr(options, key, 0) is None]
-        hint = f"set {' and '.join(keys)}, or prepare it" if keys else "place its files there, or prepare it"
-        where = f" ({options.path} is not there)" if hasattr(options, "path") else ""
-        raise UserError(
-            f"datasets.{dataset}: its size is not known yet{where}; {hint} (add --until prepare to your snakemake "
-            "command)"
-        )
+        path = getattr(options, "path", None)
+        absent = path is not None and not Path(path).expanduser().exists()
+        ways = [f"set {' and '.join(keys)}"] if keys else []
+        ways += ["place its files there"] if absent else ["prepare it (add --until prepare to your snakemake command)"]
+        where = f" ({path} is not there)" if absent else ""
+        raise UserError(f"datasets.{dataset}: its size is not known yet{where}; {', or '.join(ways)}")
     if found.pool is not None:
         return Size(found.shape, found.classes, found.pool, found.test)
     budgets = [row.budgets[name] for name in study.run.budgets]
