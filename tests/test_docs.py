@@ -55,7 +55,7 @@ def test_a_page_is_short_and_has_one_file_that_it_places(page: str) -> None:
 
 def test_the_configurations_of_the_readme_are_valid(tmp_path: Path) -> None:
     found = re.findall(r"^```yaml\n(.*?)^```", (HOME / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(found) == 2
+    assert len(found) == 3
     for number, block in enumerate(found):
         overlay = tmp_path / f"{number}.yaml"
         overlay.write_text(block)
