@@ -236,7 +236,7 @@ class TestRefusals:
         for given, words in [
             (["--size", 61], ("start: 61 images are to be labelled, but the pool has 60",)),
             (["--size", 8, "--labels", 15], ("the budget: labels: 15 does not fit", "nearest that fit are 14 and 20")),
-            (["--size", 8, "--labels", 62], ("labels: 62 is more than the 60 images of the training pool",)),
+            (["--size", 8, "--labels", 62], ("labels: 62 is more than the 60 examples of the training pool",)),
         ]:
             status, told = lplgrad(
                 "start", "--data", data.folder, "--query-size", 6, *given, "--seed", 1, "--output", output

@@ -89,7 +89,7 @@ def test_the_page_of_true_losses(data: DatasetArrays, tmp_path: Path, monkeypatc
     )  # fmt: skip
     (_, part) = page.parts(score_loss.over_seeds(correlations), small_study(tmp_path))
     assert part.heading == "Digits (8x8), small budget, 2 seeds"
-    assert part.text == ("Over 7 of the 20 test images, drawn anew for every seed.",)
+    assert part.text == ("Over 7 of the 20 test examples, drawn anew for every seed.",)
     assert part.head == ("strategy and score", "10 labels", "20 labels")
     assert part.rows == [
         ("Entropy\nentropy", "0.600 ± 0.141\n[−0.671, 1.871]", "0.250 (of 1)"),
@@ -202,7 +202,7 @@ class TestArtifacts:
         (text, part) = page.parts(score_loss.over_seeds(found), ran)
         assert "Random labelling uses no model" in " ".join(text.text)
         assert part.heading == "Digits (8x8), small budget, 1 seed"
-        assert part.text == ("Over all 20 test images.",)
+        assert part.text == ("Over all 20 test examples.",)
         assert part.head == ("strategy and score", "6 labels")
         assert part.rows == [("Entropy\nentropy", "0.998")]
         self.path("entropy").write_text("index,score,loss\n" + rows.replace(",5e-05", ",nan"))
@@ -213,7 +213,7 @@ class TestArtifacts:
         assert score_loss.over_seeds(found.iloc[:0]).empty, "a study of a single round asks nothing"
 
     def test_what_the_query_wrote_is_what_is_read(self, ran: StudyFile, data: DatasetArrays) -> None:
-        """The oracle is the round's test logits, of all test images since there are no more than are drawn."""
+        """The oracle is the round's test logits, of all test examples since there are no more than are drawn."""
         logits = np.load("results/tiny/small/data/start/seed1/plain/test_logits.npy")
         entropies, losses = choices.entropies(logits), choices.losses(logits, data.splits["test"].labels)
         found = score_loss.score_loss(ran)["correlation"][0]
@@ -223,7 +223,7 @@ class TestArtifacts:
     def test_a_cut_off_file_of_test_scores_is_told(self, ran: StudyFile) -> None:
         text = self.path("entropy").read_text()
         self.path("entropy").write_text(text[: text.index("\n", 200) + 1])
-        with pytest.raises(UserError, match=r"round1/test_scores.csv: scores of \d+ test images, not of 20"):
+        with pytest.raises(UserError, match=r"round1/test_scores.csv: scores of \d+ test examples, not of 20"):
             score_loss.score_loss(ran)
 
     @staticmethod

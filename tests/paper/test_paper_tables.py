@@ -251,7 +251,7 @@ class TestDatasets:
         assert not any("nan" in cell for row in section.rows for cell in row)
         assert section.rows[0] == ["CIFAR-10", "ours", *"–" * 5, "200", "128", "–"]
 
-    def test_images_in_all_beside_what_the_paper_calls_size(
+    def test_examples_in_all_beside_what_the_paper_calls_size(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -260,10 +260,10 @@ class TestDatasets:
         splits = {"train": {"inputs": [50_000, 32, 32, 3]}, "test": {"inputs": [10_000, 32, 32, 3]}}
         (folder / "dataset.json").write_text(json.dumps({"splits": splits, "classes": list("0123456789")}))
         (section,) = paper_tables.datasets_parts(paper_tables.datasets_table(PAPER), PAPER)
-        column = section.head.index("images in all")
+        column = section.head.index("examples in all")
         assert [row[column] for row in section.rows[:2]] == ["60,000", "70,000"]
         assert (1, column) in section.strong
-        assert section.rows[0][-1] == "32x32"
+        assert section.rows[0][-1] == "3x32x32"
 
 
 class TestDeviations:

@@ -124,7 +124,7 @@ class TestReport:
         figure = comparison_figures.draw_choices(frame, overlap, STUDY, "small")
         assert [axis.get_ylabel() for axis in figure.axes] == ["class balance of\nthe labelled set"]
         said = " ".join(figure.get_supxlabel().split())
-        assert "Overlap with Random is left out: no other strategy chose images on its seeds." in said
+        assert "Overlap with Random is left out: no other strategy chose examples on its seeds." in said
         assert "Spread is left out" in said
         assert "The ranking of errors is left out" in said
         nothing = comparison_figures.draw_choices(frame.iloc[:0], overlap, STUDY, "small")

@@ -28,7 +28,7 @@ ALONE = ("entropy", "gradient_norm", "predicted_loss")
 
 @pytest.fixture
 def ask(data: DatasetArrays, tmp_path: Path, lplgrad: Call) -> Ask:
-    """Query a trial of two rounds; returns what the query wrote of test images."""
+    """Query a trial of two rounds; returns what the query wrote of test examples."""
     labeled, round1 = tmp_path / "labeled.csv", tmp_path / "round1"
     common = ["--data", data.folder, "--seed", 1]
     lplgrad("start", *common, "--query-size", 6, "--output", labeled)
@@ -159,8 +159,8 @@ class TestFile:
             ("", "the first line must be index,score,loss"),
             ("index,score,entropy\n", "the first line must be index,score,loss"),
             (HEADER + "1,0.5,0.5\n2,0.5,0.", "cut off within its last line"),
-            (HEADER + "1,0.5,0.5\n", "scores of 1 test images, not of 2"),
-            (HEADER, "scores of 0 test images, not of 2"),
+            (HEADER + "1,0.5,0.5\n", "scores of 1 test examples, not of 2"),
+            (HEADER, "scores of 0 test examples, not of 2"),
             (HEADER + "1,0.5\n2,0.5,0.5\n", "line 2: expected an index and two numbers"),
             (HEADER + "1,0.5,0.5\n2,,0.5\n", "line 3: expected an index and two numbers"),
             (HEADER + "1,0.5,1_0\n2,0.5,0.5\n", "line 2: expected an index and two numbers"),

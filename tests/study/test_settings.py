@@ -186,8 +186,8 @@ TRAINING = "datasets.digits.training"
         (f"{LOW}.start", {"draw": "even"}, f"{LOW}.start.draw: input should be 'uniform' or 'stratified', not 'even'"),
         (f"{LOW}.candidates", 10, f"{LOW}: candidates: 10 is smaller than query_size: 20"),
         (f"{LOW}.candidates", "every", f"{LOW}.candidates"),
-        (f"{LOW}.candidates", 1121, f"{LOW}.candidates: 1121 is more than the 1120 images that the last query finds"),
-        (f"{LOW}.labels", 1220, f"{LOW}.labels: 1220 is more than the 1200 images of the training pool"),
+        (f"{LOW}.candidates", 1121, f"{LOW}.candidates: 1121 is more than the 1120 examples that the last query finds"),
+        (f"{LOW}.labels", 1220, f"{LOW}.labels: 1220 is more than the 1200 examples of the training pool"),
         ("strategies.start", {"recipe": "plain", "acquisition": "random"}, "'start' cannot be a name"),
         ("strategies.../up", {}, "cannot be a name"),
         ("study", "a/b", "study: 'a/b' cannot be a name: use letters, digits"),
@@ -396,8 +396,8 @@ def test_what_is_prepared_is_what_the_study_means_and_holds_its_budgets(
     earlier = {key: value for key, value in settings.items() if value is not None}
     assert told({"source": "image_folder", **earlier}, 50) == "", "a key that an earlier version did not write"
     assert told({"source": "image_folder", **settings}, 49) == (
-        "lplgrad study: error: datasets.mine.budgets.small.labels: 50 is more than the 49 images of the training pool "
-        "(data/mine)\n"
+        "lplgrad study: error: datasets.mine.budgets.small.labels: 50 is more than the 49 examples of the training "
+        "pool (data/mine)\n"
     )
     assert "data/mine was prepared with another path ('yours', not 'mine'); give this one" in told(
         {"source": "image_folder", **settings, "path": "yours"}, 50
@@ -559,7 +559,7 @@ class TestNeeds:
     ) -> None:
         told = self.refused(base, tmp_path, monkeypatch, stochastic_logits=Dropout(5))
         assert "strategies.random: on data set 'digits': acquisition 'entropy' needs stochastic_logits" in told
-        assert "with this backbone no recipe does" in told
+        assert "with the options of this backbone no recipe does" in told
         dropout = {"datasets": {"digits": {"backbone": {"name": "resnet18", "dropout": 0.5}}}}
         over = {"strategies": {"random": {"acquisition": "entropy"}}}
         study = read_study([base, write(tmp_path, "dropout.yaml", {**dropout, **over})])
@@ -625,6 +625,6 @@ def test_the_last_query_of_a_start_of_its_own_must_find_its_candidates() -> None
     assert pool_problem(fits, 60) is None
     assert pool_problem(asks_too_much, 60) == (
         "candidates",
-        "36 is more than the 35 images that the last query finds unlabelled, of 60 in the pool; lower it, or set it to "
-        "all",
+        "36 is more than the 35 examples that the last query finds unlabelled, of 60 in the pool; lower it, or set it "
+        "to all",
     )

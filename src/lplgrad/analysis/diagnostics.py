@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 def calibration(file: StudyFile) -> pd.DataFrame:
-    """Measure calibration on the test images after every round.
+    """Measure calibration on the test examples after every round.
 
     Returns:
         Columns budget, dataset, strategy, seed, round, labels, calibration_error (0 to 1), negative_log_likelihood

@@ -129,7 +129,7 @@ def read_timings(path: Path, file: StudyFile, partial: bool = False) -> pd.DataF
 
 
 def read_classes(path: Path, file: StudyFile, partial: bool = False) -> pd.DataFrame:
-    """Read all rounds of ``classes.csv``. The accuracy of a class without test images is NaN."""
+    """Read all rounds of ``classes.csv``. The accuracy of a class without test examples is NaN."""
     frame = _read(path, CLASSES)
     rounds = frame.drop_duplicates(list(ROUND))
     _check_rounds(rounds, path, file, partial)

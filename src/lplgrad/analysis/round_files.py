@@ -55,34 +55,34 @@ def read_scores(path: Path, candidates: npt.NDArray[np.int64], query_size: int, 
 
 
 def read_test_scores(path: Path, count: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Read scores and true losses of test images from ``test_scores.csv``, each of shape (``count``,)."""
+    """Read scores and true losses of test examples from ``test_scores.csv``, each of shape (``count``,)."""
     frame = _frame(path, TEST_SCORE_COLUMNS, TEST_SCORE, "an index and two numbers")
     if len(frame) != count:
-        raise UserError(f"{path}: scores of {len(frame)} test images, not of {count}; {AGAIN}")
+        raise UserError(f"{path}: scores of {len(frame)} test examples, not of {count}; {AGAIN}")
     return frame["score"].to_numpy(float), frame["loss"].to_numpy(float)
 
 
 def read_observed(path: Path, count: int, labels: npt.NDArray[np.int64]) -> pd.DataFrame:
-    """Read ``observed.csv``: a row for each of ``count`` test images, the columns ``OBSERVED_COLUMNS``; predicted_loss
-    is NaN without a module. ``labels`` are the classes of all test images, shape (N,)."""
+    """Read ``observed.csv``: a row for each of ``count`` test examples, the columns ``OBSERVED_COLUMNS``;
+    predicted_loss is NaN without a module. ``labels`` are the classes of all test examples, shape (N,)."""
     frame = _frame(path, OBSERVED_COLUMNS, OBSERVED, "index, class, loss, entropy, gradient norm, predicted loss")
     indices = frame["index"].to_numpy(np.int64)
     if len(frame) != count or len(np.unique(indices)) < count:
-        raise UserError(f"{path}: {len(np.unique(indices))} test images, not {count}; {AGAIN}")
+        raise UserError(f"{path}: {len(np.unique(indices))} test examples, not {count}; {AGAIN}")
     if indices.max(initial=-1) >= len(labels) or not np.array_equal(labels[indices], frame["class"]):
-        raise UserError(f"{path}: the classes are not those of the test images; {AGAIN}")
+        raise UserError(f"{path}: the classes are not those of the test examples; {AGAIN}")
     return frame
 
 
 def read_confidence(path: Path, labeled: npt.NDArray[np.int64], unlabeled: int) -> pd.DataFrame:
-    """Read ``confidence.csv``: a row for each image, the columns ``CONFIDENCE_COLUMNS``; first the labelled images in
-    their order, then as many others as were drawn."""
+    """Read ``confidence.csv``: a row for each example, the columns ``CONFIDENCE_COLUMNS``; first the labelled examples
+    in their order, then as many others as were drawn."""
     frame = _frame(path, CONFIDENCE_COLUMNS, CONFIDENCE, "index, 0 or 1, confidence")
     flags = [1] * len(labeled) + [0] * unlabeled
     first = frame["index"].tolist()[: len(labeled)]
     if frame["labeled"].tolist() != flags or first != labeled.tolist() or frame["index"].duplicated().any():
-        images = f"{len(labeled)} labelled and {unlabeled} unlabelled images of this round"
-        raise UserError(f"{path}: not the {images}; {AGAIN}")
+        expected = f"{len(labeled)} labelled and {unlabeled} unlabelled examples of this round"
+        raise UserError(f"{path}: not the {expected}; {AGAIN}")
     return frame
 
 
@@ -90,7 +90,7 @@ def _frame(path: Path, columns: list[str], row: re.Pattern[str], expected: str) 
     """Read numbers by column, those of ``WHOLE`` as integers; an empty cell is NaN, or 0 among integers."""
     rows = read_rows(path, columns, row, expected)
     if "predicted_loss" in columns and len({cells[-1] == "" for cells in rows}) > 1:
-        raise UserError(f"{path}: not all images have a predicted loss; {AGAIN}")
+        raise UserError(f"{path}: not all examples have a predicted loss; {AGAIN}")
     cells = zip(*rows, strict=True) if rows else [()] * len(columns)
     return pd.DataFrame(
         {
@@ -101,7 +101,7 @@ def _frame(path: Path, columns: list[str], row: re.Pattern[str], expected: str) 
 
 
 def read_array(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
-    """Read an array of finite numbers: logits or features of test images. None in ``shape`` stands for any side."""
+    """Read an array of finite numbers: logits or features of test examples. None in ``shape`` stands for any side."""
     path.open("rb").close()  # if the file is missing, the error says so
     try:
         array = open_array(path, mapped=False)

@@ -1,4 +1,4 @@
-"""How well the score of every query ranks test images by their true loss."""
+"""How well the score of every query ranks test examples by their true loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def score_loss(file: StudyFile) -> pd.DataFrame:
 
     Returns:
         Columns budget, dataset, strategy, seed, round (of the model), labels (bought until then), score (the
-        acquisition function), correlation (Spearman's, over test images; NaN if a single image has no such score).
+        acquisition function), correlation (Spearman's, over test examples; NaN if a single image has no such score).
     """
     layout = Layout(file.study, file.unavailable)
     datasets = open_datasets(layout)

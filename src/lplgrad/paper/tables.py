@@ -90,14 +90,14 @@ def datasets_table(file: StudyFile) -> pd.DataFrame:
             parameters = learner.networks["model"].parameters()
             known |= {
                 "train": train, "test": test, "total": train + test,
-                "image_size": "x".join(map(str, reversed(stored[:-1]))), "channels": stored[-1], "classes": classes,
+                "input_shape": "x".join(map(str, shape)), "classes": classes,
                 "parameters": sum(one.numel() for one in parameters),
             }  # fmt: skip
         known |= {name: getattr(row.training, name) for name in ("epochs", "batch_size", "learning_rate")}
         schedule = row.training.schedule
         milestones = " ".join(map(str, row.training.milestones)) if schedule == "step" else schedule
         rows.append({**known, "milestones": milestones})
-    columns = ["dataset", "train", "test", "total", "image_size", "channels", "classes", "parameters", "epochs"]
+    columns = ["dataset", "train", "test", "total", "input_shape", "classes", "parameters", "epochs"]
     return pd.DataFrame(rows).reindex(columns=[*columns, "batch_size", "learning_rate", "milestones"])
 
 
@@ -105,16 +105,26 @@ def datasets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
     """Lay out Table I."""
     printed = published("datasets").set_index("dataset")
     kinds = ["train", "test", "total", "classes", "parameters", "epochs", "batch_size"]
-    head = ["", "", "training pool", "test images", "images in all", "classes", "parameters", "epochs", "mini-batch"]
+    head = [
+        "",
+        "",
+        "training pool",
+        "test examples",
+        "examples in all",
+        "classes",
+        "parameters",
+        "epochs",
+        "mini-batch",
+    ]
     rows = []
     for _, ours in table.iterrows():
         name = str(ours["dataset"])
-        rows.append([dataset_title(file, name), "ours", *(whole(ours[kind]) for kind in [*kinds, "image_size"])])
+        rows.append([dataset_title(file, name), "ours", *(whole(ours[kind]) for kind in [*kinds, "input_shape"])])
         if name in printed.index:
             theirs = printed.loc[name, kinds]
             differ = theirs.notna() & ours[kinds].notna() & (theirs != ours[kinds])
             rows.append(["", "paper", *(strong_if(bool(differ[kind]), whole(theirs[kind])) for kind in kinds), ""])
-    return [Part("Data sets and training", head=[*head, "image size"], rows=rows, text_columns=2)]
+    return [Part("Data sets and training", head=[*head, "input shape"], rows=rows, text_columns=2)]
 
 
 def budgets_table(file: StudyFile) -> pd.DataFrame:

@@ -62,5 +62,5 @@ def shown(study: Study, left_out: Collection[str]) -> dict[str, Any]:
         "budgets": {name: escaped(name) for name in run.budgets},
         "left_out": [datasets[name] for name in left_out],
         "target": has_target(study),
-        "test_images": f"{study.model_figures.embedded_images:,} randomly drawn test images (all, if there are fewer)",
+        "test_examples": f"{study.model_figures.embedded_images:,} random test examples (all, if there are fewer)",
     }

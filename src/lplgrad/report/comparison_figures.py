@@ -212,7 +212,7 @@ def draw_calibration(frame: pd.DataFrame, file: StudyFile, budget: str) -> Any:
                 "entropy_loss_correlation",
                 "rank correlation of\nentropy and loss",
                 (-1, 1),
-                without="The correlation of entropy and loss is left out: one of the two is the same for all images.",
+                without="The correlation of entropy and loss is left out: one of the two is the same for all examples.",
             ),
         ],
     )
@@ -243,11 +243,11 @@ def draw_choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, bu
         ),
         Lines(
             part, "spread", "spread of the chosen\n(random labelling: 1)", (0, math.inf), level=1.0,
-            without="Spread is left out: a query chose one image, or images that are all the same.",
+            without="Spread is left out: a query chose one example, or examples that are all the same.",
         ),
         Lines(
             common, "jaccard", f"{overlap_title}\n(Jaccard)", (0, 1),
-            without=f"Overlap with {title} is left out: no other strategy chose images on its seeds.",
+            without=f"Overlap with {title} is left out: no other strategy chose examples on its seeds.",
         ),
         Lines(
             part, "error_ranking", "probability that an error\noutscores a right one", (0, 1), level=0.5,
@@ -257,7 +257,7 @@ def draw_choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, bu
     silent = [name for name in file.study.run.datasets if name not in {*part["dataset"], *file.unavailable}]
     names = ", ".join(dataset_title(file, name) for name in silent)
     remark = f"Left out, since no query bought labels there: {names}." if silent else ""
-    return _grid(file, [replace(row, over_title="labelled images, after the query") for row in rows], remark)
+    return _grid(file, [replace(row, over_title="labelled examples, after the query") for row in rows], remark)
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class Lines:
     title: str  # of the axes
     bounds: tuple[float, float]  # of the values
     over: str = "labels"  # draw the column ``value`` over the column ``over`` of ``frame``
-    over_title: str = "labelled images"  # of the axes
+    over_title: str = "labelled examples"  # of the axes
     level: float | None = None  # a horizontal line to compare with
     without: str = ""  # the note if no value is known, in which case the row is left out
 

@@ -51,10 +51,10 @@ def parts(summarised: pd.DataFrame, file: StudyFile) -> list[Part]:
         scores = dict(zip(part["strategy"], part["score"], strict=True))
         titles = strategy_titles(file, scores).items()
         rows = crossed(cells, {name: f"{title}\n{scores[name].replace('_', ' ')}" for name, title in titles}, labels)
-        images = len(datasets[panel["dataset"]].splits["test"].labels)
-        over = f"Over all {images:,} test images."
-        if images > TEST_IMAGES:
-            over = f"Over {TEST_IMAGES:,} of the {images:,} test images, drawn anew for every seed."
+        examples = len(datasets[panel["dataset"]].splits["test"].labels)
+        over = f"Over all {examples:,} test examples."
+        if examples > TEST_IMAGES:
+            over = f"Over {TEST_IMAGES:,} of the {examples:,} test examples, drawn anew for every seed."
         head = ("strategy and score", *labels.values())
         found.append(Part(f"{panel_title(file, panel)}, {count(seeds, 'seed')}", (over,), head, rows))
     return found

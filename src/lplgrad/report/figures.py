@@ -74,7 +74,7 @@ def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile, baseline: st
             axis.axhline(0, color="#3C3C3C", linewidth=0.8)
             over = wrapped(f"gain over {strategy_title(file, baseline)}", 28) if baseline else ""
             axis.set_ylabel(f"{over}\n(points, paired)")
-        axis.set_xlabel("labelled images")
+        axis.set_xlabel("labelled examples")
     legend(figure, handles, strategy_titles(file, handles), "outside right center")
     if rows == 1:
         note(figure, _without_gains(file, baseline))
@@ -133,7 +133,7 @@ def strategy(
     left.plot(mean.index, mean, color=look.color, marker=look.marker, linewidth=2, markeredgecolor="white")
     if len(mean) == 1:
         left.set_xticks(mean.index)
-    left.set_xlabel("labelled images")
+    left.set_xlabel("labelled examples")
     left.set_ylabel("test accuracy (%)")
     left.set_title(wrapped(f"{strategy_title(file, strategy)}: every seed, and the mean", 54), loc="left")
     grid = classes.query(chosen).assign(accuracy=lambda frame: frame["accuracy"].astype(float) * 100)
@@ -149,7 +149,7 @@ def strategy(
     )  # fmt: skip
     right.grid(False)
     right.tick_params(axis="y", rotation=0)
-    right.set_xlabel("labelled images")
+    right.set_xlabel("labelled examples")
     right.set_ylabel("class")
     shown = "the 20 classes of lowest final accuracy" if many else "accuracy by class"
     right.set_title(f"{shown}, mean over seeds", loc="left")

@@ -56,7 +56,7 @@ class Observation:
 
     round_number: int  # the round
     labels: int  # size of the labelled set
-    features: npt.NDArray[np.float32]  # penultimate features of M test images, shape (M, D)
+    features: npt.NDArray[np.float32]  # penultimate features of M test examples, shape (M, D)
     # a row for each of them: class, loss, entropy, gradient_norm, predicted_loss (empty without a module)
     observed: pd.DataFrame
     confidence: pd.DataFrame  # a row for each image of the training pool: labeled (0 or 1), confidence
@@ -210,7 +210,7 @@ def _thumbnail(axis: Any, candidate: pd.Series[Any], data: DatasetArrays, names:
 
 
 def embeddings(file: StudyFile, trial: Trial) -> Any:
-    """Draw a t-SNE of the features of test images after each round, coloured by class (figure 6).
+    """Draw a t-SNE of the features of test examples after each round, coloured by class (figure 6).
 
     Each panel is an embedding of its own. How well the classes separate can be compared between panels; positions and
     distances cannot.
@@ -239,7 +239,7 @@ def embeddings(file: StudyFile, trial: Trial) -> Any:
 
 
 def confidence(file: StudyFile, trial: Trial) -> Any:
-    """Draw histograms of the confidence in labelled and in unlabelled images after each round, as shares (figure 7)."""
+    """Draw histograms of the confidence in labelled and unlabelled examples after each round, as shares (figure 7)."""
     observations, _ = _observed(file, trial)
     set_up()
     figure, axes = plt.subplots(
@@ -259,13 +259,13 @@ def confidence(file: StudyFile, trial: Trial) -> Any:
         axis.set_xlabel("confidence")
         axis.set_xlim(0, 1)
         axis.legend(loc="upper left")
-    axes[0, 0].set_ylabel("share of images")
+    axes[0, 0].set_ylabel("share of examples")
     axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 
 
 def draw_loss_correlation(observations: list[Observation]) -> Any:
-    """Draw how well each score ranks test images by their true loss after each round: Spearman's correlation."""
+    """Draw how well each score ranks test examples by their true loss after each round: Spearman's correlation."""
     set_up()
     figure, axis = plt.subplots(figsize=(5.6, 3.4))
     looks = {"gradient_norm": (RED, "o"), "predicted_loss": ("#E69F00", "s"), "entropy": (BLUE, "D")}
@@ -282,7 +282,7 @@ def draw_loss_correlation(observations: list[Observation]) -> Any:
     axis.set_ylim(lowest - 0.05, 1.05)
     if len({seen.labels for seen in observations}) == 1:
         axis.set_xticks([observations[0].labels])
-    axis.set_xlabel("labelled images")
+    axis.set_xlabel("labelled examples")
     axis.set_ylabel("rank correlation\nwith the true loss")
     figure.legend(loc="outside lower center", ncols=3)
     return figure

@@ -51,7 +51,7 @@ class Training(Settings):
 
     Attributes:
         epochs: passes over the labelled set, in every round.
-        batch_size: images in a mini-batch; the last one of an epoch may be smaller.
+        batch_size: examples in a mini-batch; the last one of an epoch may be smaller.
         learning_rate: at the start of every round, after the warm-up.
         optimizer: ``sgd``, or ``adamw`` (Adam with decoupled weight decay).
         momentum: of SGD.
@@ -289,7 +289,7 @@ def _model_line(value: object) -> str:
 
 
 class Dataset(Row):
-    """A data set: where its images come from and how models are trained on it; further keys are the source's options.
+    """A data set: where its examples come from and how models are trained on it; further keys are the source's options.
 
     Attributes:
         source: the loader, a module of ``lplgrad.datasets``.
@@ -345,13 +345,13 @@ class Dataset(Row):
 
 
 def pool_problem(budget: Budget, pool: int) -> tuple[str, str] | None:
-    """The key and reason why a budget cannot be spent on a training pool of ``pool`` images, if it cannot."""
+    """The key and reason why a budget cannot be spent on a training pool of ``pool`` examples, if it cannot."""
     if budget.labels > pool:
-        return "labels", f"{budget.labels} is more than the {pool} images of the training pool"
+        return "labels", f"{budget.labels} is more than the {pool} examples of the training pool"
     left = pool - budget.bought(budget.rounds - 1)
     if budget.rounds > 1 and budget.subset is not None and budget.subset > left:
         return "candidates", (
-            f"{budget.subset} is more than the {left} images that the last query finds unlabelled, of {pool} in the "
+            f"{budget.subset} is more than the {left} examples that the last query finds unlabelled, of {pool} in the "
             "pool; lower it, or set it to all"
         )
     return None
@@ -390,9 +390,9 @@ class ModelFigures(Settings):
         budgets, datasets, strategies: names of those that are shown.
         seed: of the trial that is shown; None for the study's first.
         rounds: after which the model is shown.
-        unlabeled_images: the number of unlabelled images in the figure of the model's confidence.
-        embedded_images: how many test images are embedded by t-SNE and have their losses compared with scores. The
-            seed alone draws these and the unlabelled images, so all rounds show the same test images.
+        unlabeled_images: the number of unlabelled examples in the figure of the model's confidence.
+        embedded_images: how many test examples are embedded by t-SNE and have their losses compared with scores. The
+            seed alone draws these and the unlabelled examples, so all rounds show the same test examples.
     """
 
     budgets: list[str] = Field(default=[])
@@ -478,7 +478,11 @@ class Study(Settings):
                 if other.wants(other.options()) <= backbone
                 and not unmet([need], other.offered(other.options(), backbone))
             ]
-            hint = f"with trains: {' or '.join(others)} it does" if others else "with this backbone no recipe does"
+            hint = (
+                f"with trains: {' or '.join(others)} it does"
+                if others
+                else "with the options of this backbone no recipe does"
+            )
             return (
                 f"acquisition {strategy.acquisition!r} needs {need}, which recipe {strategy.recipe!r} (trains: "
                 f"{recipe.trains}) does not offer; {hint}"
