@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,9 +28,9 @@ def missing() -> str | None:
     """Why these tests cannot run here."""
     if os.geteuid() != 0:
         return "the test cluster needs root"
-    for program in ("slurmctld", "slurmd", "sbatch", "munged"):
+    for program in ("slurmctld", "slurmd", "sbatch", "munged", "setpriv"):
         if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None:
-            return f"{program} is not installed (Debian's slurm-wlm and munge)"
+            return f"{program} is not installed (Debian's slurm-wlm, munge and util-linux)"
     if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
         return "snakemake-executor-plugin-slurm is not installed"
     configuration = Path("/etc/slurm/slurm.conf")
@@ -43,10 +45,13 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.skipif(REASON is 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """A cluster, as long as the tests run."""
-    subprocess.run([CLUSTER / "up.sh"], check=True, capture_output=True)
-    yield
-    subprocess.run([CLUSTER / "down.sh"], check=True, capture_output=True)
+    """A cluster, as long as the tests run: a new one, since jobs of one that killed tests left may hold its cards."""
+    with Path(tempfile.gettempdir(), "lplgrad-slurm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run of these tests on this machine comes to its end first
+        subprocess.run([CLUSTER / "down.sh"], check=True, capture_output=True)
+        subprocess.run([CLUSTER / "up.sh"], check=True, capture_output=True)
+        yield
+        subprocess.run([CLUSTER / "down.sh"], check=True, capture_output=True)
 
 
 def known_jobs() -> list[dict[str, str]]:
@@ -68,8 +73,10 @@ class Run:
     def __init__(self, folder: Path, *arguments: str, profile: str = "slurm", **changes: object) -> None:
         self.project = copy_project(folder)
         self.log = folder / "snakemake.log"
+        # It ends with the tests: one left behind would submit its jobs again, to the cluster of the next tests.
         command = [
-            sys.executable, "-m", "snakemake", "--workflow-profile", f"profiles/{profile}", *TESTING, *arguments,
+            "setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "snakemake", "--workflow-profile",
+            f"profiles/{profile}", *TESTING, *arguments,
             "--configfile", overlay(self.project, **changes),
         ]  # fmt: skip
         with self.log.open("w") as told:
