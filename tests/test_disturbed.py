@@ -60,8 +60,11 @@ def test_a_second_snakemake_is_refused_and_disturbs_nothing(tmp_path: Path) -> N
     config = long_training(folder)
     first = start_snakemake(folder, TARGET, config=config)
     wait_for_training(folder)
-    # The first one is halted meanwhile. Otherwise it may finish before a slow machine has started the second one.
-    os.killpg(first.pid, signal.SIGSTOP)
+    # The first one and its jobs are halted meanwhile. Otherwise they may finish before a slow machine has started the
+    # second one.
+    halted = processes(folder)
+    for number in halted:
+        os.kill(number, signal.SIGSTOP)
     try:
         refusal = snakemake(folder, TARGET, status=1, config=config)
         status = subprocess.run(
@@ -69,7 +72,8 @@ def test_a_second_snakemake_is_refused_and_disturbs_nothing(tmp_path: Path) -> N
             cwd=folder, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "src"},
         ).stdout  # fmt: skip
     finally:
-        os.killpg(first.pid, signal.SIGCONT)
+        for number in halted:
+            os.kill(number, signal.SIGCONT)
         output, _ = first.communicate(timeout=300)
     assert "Directory cannot be locked" in refusal
     assert f"running: train in {ROOT}/start/seed1/plain, epoch " in status
