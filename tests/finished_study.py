@@ -16,7 +16,7 @@ from lplgrad.datasets.prepared.arrays import Examples
 from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.files import replacing, write_json
 from lplgrad.rounds.files import write_labeled, write_logits, write_scores, write_test_scores
-from lplgrad.rounds.pool import LabeledSet, draw_candidates, draw_test_images
+from lplgrad.rounds.pool import LabeledSet, draw_candidates, draw_test_examples
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import Budget, StudyFile
@@ -126,7 +126,7 @@ def _query(
     if stopped or trial.strategy == "random":
         write_test_scores(folder / "test_scores.csv")
     else:
-        drawn = draw_test_images(TEST, trial.seed)
+        drawn = draw_test_examples(TEST, trial.seed)
         write_test_scores(folder / "test_scores.csv", drawn, draw.random(TEST).astype(np.float32), draw.random(TEST))
     return after
 

@@ -129,7 +129,7 @@ class TestRefusals:
         for settings, changes, words in [
             (entropy, {"checkpoint": None}, ("--checkpoint: missing: entropy scores with a model",)),
             (QUERY.replace("NAME", "entropi"), {}, ("'entropi'", "did you mean 'entropy'?")),
-            (entropy.replace("30", "55"), {}, (f"only 54 of {POOL} images are left",)),
+            (entropy.replace("30", "55"), {}, (f"only 54 of {POOL} examples are left",)),
             (entropy.replace("candidates: 30", "candidates: all").replace("6", "55"), {}, ("55", "only 54 are left")),
             (entropy[:-1] + ", options: {norm: sum}}", {}, ("--settings: options", "unknown key 'norm'")),
             ("{acquisition: entropy}", {}, ("--settings: query_size: is missing",)),
@@ -234,7 +234,7 @@ class TestRefusals:
     def test_of_start(self, data: DatasetArrays, tmp_path: Path, lplgrad: Call) -> None:
         output = tmp_path / "labeled.csv"
         for given, words in [
-            (["--size", 61], ("start: 61 images are to be labelled, but the pool has 60",)),
+            (["--size", 61], ("start: 61 examples are to be labelled, but the pool has 60",)),
             (["--size", 8, "--labels", 15], ("the budget: labels: 15 does not fit", "nearest that fit are 14 and 20")),
             (["--size", 8, "--labels", 62], ("labels: 62 is more than the 60 examples of the training pool",)),
         ]:

@@ -74,7 +74,7 @@ def small_study(folder: Path, target: float | None = None) -> StudyFile:
 def test_the_page_of_true_losses(data: DatasetArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strategies down in the order of the study, labels across; what a seed lacks is told, what all lack is a dash."""
     for module in (score_loss, page):
-        monkeypatch.setattr(module, "TEST_IMAGES", 7)
+        monkeypatch.setattr(module, "TEST_EXAMPLES", 7)
     about = {"budget": "small", "dataset": "data", "round": 1, "labels": 10}
     later = {**about, "round": 2, "labels": 20}
     correlations = pd.DataFrame(

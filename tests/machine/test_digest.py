@@ -84,7 +84,7 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
             "nn.BatchNorm2d(1 + ",
             {"train", "plain", *QUERIES, "observe", "table"},
         ),
-        ("rounds/pool.py", "TEST_IMAGES = 1000", "TEST_IMAGES = 900", {*QUERIES, "diagnostics"}),
+        ("rounds/pool.py", "TEST_EXAMPLES = 1000", "TEST_EXAMPLES = 900", {*QUERIES, "diagnostics"}),
         ("acquisition/coreset.py", "BLOCK = 256", "BLOCK = 128", {"coreset"}),
         # Every query writes entropies next to its scores.
         ("acquisition/entropy.py", "others.log1p()", "others.log()", {*QUERIES, "observe"}),
@@ -113,7 +113,7 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
         ("datasets/prepared/writing.py", "two classes or more, each", "at least two classes, each", set()),
         ("machine/files.py", "not JSON, or cut off", "no JSON", set()),
         ("rounds/query.py", "the target accuracy is reached", "target accuracy reached", set()),
-        ("rounds/pool.py", "if size > images:", "if size >= images:", set()),
+        ("rounds/pool.py", "if size > examples:", "if size >= examples:", set()),
         ("cli.py", "seed of the trial", "the trial's seed", set()),
         ("machine/errors.py", "class UserError(Exception)", "class UserError(Exception, object)", set()),
         ("study/settings.py", "has no effect", "changes nothing", set()),

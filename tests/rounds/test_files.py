@@ -94,7 +94,7 @@ class TestLabeled:
     def test_comes_back(self, tmp_path: Path) -> None:
         write_labeled(tmp_path / "labeled.csv", LABELED)
         assert (tmp_path / "labeled.csv").read_text() == "index,round,label\n4,1,2\n7,1,0\n1,2,-1\n"
-        back = read_labeled(tmp_path / "labeled.csv", images=8, classes=3)
+        back = read_labeled(tmp_path / "labeled.csv", examples=8, classes=3)
         assert back.indices.tolist() == [4, 7, 1]
         assert back.rounds.tolist() == [1, 1, 2]
         assert back.labels.tolist() == [2, 0, -1]
@@ -116,7 +116,7 @@ class TestLabeled:
             ("index,round,label\n1,1,\n", "line 2: expected 3 whole numbers"),
             ("index,round,label\n1_0,1,1\n", "line 2: expected 3 whole numbers"),
             ("index,round,label\n99999999999999999999,1,1\n", "line 2: expected 3 whole numbers"),
-            ("index,round,label\n10,1,1\n", "index 10 is not in the training pool of 10 images"),
+            ("index,round,label\n10,1,1\n", "index 10 is not in the training pool of 10 examples"),
             ("index,round,label\n3,1,1\n5,1,1\n3,2,1\n", "index 3 appears twice"),
             ("index,round,label\n3,0,1\n", "rounds count from 1"),
             ("index,round,label\n3,1,2\n5,1,3\n", "the label of index 5 is 3, but the data set has 3 classes"),
@@ -126,14 +126,14 @@ class TestLabeled:
         path = tmp_path / "labeled.csv"
         path.write_text(text)
         with pytest.raises(UserError) as caught:
-            read_labeled(path, images=10, classes=3)
+            read_labeled(path, examples=10, classes=3)
         assert str(caught.value).startswith(f"{path}: ")
         assert problem in str(caught.value)
 
     def test_a_binary_file_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "labeled.csv").write_bytes(b"\x89PNG\xff\x00")
         with pytest.raises(UserError, match="not a CSV file"):
-            read_labeled(tmp_path / "labeled.csv", images=10, classes=3)
+            read_labeled(tmp_path / "labeled.csv", examples=10, classes=3)
 
 
 @pytest.mark.parametrize("shuffled", [False, True])

@@ -9,7 +9,7 @@ import pytest
 
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.randomness import Purpose, stream, torch_seed
-from lplgrad.rounds.pool import TEST_IMAGES, LabeledSet, draw_candidates, draw_start, draw_test_images
+from lplgrad.rounds.pool import TEST_EXAMPLES, LabeledSet, draw_candidates, draw_start, draw_test_examples
 
 
 def labeled(*indices: int) -> LabeledSet:
@@ -72,7 +72,7 @@ def test_all_is_the_whole_unlabelled_pool() -> None:
 
 
 def test_too_few_left_is_told() -> None:
-    with pytest.raises(UserError, match="candidates: 9 are to be drawn in round 4, but only 8 of 10 images are left"):
+    with pytest.raises(UserError, match="candidates: 9 are to be drawn in round 4, but only 8 of 10 examples are left"):
         draw_candidates(10, labeled(3, 7), 9, seed=1, round_number=4)
     with pytest.raises(UserError, match="start: 11"):
         draw_start(10, 11, seed=1)
@@ -112,17 +112,17 @@ def test_the_numbers_of_the_purposes_never_change() -> None:
     """They are part of every published result."""
     assert [purpose.name for purpose in sorted(Purpose)] == [
         "INITIAL_LABELS", "CANDIDATES", "MODEL_WEIGHTS", "AUXILIARY_WEIGHTS", "BATCHES", "AUGMENTATION",
-        "RANDOM_SCORES", "QUERY_AUGMENTATION", "OBSERVED_IMAGES", "TEST_IMAGES",
+        "RANDOM_SCORES", "QUERY_AUGMENTATION", "OBSERVED_EXAMPLES", "TEST_EXAMPLES",
     ]  # fmt: skip
     assert stream(7, Purpose.CANDIDATES, 3).permutation(8).tolist() == [4, 6, 5, 0, 2, 7, 3, 1]
 
 
 def test_test_images_follow_the_seed_alone_and_share_no_stream() -> None:
-    drawn = draw_test_images(5000, seed=1)
-    assert len(set(drawn.tolist())) == TEST_IMAGES
+    drawn = draw_test_examples(5000, seed=1)
+    assert len(set(drawn.tolist())) == TEST_EXAMPLES
     assert (np.diff(drawn) > 0).all()
-    assert np.array_equal(drawn, draw_test_images(5000, seed=1))
-    assert not np.array_equal(drawn, draw_test_images(5000, seed=2))
-    observed = stream(1, Purpose.OBSERVED_IMAGES).permutation(5000)[:TEST_IMAGES]
+    assert np.array_equal(drawn, draw_test_examples(5000, seed=1))
+    assert not np.array_equal(drawn, draw_test_examples(5000, seed=2))
+    observed = stream(1, Purpose.OBSERVED_EXAMPLES).permutation(5000)[:TEST_EXAMPLES]
     assert not np.array_equal(drawn, np.sort(observed))
-    assert draw_test_images(20, seed=1).tolist() == list(range(20)), "all where there are fewer"
+    assert draw_test_examples(20, seed=1).tolist() == list(range(20)), "all where there are fewer"

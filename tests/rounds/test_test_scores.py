@@ -51,7 +51,7 @@ def ask(data: DatasetArrays, tmp_path: Path, lplgrad: Call) -> Ask:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a test set had more images than are scored."""
-    monkeypatch.setattr(pool, "TEST_IMAGES", 7)
+    monkeypatch.setattr(pool, "TEST_EXAMPLES", 7)
 
 
 def test_entropies_and_losses_are_those_of_the_test_logits(ask: Ask, data: DatasetArrays, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_the_same_images_in_every_round_and_for_every_strategy_of_a_seed(
     after = ask("entropy", 2)
     assert before != after, "by another model"
     drawn |= {tuple(line.split(",")[0] for line in text.splitlines()[1:]) for text in (before, after)}
-    assert drawn == {tuple(map(str, pool.draw_test_images(20, seed=1)))}
+    assert drawn == {tuple(map(str, pool.draw_test_examples(20, seed=1)))}
     assert len(*drawn) == 7
 
 

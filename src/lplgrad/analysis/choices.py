@@ -37,7 +37,7 @@ def jaccard(one: Indices, other: Indices) -> float:
 
 
 def nearest_distance(pixels: Array) -> float:
-    """Mean over images (rows) of the Euclidean distance to the nearest other one: small where a batch repeats itself.
+    """Mean over examples (rows) of the Euclidean distance to the nearest other one: small where a batch repeats itself.
     NaN for fewer than two."""
     if len(pixels) < 2:
         return math.nan
@@ -55,7 +55,7 @@ def rank_correlation(one: Array, other: Array) -> float:
 
 
 def loss_correlations(asked: pd.DataFrame) -> dict[str, float]:
-    """How well each of ``SCORES`` ranks images (rows) by their loss; NaN if the model has no such score."""
+    """How well each of ``SCORES`` ranks examples (rows) by their loss; NaN if the model has no such score."""
     loss = asked["loss"].to_numpy(float)
     return {name: rank_correlation(asked[name].to_numpy(float), loss) for name in SCORES}
 
@@ -67,7 +67,7 @@ def error_ranking(scores: Array, wrong: npt.NDArray[np.bool_]) -> float:
 
 
 def losses(logits: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64]) -> Array:
-    """Cross-entropy of each image in nats, shape (N,), from logits of shape (N, C), in float64."""
+    """Cross-entropy of each example in nats, shape (N,), from logits of shape (N, C), in float64."""
     log_probabilities = special.log_softmax(logits.astype(np.float64), axis=1)
     found: Array = -log_probabilities[np.arange(len(labels)), labels]
     return found
@@ -80,7 +80,7 @@ def entropies(logits: npt.NDArray[np.floating[Any]]) -> Array:
 
 
 def calibration_error(logits: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64]) -> float:
-    """Expected calibration error, 0 to 1 (Naeini et al. 2015; Guo et al. 2017, eq. 3): the mean over images of
+    """Expected calibration error, 0 to 1 (Naeini et al. 2015; Guo et al. 2017, eq. 3): the mean over examples of
     |accuracy - mean confidence| of their bin, by the highest probability, in ``BINS`` equal bins that are closed above.
     """
     probabilities = special.softmax(logits.astype(np.float64), axis=1)

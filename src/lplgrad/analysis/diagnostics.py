@@ -13,7 +13,7 @@ import pandas as pd
 from lplgrad import modalities
 from lplgrad.acquisition import Candidates, NoOptions, choice_of, random
 from lplgrad.acquisition import registry as acquisitions
-from lplgrad.analysis import choices as of_images
+from lplgrad.analysis import choices as of_examples
 from lplgrad.analysis.choices import Indices, rank_correlation
 from lplgrad.analysis.curves import TRIAL
 from lplgrad.analysis.round_files import AGAIN, read_array, read_scores
@@ -53,12 +53,12 @@ def calibration(file: StudyFile) -> pd.DataFrame:
 def _calibration(path: Path, data: DatasetArrays) -> Row:
     labels = np.asarray(data.splits["test"].labels)
     logits = read_array(path, (len(labels), len(data.classes)))
-    losses = of_images.losses(logits, labels)
+    losses = of_examples.losses(logits, labels)
     return {
-        "calibration_error": of_images.calibration_error(logits, labels),
+        "calibration_error": of_examples.calibration_error(logits, labels),
         "negative_log_likelihood": float(losses.mean()),
-        "confidence": float(np.exp(-of_images.losses(logits, logits.argmax(axis=1))).mean()),
-        "entropy_loss_correlation": rank_correlation(of_images.entropies(logits), losses),
+        "confidence": float(np.exp(-of_examples.losses(logits, logits.argmax(axis=1))).mean()),
+        "entropy_loss_correlation": rank_correlation(of_examples.entropies(logits), losses),
     }
 
 
@@ -67,9 +67,9 @@ def choices(file: StudyFile) -> pd.DataFrame:
 
     Returns:
         Columns budget, dataset, strategy, seed, round (of the query), labels (after the query), balance (of the known
-        classes of the chosen images; NaN without one), balance_labeled (of the whole labelled set), spread (mean
-        distance of a chosen image to the nearest other, over that of as many that random labelling takes from the same
-        candidates), error_ranking (probability that a misclassified candidate scores above a right one),
+        classes of the chosen examples; NaN without one), balance_labeled (of the whole labelled set), spread (mean
+        distance of a chosen example to the nearest other, over that of as many that random labelling takes from the
+        same candidates), error_ranking (probability that a misclassified candidate scores above a right one),
         score_entropy_correlation (Spearman's over candidates); the last two NaN if the query used no model.
     """
     layout = Layout(file.study, file.unavailable)
@@ -83,7 +83,7 @@ def choices(file: StudyFile) -> pd.DataFrame:
         taken = indices[scores["pick"].to_numpy() > 0]
         labels, known = pool_labels(data), after.known
         bought = (known.labels[known.rounds > number], known.labels)
-        balances = [of_images.class_balance(part, len(data.classes)) for part in bought]
+        balances = [of_examples.class_balance(part, len(data.classes)) for part in bought]
         values = (*balances, _spread(data, indices, taken, trial.seed, number), *_ranking(scores, labels[indices]))
         rows.append([*vars(trial).values(), number, len(after), *values])
     return pd.DataFrame(rows, columns=[*TRIAL, "round", "labels", *columns])
@@ -94,7 +94,7 @@ def _spread(data: DatasetArrays, indices: Indices, taken: Indices, seed: int, nu
     by_chance = indices[np.sort(choice_of(random.ACQUISITION, candidates, NoOptions()).picks)]
     numbers = modalities.registry.load(data.modality).numbers
     parts = [numbers(data.splits["train"].inputs[part]) for part in (taken, by_chance)]
-    distance, expected = map(of_images.nearest_distance, parts)
+    distance, expected = map(of_examples.nearest_distance, parts)
     return distance / expected if expected > 0 else float("nan")
 
 
@@ -103,7 +103,7 @@ def _ranking(scores: pd.DataFrame, labels: Indices) -> tuple[float, float]:
     if scores[["predicted_class", "score"]].isna().any(axis=None):
         return float("nan"), float("nan")
     score, wrong = scores["score"].to_numpy(float), scores["predicted_class"].to_numpy() != labels
-    return of_images.error_ranking(score, wrong), rank_correlation(score, scores["entropy"].to_numpy(float))
+    return of_examples.error_ranking(score, wrong), rank_correlation(score, scores["entropy"].to_numpy(float))
 
 
 def overlap(file: StudyFile) -> pd.DataFrame:
@@ -121,7 +121,7 @@ def overlap(file: StudyFile) -> pd.DataFrame:
     rows = []
     for (budget, dataset, *point), by_strategy in sets.items():
         for one, other in combinations(by_strategy, 2):
-            common = of_images.jaccard(by_strategy[one], by_strategy[other])
+            common = of_examples.jaccard(by_strategy[one], by_strategy[other])
             rows.append([budget, dataset, one, other, *point, common])
     columns = ["budget", "dataset", "strategy", "baseline", "seed", "round", "labels", "jaccard"]
     return pd.DataFrame(rows, columns=columns)

@@ -13,7 +13,7 @@ from lplgrad.analysis.comparison import summary
 from lplgrad.analysis.curves import CELL, TRIAL, until_first_end
 from lplgrad.analysis.diagnostics import open_datasets, queries
 from lplgrad.analysis.round_files import read_test_scores
-from lplgrad.rounds.pool import TEST_IMAGES
+from lplgrad.rounds.pool import TEST_EXAMPLES
 from lplgrad.study.layout import Layout
 from lplgrad.study.settings import StudyFile
 
@@ -23,7 +23,7 @@ def score_loss(file: StudyFile) -> pd.DataFrame:
 
     Returns:
         Columns budget, dataset, strategy, seed, round (of the model), labels (bought until then), score (the
-        acquisition function), correlation (Spearman's, over test examples; NaN if a single image has no such score).
+        acquisition function), correlation (Spearman's, over test examples; NaN if a single example has no such score).
     """
     layout = Layout(file.study, file.unavailable)
     datasets = open_datasets(layout)
@@ -32,9 +32,9 @@ def score_loss(file: StudyFile) -> pd.DataFrame:
         name = file.study.strategies[trial.strategy].acquisition
         correlation = math.nan
         if acquisition.registry.load(name).alone:
-            images = len(datasets[trial.dataset].splits["test"].labels)
+            examples = len(datasets[trial.dataset].splits["test"].labels)
             path = Path(layout.round(trial, number)) / "test_scores.csv"
-            correlation = rank_correlation(*read_test_scores(path, min(images, TEST_IMAGES)))
+            correlation = rank_correlation(*read_test_scores(path, min(examples, TEST_EXAMPLES)))
         about = [trial.budget, trial.dataset, trial.strategy, trial.seed, number]
         rows.append([*about, int((after.rounds <= number).sum()), name, correlation])
     return pd.DataFrame(rows, columns=[*TRIAL, "round", "labels", "score", "correlation"])

@@ -25,8 +25,8 @@ class Purpose(IntEnum):
     AUGMENTATION = 5
     RANDOM_SCORES = 6
     QUERY_AUGMENTATION = 7
-    OBSERVED_IMAGES = 8
-    TEST_IMAGES = 9
+    OBSERVED_EXAMPLES = 8
+    TEST_EXAMPLES = 9
 
 
 def stream(seed: int, purpose: Purpose | str, round_number: int = 0) -> np.random.Generator:

@@ -15,7 +15,7 @@ from lplgrad.analysis.score_loss import over_seeds, score_loss
 from lplgrad.machine.files import write_text
 from lplgrad.report.document import Part, crossed, document, paragraphs
 from lplgrad.report.wording import count, interval, panel_title, plus_minus, strategy_titles
-from lplgrad.rounds.pool import TEST_IMAGES
+from lplgrad.rounds.pool import TEST_EXAMPLES
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study_file
 from lplgrad.study.settings import StudyFile
@@ -53,8 +53,8 @@ def parts(summarised: pd.DataFrame, file: StudyFile) -> list[Part]:
         rows = crossed(cells, {name: f"{title}\n{scores[name].replace('_', ' ')}" for name, title in titles}, labels)
         examples = len(datasets[panel["dataset"]].splits["test"].labels)
         over = f"Over all {examples:,} test examples."
-        if examples > TEST_IMAGES:
-            over = f"Over {TEST_IMAGES:,} of the {examples:,} test examples, drawn anew for every seed."
+        if examples > TEST_EXAMPLES:
+            over = f"Over {TEST_EXAMPLES:,} of the {examples:,} test examples, drawn anew for every seed."
         head = ("strategy and score", *labels.values())
         found.append(Part(f"{panel_title(file, panel)}, {count(seeds, 'seed')}", (over,), head, rows))
     return found

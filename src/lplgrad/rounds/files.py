@@ -33,14 +33,14 @@ def forget_progress(folder: Path, name: str = PROGRESS) -> None:
 
 
 def write_labeled(path: Path, labeled: LabeledSet) -> None:
-    """Write the labelled set of a round: the index of each image, the round for which it was labelled, its class."""
+    """Write the labelled set of a round: the index of each example, the round for which it was labelled, its class."""
     columns = (labeled.indices, labeled.rounds, labeled.labels)
     rows = [f"{index},{number},{label}\n" for index, number, label in zip(*columns, strict=True)]
     write_text(path, ",".join(LABELED_COLUMNS) + "\n" + "".join(rows))
 
 
-def read_labeled(path: Path, images: int, classes: int) -> LabeledSet:
-    """Read the labelled set of a round, from a training pool of so many images and a data set of so many classes.
+def read_labeled(path: Path, examples: int, classes: int) -> LabeledSet:
+    """Read the labelled set of a round, from a training pool of so many examples and a data set of so many classes.
 
     Raises:
         UserError: the file is not such a list, an index or a label is out of range, or an index appears twice.
@@ -50,9 +50,9 @@ def read_labeled(path: Path, images: int, classes: int) -> LabeledSet:
     indices, rounds, labels = (column.copy() for column in values.T)
     if not len(indices):
         raise UserError(f"{path}: no labels in it; delete it and run again")
-    outside = indices[(indices < 0) | (indices >= images)]
+    outside = indices[(indices < 0) | (indices >= examples)]
     if len(outside):
-        raise UserError(f"{path}: index {outside[0]} is not in the training pool of {images} images")
+        raise UserError(f"{path}: index {outside[0]} is not in the training pool of {examples} examples")
     unique, counts = np.unique(indices, return_counts=True)
     if len(unique) < len(indices):
         raise UserError(f"{path}: index {unique[counts > 1][0]} appears twice")
@@ -151,7 +151,7 @@ def write_test_scores(
     scores: npt.NDArray[np.float32] | tuple[()] = (),
     losses: npt.NDArray[np.float64] | tuple[()] = (),
 ) -> None:
-    """Write the scores of test images and their true losses in nats, all of shape (N,); without arrays, the header.
+    """Write the scores of test examples and their true losses in nats, all of shape (N,); without arrays, the header.
 
     A score has the digits of ``write_scores``. Numbers that are not finite are written as ``nan`` and ``inf``.
     """
@@ -160,7 +160,7 @@ def write_test_scores(
 
 
 def write_logits(path: Path, logits: npt.NDArray[np.float32]) -> None:
-    """Write the logits of the test images, float32, shape (N, C)."""
+    """Write the logits of the test examples, float32, shape (N, C)."""
     with replacing(path) as file:
         np.save(file, logits, allow_pickle=False)
 

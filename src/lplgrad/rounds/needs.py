@@ -1,4 +1,4 @@
-"""What acquisition functions need: computed once for all candidates of a round, then for test images."""
+"""What acquisition functions need: computed once for all candidates of a round, then for test examples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lplgrad.machine.randomness import Purpose, torch_seed
 from lplgrad.recipes import Learner
 from lplgrad.rounds import checkpoints
 from lplgrad.rounds.evaluation import LOGITS, predict
-from lplgrad.rounds.pool import Indices, draw_test_images
+from lplgrad.rounds.pool import Indices, draw_test_examples
 from lplgrad.rounds.round import Round
 from lplgrad.rounds.side import train_side
 from lplgrad.study.settings import QueryJob
@@ -92,7 +92,7 @@ class Scorer:
         return self._candidates(indices, measured)
 
     def test_scores(self) -> tuple[Indices, npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-        """Score test images as if they were candidates, never augmented.
+        """Score test examples as if they were candidates, never augmented.
 
         Returns:
             Positions in the test set, scores, and cross-entropies in nats of the same logits in float64; each of shape
@@ -100,15 +100,15 @@ class Scorer:
         """
         here = self.here
         test = here.data.splits["test"]
-        positions = draw_test_images(len(test.inputs), here.seed)
+        positions = draw_test_examples(len(test.inputs), here.seed)
         normalization = self.checkpoint.about.normalization
-        measured = self._measure(self.plain, lambda: here.batches("test", positions, normalization, "test images"))
+        measured = self._measure(self.plain, lambda: here.batches("test", positions, normalization, "test examples"))
         scores = scores_of(self.function, self._candidates(positions, measured), self.options)
         labels = to_tensor(test.labels[positions], here.device)
         losses = F.cross_entropy(measured["logits"].double(), labels, reduction="none").cpu().numpy()
         broken = np.count_nonzero(~(np.isfinite(scores) & np.isfinite(losses)))
         if broken:  # no reason to end a query whose candidates all had sound scores
-            say(f"{broken} of {len(positions)} test images have a score or a loss that is not finite")
+            say(f"{broken} of {len(positions)} test examples have a score or a loss that is not finite")
         return positions, scores, losses
 
     def _candidates(self, indices: Indices, measured: dict[str, Any]) -> Candidates:
@@ -212,12 +212,12 @@ def gradient_norms(learner: Learner, slope: Slope, batches: Iterable[Tensor], at
     parts: list[GradientNorms] = []
     largest: int | None = None
     with PerSampleGradientNorms(learner.reported, fallback=slope.fallback) as norms_of:
-        for images in batches:
-            size = min(at_once, largest or len(images))
+        for examples in batches:
+            size = min(at_once, largest or len(examples))
             start = 0
-            while start < len(images):
+            while start < len(examples):
                 try:
-                    parts.append(norms_of(images[start : start + size], slope.loss))
+                    parts.append(norms_of(examples[start : start + size], slope.loss))
                     start += size
                 except RuntimeError as error:
                     if size == 1 or not lacks_memory(error):

@@ -24,12 +24,12 @@ from lplgrad.study.settings import ObservationJob
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draw images, let the model predict them, and write features, losses and scores, and confidence."""
+    """Draw examples, let the model predict them, and write features, losses and scores, and confidence."""
     with open_round(arguments, ObservationJob, "observe") as here:
         data, settings = here.data, here.settings
-        # Drawn by the trial's seed alone: every round shows the same test images, and the same training images as long
-        # as they have no label.
-        draw = stream(here.seed, Purpose.OBSERVED_IMAGES)
+        # Drawn by the trial's seed alone: every round shows the same test examples, and the same training examples as
+        # long as they have no label.
+        draw = stream(here.seed, Purpose.OBSERVED_EXAMPLES)
         embedded = np.sort(draw.permutation(len(data.splits["test"].inputs))[: settings.embedded_images])
         order = draw.permutation(len(data.splits["train"].inputs))
         unlabeled = np.sort(order[~np.isin(order, here.labeled.indices)][: settings.unlabeled_images])
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
             return here.batches(split, positions, checkpoint.about.normalization, what)
 
         wanted = frozenset({"logits", "features", "predicted_loss"}) & offered
-        found = predict(learner, batches("test", embedded, "test images"), wanted)
+        found = predict(learner, batches("test", embedded, "test examples"), wanted)
         nothing = [""] * len(embedded)
         norms = nothing
         if "gradient_norms" in offered:
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_text(here.folder / "observed.csv", "".join(",".join(map(str, row)) + "\n" for row in rows))
         lines = ["index,labeled,confidence\n"]
         for is_labeled, indices in ((1, here.labeled.indices), (0, unlabeled)):
-            logits = predict(learner, batches("train", indices, "training images"))["logits"]
+            logits = predict(learner, batches("train", indices, "training examples"))["logits"]
             confidence = _digits(logits.double().softmax(dim=1).amax(dim=1))
             lines += [f"{index},{is_labeled},{value}\n" for index, value in zip(indices, confidence, strict=True)]
         write_text(here.folder / "confidence.csv", "".join(lines))

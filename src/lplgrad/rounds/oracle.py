@@ -1,4 +1,4 @@
-"""Who answers a query: an oracle gives the labels of images, and what it says goes into the label files of the rounds.
+"""Who answers a query: an oracle gives the labels of examples, and its answers go into the label files of the rounds.
 
 Training and queries read labels from these files alone. No other module opens the labels of the training pool, except
 diagnostics that declare it by importing ``pool_labels`` (a test lists them).
@@ -16,7 +16,7 @@ class Oracle(Protocol):
     """An annotator."""
 
     def answer(self, indices: Indices) -> Indices:
-        """Return the class of each image of the training pool, int64, shape (L,); -1 where it cannot say."""
+        """Return the class of each example of the training pool, int64, shape (L,); -1 where it cannot say."""
         ...
 
 
@@ -27,11 +27,11 @@ class SimulatedOracle:
         self.labels = pool_labels(data)
 
     def answer(self, indices: Indices) -> Indices:
-        """Return the class of each image of the training pool, int64, shape (L,)."""
+        """Return the class of each example of the training pool, int64, shape (L,)."""
         return self.labels[indices]
 
 
 def pool_labels(data: DatasetArrays) -> Indices:
-    """Read the classes of all images of the training pool, shape (N,). ``open_dataset`` has checked them."""
+    """Read the classes of all examples of the training pool, shape (N,). ``open_dataset`` has checked them."""
     labels: Indices = open_array(data.folder / "train_labels.npy", mapped=False)
     return labels

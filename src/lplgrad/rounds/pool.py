@@ -1,4 +1,4 @@
-"""The pool of a trial: labelled images, candidates of a round, and the test images that are scored like candidates."""
+"""The pool of a trial: labelled examples, candidates of a round, and test examples that are scored like candidates."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.randomness import Purpose, stream
 
 Indices = npt.NDArray[np.int64]
-TEST_IMAGES = 1000  # scored after every query to compare scores with true losses; all, if the set has fewer
+TEST_EXAMPLES = 1000  # scored after every query to compare scores with true losses; all, if the set has fewer
 
 
-UNKNOWN = -1  # the label of an image that the annotator could not label
+UNKNOWN = -1  # the label of an example that the annotator could not label
 
 
 def _none() -> Indices:
@@ -26,8 +26,8 @@ def _none() -> Indices:
 class LabeledSet:
     """The labels that a trial has bought by a round, sorted by round and index.
 
-    An image whose label is unknown has been paid for. It is no candidate again, and core-set looks away from it as from
-    the others, but nothing is trained on it.
+    An example whose label is unknown has been paid for. It is never a candidate again. Core-set treats it like the
+    other labelled examples, but nothing is trained on it.
     """
 
     indices: Indices = field(default_factory=_none)  # positions in the training pool, int64, shape (L,), each once
@@ -47,7 +47,7 @@ class LabeledSet:
         """Return the labelled set after ``chosen`` got ``labels``, each of shape (b,), for round ``round_number``."""
         repeated = np.intersect1d(self.indices, chosen)
         if len(repeated) or len(np.unique(chosen)) < len(chosen):
-            raise ValueError(f"a query chose images twice or images that have labels: {repeated[:5]}")
+            raise ValueError(f"a query chose examples twice or examples that have labels: {repeated[:5]}")
         order = np.argsort(chosen)
         return LabeledSet(
             np.concatenate([self.indices, chosen[order]]),
@@ -56,48 +56,48 @@ class LabeledSet:
         )
 
 
-def draw_start(images: int, size: int, seed: int, classes: Indices | None = None) -> Indices:
-    """Draw the images that are labelled for round 1, without replacement.
+def draw_start(examples: int, size: int, seed: int, classes: Indices | None = None) -> Indices:
+    """Draw the examples that are labelled for round 1, without replacement.
 
-    The seed determines one permutation of the pool. A uniform draw takes its first ``size`` images. A stratified draw
-    takes from each class its first images. How many follows from the size of the class by the method of the largest
+    The seed determines one permutation of the pool. A uniform draw takes its first ``size`` examples. A stratified draw
+    takes from each class its first examples. How many follows from the size of the class by the method of the largest
     remainder: first the whole part of the class's proportional share, then one more for the classes whose shares have
     the largest fractions. Of equal fractions, the smaller class number comes first.
 
     Args:
-        images: size N of the training pool.
-        size: how many images are drawn.
+        examples: size N of the training pool.
+        size: how many examples are drawn.
         seed: of the trial.
-        classes: of all images of the pool, shape (N,), for a stratified draw; None for a uniform one.
+        classes: of all examples of the pool, shape (N,), for a stratified draw; None for a uniform one.
 
     Returns:
         Indices, ascending, int64, shape (size,).
 
     Raises:
-        UserError: the pool has fewer images.
+        UserError: the pool has fewer examples.
     """
-    if size > images:
-        raise UserError(f"start: {size} images are to be labelled, but the pool has {images}")
-    order = stream(seed, Purpose.INITIAL_LABELS).permutation(images)
+    if size > examples:
+        raise UserError(f"start: {size} examples are to be labelled, but the pool has {examples}")
+    order = stream(seed, Purpose.INITIAL_LABELS).permutation(examples)
     if classes is None:
         return np.sort(order[:size])
     members = [order[classes[order] == one] for one in np.unique(classes)]
-    whole, fractions = np.divmod([size * len(of_class) for of_class in members], images)
+    whole, fractions = np.divmod([size * len(of_class) for of_class in members], examples)
     whole[np.argsort(-fractions, kind="stable")[: size - whole.sum()]] += 1
     return np.sort(np.concatenate([of_class[:count] for of_class, count in zip(members, whole, strict=True)]))
 
 
 def draw_candidates(
-    images: int, labeled: LabeledSet, size: int | Literal["all"], seed: int, round_number: int
+    examples: int, labeled: LabeledSet, size: int | Literal["all"], seed: int, round_number: int
 ) -> Indices:
     """Draw the candidates: a random subset S of the unlabelled pool (paper, section III; Beluch et al. 2018).
 
-    Seed and round determine one permutation of all images. The candidates are its first ``size`` images without a
+    Seed and round determine one permutation of all examples. The candidates are its first ``size`` examples without a
     label, so strategies with different labelled sets still draw nearly the same candidates.
 
     Args:
-        images: size N of the training pool.
-        labeled: the labelled images.
+        examples: size N of the training pool.
+        labeled: the labelled examples.
         size: size of the subset S, or ``all`` for the whole unlabelled pool.
         seed, round_number: of the trial and its round, from 1.
 
@@ -105,20 +105,23 @@ def draw_candidates(
         Indices of the candidates, ascending, int64, shape (S,).
 
     Raises:
-        UserError: fewer than ``size`` images have no label.
+        UserError: fewer than ``size`` examples have no label.
     """
-    left = images - len(labeled)
+    left = examples - len(labeled)
     if size != "all" and size > left:
         raise UserError(
-            f"candidates: {size} are to be drawn in round {round_number}, but only {left} of {images} images are left "
-            "without a label; lower candidates, or set it to all"
+            f"candidates: {size} are to be drawn in round {round_number}, but only {left} of {examples} examples are "
+            "left without a label; lower candidates, or set it to all"
         )
-    order = stream(seed, Purpose.CANDIDATES, round_number).permutation(images)
+    order = stream(seed, Purpose.CANDIDATES, round_number).permutation(examples)
     unlabeled = order[~np.isin(order, labeled.indices)]
     return np.sort(unlabeled if size == "all" else unlabeled[:size])
 
 
-def draw_test_images(images: int, seed: int) -> Indices:
-    """Draw the test images that are scored after every query, the same in all rounds and for all strategies of a seed:
-    positions in a test set of so many images, ascending, int64, shape (min(images, ``TEST_IMAGES``),)."""
-    return np.sort(stream(seed, Purpose.TEST_IMAGES).permutation(images)[:TEST_IMAGES])
+def draw_test_examples(examples: int, seed: int) -> Indices:
+    """Draw the test examples that are scored after every query. A seed draws the same in all rounds and strategies.
+
+    Returns:
+        Positions in a test set of so many examples, ascending, int64, shape (min(examples, ``TEST_EXAMPLES``),).
+    """
+    return np.sort(stream(seed, Purpose.TEST_EXAMPLES).permutation(examples)[:TEST_EXAMPLES])

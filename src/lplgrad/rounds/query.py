@@ -69,7 +69,7 @@ def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> 
         beside = predictions(candidates)
     write_scores(here.folder / "scores.csv", indices, choice, **beside)
     write_json(here.folder / "query_timing.json", timing)
-    # After the choice, and not part of its time: how a score ranks test images is measured, never used for choosing.
+    # After the choice, and not part of its time: how a score ranks test examples is measured, never used for choosing.
     test_scores = () if scorer is None or not function.alone else scorer.test_scores()
     write_test_scores(here.folder / "test_scores.csv", *test_scores)
     write_settings(here, QUERY)

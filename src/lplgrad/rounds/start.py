@@ -16,18 +16,18 @@ from lplgrad.study.validation import parse
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draw images of the pool, ask the oracle for their labels, and write these."""
+    """Draw examples of the pool, ask the oracle for their labels, and write these."""
     data = open_dataset(arguments.data)
-    images = len(data.splits["train"].inputs)
+    examples = len(data.splits["train"].inputs)
     if arguments.labels is not None:
         values = {"query_size": arguments.query_size, "candidates": arguments.candidates or "all"}
         values |= {"start": {"size": arguments.size}, "labels": arguments.labels}
         budget = parse(Budget, values, "the budget")
-        problem = pool_problem(budget, images)
+        problem = pool_problem(budget, examples)
         if problem is not None:
             raise UserError(f"{arguments.data}: {problem[0]}: {problem[1]}")
     oracle = SimulatedOracle(data)
-    # Which classes the images have, nobody knows before labelling: a stratified start is a simulation.
-    classes = oracle.answer(np.arange(images)) if arguments.draw == "stratified" else None
-    drawn = draw_start(images, arguments.size or arguments.query_size, arguments.seed, classes)
+    # Which classes the examples have, nobody knows before labelling: a stratified start is a simulation.
+    classes = oracle.answer(np.arange(examples)) if arguments.draw == "stratified" else None
+    drawn = draw_start(examples, arguments.size or arguments.query_size, arguments.seed, classes)
     write_labeled(arguments.output, LabeledSet().extended(drawn, oracle.answer(drawn), 1))

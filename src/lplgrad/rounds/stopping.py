@@ -1,4 +1,4 @@
-"""Stopping before the budget is spent: a trial that has reached its target accuracy labels no more images.
+"""Stopping before the budget is spent: a trial that has reached its target accuracy labels no more examples.
 
 The remaining rounds are still rounds of the workflow, whose shape does not depend on measurements, but they train and
 query nothing. Their metrics contain ``stopped: true``, their labels are those with which the trial stopped, and

@@ -15,7 +15,7 @@ from lplgrad import acquisition
 from lplgrad.recipes import Draw, Learner
 from lplgrad.rounds.checkpoints import build, build_learner, tensors_of
 from lplgrad.rounds.optimizers import learning_rate, optimizer_of
-from lplgrad.rounds.pool import TEST_IMAGES
+from lplgrad.rounds.pool import TEST_EXAMPLES
 from lplgrad.rounds.resume import progress_tensors
 from lplgrad.study.availability import check_input_files, check_pool, check_prepared_datasets
 from lplgrad.study.layout import Layout, Trial
@@ -206,7 +206,7 @@ def _cost(layout: Layout, trials: list[Trial], rates: Rates, sizes: Mapping[str,
                     cost.final_bytes += learner.checkpoint_bytes
             if number < budget.rounds:
                 subset = budget.subset or size.pool - labels
-                tests = min(size.test, TEST_IMAGES) if function.alone else 0
+                tests = min(size.test, TEST_EXAMPLES) if function.alone else 0
                 examples = {"candidates": subset + tests, "labeled": labels, "pool": size.pool}
                 seconds = sum(
                     count * rate(rates, work.measuring(of)) for of, count in examples.items() if work.needs(of)
