@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lplgrad.machine.registry import Registry
-from lplgrad.study.validation import Settings
+from lplgrad.study.validation import NoOptions, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,10 +73,6 @@ class Choice(NamedTuple):
 
     picks: npt.NDArray[np.int64]  # positions among the candidates, in the order of choice, int64, shape (b,)
     scores: npt.NDArray[np.float32] | None = None  # of all candidates, for people, shape (S,); None if there are none
-
-
-class NoOptions(Settings):
-    """An acquisition function without options."""
 
 
 @dataclass(frozen=True)

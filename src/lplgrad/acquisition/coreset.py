@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lplgrad.acquisition import Acquisition, Candidates, Choice, NoOptions
+from lplgrad.acquisition import Acquisition, Candidates, Choice
 from lplgrad.machine.registry import lazy
+from lplgrad.study.validation import NoOptions
 
 if TYPE_CHECKING:
     import torch

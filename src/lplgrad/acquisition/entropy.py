@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lplgrad.acquisition import Acquisition, Candidates, NoOptions
+from lplgrad.acquisition import Acquisition, Candidates
+from lplgrad.study.validation import NoOptions
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from lplgrad.acquisition import Acquisition, Candidates, NoOptions, Scores
+from lplgrad.acquisition import Acquisition, Candidates, Scores
 from lplgrad.machine.randomness import Purpose, stream
+from lplgrad.study.validation import NoOptions
 
 
 def score(candidates: Candidates, options: NoOptions) -> Scores:

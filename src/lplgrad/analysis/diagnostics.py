@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lplgrad import modalities
-from lplgrad.acquisition import Candidates, NoOptions, choice_of, random
+from lplgrad.acquisition import Candidates, choice_of, random
 from lplgrad.acquisition import registry as acquisitions
 from lplgrad.analysis import choices as of_examples
 from lplgrad.analysis.choices import Indices, rank_correlation
@@ -25,6 +25,7 @@ from lplgrad.rounds.oracle import pool_labels
 from lplgrad.rounds.pool import LabeledSet, draw_candidates
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.settings import StudyFile
+from lplgrad.study.validation import NoOptions
 
 Row = dict[str, Any]
 

@@ -10,17 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lplgrad.machine.registry import Registry
-from lplgrad.study.validation import Settings
+from lplgrad.study.validation import NoOptions, Settings
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from lplgrad.backbones._network import Network
-
-
-class NoOptions(Settings):
-    """A backbone without options."""
 
 
 @dataclass(frozen=True)

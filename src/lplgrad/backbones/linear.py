@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lplgrad.backbones import Backbone, NoOptions
+from lplgrad.backbones import Backbone
+from lplgrad.study.validation import NoOptions
 
 if TYPE_CHECKING:
     from lplgrad.backbones._network import Network

@@ -11,14 +11,9 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from lplgrad.machine.errors import DownloadError
-from lplgrad.study.validation import Settings
 
 T = TypeVar("T")
 DISK_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-
-
-class NoOptions(Settings):
-    """A source without options."""
 
 
 def unreachable(url: str, seconds: float = 3.0) -> str | None:

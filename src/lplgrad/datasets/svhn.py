@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from lplgrad.datasets import Prepared, Size, Source
-from lplgrad.datasets._torchvision import NoOptions, download, missing
+from lplgrad.datasets._torchvision import download, missing
 from lplgrad.datasets.prepared.arrays import Examples
+from lplgrad.study.validation import NoOptions
 
 URL = "http://ufldl.stanford.edu/housenumbers"
 FILES = ("train_32x32.mat", "test_32x32.mat")

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lplgrad.machine.registry import Registry
-from lplgrad.study.validation import Settings
+from lplgrad.study.validation import NoOptions, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -55,10 +55,6 @@ class View(Protocol):
         ...
 
 
-class NoAugmentation(Settings):
-    """No augmentation."""
-
-
 @dataclass(frozen=True)
 class Modality:
     """A kind of examples."""
@@ -76,7 +72,7 @@ class Modality:
     numbers: Callable[[npt.NDArray[Any]], npt.NDArray[np.float64]]
     pictures: bool = False  # whether figures can show the stored examples as images
     # The settings of the augmentation, which are the key ``augmentation`` of a data set
-    augmentation: type[Settings] = NoAugmentation
+    augmentation: type[Settings] = NoOptions
 
 
 registry = Registry[Modality](__name__, __path__, "MODALITY")

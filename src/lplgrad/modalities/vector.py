@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from lplgrad.modalities import Modality, NoAugmentation, View, _floats
+from lplgrad.modalities import Modality, View, _floats
+from lplgrad.study.validation import NoOptions
 
 if TYPE_CHECKING:
     import torch
 
 
 def view(
-    augmentation: NoAugmentation,
+    augmentation: NoOptions,
     mean: Sequence[float],
     std: Sequence[float],
     shape: Sequence[int],

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from lplgrad.machine.registry import Registry
-from lplgrad.study.validation import Settings
+from lplgrad.study.validation import NoOptions, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from lplgrad.study.settings import Training
 
 EVERYTHING = frozenset({"logits", "features", "gradient_norms"})
-
-
-class NoOptions(Settings):
-    """A recipe without options."""
 
 
 class Spec(NamedTuple):

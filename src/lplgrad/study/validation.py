@@ -101,6 +101,10 @@ def input_files(settings: Settings) -> list[str]:
     return [path for path in named if path is not None]
 
 
+class NoOptions(Settings):
+    """No options: of a recipe, an acquisition function, a backbone or a source, or no augmentation."""
+
+
 class Row(Settings):
     """A row that names an entry of a registry and carries that entry's own options beside its keys.
 
