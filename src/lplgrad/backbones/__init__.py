@@ -36,4 +36,9 @@ class Backbone:
     initialize: Callable[[Network, Any, torch.Generator], None] | None = None
 
 
+def stages_and_dropout(options: Any) -> frozenset[str]:
+    """Return what networks offer that have stages, and dropout if the option of that name is not 0."""
+    return frozenset({"stages", "dropout"} if options.dropout else {"stages"})
+
+
 registry = Registry[Backbone](__name__, __path__, "BACKBONE")

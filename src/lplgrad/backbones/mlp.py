@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from lplgrad.backbones import Backbone
+from lplgrad.backbones import Backbone, stages_and_dropout
 from lplgrad.study.validation import Count, Number, Settings
 
 if TYPE_CHECKING:
@@ -33,9 +33,4 @@ def build(options: Options, shape: Sequence[int], classes: int | None) -> Networ
     return Perceptron(shape[0], options.hidden, classes, options.dropout)
 
 
-def offers(options: Options) -> frozenset[str]:
-    """Return what the networks offer: the hidden layers as stages, and dropout if there is any."""
-    return frozenset({"stages", "dropout"} if options.dropout else {"stages"})
-
-
-BACKBONE = Backbone(build, Options, "vector", offers)
+BACKBONE = Backbone(build, Options, "vector", stages_and_dropout)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from lplgrad.backbones import Backbone
+from lplgrad.backbones import Backbone, stages_and_dropout
 from lplgrad.study.validation import Count, Number, Settings
 
 if TYPE_CHECKING:
@@ -36,12 +36,7 @@ def residual(blocks: Sequence[int], width: int) -> Backbone:
 
         return ResNet(blocks, options.width or width, shape[0], classes, options.stem, options.dropout)
 
-    return Backbone(build, Options, offers=offers)
-
-
-def offers(options: Options) -> frozenset[str]:
-    """Return what the networks offer: stages, and dropout if there is any."""
-    return frozenset({"stages", "dropout"} if options.dropout else {"stages"})
+    return Backbone(build, Options, offers=stages_and_dropout)
 
 
 BACKBONE = residual((2, 2, 2, 2), width=64)

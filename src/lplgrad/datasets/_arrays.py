@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -96,8 +97,11 @@ def unavailable(options: FileOptions, downloads: Path) -> str | None:
     return None if path.is_file() else f"{path} does not exist; place the file there"
 
 
-def size_of(found: Prepared) -> Size:
-    """Return the size of a data set that has been read."""
+def size_of(prepare: Callable[[Any, Path], Prepared], options: FileOptions, downloads: Path) -> Size | None:
+    """Return the size of the arrays in the file, which ``prepare`` reads, if it is there."""
+    if not Path(options.path).expanduser().is_file():
+        return None
+    found = prepare(options, downloads)
     assert isinstance(found.train, Examples)
     assert isinstance(found.test, Examples)
     shape = found.train.inputs.shape[1:]

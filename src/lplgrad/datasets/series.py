@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from lplgrad.datasets import Prepared, Size, Source
+from lplgrad.datasets import Prepared, Source
 from lplgrad.datasets._arrays import FileOptions, original, prepared, read_npz, size_of, unavailable
 
 
@@ -14,9 +15,6 @@ def prepare(options: FileOptions, downloads: Path) -> Prepared:
     return prepared(options, train, test, "N, T, C")
 
 
-def size(options: FileOptions, downloads: Path) -> Size | None:
-    """Return the size of the arrays in the file, if it is there."""
-    return size_of(prepare(options, downloads)) if Path(options.path).expanduser().is_file() else None
-
-
-SOURCE = Source(prepare, FileOptions, "series", unavailable=unavailable, originals=original, size=size)
+SOURCE = Source(
+    prepare, FileOptions, "series", unavailable=unavailable, originals=original, size=partial(size_of, prepare)
+)

@@ -7,12 +7,13 @@ class names and columns of numbers.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from lplgrad.datasets import Prepared, Size, Source
+from lplgrad.datasets import Prepared, Source
 from lplgrad.datasets._arrays import Array, FileOptions, original, prepared, read_npz, size_of, unavailable
 from lplgrad.machine.errors import UserError
 
@@ -59,9 +60,4 @@ def _read_csv(path: Path, label: str) -> tuple[Array, Array]:
     return columns.to_numpy(dtype="float64"), names.to_numpy(dtype=str)
 
 
-def size(options: Options, downloads: Path) -> Size | None:
-    """Return the size of the arrays in the file, if it is there."""
-    return size_of(prepare(options, downloads)) if Path(options.path).expanduser().is_file() else None
-
-
-SOURCE = Source(prepare, Options, "vector", unavailable=unavailable, originals=original, size=size)
+SOURCE = Source(prepare, Options, "vector", unavailable=unavailable, originals=original, size=partial(size_of, prepare))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ def problem(inputs: npt.NDArray[Any], shape: str) -> str | None:
 def statistics(inputs: npt.NDArray[np.float32], folder: Path) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of each channel; 1 for a channel that does not vary."""
     channels, count = inputs.shape[-1], inputs[..., 0].size
-    blocks = range(0, len(inputs), BLOCK)
-    rows = (inputs[start : start + BLOCK].reshape(-1, channels).astype(np.float64) for start in blocks)
-    mean = np.sum([block.sum(axis=0) for block in rows], axis=0) / count
-    rows = (inputs[start : start + BLOCK].reshape(-1, channels).astype(np.float64) for start in blocks)
-    variance = np.sum([np.square(block - mean).sum(axis=0) for block in rows], axis=0) / count
+
+    def blocks() -> Iterator[npt.NDArray[np.float64]]:
+        for start in range(0, len(inputs), BLOCK):
+            yield inputs[start : start + BLOCK].reshape(-1, channels).astype(np.float64)
+
+    mean = np.sum([block.sum(axis=0) for block in blocks()], axis=0) / count
+    variance = np.sum([np.square(block - mean).sum(axis=0) for block in blocks()], axis=0) / count
     # Rounding leaves a little variance in a constant channel.
     deviation = np.where(variance > 1e-14 * np.square(mean), np.sqrt(variance), 1.0)
     return mean.tolist(), np.where(deviation > 0, deviation, 1.0).tolist()

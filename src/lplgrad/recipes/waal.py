@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from lplgrad import recipes
 from lplgrad.machine.registry import lazy
-from lplgrad.recipes import EVERYTHING, Draw, Measured, Recipe
+from lplgrad.recipes import EVERYTHING, Draw, Measured, Recipe, plain
 from lplgrad.study.validation import Count, Number, Settings
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class Options(Settings):
     clock: Literal["pool", "labeled"] = "pool"
 
 
-class Learner(recipes.Learner):
+class Learner(plain.Learner):
     """A network, and a critic of its features."""
 
     options: Options
@@ -83,12 +82,12 @@ class Learner(recipes.Learner):
     def step(self, draw: Draw) -> Measured:
         """Take a step of the network, and then one of the critic on the same features.
 
-        If no example is without a label, the network takes its step alone.
+        If no example is without a label, the network takes the step of the plain recipe.
         """
+        if not draw.unlabeled_count:
+            return super().step(draw)
         critic = self.networks["critic"]
         inputs, labels = draw.labeled()
-        if not draw.unlabeled_count:
-            return self._step_alone(draw, inputs, labels)
         with self.autocast():
             outputs = self.model.outputs(inputs)
             with _own_statistics(self.model):
@@ -111,14 +110,6 @@ class Learner(recipes.Learner):
             "distance": (apart, 1),
             "penalty": (penalty.detach(), 1),
         }
-
-    def _step_alone(self, draw: Draw, inputs: Tensor, labels: Tensor) -> Measured:
-        with self.autocast():
-            logits = self.model(inputs)
-        losses = F.cross_entropy(logits.float(), labels, reduction="none")
-        torch.autograd.backward(losses.mean())
-        self.optimizers["model"].step(draw.rate)
-        return {"loss": (losses.detach().sum(), len(losses))}
 
     def predict(self, inputs: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         """Compute logits, features and the critic's output, shape (B,): the higher, the less like labelled examples."""
