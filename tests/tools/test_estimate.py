@@ -30,16 +30,9 @@ from lplgrad.study.reading import read_study
 from lplgrad.study.settings import BackboneRow, RecipeRow, Start
 from lplgrad.tools import rates as measuring
 from lplgrad.tools.estimate import checkpoint_bytes, estimate, peak_bytes
-from lplgrad.tools.rates import (
-    Measuring,
-    jobs_at_a_time,
-    measure_rates,
-    read_rates,
-    size_of,
-    sizes_of,
-    start_seconds,
-    works,
-)
+from lplgrad.tools.rates import Measuring, measure_rates, read_rates
+from lplgrad.tools.starting import jobs_at_a_time, start_seconds
+from lplgrad.tools.work import size_of, sizes_of, works
 from tests.conftest import TRAIN
 from tests.learners import JOINT, PLAIN, learner_of, saved
 

@@ -21,22 +21,9 @@ from lplgrad.study.availability import check_input_files, check_pool, check_prep
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import BackboneRow, RecipeRow, Training
-from lplgrad.tools.rates import (
-    ANY,
-    CANDIDATES,
-    CHOSEN,
-    LABELED,
-    START,
-    Rates,
-    Size,
-    Work,
-    jobs_at_a_time,
-    measure_rates,
-    random_examples,
-    rate,
-    read_rates,
-    sizes_of,
-)
+from lplgrad.tools.rates import ANY, CANDIDATES, CHOSEN, LABELED, START, Rates, measure_rates, rate, read_rates
+from lplgrad.tools.starting import jobs_at_a_time
+from lplgrad.tools.work import Size, Work, random_examples, sizes_of
 
 FLOAT = 4  # bytes
 

@@ -1,7 +1,7 @@
-"""How fast a machine is at a study's own work: rates that are measured here, or that a file holds.
+"""How fast a machine is at the tasks of a study, see ``Work``: rates that a file holds, or that are measured here.
 
-Nothing here knows a recipe, an acquisition function or a source by name. A few steps of the recipe's own loop are
-timed, and all that the acquisition function asks of a query, on random examples of the data set's shape.
+A few steps of the recipe's own loop are timed, and all that the acquisition function asks of a query, on random
+examples of the data set's shape.
 """
 
 from __future__ import annotations
@@ -9,27 +9,23 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lplgrad import acquisition, datasets, modalities, recipes
+from lplgrad import acquisition, modalities, recipes
 from lplgrad.acquisition import Candidates
-from lplgrad.machine import devices, fork_server
+from lplgrad.machine import devices
 from lplgrad.machine.devices import to_tensor
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import read_json
 from lplgrad.machine.log import say
 from lplgrad.machine.randomness import Purpose, stream
 from lplgrad.machine.timing import Stopwatch
@@ -40,7 +36,9 @@ from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.loop import train
 from lplgrad.rounds.needs import measure
 from lplgrad.study.layout import Layout
-from lplgrad.study.settings import Dataset, RecipeRow, Strategy, Study, Training
+from lplgrad.study.settings import Training
+from lplgrad.tools.starting import start_seconds
+from lplgrad.tools.work import Size, Work, random_examples, sizes_of, works
 
 # Seconds by (network, task), see ``Work``, and those to start a job.
 Rates = Mapping[tuple[str, str], float]
@@ -48,154 +46,6 @@ ANY, START = "any model", "start a job"
 # The examples that the choice of a set is measured on, the labelled ones among them, and how many are chosen.
 CANDIDATES, LABELED, CHOSEN = 2_000, 500, 100
 LONGEST = 10.0  # seconds for one rate, after which no further repeat begins
-
-
-class Size(NamedTuple):
-    """The size of a data set."""
-
-    shape: tuple[int, ...]  # of a stored example, as the modality says
-    classes: int
-    pool: int
-    test: int
-    pool_is_known: bool = True  # otherwise the pool has as many examples as its budgets need
-
-
-def size_of(study: Study, dataset: str) -> Size:
-    """Read the size of a prepared data set, or take it from its source.
-
-    Raises:
-        UserError: neither knows it.
-    """
-    row = study.datasets[dataset]
-    manifest = Path(study.data_dir) / dataset / "dataset.json"
-    if manifest.exists():
-        described = read_json(manifest)
-        try:
-            train, test = (described["splits"][split]["inputs"] for split in ("train", "test"))
-            return Size(tuple(map(int, train[1:])), len(described["classes"]), int(train[0]), int(test[0]))
-        except (KeyError, TypeError, ValueError, IndexError):
-            raise UserError(f"{manifest}: not the description of a data set; prepare it anew") from None
-    options = row.checked_options
-    found = datasets.registry.load(row.source).size(options, Path(study.data_dir) / "downloads")
-    if found is None:
-        keys = [key for key in ("image_size", "test_images") if getattr(options, key, 0) is None]
-        path = getattr(options, "path", None)
-        absent = path is not None and not Path(path).expanduser().exists()
-        ways = [f"set {' and '.join(keys)}"] if keys else []
-        ways += ["place its files there"] if absent else ["prepare it (add --until prepare to your snakemake command)"]
-        where = f" ({path} is not there)" if absent else ""
-        raise UserError(f"datasets.{dataset}: its size is not known yet{where}; {', or '.join(ways)}")
-    if found.pool is not None:
-        return Size(found.shape, found.classes, found.pool, found.test)
-    budgets = [row.budgets[name] for name in study.run.budgets]
-    least = max(max(one.labels, one.bought(one.rounds - 1) + (one.subset or 0)) for one in budgets)
-    return Size(found.shape, found.classes, least, found.test, pool_is_known=False)
-
-
-def sizes_of(layout: Layout) -> dict[str, Size]:
-    """Return the sizes of all data sets of a study, as ``size_of``."""
-    return {name: size_of(layout.study, name) for name in layout.datasets}
-
-
-def random_examples(row: Dataset, shape: Sequence[int], count: int, draw: np.random.Generator) -> npt.NDArray[Any]:
-    """Draw examples as they are stored, shape (count, ...): bytes, or floats if the modality refuses bytes."""
-    found: npt.NDArray[Any] = draw.integers(0, 256, (count, *shape), dtype=np.uint8)
-    if modalities.registry.load(row.modality).problem(found) is not None:
-        found = draw.standard_normal((count, *shape), dtype=np.float32)
-    return found
-
-
-class Work(NamedTuple):
-    """What one data set has to be done with a strategy, and the names of its rates.
-
-    Each name holds all that the rate depends on, but for the number of classes. The options of a recipe and of an
-    acquisition function are part of its label.
-    """
-
-    study: Study
-    dataset: str
-    size: Size
-    strategy: Strategy
-
-    @property
-    def row(self) -> Dataset:
-        """The data set."""
-        return self.study.datasets[self.dataset]
-
-    @property
-    def recipe(self) -> RecipeRow:
-        """How the strategy trains."""
-        return self.study.recipes[self.strategy.recipe]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one network input."""
-        return modalities.registry.load(self.row.modality).input_shape(self.size.shape)
-
-    @property
-    def side_training(self) -> Training | None:
-        """The settings of the training within a query, if the acquisition function has a learner of its own."""
-        of = acquisition.registry.load(self.strategy.acquisition).side_training
-        return None if of is None else of(self.strategy.checked_options)
-
-    @property
-    def network(self) -> str:
-        """The network, the stored examples that it takes, and the precision."""
-        shape = "x".join(map(str, self.size.shape))
-        return f"{self.row.backbone.label}, {shape}, {self.study.compute.precision}"
-
-    def step(self, training: Training, label: str) -> tuple[str, str]:
-        """A step of training, of a recipe or an acquisition function with a label."""
-        kind = modalities.registry.load(self.row.modality).augmentation
-        defaults = kind().model_dump()
-        changed = [f"{key}: {value}" for key, value in self.row.augmentation.items() if value != defaults[key]]
-        how = ", ".join([f"{self.batch(training)} examples", training.optimizer, *changed])
-        return self.network, f"step of {label} ({how})"
-
-    def batch(self, training: Training) -> int:
-        """Return the number of labelled examples in a step: a mini-batch, or all if there are never as many."""
-        return min(training.batch_size, max(self.row.budgets[name].labels for name in self.study.run.budgets))
-
-    @property
-    def train(self) -> tuple[str, str]:
-        """A step of the recipe."""
-        return self.step(self.row.training, self.recipe.label)
-
-    @property
-    def side(self) -> tuple[str, str]:
-        """A step of the acquisition function's own learner."""
-        assert self.side_training is not None
-        return self.step(self.side_training, self.strategy.label)
-
-    @property
-    def predict(self) -> tuple[str, str]:
-        """The prediction for an example."""
-        return self.network, f"predict with {self.recipe.label}"
-
-    def needs(self, of: str) -> dict[str, Any]:
-        """Return the needs of the strategy for the ``candidates``, the ``labeled`` examples or the whole ``pool``."""
-        given = {need: argument for need, argument in self.strategy.needs.items() if need != "labeled:labels"}
-        parted = {need: need.partition(":")[0] for need in given}
-        if of == "candidates":
-            return {need: argument for need, argument in given.items() if parted[need] not in ("labeled", "pool")}
-        return {need.removeprefix(f"{of}:"): argument for need, argument in given.items() if parted[need] == of}
-
-    def measuring(self, of: str) -> tuple[str, str]:
-        """What the strategy needs for an example, and its score if each example has one."""
-        return self.network, f"measure {of} for {self.strategy.label} with {self.recipe.label}"
-
-    @property
-    def choice(self) -> tuple[str, str]:
-        """The choice of a set, divided by the candidates, and by the labelled examples with those to choose."""
-        return self.network, f"choose by {self.strategy.label} with {self.recipe.label}"
-
-
-def works(layout: Layout, sizes: Mapping[str, Size]) -> Iterator[Work]:
-    """Yield the work of each data set and strategy."""
-    study = layout.study
-    for dataset, size in sizes.items():
-        for name in study.run.strategies:
-            yield Work(study, dataset, size, study.strategies[name])
 
 
 def rate(rates: Rates, task: tuple[str, str]) -> float:
@@ -395,77 +245,6 @@ class Measuring:
 
     def _candidates(self, measured: dict[str, Any], count: int) -> Candidates:
         return Candidates(np.arange(count), 1, 1, min(CHOSEN, count), measured)
-
-
-def start_seconds(repeats: int, device: torch.device) -> float:
-    """Measure the median seconds to start a job and end it at once: as a fork where Snakemake would fork.
-
-    On a GPU, the start of CUDA and of its libraries is added.
-    """
-    new = [sys.executable, "-c", "import lplgrad.rounds.training"]
-    found = None
-    if sys.platform == "linux":
-        problems: list[object] = []
-        path = fork_server.socket_path()
-        try:
-            fork_server.start(path, problems.append)
-            command = [sys.executable, "-I", "-S", str(fork_server.CLIENT), str(path), "train", "--help"]
-            found = None if problems else _seconds(command, repeats, "no fork server")
-        finally:
-            fork_server.stop()
-        if found is None:
-            say(
-                "warning: the fork server does not start here, so the start of a job is that of a new process"
-                + "".join(f" ({problem})" for problem in problems)
-            )
-    if found is None:
-        found = _seconds(new, repeats)
-        assert found is not None
-    return found + (cuda_seconds(repeats) if device.type == "cuda" else 0.0)
-
-
-def _seconds(command: list[str], repeats: int, unless: str = "") -> float | None:
-    """Return the median seconds of a command, or None if it writes ``unless`` to standard error."""
-    seconds = []
-    for _ in range(repeats + 1):
-        before = time.perf_counter()
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
-        seconds.append(time.perf_counter() - before)
-        if unless and unless in done.stderr:
-            return None
-        if done.returncode:
-            raise UserError(f"a job does not start here ({' '.join(done.stderr.split())[-300:]})")
-    return statistics.median(seconds[1:])
-
-
-CUDA = """
-import time, torch
-before = time.perf_counter()
-images = torch.zeros(1, 3, 8, 8, device="cuda", requires_grad=True)
-torch.nn.functional.conv2d(images, torch.zeros(4, 3, 3, 3, device="cuda")).flatten(1).matmul(
-    torch.zeros(144, 2, device="cuda")).sum().backward()
-torch.cuda.synchronize()
-print(time.perf_counter() - before)
-"""
-
-
-def cuda_seconds(repeats: int) -> float:
-    """Measure the median seconds that a new process needs for its first convolution and product on a GPU."""
-    seconds = []
-    for _ in range(repeats + 1):
-        done = subprocess.run([sys.executable, "-c", CUDA], check=True, capture_output=True, text=True)
-        seconds.append(float(done.stdout))
-    return statistics.median(seconds[1:])
-
-
-def jobs_at_a_time(study: Study) -> tuple[int, str]:
-    """Return how many jobs this machine would run at a time, and what that follows from."""
-    compute = study.compute
-    if compute.device != "cpu" and torch.cuda.is_available():
-        cards = torch.cuda.device_count()
-        return cards * compute.jobs_per_gpu, f"{cards} GPU x {compute.jobs_per_gpu} (compute.jobs_per_gpu)"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // compute.threads), f"{cores} CPU cores / {compute.threads} (compute.threads)"
 
 
 def median_seconds(case: Callable[[], object], device: torch.device, repeats: int) -> float:
