@@ -11,7 +11,6 @@ scaled back. Otherwise small gradients would lose digits or underflow.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lplgrad.gradient_norms.batch import Call, Pass, Tap, slope_of, unit_length
 from lplgrad.gradient_norms.layers import FALLBACK, check_batch_norms, least_axes, norms, place, split_parameters
 from lplgrad.gradient_norms.layouts import ClearLayouts, ordinary_functions
 from lplgrad.gradient_norms.one_by_one import norms_one_by_one, random_state
@@ -74,104 +74,12 @@ class GradientNorms:
         return cls(total, summed, output, tensors, parts[0].names)
 
 
-class _Tap(torch.autograd.Function):
-    """The identity. Its backward pass gives the gradient at a layer's output to a listener.
-
-    The anchor gives the output a graph, although neither the input nor the parameters need a gradient. The backward
-    pass then computes only the gradients at the layers' outputs.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, anchor: Tensor, listener: Callable[[Tensor], None]) -> Tensor:
-        ctx.listener = listener
-        # Share the memory, but not as a view, which an activation could not overwrite in place. No supported layer
-        # reads its own output in the backward pass.
-        return output.data
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        ctx.listener(gradient)
-        return gradient, None, None
-
-
-@dataclass
-class _Call:
-    """A call of a layer: its input, and the version of the input, because in-place operations may change it later."""
-
-    input: Tensor
-    version: int | None
-
-    @classmethod
-    def of(cls, given: Tensor) -> _Call:
-        return cls(given.detach(), None if given.is_inference() else given._version)
-
-    @property
-    def unchanged(self) -> bool:
-        return self.version is None or self.input._version == self.version
-
-
 class _NotBatchedError(NotImplementedError):
     """Some parameters cannot be computed for a whole batch, but one by one."""
 
     def __init__(self, words: str, parameters: Iterable[nn.Parameter]) -> None:
         super().__init__(words)
         self.parameters = set(parameters)
-
-
-class _Pass:
-    """The state of a batch: calls and gradients of each layer, and norms of parameter tensors, float64, shape (B,).
-
-    A careful pass computes doubtful samples again, layer by layer. Another only notes them in ``doubtful``.
-    """
-
-    def __init__(self, size: int, device: torch.device, careful: bool) -> None:
-        self.careful = careful
-        self.calls: dict[nn.Module, list[_Call]] = defaultdict(list)
-        self.gradients: dict[nn.Module, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        self.norms: dict[nn.Parameter, Tensor] = {}
-        self.squared = torch.zeros(size, dtype=torch.float64, device=device)
-        self.doubtful = torch.zeros(size, dtype=torch.bool, device=device)
-        self.anchor = torch.zeros((), device=device, requires_grad=True)
-
-    def add(self, parameter: nn.Parameter, norm: Tensor, squared: Tensor) -> None:
-        self.norms[parameter] = norm
-        self.squared += squared
-
-    def total(self) -> Tensor:
-        """Return the norm over all parameters together, shape (B,)."""
-        total = self.squared.sqrt()
-        extreme = (self.squared < 1e-280) | ~(self.squared < 1e280)  # the squares leave the range of float64
-        self.doubtful |= extreme
-        if self.careful and self.norms and extreme.any():
-            of_tensors = torch.stack(list(self.norms.values()))[:, extreme]
-            largest = of_tensors.amax(dim=0)
-            total[extreme] = (of_tensors / largest.where(largest > 0, 1.0)).norm(dim=0) * largest
-        return total
-
-    def sum(self) -> Tensor:
-        """Return the sum of the norms of all parameter tensors, shape (B,)."""
-        return sum(self.norms.values(), torch.zeros_like(self.squared))
-
-
-def _unit_length(slopes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return unit gradients and their norms, shape (B,). A zero gradient stays zero."""
-    flat = slopes.reshape(len(slopes), -1)
-    # Divide by the largest entry first, because the square of 1e-200 underflows.
-    largest = flat.abs().amax(dim=1, keepdim=True)
-    flat = flat / largest.where(largest > 0, 1.0)
-    length = flat.norm(dim=1, keepdim=True)
-    flat = flat / length.where(length > 0, 1.0)
-    return flat.view_as(slopes), (largest * length).squeeze(1)
-
-
-def _slope(output: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the gradient of each sample's loss with respect to the model's output, float64."""
-    logits = output.double().requires_grad_()
-    losses = loss(logits)
-    if losses.shape != (len(output),):
-        raise ValueError(f"the loss must give one scalar a sample, ({len(output)},), not {tuple(losses.shape)}")
-    (slope,) = torch.autograd.grad(losses.sum(), logits)
-    return slope
 
 
 class PerSampleGradientNorms:
@@ -215,7 +123,7 @@ class PerSampleGradientNorms:
         self._names: dict[nn.Parameter, str] = {}  # of those that required a gradient when the context was entered
         self._relaid: list[tuple[Tensor, Tensor]] = []
         self._size: int | None = None  # of the batch that is passed through the model
-        self._pass: _Pass | None = None
+        self._pass: Pass | None = None
 
     def __enter__(self) -> Self:
         """Install the hooks.
@@ -307,7 +215,7 @@ class PerSampleGradientNorms:
         Norms of parameters that are computed one by one are taken from ``apart``. If it is empty, they are put there.
         """
         self._size = len(inputs)
-        self._pass = batch = _Pass(self._size, inputs.device, careful)
+        self._pass = batch = Pass(self._size, inputs.device, careful)
         before = random_state(inputs.device) if self._apart else None
         try:
             self._require_grad(self._names.keys() - self._apart)
@@ -317,7 +225,7 @@ class PerSampleGradientNorms:
                 raise NotImplementedError(
                     "the model draws random numbers, so samples cannot be passed one by one; call model.eval()"
                 )
-            unit, scale = _unit_length(_slope(output, loss))
+            unit, scale = unit_length(slope_of(output, loss))
             unit = unit.to(output.dtype)
             if linked := graph.requires_grad:
                 self._backward((graph * unit).sum())
@@ -416,12 +324,12 @@ class PerSampleGradientNorms:
                 return output
             for parameter in wanted.values():
                 parameter.requires_grad_(True)
-            call = _Call.of(given)
+            call = Call.of(given)
             self._pass.calls[layer].append(call)
-            tapped: Tensor = _Tap.apply(output, self._pass.anchor, lambda gradient: self._listen(layer, call, gradient))
+            tapped: Tensor = Tap.apply(output, self._pass.anchor, lambda gradient: self._listen(layer, call, gradient))
         return tapped
 
-    def _listen(self, layer: nn.Module, call: _Call, gradient: Tensor) -> None:
+    def _listen(self, layer: nn.Module, call: Call, gradient: Tensor) -> None:
         """Collect the gradient at a layer's output. Add the layer's norms after the gradient of its last call."""
         assert self._pass is not None
         if not call.unchanged:
