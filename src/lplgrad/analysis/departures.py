@@ -15,8 +15,8 @@ from lplgrad.datasets.prepared.arrays import checksums
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import file_digest, read_json
 from lplgrad.rounds.settings import QUERY, TRAINING, with_defaults
+from lplgrad.study.jobs import QueryJob, TrainingJob
 from lplgrad.study.layout import Layout, Trial
-from lplgrad.study.settings import QueryJob, TrainingJob
 from lplgrad.study.validation import Settings, first_difference, input_files
 
 

@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1]
 # Settings reach a job as parameters, with their defaults written out. How they are checked, where files lie, how a
 # training resumes, and which GPU it got cannot change a result.
 WITHOUT_EFFECT = {
-    "cli", "analysis.departures", "study.availability", "study.layout", "study.reading", "study.settings",
+    "cli", "analysis.departures", "study.availability", "study.jobs", "study.layout", "study.reading", "study.settings",
     "study.validation", "rounds.resume", "rounds.settings", "machine.digest", "machine.errors", "machine.leases",
     "machine.locks", "machine.log", "machine.signals",
 }  # fmt: skip

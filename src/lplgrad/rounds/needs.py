@@ -25,7 +25,7 @@ from lplgrad.rounds.evaluation import LOGITS, predict
 from lplgrad.rounds.pool import Indices, draw_test_examples
 from lplgrad.rounds.round import Round
 from lplgrad.rounds.side import train_side
-from lplgrad.study.settings import QueryJob
+from lplgrad.study.jobs import QueryJob
 
 
 class Scorer:

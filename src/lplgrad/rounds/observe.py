@@ -20,7 +20,7 @@ from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.needs import gradient_norms
 from lplgrad.rounds.pool import Indices
 from lplgrad.rounds.round import open_round
-from lplgrad.study.settings import ObservationJob
+from lplgrad.study.jobs import ObservationJob
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from lplgrad.rounds.oracle import SimulatedOracle
 from lplgrad.rounds.pool import draw_candidates
 from lplgrad.rounds.round import Round, open_round
 from lplgrad.rounds.settings import QUERY, write_settings
-from lplgrad.study.settings import QueryJob
+from lplgrad.study.jobs import QueryJob
 from lplgrad.study.validation import Settings, parse
 
 

@@ -30,7 +30,8 @@ from lplgrad.rounds.files import check_rounds, read_labeled
 from lplgrad.rounds.pool import Indices, LabeledSet
 from lplgrad.rounds.settings import digests, named_files
 from lplgrad.rounds.stopping import has_stopped
-from lplgrad.study.settings import Normalization, ObservationJob, QueryJob, TrainingJob
+from lplgrad.study.jobs import ObservationJob, QueryJob, TrainingJob
+from lplgrad.study.settings import Normalization
 from lplgrad.study.validation import Settings, parse, parse_settings
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from lplgrad import __version__, acquisition, backbones, modalities, recipes
 from lplgrad.datasets.prepared.arrays import checksums
 from lplgrad.machine.files import file_digest, write_json
-from lplgrad.study.settings import BackboneRow, QueryJob, RecipeRow, TrainingJob
+from lplgrad.study.jobs import QueryJob, TrainingJob
+from lplgrad.study.settings import BackboneRow, RecipeRow
 from lplgrad.study.validation import Settings, input_files, parse
 
 if TYPE_CHECKING:

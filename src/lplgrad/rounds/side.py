@@ -18,7 +18,7 @@ from lplgrad.rounds.resume import Progress, digest_of
 from lplgrad.rounds.round import Round
 from lplgrad.rounds.settings import learner_code
 from lplgrad.rounds.training import train_all
-from lplgrad.study.settings import QueryJob
+from lplgrad.study.jobs import QueryJob
 
 
 def train_side(

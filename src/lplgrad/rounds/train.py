@@ -11,7 +11,7 @@ from lplgrad.rounds.files import torch_version
 from lplgrad.rounds.round import open_round
 from lplgrad.rounds.settings import TRAINING, write_settings
 from lplgrad.rounds.stopping import repeat_round
-from lplgrad.study.settings import TrainingJob
+from lplgrad.study.jobs import TrainingJob
 
 
 def run(arguments: argparse.Namespace) -> None:

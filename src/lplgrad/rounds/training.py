@@ -19,7 +19,8 @@ from lplgrad.rounds.loop import Epoch, train
 from lplgrad.rounds.resume import Progress, digest_of
 from lplgrad.rounds.round import Round
 from lplgrad.rounds.settings import TRAINING, learner_code, write_settings
-from lplgrad.study.settings import Normalization, Training, TrainingJob
+from lplgrad.study.jobs import TrainingJob
+from lplgrad.study.settings import Normalization, Training
 
 
 def train_and_test(here: Round[TrainingJob]) -> None:

@@ -9,7 +9,8 @@ from itertools import product, starmap
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lplgrad.study.settings import Budget, Compute, ObservationJob, QueryJob, Study, TrainingJob
+from lplgrad.study.jobs import ObservationJob, QueryJob, TrainingJob
+from lplgrad.study.settings import Budget, Compute, Study
 from lplgrad.study.validation import Settings, input_files
 
 CHECKPOINT = "checkpoint.safetensors"

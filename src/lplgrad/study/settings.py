@@ -1,7 +1,7 @@
 """The configuration: its keys, their types and defaults, and the checks that no type can express.
 
-Dictionaries define (recipes, strategies, data sets), the lists under ``run`` select. The settings of a single job (what
-``--settings`` takes) are made of the same parts.
+Dictionaries define (recipes, strategies, data sets), the lists under ``run`` select. The settings of a single job are
+made of the same parts, see ``jobs``.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Training(Settings):
         return self
 
 
-def _write_out_augmentation(settings: Settings, modality: str) -> None:
+def write_out_augmentation(settings: Settings, modality: str) -> None:
     """Check the settings of an augmentation, whose keys the modality defines, and write out its defaults."""
     kind: type[Settings] = modalities.registry.load(modality).augmentation
     try:
@@ -321,7 +321,7 @@ class Dataset(Row):
 
     @model_validator(mode="after")
     def _augmentation_fits(self) -> Self:
-        _write_out_augmentation(self, self.modality)
+        write_out_augmentation(self, self.modality)
         return self
 
     @model_validator(mode="after")
@@ -521,54 +521,3 @@ class StudyFile(Settings):
 
     study: Study
     unavailable: dict[str, str] = Field(default={})
-
-
-class TrainingJob(Settings):
-    """The settings of one ``lplgrad train``."""
-
-    backbone: BackboneRow = BackboneRow(name="resnet18")
-    training: Training = Training()
-    augmentation: dict[str, Any] = Field(default={})
-    normalization: Normalization | None = None
-    recipe: RecipeRow = RecipeRow(trains="plain")
-    compute: Compute = Compute()
-
-    @property
-    def modality(self) -> str:
-        """The modality of the examples that the backbone takes."""
-        return backbones.registry.load(self.backbone.name).modality
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        _write_out_augmentation(self, self.modality)
-        if problem := unoffered(self.backbone, self.recipe, self.recipe.trains):
-            raise wrong(problem, "recipe")
-        return self
-
-
-class ObservationJob(Settings):
-    """The settings of one ``lplgrad observe``; see ``ModelFigures``."""
-
-    unlabeled_images: Count = 10_000
-    embedded_images: Annotated[int, Field(ge=2)] = 2_000
-    compute: Compute = Compute()
-
-
-class SourceJob(Row):
-    """The settings of one ``lplgrad prepare``: a source, and its options beside it."""
-
-    source: SourceName
-    function_key: ClassVar[str] = "source"
-    registry: ClassVar[Registry[Any]] = datasets.registry
-
-
-class QueryJob(Settings):
-    """The settings of one ``lplgrad query``."""
-
-    acquisition: AcquisitionName
-    options: dict[str, Any] = Field(default={})
-    query_size: Count
-    candidates: Count | Literal["all"] = "all"
-    query_transform: Literal["test", "train"] = "test"
-    augmentation: dict[str, Any] = Field(default={})  # whose keys the modality of the data defines
-    compute: Compute = Compute()

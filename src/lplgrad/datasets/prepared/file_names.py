@@ -28,7 +28,7 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import printable, read_json, write_text
 from lplgrad.machine.locks import alone
 from lplgrad.machine.log import say, track
-from lplgrad.study.settings import SourceJob
+from lplgrad.study.jobs import SourceJob
 from lplgrad.study.validation import parse
 
 FILES = "files.csv"

@@ -17,7 +17,7 @@ from lplgrad.machine.files import remove, write_text
 from lplgrad.machine.locks import alone
 from lplgrad.machine.log import say
 from lplgrad.study.availability import FAILED_DOWNLOAD
-from lplgrad.study.settings import SourceJob
+from lplgrad.study.jobs import SourceJob
 from lplgrad.study.validation import parse, parse_settings
 
 

@@ -1,0 +1,73 @@
+"""The settings of a single job, which its option ``--settings`` takes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from lplgrad import backbones, datasets
+from lplgrad.machine.registry import Registry
+from lplgrad.study.settings import (
+    AcquisitionName,
+    BackboneRow,
+    Compute,
+    Normalization,
+    RecipeRow,
+    SourceName,
+    Training,
+    unoffered,
+    write_out_augmentation,
+)
+from lplgrad.study.validation import Count, Row, Settings, wrong
+
+
+class TrainingJob(Settings):
+    """The settings of one ``lplgrad train``."""
+
+    backbone: BackboneRow = BackboneRow(name="resnet18")
+    training: Training = Training()
+    augmentation: dict[str, Any] = Field(default={})
+    normalization: Normalization | None = None
+    recipe: RecipeRow = RecipeRow(trains="plain")
+    compute: Compute = Compute()
+
+    @property
+    def modality(self) -> str:
+        """The modality of the examples that the backbone takes."""
+        return backbones.registry.load(self.backbone.name).modality
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        write_out_augmentation(self, self.modality)
+        if problem := unoffered(self.backbone, self.recipe, self.recipe.trains):
+            raise wrong(problem, "recipe")
+        return self
+
+
+class ObservationJob(Settings):
+    """The settings of one ``lplgrad observe``; see ``ModelFigures``."""
+
+    unlabeled_images: Count = 10_000
+    embedded_images: Annotated[int, Field(ge=2)] = 2_000
+    compute: Compute = Compute()
+
+
+class SourceJob(Row):
+    """The settings of one ``lplgrad prepare``: a source, and its options beside it."""
+
+    source: SourceName
+    function_key: ClassVar[str] = "source"
+    registry: ClassVar[Registry[Any]] = datasets.registry
+
+
+class QueryJob(Settings):
+    """The settings of one ``lplgrad query``."""
+
+    acquisition: AcquisitionName
+    options: dict[str, Any] = Field(default={})
+    query_size: Count
+    candidates: Count | Literal["all"] = "all"
+    query_transform: Literal["test", "train"] = "test"
+    augmentation: dict[str, Any] = Field(default={})  # whose keys the modality of the data defines
+    compute: Compute = Compute()
