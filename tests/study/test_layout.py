@@ -1,0 +1,47 @@
+"""Where the files of a study lie, and the settings of its jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lplgrad.study.layout import Layout, Trial
+from lplgrad.study.reading import read_study
+from lplgrad.study.settings import Study
+from lplgrad.study.validation import parse_settings, words
+from tests.study.configurations import write
+
+
+def layout_of(base: Path) -> Layout:
+    return Layout(read_study([base]))
+
+
+def test_trials_and_rounds(base: Path) -> None:
+    layout = layout_of(base)
+    assert [(trial.strategy, trial.seed) for trial in layout.trials()] == [
+        ("lplgrad", 1), ("lplgrad", 2), ("random", 1), ("random", 2),
+    ]  # fmt: skip
+    assert layout.rounds("low", "digits") == 5
+    assert layout.recipes() == ["joint", "plain"]
+
+
+def test_round_1_is_shared_and_labels_come_from_the_query_before(base: Path) -> None:
+    layout, trial = layout_of(base), Trial("low", "digits", "lplgrad", 2)
+    assert layout.trained(trial, 1) == "results/base/low/digits/start/seed2/joint"
+    assert layout.trained(trial, 2) == "results/base/low/digits/lplgrad/seed2/round2"
+    assert layout.labels(trial, 1) == "results/base/low/digits/start/seed2/labeled.csv"
+    assert layout.labels(trial, 3) == "results/base/low/digits/lplgrad/seed2/round2/next_labeled.csv"
+
+
+def test_settings_of_jobs_keep_every_letter(base: Path, tmp_path: Path) -> None:
+    """JSON's own escapes for these letters are two halves of a letter to YAML."""
+    title = "a 🐱, 𠮷, 猫, \x85, \u2028, ' and \" = {} <"
+    study = read_study([base, write(tmp_path, "emoji.yaml", {"title": title})])
+    assert parse_settings(Study, words(Layout(study).study_settings())).title == title
+
+
+def test_a_study_without_what_it_does_not_run(base: Path, tmp_path: Path) -> None:
+    over = write(tmp_path, "over.yaml", {"run": {"strategies": ["random"]}})
+    settings = Layout(read_study([base, over])).study_settings()
+    assert list(settings["strategies"]) == ["random"]
+    assert list(settings["recipes"]) == ["plain"]
+    assert Study.model_validate(settings).run.strategies == ["random"]
