@@ -189,7 +189,7 @@ COMMANDS = {
     ),
     "start": Command(
         "lplgrad.rounds.start",
-        "Draw examples of the training pool at random, and write their labels: those of round 1",
+        "Draw examples of the training pool at random, or choose them, and write their labels: those of round 1",
         "lplgrad start --data data/digits --query-size 25 --seed 1 --output labeled.csv",
         [
             DATA,
@@ -199,7 +199,9 @@ COMMANDS = {
                  choices=["uniform", "stratified"], default="uniform"),
             _arg("--candidates", "candidates of a query, to refuse too many early", type=int, metavar="S"),
             _arg("--labels", "labels of the whole budget, to refuse too many early", type=int, metavar="A"),
-            SEED,
+            _arg("--settings", "acquisition, options, features and compute, to choose instead of drawing",
+                 metavar="KEY=VALUE", nargs="*", default=[]),
+            SEED, JOBS_PER_GPU,
             _needed("--output", "CSV", "the labelled set to write"),
         ],
     ),

@@ -78,6 +78,8 @@ ROUND_PATH = "{budget}/{dataset}/{strategy}/seed{seed}/round{round}"
 ROUND = f"{ROOT}/{ROUND_PATH}"
 ROUND_LOGS = f"{LOGS}/{ROUND_PATH}"
 ENVIRONMENT = HOME / "envs" / "lplgrad.yaml"
+# Whether first labels are chosen, which may need a GPU, and not only drawn
+CHOSEN = any(LAYOUT.budget(*panel).start.by for panel in product(STUDY.run.budgets, LAYOUT.datasets))
 RUN = {"budget": STUDY.run.budgets, "dataset": LAYOUT.datasets, "strategy": STUDY.run.strategies}
 SETTINGS = {}  # the parameters that `settings` made so far
 # Snakemake asks for the signature of each parameter's function several times per job, and computes it anew without this.
@@ -195,6 +197,32 @@ def learner_files(wildcards):
 def query_files(wildcards):
     """Files that options of a query and its learner name."""
     return ancient(LAYOUT.query_files(wildcards.dataset, wildcards.strategy))
+
+
+def chosen_by(wildcards):
+    """The acquisition function that chooses the first labels; None if they are drawn."""
+    return LAYOUT.budget(wildcards.budget, wildcards.dataset).start.by
+
+
+def start_files(wildcards):
+    """Files that the choice of the first labels reads."""
+    return ancient(LAYOUT.start_files(wildcards.budget, wildcards.dataset))
+
+
+def named(files):
+    """The names of a pool's files, if its representation is among some files: rows of it may be named by them."""
+
+    def names(wildcards):
+        needed = STUDY.datasets[wildcards.dataset].features in files(wildcards)
+        return ancient(f"{DATA}/{wildcards.dataset}/files.csv") if needed else []
+
+    return names
+
+
+def start_code(wildcards):
+    """Digest of the code that draws or chooses the first labels."""
+    by = chosen_by(wildcards)
+    return code_digest("rounds.start.run", *([acquisition.registry.root(by)] if by else []))
 
 
 @cache

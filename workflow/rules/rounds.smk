@@ -56,28 +56,33 @@ rule start:
     input:
         manifest=f"{DATA}/{{dataset}}/dataset.json",
         arrays=ancient([f"{DATA}/{{dataset}}/{array}.npy" for array in ARRAYS]),
+        files=start_files,
+        names=named(start_files),
     output:
         f"{ROOT}/{START}/labeled.csv",
     log:
         f"{LOGS}/{START}/start.log",
     benchmark:
         f"{LOGS}/{START}/start.tsv"
-    localrule: True  # done before a cluster would have begun
+    localrule: not CHOSEN  # a draw is done before a cluster would have begun
     conda:
         ENVIRONMENT
     resources:  # no parameters: they are only checked, and another budget must not draw the start anew
         query_size=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).query_size,
         candidates=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).subset or 0,
         labels=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).labels,
+        gpu=lambda wildcards: GPU if chosen_by(wildcards) else 0,
     params:
+        **settings(LAYOUT.start_settings, "budget", "dataset"),
         data=subpath(input.manifest, parent=True),
         size=lambda wildcards: LAYOUT.bought(wildcards.budget, wildcards.dataset, 1),
         draw=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).start.draw,
-        code=lambda wildcards: code_digest("rounds.start.run"),
+        files=checksums(start_files),
+        code=start_code,
     shell:
         "lplgrad start --data {params.data:q} --query-size {resources.query_size} --size {params.size} "
         "--draw {params.draw} --candidates {resources.candidates} --labels {resources.labels} "
-        "--seed {wildcards.seed} --output {output:q} > {log:q} 2>&1"
+        "--settings {params.settings:q} --seed {wildcards.seed} $place --output {output:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -149,6 +154,7 @@ use rule train as query with:
         checkpoint=queried_checkpoint,
         metrics=lambda wildcards: trained(wildcards)["metrics"] if target(wildcards) else [],
         files=query_files,
+        names=named(query_files),
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:

@@ -52,6 +52,8 @@ class Candidates:
     - ``stochastic_logits``, float32, shape (S, T, C): logits of T passes with dropout; the argument is ``Dropout(T)``;
     - ``labeled:<need>``: the same for the L labelled examples, and ``labeled:labels``, int64, shape (L,), -1 for an
       unknown class; ``pool:<need>``: the same for all N examples of the pool;
+    - ``representation``, float32, shape (S, D): of the data set's ``features`` file, or the examples themselves if they
+      are vectors; otherwise the same as ``features``;
     - ``side:<output>`` of the acquisition function's own learner;
     - ``own:<name>``: what the acquisition function's own measure of that name returns.
 
@@ -114,6 +116,7 @@ def unmet(needs: Iterable[str], offered: Collection[str]) -> list[str]:
     """Return the needs that neither the query nor a recipe's learner, with what it offers, can meet."""
     names = {need: need.removeprefix("labeled:").removeprefix("pool:") for need in needs}
     names = {need: name for need, name in names.items() if not name.startswith(("side:", "own:"))}
+    names = {need: "features" if name == "representation" else name for need, name in names.items()}
     return [need for need, name in names.items() if name not in offered and need != "labeled:labels"]
 
 

@@ -17,7 +17,7 @@ from lplgrad.machine.files import file_digest, read_json
 from lplgrad.rounds.settings import QUERY, TRAINING, with_defaults
 from lplgrad.study.jobs import QueryJob, TrainingJob
 from lplgrad.study.layout import Layout, Trial
-from lplgrad.study.validation import Settings, first_difference, input_files
+from lplgrad.study.validation import Settings, first_difference
 
 
 class Departure(NamedTuple):
@@ -132,7 +132,7 @@ def _jobs(layout: Layout, trial: Trial, training: dict[str, Any], query: dict[st
         before = trained / TRAINING
         if number < budget.rounds and (queried / "next_labeled.csv").exists():
             expected = {**about, "target_accuracy": target, "settings": query}
-            expected |= _files(input_files(layout.study.strategies[trial.strategy].checked_options))
+            expected |= _files(layout.asked_files(trial.dataset, trial.strategy))
             yield _Job(number + 1, queried / QUERY, QueryJob, expected, labeled, before if asks else None)
 
 

@@ -72,17 +72,26 @@ def prepared(options: FileOptions, train: tuple[Array, Array], test: tuple[Array
     return Prepared(pool, rest, classes, provenance)
 
 
+def read_archive(path: Path) -> dict[str, Array]:
+    """Read the arrays in a file that ``numpy.savez`` wrote, by name.
+
+    Raises:
+        UserError: the file is no such archive.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not an archive of arrays that numpy.savez wrote ({error})") from None
+
+
 def read_npz(path: Path) -> tuple[tuple[Array, Array], tuple[Array, Array] | None]:
     """Read X and y, and X_test and y_test if there are any.
 
     Raises:
         UserError: the file is no such archive.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
-        raise UserError(f"{path}: not an archive of arrays that numpy.savez wrote ({error})") from None
+    arrays = read_archive(path)
     missing = [name for name in ("X", "y") if name not in arrays]
     if missing:
         raise UserError(f"{path}: has no array {missing[0]} (it has {', '.join(sorted(arrays)) or 'none'})")

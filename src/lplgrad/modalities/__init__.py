@@ -71,6 +71,7 @@ class Modality:
     # examples are
     numbers: Callable[[npt.NDArray[Any]], npt.NDArray[np.float64]]
     pictures: bool = False  # whether figures can show the stored examples as images
+    embedded: bool = False  # whether the stored numbers are a representation, so that no other is needed
     # The settings of the augmentation, which are the key ``augmentation`` of a data set
     augmentation: type[Settings] = NoOptions
 

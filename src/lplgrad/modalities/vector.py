@@ -32,4 +32,4 @@ def problem(inputs: npt.NDArray[Any]) -> str | None:
     return _floats.problem(inputs, "N, D")
 
 
-MODALITY = Modality(view, problem, _floats.statistics, tuple, _floats.flattened)
+MODALITY = Modality(view, problem, _floats.statistics, tuple, _floats.flattened, embedded=True)

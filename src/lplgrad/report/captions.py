@@ -11,7 +11,7 @@ from typing import Any
 
 from lplgrad.report.wording import has_target
 from lplgrad.study.settings import Study
-from lplgrad.study.titles import shown_title
+from lplgrad.study.titles import dataset_title, strategy_title
 
 # Categories and link targets of the report itself.
 TAKEN = {
@@ -39,9 +39,9 @@ def placed(study: Study, text: str | None, names: Mapping[str, str]) -> str | No
     """Fill names into a label or a category; ``{dataset}`` and ``{strategy}`` become titles."""
     shown = dict(names)
     if "dataset" in names:
-        shown["dataset"] = label(shown_title(study.datasets, names["dataset"]))
+        shown["dataset"] = label(dataset_title(study, names["dataset"]))
     if "strategy" in names:
-        shown["strategy"] = label(shown_title(study.strategies, names["strategy"]))
+        shown["strategy"] = label(strategy_title(study, names["strategy"]))
     return None if text is None else text.format(**shown)
 
 
@@ -53,8 +53,8 @@ def shown(study: Study, left_out: Collection[str]) -> dict[str, Any]:
         left_out: its data sets that are not available.
     """
     run = study.run
-    strategies = {name: escaped(shown_title(study.strategies, name)) for name in run.strategies}
-    datasets = {name: escaped(shown_title(study.datasets, name)) for name in run.datasets}
+    strategies = {name: escaped(strategy_title(study, name)) for name in run.strategies}
+    datasets = {name: escaped(dataset_title(study, name)) for name in run.datasets}
     return {
         "title": escaped(study.title),
         "strategies": strategies,

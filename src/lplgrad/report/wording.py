@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from lplgrad.study import titles
 from lplgrad.study.settings import Study, StudyFile
-from lplgrad.study.titles import shown_title
 
 DASH = "–"
 
@@ -58,7 +58,7 @@ def seeds(value: float) -> str:
 
 def strategy_title(file: StudyFile, name: str) -> str:
     """The name of a strategy for people."""
-    return shown_title(file.study.strategies, name)
+    return titles.strategy_title(file.study, name)
 
 
 def strategy_titles(file: StudyFile, present: Iterable[Any]) -> dict[str, str]:
@@ -69,7 +69,7 @@ def strategy_titles(file: StudyFile, present: Iterable[Any]) -> dict[str, str]:
 
 def dataset_title(file: StudyFile, name: str) -> str:
     """The name of a data set for people."""
-    return shown_title(file.study.datasets, name)
+    return titles.dataset_title(file.study, name)
 
 
 def panel_title(file: StudyFile, panel: dict[str, str]) -> str:

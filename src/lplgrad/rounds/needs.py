@@ -23,6 +23,7 @@ from lplgrad.recipes import Learner
 from lplgrad.rounds import checkpoints
 from lplgrad.rounds.evaluation import LOGITS, predict
 from lplgrad.rounds.pool import Indices, draw_test_examples
+from lplgrad.rounds.representation import representation_of
 from lplgrad.rounds.round import Round
 from lplgrad.rounds.side import train_side
 from lplgrad.study.jobs import QueryJob
@@ -42,6 +43,8 @@ class Scorer:
     def __init__(self, here: Round[QueryJob], function: Acquisition, options: Any) -> None:
         self.here, self.function, self.options = here, function, options
         self.needs = dict(function.needs(options))
+        represented = any(need.endswith("representation") for need in self.needs)
+        self.given = representation_of(here.data, here.settings.features) if represented else None
         self.checkpoint = checkpoints.load(here.arguments.checkpoint)
         self.checkpoint.check_fits(here.shape, here.data.classes)
         self.checkpoint.check_offers(self.needs, here.settings.acquisition)
@@ -75,7 +78,7 @@ class Scorer:
 
         others = {"labeled": here.labeled.indices, "pool": np.arange(len(here.data.splits["train"].inputs))}
         self.plain = {need: argument for need, argument in self.needs.items() if need.partition(":")[0] not in others}
-        measured = self._measure(self.plain, of_candidates)
+        measured = self._measure(self.plain, of_candidates, indices)
         if "labeled:labels" in self.needs:
             self.of_others["labeled:labels"] = to_tensor(here.labeled.labels, here.device)
         for name, positions in others.items():
@@ -87,7 +90,7 @@ class Scorer:
                 return batches(positions, name, deepcopy(augmenting))
 
             if needs:
-                found = self._measure(needs, of_others)
+                found = self._measure(needs, of_others, positions, logits=False)
                 self.of_others.update({f"{prefix}{need}": value for need, value in found.items()})
         return self._candidates(indices, measured)
 
@@ -102,7 +105,9 @@ class Scorer:
         test = here.data.splits["test"]
         positions = draw_test_examples(len(test.inputs), here.seed)
         normalization = self.checkpoint.about.normalization
-        measured = self._measure(self.plain, lambda: here.batches("test", positions, normalization, "test examples"))
+        measured = self._measure(
+            self.plain, lambda: here.batches("test", positions, normalization, "test examples"), None
+        )
         scores = scores_of(self.function, self._candidates(positions, measured), self.options)
         labels = to_tensor(test.labels[positions], here.device)
         losses = F.cross_entropy(measured["logits"].double(), labels, reduction="none").cpu().numpy()
@@ -115,8 +120,30 @@ class Scorer:
         here = self.here
         return Candidates(indices, here.seed, here.number, here.settings.query_size, {**self.of_others, **measured})
 
-    def _measure(self, needs: dict[str, Any], batches: Batches) -> dict[str, Any]:
-        return measure(self.function, needs, self.learner, self.side, batches, self.at_once, self.here.stream)
+    def _measure(
+        self, needs: dict[str, Any], batches: Batches, positions: Indices | None, logits: bool = True
+    ) -> dict[str, Any]:
+        """Measure what is needed of the examples in the batches.
+
+        Args:
+            needs: with their arguments.
+            batches: starts a pass over the examples.
+            positions: of the examples in the pool; None if they are not of the pool.
+            logits: whether their logits are measured in any case.
+        """
+        wanted = {need: argument for need, argument in needs.items() if need != "representation"}
+        own = "representation" in needs and (self.given is None or positions is None)
+        if own:
+            wanted["features"] = None
+        found: dict[str, Any] = {}
+        if wanted or logits:
+            found = measure(self.function, wanted, self.learner, self.side, batches, self.at_once, self.here.stream)
+        if own:
+            found["representation"] = found["features"]
+        elif "representation" in needs:
+            assert self.given is not None
+            found["representation"] = to_tensor(self.given[positions], self.here.device)
+        return found
 
 
 def measure(

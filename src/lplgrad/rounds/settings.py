@@ -42,6 +42,7 @@ def named_files(settings: Settings) -> list[str]:
         options = [
             parse(acquisition.registry.load(settings.acquisition).options, settings.options, "--settings: options")
         ]
+        options.append(settings)
     return [path for one in options for path in input_files(one)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 from lplgrad import datasets
@@ -44,11 +45,16 @@ def check_input_files(study: Study) -> None:
     rows: list[tuple[str, Row]] = [
         (f"datasets.{name}.backbone", study.datasets[name].backbone) for name in study.run.datasets
     ]
+    rows += [
+        (f"datasets.{name}.budgets.{budget}.start", study.datasets[name].budgets[budget].start)
+        for name, budget in product(study.run.datasets, study.run.budgets)
+    ]
+    rows += [(f"datasets.{name}", study.datasets[name]) for name in study.run.datasets]
     for name in study.run.strategies:
         strategy = study.strategies[name]
         rows += [(f"strategies.{name}", strategy), (f"recipes.{strategy.recipe}", study.recipes[strategy.recipe])]
     for where, row in rows:
-        for path in input_files(row.checked_options):
+        for path in [*input_files(row), *input_files(row.checked_options)]:
             if not Path(path).is_file():
                 raise UserError(f"{where}: no file {path}; the path is relative to the folder in which Snakemake runs")
 

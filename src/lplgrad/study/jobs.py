@@ -19,7 +19,7 @@ from lplgrad.study.settings import (
     unoffered,
     write_out_augmentation,
 )
-from lplgrad.study.validation import Count, Row, Settings, wrong
+from lplgrad.study.validation import Count, InputFile, Row, Settings, wrong
 
 
 class TrainingJob(Settings):
@@ -70,4 +70,14 @@ class QueryJob(Settings):
     candidates: Count | Literal["all"] = "all"
     query_transform: Literal["test", "train"] = "test"
     augmentation: dict[str, Any] = Field(default={})  # whose keys the modality of the data defines
+    features: InputFile | None = None  # see ``Dataset``; given to acquisition functions that need a representation
+    compute: Compute = Compute()
+
+
+class StartJob(Settings):
+    """The settings of one ``lplgrad start`` whose examples are chosen by an acquisition function."""
+
+    acquisition: AcquisitionName
+    options: dict[str, Any] = Field(default={})
+    features: InputFile | None = None
     compute: Compute = Compute()

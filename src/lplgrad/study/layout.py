@@ -9,8 +9,8 @@ from itertools import product, starmap
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lplgrad.study.jobs import ObservationJob, QueryJob, TrainingJob
-from lplgrad.study.settings import Budget, Compute, Study
+from lplgrad.study.jobs import ObservationJob, QueryJob, StartJob, TrainingJob
+from lplgrad.study.settings import REPRESENTATION, Budget, Compute, Study
 from lplgrad.study.validation import Settings, input_files
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -203,13 +203,40 @@ class Layout:
         """Files that options of a query name."""
         row = self.study.strategies[strategy]
         of_model = self.training_files(dataset, row.recipe) if row.needs else []
-        return [*of_model, *input_files(row.checked_options)]
+        return [*of_model, *self.asked_files(dataset, strategy)]
+
+    def asked_files(self, dataset: str, strategy: str) -> list[str]:
+        """The same without those of its learner."""
+        row = self.study.strategies[strategy]
+        return [*input_files(row.checked_options), *self._features(dataset, row.needs)]
+
+    def _features(self, dataset: str, needs: Collection[str]) -> list[str]:
+        """The file with the representation of a pool, if it is needed and there is one."""
+        path = self.study.datasets[dataset].features
+        return [path] if path is not None and not REPRESENTATION.isdisjoint(needs) else []
 
     def query_settings(self, budget: str, dataset: str, strategy: str) -> dict[str, Any]:
         """``--settings`` of ``lplgrad query``."""
         row, asked = self.study.datasets[dataset], self.study.strategies[strategy]
         chosen = {"acquisition": asked.acquisition, "options": asked.options}
-        return self._job(QueryJob, {**dict(row), **dict(row.budgets[budget]), **chosen})
+        features = self._features(dataset, asked.needs)
+        given = {**dict(row), **dict(row.budgets[budget]), **chosen, "features": features[0] if features else None}
+        return _without_features(self._job(QueryJob, given))
+
+    def start_files(self, budget: str, dataset: str) -> list[str]:
+        """Files that the choice of the first labels reads."""
+        start = self.budget(budget, dataset).start
+        if start.by is None:
+            return []
+        return [*input_files(start.checked_options), *self._features(dataset, REPRESENTATION)]
+
+    def start_settings(self, budget: str, dataset: str) -> dict[str, Any]:
+        """``--settings`` of ``lplgrad start``; empty for a random draw."""
+        start, row = self.budget(budget, dataset).start, self.study.datasets[dataset]
+        if start.by is None:
+            return {}
+        given = {"acquisition": start.by, "options": start.options, "features": row.features}
+        return _without_features(self._job(StartJob, given))
 
     def observation_settings(self) -> dict[str, Any]:
         """``--settings`` of ``lplgrad observe``."""
@@ -220,6 +247,11 @@ class Layout:
         compute = {name: getattr(self.study.compute, name) for name in Compute.model_fields}
         given = {**given, "compute": Compute.model_validate(compute)}
         return kind.model_validate({name: given[name] for name in kind.model_fields}).model_dump(by_alias=True)
+
+
+def _without_features(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave the key out if there is no file: settings name only what a job has."""
+    return {key: value for key, value in settings.items() if key != "features" or value is not None}
 
 
 def one_of(names: list[str]) -> str:

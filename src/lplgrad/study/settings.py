@@ -18,8 +18,21 @@ from lplgrad.acquisition import Acquisition, unmet
 from lplgrad.acquisition import registry as acquisitions
 from lplgrad.machine.errors import nearest
 from lplgrad.machine.registry import Registry
-from lplgrad.study.titles import shown_title
-from lplgrad.study.validation import Count, Name, Number, Row, Seed, Settings, Title, first_problem, from_here, wrong
+from lplgrad.study.titles import dataset_title, strategy_title
+from lplgrad.study.validation import (
+    Count,
+    InputFile,
+    Name,
+    NoOptions,
+    Number,
+    Row,
+    Seed,
+    Settings,
+    Title,
+    first_problem,
+    from_here,
+    wrong,
+)
 
 
 def _known(kind: str, registry: Registry[Any]) -> AfterValidator:
@@ -194,17 +207,53 @@ class StudyCompute(Compute):
     progress_seconds: Annotated[Number, Field(ge=0)] = 20
 
 
-class Start(Settings):
-    """The labels of round 1.
+AcquisitionName = Annotated[str, _known("acquisition", acquisitions)]
+SourceName = Annotated[str, _known("source", datasets.registry)]
+REPRESENTATION = frozenset({"representation", "labeled:representation"})
+
+
+class Start(Row):
+    """The labels of round 1; further keys are the options of the acquisition function that chooses.
 
     Attributes:
-        size: how many are drawn; None for as many as a query buys.
+        size: how many are labelled; None for as many as a query buys.
         draw: ``uniform``, or ``stratified``: with the classes in proportion to the pool. To simulate the latter, the
             oracle is asked for the classes of the whole pool, which nobody knows before labelling.
+        by: an acquisition function that chooses them from a representation of the pool (see ``Dataset.features``). None
+            for a random draw.
     """
 
     size: Count | None = None
     draw: Literal["uniform", "stratified"] = "uniform"
+    by: AcquisitionName | None = None
+    function_key: ClassVar[str] = "by"
+    registry: ClassVar[Registry[Any]] = acquisitions
+
+    @classmethod
+    def option_keys(cls, values: Mapping[str, Any]) -> set[str] | None:
+        """The options of the acquisition function, if one chooses."""
+        return set() if values.get("by") is None else super().option_keys(values)
+
+    @property
+    def checked_options(self) -> Settings:
+        """The same as the acquisition function takes them."""
+        return NoOptions() if self.by is None else super().checked_options
+
+    @model_validator(mode="after")
+    def _needs_no_model(self) -> Self:
+        if self.by is None:
+            return self
+        if self.draw != "uniform":
+            raise wrong(f"draw: {self.draw} has no effect, because {self.by!r} chooses; remove one of the two", "by")
+        needs = set(acquisitions.load(self.by).needs(self.checked_options)) - REPRESENTATION
+        if needs:
+            loaded = {name: acquisitions.load(name) for name in acquisitions.names()}
+            fit = [name for name, one in loaded.items() if REPRESENTATION.issuperset(one.needs(one.options()) or [""])]
+            raise wrong(
+                f"{self.by!r} needs {min(needs)}, and before round 1 there is no model; choose with {' or '.join(fit)}",
+                "by",
+            )
+        return self
 
 
 class Budget(Settings):
@@ -256,10 +305,6 @@ class Budget(Settings):
         return self
 
 
-AcquisitionName = Annotated[str, _known("acquisition", acquisitions)]
-SourceName = Annotated[str, _known("source", datasets.registry)]
-
-
 class Strategy(Row):
     """A training recipe and an acquisition function; further keys are the acquisition function's options.
 
@@ -298,6 +343,9 @@ class Dataset(Row):
         augmentation: what is done to training examples at random; the modality of the source defines the keys.
         normalization: None for the mean and standard deviation of the data set's own training pool.
         query_transform: candidates are scored without (``test``) or with (``train``) augmentation.
+        features: a file with a representation of the training pool (see docs/representations.md), for acquisition
+            functions that need one. None for the examples themselves if they are vectors; otherwise queries take the
+            features of the round's own model, and titles say so.
         budgets: annotation budgets by name.
     """
 
@@ -308,6 +356,7 @@ class Dataset(Row):
     augmentation: dict[str, Any] = Field(default={})
     normalization: Normalization | None = None
     query_transform: Literal["test", "train"] = "test"
+    features: InputFile | None = None
     budgets: Annotated[dict[Name, Budget], Field(min_length=1)]
     function_key: ClassVar[str] = "source"
     registry: ClassVar[Registry[Any]] = datasets.registry
@@ -318,6 +367,11 @@ class Dataset(Row):
         """The modality of the examples."""
         found: str = datasets.registry.load(self.source).modality
         return found
+
+    @property
+    def has_representation(self) -> bool:
+        """Whether there is a representation of the pool that does not depend on a model of this study."""
+        return self.features is not None or modalities.registry.load(self.modality).embedded
 
     @model_validator(mode="after")
     def _augmentation_fits(self) -> Self:
@@ -333,6 +387,17 @@ class Dataset(Row):
                 f"are of {self.modality!r}",
                 "backbone.name",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _starts_can_be_chosen(self) -> Self:
+        for name, budget in self.budgets.items():
+            if budget.start.by is not None and not self.has_representation:
+                raise wrong(
+                    f"{budget.start.by!r} needs a representation of the pool; name its file as features (see "
+                    "docs/representations.md), or remove by to draw at random",
+                    f"budgets.{name}.start.by",
+                )
         return self
 
     @model_validator(mode="after")
@@ -493,12 +558,12 @@ class Study(Settings):
         """Titles that a reader could not tell apart, or could not see at all."""
         if not self.title.strip():
             yield "title", "is blank; give the study a title that can be read"
-        for kind in ("strategies", "datasets"):
+        for kind, title in (("strategies", strategy_title), ("datasets", dataset_title)):
             rows, seen = getattr(self, kind), dict[str, str]()
             for name in getattr(self.run, kind):
                 if name not in rows:
                     continue
-                shown = shown_title(rows, name)
+                shown = title(self, name)
                 if not shown:
                     yield f"{kind}.{name}.title", "is blank; write one that can be read, or leave the key out"
                 other = seen.setdefault(unicodedata.normalize("NFKC", shown).casefold(), name)
@@ -506,7 +571,7 @@ class Study(Settings):
                     keys = [f"{kind}.{one}" + (".title" if rows[one].title else "") for one in (name, other)]
                     yield (
                         keys[0],
-                        f"figures and tables would call it {shown!r}, and {keys[1]} {shown_title(rows, other)!r}; give "
+                        f"figures and tables would call it {shown!r}, and {keys[1]} {title(self, other)!r}; give "
                         "the two titles that differ by more than upper case and white space",
                     )
 

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # study.settings imports this module
-    from lplgrad.study.settings import Dataset, Strategy
+    from lplgrad.study.settings import Study
 
 
-def shown_title(rows: Mapping[str, Strategy] | Mapping[str, Dataset], name: str) -> str:
-    """Return the title of a strategy or a data set on one line, or its name if it has no title."""
-    return " ".join((rows[name].title or name).split())
+def strategy_title(study: Study, name: str) -> str:
+    """Return the title of a strategy on one line, or its name if it has no title.
+
+    If it needs a representation and takes the features of the round's own model instead, the title says so: that is
+    another method than the published one.
+    """
+    row, run = study.strategies[name], [one for one in study.run.datasets if one in study.datasets]
+    title = _one_line(row.title or name)
+    if title and any(need.removeprefix("labeled:") == "representation" for need in row.needs):
+        own = [one for one in run if not study.datasets[one].has_representation]
+        if own:
+            where = "" if own == run else f" on {', '.join(dataset_title(study, one) for one in own)}"
+            title += f" (own features{where})"
+    return title
+
+
+def dataset_title(study: Study, name: str) -> str:
+    """Return the title of a data set on one line, or its name if it has no title."""
+    return _one_line(study.datasets[name].title or name)
+
+
+def _one_line(title: str) -> str:
+    return " ".join(title.split())

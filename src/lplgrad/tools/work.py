@@ -143,7 +143,11 @@ class Work(NamedTuple):
 
     def needs(self, of: str) -> dict[str, Any]:
         """Return the needs of the strategy for the ``candidates``, the ``labeled`` examples or the whole ``pool``."""
-        given = {need: argument for need, argument in self.strategy.needs.items() if need != "labeled:labels"}
+        given = {
+            need.replace("representation", "features"): argument
+            for need, argument in self.strategy.needs.items()
+            if need != "labeled:labels" and not (need.endswith("representation") and self.row.has_representation)
+        }
         parted = {need: need.partition(":")[0] for need in given}
         if of == "candidates":
             return {need: argument for need, argument in given.items() if parted[need] not in ("labeled", "pool")}
