@@ -42,11 +42,16 @@ def representation_of(data: DatasetArrays, path: str | None) -> npt.NDArray[np.f
     return None
 
 
-def _read(path: Path, data: DatasetArrays) -> npt.NDArray[np.float32]:
+def width_of(path: Path) -> int:
+    """Return D of the representation in a file. Raise UserError as ``representation_of``."""
+    return int(_arrays(path)["features"].shape[1])
+
+
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     arrays = read_archive(path)
-    features, count = arrays.get("features"), len(data.splits["train"].inputs)
+    features = arrays.get("features")
     if features is None:
         raise UserError(f"{path}: has no array named features; {HELP}")
     if features.ndim != 2 or features.dtype.kind != "f" or 0 in features.shape:
@@ -54,6 +59,12 @@ def _read(path: Path, data: DatasetArrays) -> npt.NDArray[np.float32]:
             f"{path}: features must be floating-point numbers of shape (N, D), not {features.dtype} of shape "
             f"{features.shape}; {HELP}"
         )
+    return arrays
+
+
+def _read(path: Path, data: DatasetArrays) -> npt.NDArray[np.float32]:
+    arrays = _arrays(path)
+    features, count = arrays["features"], len(data.splits["train"].inputs)
     if len(features) != count:
         raise UserError(f"{path}: has features of {len(features)} examples, but the pool of {data.folder} has {count}")
     found = features.astype(np.float32)

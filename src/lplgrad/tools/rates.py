@@ -219,10 +219,14 @@ class Measuring:
         """Return what chooses from random candidates, whose quantities have the shapes of the measured ones."""
         measured: dict[str, Any] = {}
         for of, count in (("candidates", CANDIDATES), ("labeled", LABELED), ("pool", CANDIDATES + LABELED)):
+            prefix = "" if of == "candidates" else f"{of}:"
             if needs := self.work.needs(of):
-                prefix = "" if of == "candidates" else f"{of}:"
                 found = self._measurer(of)()
                 measured |= {f"{prefix}{need}": self._random(found[need], count) for need in needs}
+            if f"{prefix}representation" in self.work.strategy.needs:
+                given = self.work.represented
+                like = measured[f"{prefix}features"] if given is None else torch.empty(1, given, device=self.device)
+                measured[f"{prefix}representation"] = self._random(like, count)
         if "labeled:labels" in self.work.strategy.needs:
             measured["labeled:labels"] = to_tensor(self.draw.integers(0, self.work.size.classes, LABELED), self.device)
         candidates, options = self._candidates(measured, CANDIDATES), self.work.strategy.checked_options

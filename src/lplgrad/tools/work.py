@@ -5,6 +5,7 @@ Nothing here knows a recipe, an acquisition function or a source by name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from lplgrad import acquisition, datasets, modalities
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
+from lplgrad.rounds.representation import width_of
 from lplgrad.study.layout import Layout
 from lplgrad.study.settings import Dataset, RecipeRow, Strategy, Study, Training
 
@@ -140,6 +142,13 @@ class Work(NamedTuple):
     def predict(self) -> tuple[str, str]:
         """The prediction for an example."""
         return self.network, f"predict with {self.recipe.label}"
+
+    @property
+    def represented(self) -> int | None:
+        """How many numbers represent an example, if no model of the study makes the representation."""
+        if not self.row.has_representation:
+            return None
+        return math.prod(self.shape) if self.row.features is None else width_of(Path(self.row.features))
 
     def needs(self, of: str) -> dict[str, Any]:
         """Return the needs of the strategy for the ``candidates``, the ``labeled`` examples or the whole ``pool``."""
