@@ -90,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["start", "--data", "data", "--query-size", "100", "--seed", "1", "--output", "labeled.csv"],
         *commands(folder, CNN, "cnn", "{acquisition: predicted_loss, query_size: 10, candidates: 100}"),
         *commands(folder, PSEUDO, "pseudo", "{acquisition: gradient_norm, query_size: 10, candidates: 100}"),
-        *commands(folder, PLAIN, "plain", "{acquisition: margin, query_size: 10, candidates: 100}"),
+        *commands(folder, PLAIN, "plain", "{acquisition: odds, query_size: 10, candidates: 100}"),
     ]
     script = (
         "import json, sys; from lplgrad.cli import main\n"
@@ -116,7 +116,7 @@ class TestPages:
     def test_their_configurations_are_accepted(self, folder: Path) -> None:
         """``lplgrad study`` has printed them, with the options of the new files."""
         printed = (folder / "out").read_text()
-        for words in ("acquisition: margin", "name: plain_cnn", "trains: pseudo_labels", "source: image_arrays"):
+        for words in ("acquisition: odds", "name: plain_cnn", "trains: pseudo_labels", "source: image_arrays"):
             assert words in printed
 
     def test_the_data_set_has_every_image_once_with_its_class(self, folder: Path) -> None:
@@ -146,7 +146,7 @@ class TestPages:
         assert len(shares) > 1
         assert 0 <= shares[0] < shares[-1] <= 1
 
-    def test_the_acquisition_function_chooses_the_smallest_margins(self, folder: Path) -> None:
+    def test_the_acquisition_function_chooses_the_highest_odds(self, folder: Path) -> None:
         scores, data = pd.read_csv(folder / "plain" / "scores.csv"), open_dataset(folder / "data")
         learner = load(folder / "plain" / "checkpoint.safetensors").learner
         images = torch.tensor(data.splits["train"].inputs[scores["index"].to_numpy()]).permute(0, 3, 1, 2)
@@ -154,7 +154,7 @@ class TestPages:
         with torch.no_grad():
             logits = learner.model((images / 255 - data.mean[0]) / data.std[0]).double()
         ordered = logits.softmax(dim=1).sort(dim=1).values
-        np.testing.assert_allclose(scores["score"], (ordered[:, -2] - ordered[:, -1]).numpy(), atol=1e-4)
+        np.testing.assert_allclose(scores["score"], (ordered[:, -2] / ordered[:, -1]).numpy(), atol=1e-4)
         chosen = scores["pick"].notna()
         assert chosen.sum() == 10
         assert scores["score"][chosen].min() >= scores["score"][~chosen].max()

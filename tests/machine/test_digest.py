@@ -157,7 +157,7 @@ def test_words_and_types_change_nothing(package: Path, edit: Callable[[str], str
 
 def test_a_new_acquisition_function_changes_nothing(package: Path) -> None:
     before = digests()
-    shutil.copy(package / "acquisition" / "entropy.py", package / "acquisition" / "margin.py")
+    shutil.copy(package / "acquisition" / "entropy.py", package / "acquisition" / "another.py")
     forget()
     assert digests() == before
 
