@@ -1,0 +1,93 @@
+"""Scores of a single prediction: values worked by hand, orders, saturation, and the picks of scikit-activeml."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lplgrad import acquisition
+from lplgrad.acquisition import Candidates, choice_of, scores_of
+
+A, B, C = (0.45, 0.44, 0.11), (0.40, 0.30, 0.30), (0.55, 0.45, 0.0)
+NAMES = ["least_confidence"]
+
+
+def logits_of(probabilities: object) -> Tensor:
+    """Logits with these probabilities, float64; that of an impossible class is very low."""
+    return torch.tensor(probabilities, dtype=torch.float64).log().clamp(min=-1e4)
+
+
+def given(logits: Tensor, query_size: int = 1) -> Candidates:
+    return Candidates(np.arange(len(logits)), 1, 1, query_size, {"logits": logits})
+
+
+def scores(name: str, logits: Tensor, **options: Any) -> list[float]:
+    function = acquisition.registry.load(name)
+    assert function.score is not None
+    return torch.as_tensor(function.score(given(logits), function.options(**options))).tolist()
+
+
+def picks(name: str, logits: Tensor, query_size: int, **options: Any) -> list[int]:
+    function = acquisition.registry.load(name)
+    chosen: list[int] = choice_of(function, given(logits, query_size), function.options(**options)).picks.tolist()
+    return chosen
+
+
+def random_logits(classes: int, examples: int = 60, scale: float = 3.0) -> Tensor:
+    draw = torch.Generator().manual_seed(classes)
+    return torch.randn(examples, classes, generator=draw) * scale
+
+
+def test_least_confidence_by_hand() -> None:
+    assert scores("least_confidence", logits_of([A, B, C])) == pytest.approx([0.55, 0.60, 0.45])
+    assert picks("least_confidence", logits_of([A, B, C]), 3) == [1, 0, 2]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_least_confidence_is_highest_for_equal_probabilities(classes: int) -> None:
+    assert max(scores("least_confidence", random_logits(classes))) < 1 - 1 / classes
+    assert scores("least_confidence", torch.full((1, classes), 7.0)) == pytest.approx([1 - 1 / classes])
+
+
+@pytest.mark.parametrize("gap", [1.0, 20.0, 36.0, 40.0, 80.0])
+def test_least_confidence_keeps_its_digits(gap: float) -> None:
+    """Where ``1 - p`` is 0 in float64, from a gap of 37 on, certain predictions are still ordered."""
+    tail = 2 * math.exp(-gap)
+    assert scores("least_confidence", torch.tensor([[gap, 0.0, 0.0]])) == pytest.approx([tail / (1 + tail)], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_impossible_class_and_copies_give_numbers(name: str) -> None:
+    """Also in float32, in which the score is written. Of equal scores, the first candidates are chosen."""
+    saturated = torch.tensor([[1e4, -1e4, -1e4], [-1e4, -1e4, 1e4], [1e4, -1e4, -1e4], [0.0, 0.0, 0.0]])
+    function = acquisition.registry.load(name)
+    found = scores_of(function, given(saturated), function.options())
+    assert not found[:3].any()
+    assert not np.signbit(found).any()
+    assert picks(name, saturated, 4) == [3, 0, 1, 2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_neither_a_constant_nor_the_order_of_classes_matters(name: str) -> None:
+    logits = random_logits(6).double()
+    turned = logits[:, [3, 0, 5, 1, 2, 4]] + torch.linspace(-50, 50, len(logits)).double()[:, None]
+    assert scores(name, turned) == pytest.approx(scores(name, logits), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("classes", [2, 5])
+def test_scikit_activeml_picks_the_same(name: str, classes: int) -> None:
+    """Without ties, which scikit-activeml breaks at random."""
+    from tests.acquisition.scikit_activeml import Given, pool
+
+    logits = random_logits(classes)
+    method = {"least_confidence": "least_confident", "margin": "margin_sampling"}.get(name, name)
+    other = Given(logits.double().softmax(dim=1).numpy())
+    chosen, utilities = other.query(pool.UncertaintySampling(method), 20, return_utilities=True)
+    assert picks(name, logits, 20) == chosen.tolist()
+    assert scores(name, logits) == pytest.approx(utilities[0].tolist(), rel=1e-9)
