@@ -14,7 +14,7 @@ from lplgrad import acquisition
 from lplgrad.acquisition import Candidates, choice_of, scores_of
 
 A, B, C = (0.45, 0.44, 0.11), (0.40, 0.30, 0.30), (0.55, 0.45, 0.0)
-NAMES = ["least_confidence"]
+NAMES = ["least_confidence", "margin"]
 
 
 def logits_of(probabilities: object) -> Tensor:
@@ -46,6 +46,35 @@ def random_logits(classes: int, examples: int = 60, scale: float = 3.0) -> Tenso
 def test_least_confidence_by_hand() -> None:
     assert scores("least_confidence", logits_of([A, B, C])) == pytest.approx([0.55, 0.60, 0.45])
     assert picks("least_confidence", logits_of([A, B, C]), 3) == [1, 0, 2]
+
+
+def test_margin_by_hand() -> None:
+    """B and C have the same margin. Their logits are rounded, so a tie is tested with copies."""
+    assert scores("margin", logits_of([A, B, C])) == pytest.approx([0.99, 0.90, 0.90])
+    assert picks("margin", logits_of([A, B, C]), 1) == [0]
+    assert picks("margin", logits_of([B, A, B]), 3) == [1, 0, 2]
+    assert scores("margin", torch.full((1, 4), -3.0)) == [1.0]
+
+
+def test_margin_is_that_of_probabilities_not_of_logits() -> None:
+    """The two rank these predictions in opposite orders."""
+    rows = [(0.45, 0.40, 0.15, *[0.0] * 15), (0.12, 0.08, *[0.05] * 16)]
+    assert scores("margin", logits_of(rows)) == pytest.approx([1 - 0.05, 1 - 0.04])
+    top = logits_of(rows).topk(2, dim=1).values
+    assert (top[:, 0] - top[:, 1]).tolist() == pytest.approx([0.118, 0.405], abs=5e-4)
+
+
+@pytest.mark.parametrize("gap", [1.0, 20.0, 40.0, 80.0])
+def test_margin_keeps_its_digits(gap: float) -> None:
+    tail = math.exp(-gap)
+    expected = (2 * tail + tail) / (1 + 2 * tail)
+    assert scores("margin", torch.tensor([[0.0, gap, 0.0]])) == pytest.approx([expected], rel=1e-12)
+
+
+def test_with_two_classes_all_orders_are_the_same() -> None:
+    logits = random_logits(2)
+    orders = {name: picks(name, logits, len(logits)) for name in (*NAMES, "entropy")}
+    assert orders["least_confidence"] == orders["margin"] == orders["entropy"]
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
