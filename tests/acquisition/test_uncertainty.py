@@ -12,9 +12,10 @@ from torch import Tensor
 
 from lplgrad import acquisition
 from lplgrad.acquisition import Candidates, choice_of, scores_of
+from lplgrad.acquisition.entropy import entropy
 
 A, B, C = (0.45, 0.44, 0.11), (0.40, 0.30, 0.30), (0.55, 0.45, 0.0)
-NAMES = ["least_confidence", "margin"]
+NAMES = ["entropy", "least_confidence", "margin"]
 
 
 def logits_of(probabilities: object) -> Tensor:
@@ -73,7 +74,7 @@ def test_margin_keeps_its_digits(gap: float) -> None:
 
 def test_with_two_classes_all_orders_are_the_same() -> None:
     logits = random_logits(2)
-    orders = {name: picks(name, logits, len(logits)) for name in (*NAMES, "entropy")}
+    orders = {name: picks(name, logits, len(logits)) for name in NAMES}
     assert orders["least_confidence"] == orders["margin"] == orders["entropy"]
 
 
@@ -88,6 +89,53 @@ def test_least_confidence_keeps_its_digits(gap: float) -> None:
     """Where ``1 - p`` is 0 in float64, from a gap of 37 on, certain predictions are still ordered."""
     tail = 2 * math.exp(-gap)
     assert scores("least_confidence", torch.tensor([[gap, 0.0, 0.0]])) == pytest.approx([tail / (1 + tail)], rel=1e-12)
+
+
+def test_entropy_by_hand() -> None:
+    assert scores("entropy", logits_of([A, B, C])) == pytest.approx([0.963, 1.089, 0.688], abs=5e-4)
+    assert picks("entropy", logits_of([A, B, C]), 3) == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "divided"), [(0.5, [4.0, 2.0, 0.0]), (1.0, [2.0, 1.0, 0.0]), (2.0, [1.0, 0.5, 0.0])]
+)
+def test_the_temperature_divides_the_logits(temperature: float, divided: list[float]) -> None:
+    from scipy.stats import entropy as reference
+
+    expected = reference(torch.tensor(divided).double().softmax(dim=0).numpy())
+    found = scores("entropy", torch.tensor([[2.0, 1.0, 0.0]]), temperature=temperature)
+    assert found == pytest.approx([expected], rel=1e-12)
+
+
+def test_a_temperature_of_one_changes_no_bit() -> None:
+    logits = random_logits(7)
+    assert scores("entropy", logits, temperature=1.0) == scores("entropy", logits) == entropy(logits).tolist()
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-9])
+def test_a_low_temperature_leaves_the_ties_of_the_highest_logit(temperature: float) -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, -2.0], [3e38, -3e38, 0.0], [0.0, 0.0, 0.0]])
+    assert scores("entropy", logits, temperature=temperature) == pytest.approx([0, math.log(2), 0, math.log(3)])
+
+
+def test_a_high_temperature_leaves_the_variance_of_the_logits() -> None:
+    logits, temperature = random_logits(6).double(), 300.0
+    lost = [(math.log(6) - one) * 2 * temperature**2 for one in scores("entropy", logits, temperature=temperature)]
+    assert lost == pytest.approx(logits.var(dim=1, correction=0).tolist(), rel=0.05)
+    assert scores("entropy", logits, temperature=1e300) == pytest.approx([math.log(6)] * len(logits))
+
+
+def test_the_temperature_can_swap_two_candidates() -> None:
+    """Two equal classes against seven that are a little unlikely."""
+    logits = torch.tensor([[0.0, 0.0, *[-9.0] * 6], [2.0, *[0.0] * 7]])
+    assert picks("entropy", logits, 1, temperature=0.5) == [0]
+    assert picks("entropy", logits, 1, temperature=1.0) == [1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf, True, "warm"])
+def test_a_temperature_is_a_positive_number(temperature: Any) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        scores("entropy", torch.zeros(1, 2), temperature=temperature)
 
 
 @pytest.mark.parametrize("name", NAMES)

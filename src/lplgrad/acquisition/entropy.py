@@ -1,14 +1,33 @@
-"""Entropy sampling (Wang and Shang 2014): the least certain predictions are labelled."""
+"""Entropy sampling (Wang and Shang 2014): the least certain predictions are labelled.
+
+Latent structured active learning (Luo, Schwing and Urtasun 2013) asks for the variable of a structure whose local
+marginal has the highest entropy, and has a temperature. A classifier predicts a single variable. For it, the method is
+entropy sampling with that temperature.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from lplgrad.acquisition import Acquisition, Candidates
-from lplgrad.study.validation import NoOptions
+from lplgrad.study.validation import Number, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Options(Settings):
+    """How sharp the predictions are made.
+
+    Attributes:
+        temperature: divides the logits; the entropy is that of ``softmax(z / temperature)``. Below 1, predictions get
+            more certain, and the difference of the highest logits decides. Above 1, they get closer to uniform, and the
+            variance of all logits decides.
+    """
+
+    temperature: Annotated[Number, Field(gt=0)] = 1.0
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -35,9 +54,14 @@ def entropy(logits: Tensor) -> Tensor:
     return (others.log1p() - mean).squeeze(1) + ((logits - logits.detach()) * slope).sum(dim=1)
 
 
-def score(candidates: Candidates, options: NoOptions) -> Tensor:
-    """Return the entropy of each candidate's prediction."""
-    return entropy(candidates["logits"])
+def score(candidates: Candidates, options: Options) -> Tensor:
+    """Return the entropy of each candidate's prediction in nats, float64, shape (S,)."""
+    logits: Tensor = candidates["logits"]
+    if options.temperature == 1:
+        return entropy(logits)
+    logits = logits.double()
+    divided = (logits - logits.amax(dim=1, keepdim=True)) / options.temperature
+    return entropy(divided.clamp(min=-1e4))  # of probability 0 in any case, also if the quotient is infinite
 
 
-ACQUISITION = Acquisition(score, needs=lambda options: {"logits": None}, alone=True)
+ACQUISITION = Acquisition(score, needs=lambda options: {"logits": None}, options=Options, alone=True)
