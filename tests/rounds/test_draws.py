@@ -58,6 +58,15 @@ class TestLabeled:
         )
         assert set(draws.streams) == {"batches", "augmenting", "second: batches", "second: augmenting"}
 
+    def test_mini_batches_of_other_sizes_share_a_pass(self) -> None:
+        draws, alone = numbered(), numbered()
+        expected = [number for _ in range(6) for number in numbers(alone.labeled()[0])]
+        counts = [1, 13, 9, None, 3, 20]  # 9 are more than are left of the first pass
+        batches = [draws.labeled(count=count) for count in counts]
+        assert [len(inputs) for inputs, _ in batches] == [1, 13, 7, 8, 3, 10]
+        assert [number for inputs, _ in batches for number in numbers(inputs)] == expected
+        assert torch.cat([labels for _, labels in batches]).tolist() == [number % 4 for number in expected]
+
     def test_inputs_are_normalised(self) -> None:
         inputs, _ = numbered().labeled()
         assert inputs.dtype == torch.float32

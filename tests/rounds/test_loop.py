@@ -135,6 +135,40 @@ class TestEpochs:
         assert not all(torch.equal(tensor, before[name]) for name, tensor in model.items())
 
 
+class TestStages:
+    """A training of two stages: a stage is like a training, and the last one draws as if it were the only one."""
+
+    def test_each_takes_all_epochs_with_their_learning_rates(self) -> None:
+        learner = watching(2)
+        learner.stages = 2
+        training = Training(epochs=2, batch_size=8, milestones=[], learning_rate=0.5, schedule="cosine")
+        epochs = run(learner, training)
+        assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
+        assert learner.begun == [(0, 0), (1, 4)], "each stage once, the second after four steps"
+        assert learner.seen[:4] == learner.seen[4:]
+        assert learner.asked[:2] == learner.asked[2:]
+        rates = [optimizers.learning_rate(training, epoch, step, 2) for epoch in range(2) for step in range(2)]
+        assert [rate for *_, rate in learner.seen] == [*rates, *rates]
+        assert learner.ended == 1
+
+    def test_a_last_stage_alone_trains_as_a_training_without_stages(self) -> None:
+        staged, plain_one = learner_of(PLAIN, DROPOUT), learner_of(PLAIN, DROPOUT)
+        real, first = staged.step, list[Tensor]()
+
+        def step(draw: Draw) -> Measured:
+            if draw.stage:
+                return real(draw)
+            draw.labeled("other")
+            first.append(torch.rand(1))
+            return {"loss": (torch.ones(()), 1)}
+
+        staged.stages, staged.step = 2, step  # type: ignore[method-assign]
+        epochs, expected = run(staged), run(plain_one)
+        assert [epoch.means for epoch in epochs[TRAINING.epochs :]] == [epoch.means for epoch in expected]
+        assert same(state(staged), state(plain_one))
+        assert len(set(torch.cat(first).tolist())) == len(first), "every epoch of a stage has its own draws"
+
+
 class Watching(plain.Learner):
     """The plain recipe with another number of steps, and a note of each."""
 
@@ -145,6 +179,10 @@ class Watching(plain.Learner):
         self.seen: list[tuple[int, int, float, float]] = []
         self.asked: list[tuple[int, int, int]] = []
         self.ended = 0
+        self.begun: list[tuple[int, int]] = []
+
+    def begin_stage(self, stage: int, draw: Draw) -> None:
+        self.begun.append((stage, len(self.seen)))
 
     def steps(self, draw: Draw) -> int:
         self.asked.append((draw.epoch, draw.labeled_count, draw.unlabeled_count))

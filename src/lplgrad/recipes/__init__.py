@@ -37,8 +37,9 @@ class Spec(NamedTuple):
 class Draw(Protocol):
     """The examples that a step of training may take, on the device, augmented and normalised."""
 
-    epoch: int  # counted from 0
-    progress: float  # the fraction of the training that is done
+    stage: int  # of the training (``Learner.stages``), counted from 0
+    epoch: int  # of the stage, counted from 0
+    progress: float  # the fraction of the stage that is done
     rate: float  # the learning rate that the settings plan for this step
     labeled_count: int  # the number of labelled examples
     newest_count: int  # how many of them were labelled last, for this round
@@ -49,11 +50,15 @@ class Draw(Protocol):
     unlabeled_positions: npt.NDArray[np.int64]
     unknown_positions: npt.NDArray[np.int64]
 
-    def labeled(self, order: str = "main") -> tuple[Tensor, Tensor]:
+    def labeled(self, order: str = "main", count: int | None = None) -> tuple[Tensor, Tensor]:
         """Return the next mini-batch of labelled examples: inputs, shape (B, ...), and classes, int64, shape (B,).
 
         Each order has random streams of its own. It runs through all labelled examples, and then again in a new order.
         An epoch starts anew.
+
+        Args:
+            order: the name of the order.
+            count: B, at least 1; None for ``training.batch_size``. The last mini-batch of a run may be smaller.
         """
 
     def unlabeled(self, count: int) -> Tensor:
@@ -79,7 +84,10 @@ class Learner:
         state: further tensors of the checkpoint by name.
         optimizers: by name; they, the networks and the state are in the progress file.
         previous: the learner of the round before, if the recipe reads it (``Recipe.reads_previous``).
+        stages: how many stages a training has. Each takes all epochs of the settings, with their learning rates.
     """
+
+    stages = 1
 
     def __init__(self, spec: Spec, options: Any) -> None:
         self.spec = spec
@@ -122,6 +130,18 @@ class Learner:
         self.optimizers = {name: optimizer_of(network) for name, network in self.networks.items()}
         for network in self.networks.values():
             network.train()
+
+    def begin_stage(self, stage: int, draw: Draw) -> None:
+        """Prepare for a stage of the training, before its first epoch.
+
+        A training that resumes prepares for stage 0 again, and then takes over the saved networks, optimisers and
+        state. So stage 0 creates all tensors of the state, and no other stage changes their names or shapes. Random
+        draws belong into a step.
+
+        Args:
+            stage: counted from 0.
+            draw: the examples.
+        """
 
     def steps(self, draw: Draw) -> int:
         """Return the number of steps of the epoch that is about to begin. 0 ends the training."""

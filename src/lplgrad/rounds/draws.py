@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ PURPOSES = {"batches": Purpose.BATCHES, "augmenting": Purpose.AUGMENTATION}
 class Draws:
     """The draws of a training: what ``recipes.Draw`` describes.
 
-    The loop sets ``epoch``, ``progress`` and ``rate`` before each step.
+    The loop sets ``stage``, ``epoch``, ``progress`` and ``rate`` before each step.
 
     Args:
         stored: the labelled examples as they are stored, on the device, shape (L, ...).
@@ -58,8 +58,8 @@ class Draws:
         self.all_examples = pool
         self.unlabeled_positions, self.labeled_positions, self.unknown_positions = unlabeled, labeled, unknown
         self.streams: dict[str, np.random.Generator] = {}  # by name; the progress file has their positions
-        self.passes: dict[str, Iterator[tuple[Tensor, Tensor]]] = {}
-        self.epoch, self.progress, self.rate = 0, 0.0, 0.0
+        self.plans: dict[str, Tensor] = {}  # by order, what is left of a pass
+        self.stage, self.epoch, self.progress, self.rate = 0, 0, 0.0, 0.0
         self.labeled_count = len(labels)
         self.newest_count = len(labels) if newest is None else newest
         self.unlabeled_count = len(unlabeled)
@@ -73,23 +73,23 @@ class Draws:
     def begin_epoch(self, epoch: int) -> None:
         """End all passes, so that the streams' positions alone determine the epoch, counted from 0."""
         self.epoch = epoch
-        self.passes.clear()
+        self.plans.clear()
         self.order = np.empty(0, dtype=np.int64)
 
-    def labeled(self, order: str = "main") -> tuple[Tensor, Tensor]:
+    def labeled(self, order: str = "main", count: int | None = None) -> tuple[Tensor, Tensor]:
         """Return the next mini-batch of an order."""
-        if order not in self.passes:
-            self.passes[order] = self._passes("" if order == "main" else f"{order}: ")
-        return next(self.passes[order])
+        plan = self.plans.get(order)
+        if plan is None or not plan.shape[1]:
+            plan = self._plan("" if order == "main" else f"{order}: ")
+        size = self.batch_size if count is None else count
+        part, self.plans[order] = plan[:, :size], plan[:, size:]
+        return self.view.plain(self.augment(part[0], part[1:])), self.labels[part[0]]
 
-    def _passes(self, prefix: str) -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            order = self.stream(f"{prefix}batches").permutation(len(self.labels))
-            draws = self.augment.draw(self.stream(f"{prefix}augmenting"))
-            # One tensor, because a GPU waits for every copy: positions in the order of the pass, and their draws.
-            plan = to_tensor(np.stack([order, *draws[:, order]]), self.device)
-            for part in torch.split(plan, self.batch_size, dim=1):
-                yield self.view.plain(self.augment(part[0], part[1:])), self.labels[part[0]]
+    def _plan(self, prefix: str) -> Tensor:
+        order = self.stream(f"{prefix}batches").permutation(len(self.labels))
+        draws = self.augment.draw(self.stream(f"{prefix}augmenting"))
+        # One tensor, because a GPU waits for every copy: positions in the order of the pass, and their draws.
+        return to_tensor(np.stack([order, *draws[:, order]]), self.device)
 
     def unlabeled(self, count: int) -> Tensor:
         """Return the next ``count`` inputs without a label, fewer if the pool has fewer."""

@@ -23,7 +23,7 @@ from lplgrad.study.settings import Training
 class Epoch:
     """The record of an epoch."""
 
-    number: int  # from 1
+    number: int  # from 1, over all stages
     means: dict[str, float]  # of what the recipe's steps measured: "loss" and others
     learning_rate: float  # of the last step
 
@@ -34,7 +34,7 @@ class State:
 
     learner: Learner
     draws: Draws
-    epochs: int
+    epochs: int  # of all stages
     epoch: int = 0  # the number of finished epochs
     last: Epoch | None = None  # the record of the last of them
 
@@ -65,13 +65,19 @@ def train(
     device = draws.device
     autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
     learner.begin(training, lambda network: optimizer_of(training, network.parameters()), autocast)
-    state = State(learner, draws, training.epochs)
+    learner.begin_stage(0, draws)
+    state = State(learner, draws, learner.stages * training.epochs)
     begin(state)
-    for epoch in range(state.epoch, training.epochs):
+    for done in range(state.epoch, state.epochs):
         sums, counts = dict[str, Tensor](), dict[str, int]()
+        draws.stage, epoch = divmod(done, training.epochs)
+        if draws.stage and not epoch:
+            learner.begin_stage(draws.stage, draws)
         draws.begin_epoch(epoch)
         steps = learner.steps(draws)
-        with _modules_draw(draws, epoch):
+        # The last stage draws as a training without stages does.
+        before = f" of stage {draws.stage}" if draws.stage < learner.stages - 1 else ""
+        with _modules_draw(draws, f"modules in epoch {epoch}{before}"):
             for step in range(steps):
                 draws.progress = (epoch + step / steps) / training.epochs
                 draws.rate = learning_rate(training, epoch, step, steps)
@@ -89,16 +95,16 @@ def train(
         for name, mean in means.items():
             if not math.isfinite(mean):
                 raise UserError(
-                    f"the {name} is {mean} after epoch {epoch + 1} of {training.epochs}; lower training.learning_rate"
+                    f"the {name} is {mean} after epoch {done + 1} of {state.epochs}; lower training.learning_rate"
                 )
-        state.epoch, state.last = epoch + 1, Epoch(epoch + 1, means, draws.rate)
+        state.epoch, state.last = done + 1, Epoch(done + 1, means, draws.rate)
         yield state.last
     learner.end(draws)
 
 
 @contextmanager
-def _modules_draw(draws: Draws, epoch: int) -> Iterator[None]:
-    """Seed PyTorch's own generators for an epoch, and restore them: dropout and the like draw from them."""
+def _modules_draw(draws: Draws, purpose: str) -> Iterator[None]:
+    """Seed PyTorch's own generators, from which dropout and the like draw, for a purpose, and restore them."""
     with torch.random.fork_rng([draws.device] if draws.device.type == "cuda" else []):
-        torch.manual_seed(torch_seed(draws.new_stream(f"modules in epoch {epoch}")))
+        torch.manual_seed(torch_seed(draws.new_stream(purpose)))
         yield

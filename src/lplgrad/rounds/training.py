@@ -45,7 +45,7 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     digest = digest_of([settings.model_dump(), here.files, here.number, here.seed, device.type], inputs, roots)
     machine = describe(device)
     progress = Progress(here.folder / PROGRESS, digest, arguments.progress_seconds, here.wanted, machine["device"])
-    epochs = settings.training.epochs
+    epochs = learner.stages * settings.training.epochs
     known = len(here.labeled.known)
     unknown = f" ({len(here.labeled) - known} more are unknown)" if known < len(here.labeled) else ""
     say(f"round {here.number}, seed {here.seed}: {known} labels{unknown}, {epochs} epochs on {device}")
@@ -112,7 +112,7 @@ def train_all(learner: Learner, draws: Draws, training: Training, precision: str
         UserError: a loss is not finite, memory is short, or a mini-batch is too small for batch norm.
         Interrupted: the process received a signal to end.
     """
-    epochs = training.epochs
+    epochs = learner.stages * training.epochs
 
     def line(epoch: Epoch) -> str:
         means = "  ".join(f"{name} {mean:.4f}" for name, mean in epoch.means.items())

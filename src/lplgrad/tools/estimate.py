@@ -121,7 +121,8 @@ class Trained:
         """Return the number of steps of a training."""
         if counts not in self.known:
             draw, total = counts.draw(), 0
-            for epoch in range(self.training.epochs):
+            for done in range(self.learner.stages * self.training.epochs):
+                draw.stage, epoch = divmod(done, self.training.epochs)
                 draw.epoch, draw.progress = epoch, epoch / self.training.epochs
                 draw.rate = learning_rate(self.training, epoch)
                 steps = self.learner.steps(cast(Draw, draw))
@@ -150,6 +151,7 @@ class _Draw:
     labeled_count: int
     newest_count: int
     unlabeled_count: int
+    stage: int = 0
     epoch: int = 0
     progress: float = 0.0
     rate: float = 0.0
