@@ -1,0 +1,66 @@
+"""NCE-Net (Wan et al. 2021): a network whose classes are prototypes, so that it can tell what it has never seen.
+
+The linear head is replaced by prototypes. Each class has a probability P of its own, which falls with the distance to
+its prototype. The probabilities of an example do not add up to 1, and all are small if it is far from every prototype.
+The binary cross-entropy of all classes trains them. The acquisition function ``nce_net`` labels the examples that are
+far from all prototypes (``rejection``), or as near to others as to the nearest one (``confusion``).
+
+The reported logits are log P. The class of the highest logit is the prediction of NCE-Net, but the softmax of the
+logits is P divided by the sum over all classes, not P. Entropies, margins, losses of examples and gradient norms of
+other acquisition functions refer to this softmax. Gradient norms need ``fallback: true`` in the strategy's row, because
+prototypes are no linear layer.
+
+The official code takes the most distant of several prototypes of a class. Here it is the nearest one, as its paper's
+idea demands. The code's clamped square root has huge slopes near a prototype. Here no root is taken, because P depends
+on the squared distance. The code trains on from round to round, as ``init: warm`` does. The weight decay of the data
+set also applies to prototypes and radii, as in the code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lplgrad.recipes import EVERYTHING, Recipe, _head
+from lplgrad.study.validation import Count, Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Options(Settings):
+    """Options of the head.
+
+    Attributes:
+        prototypes: the number of prototypes of each class.
+    """
+
+    prototypes: Count = 1
+
+
+class Learner(_head.Learner):
+    """A backbone, and a head of prototypes."""
+
+    options: Options
+
+    def build_head(self, size: int) -> nn.Module:
+        """Build the head."""
+        from lplgrad.recipes._prototypes import Prototypes  # imports torch
+
+        return Prototypes(size, self.spec.classes, self.options.prototypes)
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean binary cross-entropy of each example, in nats, shape (B,)."""
+        from lplgrad.recipes._prototypes import binary_losses  # imports torch
+
+        return binary_losses(logits, labels)
+
+    def predict(self, inputs: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """Compute log P as the logits, features, and rejection and confusion, float64, shape (B,) each."""
+        from lplgrad.recipes._prototypes import confusion, rejection  # imports torch
+
+        found = super().predict(inputs, wanted)
+        logits = found["logits"]
+        return {**found, "rejection": rejection(logits), "confusion": confusion(logits)}
+
+
+RECIPE = Recipe(Learner, Options, offers=lambda options, backbone: EVERYTHING | {"rejection", "confusion"})
