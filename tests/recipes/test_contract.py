@@ -36,6 +36,11 @@ from tests.learners import CPU, IMAGES, LABELED, draws_of, learner_of, run, same
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "joint": [{"detach_after": 0.0, "auxiliary_schedule": "constant"}],
     "nce_net": [{"prototypes": 2}],
+    "verips": [
+        {"threshold": 5.0},
+        {"threshold": 5.0, "clock": "labeled", "most": 5},
+        {"threshold": 5.0, "verifier": False, "keep": False},
+    ],
 }
 # Recipes with parameters whose gradient norms are computed for one example after another
 FALLBACK = {"nce_net"}
@@ -148,6 +153,16 @@ def test_labels_of_unlabelled_examples_are_never_read(row: RecipeRow) -> None:
     assert same(state(one), state(other))
 
 
+def test_a_training_leaves_the_round_before_alone(row: RecipeRow) -> None:
+    learner = fresh(row)
+    if learner.previous is None:
+        return
+    before = state(learner.previous)
+    list(epochs_of(learner))
+    assert same(state(learner.previous), before)
+    assert all(tensor.grad is None for one in learner.previous.networks.values() for tensor in one.parameters())
+
+
 def test_every_step_counts_the_epochs_examples(row: RecipeRow) -> None:
     learner = fresh(row)
     learner.begin(TRAINING, lambda network: optimizer_of(TRAINING, network.parameters()), torch.enable_grad)
@@ -212,10 +227,13 @@ def test_it_offers_logits_and_features_with_a_row_for_each_example(row: RecipeRo
     assert together.keys() == outputs_of(row)
     assert together["logits"].shape == (7, CLASSES)
     apart = predict(learner, images.split(3), outputs_of(row))
+    order = torch.tensor([6, 2, 0, 5, 1, 4, 3])
+    moved = predict(learner, [images[order]], outputs_of(row))
     for name, values in together.items():
         assert len(values) == 7, name
         assert values.isfinite().all()
         torch.testing.assert_close(apart[name], values, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(moved[name], values[order], rtol=1e-4, atol=1e-5)
 
 
 def test_predicting_changes_nothing(row: RecipeRow) -> None:

@@ -304,7 +304,10 @@ class TestNeeds:
     ) -> None:
         told = self.refused(base, tmp_path, monkeypatch, stochastic_logits=Dropout(5))
         assert "strategies.random: on data set 'digits': acquisition 'entropy' needs stochastic_logits" in told
+        assert "with trains: mc_dropout it does" in told
+        told = self.refused(base, tmp_path, monkeypatch, tea=None)
         assert "with the options of this backbone no recipe does" in told
+        self.refused(base, tmp_path, monkeypatch, stochastic_logits=Dropout(5))
         dropout = {"datasets": {"digits": {"backbone": {"name": "resnet18", "dropout": 0.5}}}}
         over = {"strategies": {"random": {"acquisition": "entropy"}}}
         study = read_study([base, write(tmp_path, "dropout.yaml", {**dropout, **over})])
