@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,16 @@ from lplgrad import acquisition, backbones, recipes
 from lplgrad.acquisition import Slope, unmet
 from lplgrad.acquisition._samples import Options as Samples
 from lplgrad.acquisition.entropy import entropy
+from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine.randomness import stream
 from lplgrad.recipes import Learner
 from lplgrad.rounds.checkpoints import build, first_weights
 from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.needs import gradient_norms, stochastic_logits
 from lplgrad.study.settings import BackboneRow, RecipeRow
+from tests import by_hand
+from tests.by_hand import QUERY, Call, first_round
+from tests.conftest import TRAIN
 from tests.learners import PLAIN, SMALL, learner_of, run, state
 
 BACKBONES: list[tuple[dict[str, Any], tuple[int, ...]]] = [
@@ -94,6 +99,23 @@ class TestDropout:
         needs = acquisition.registry.load(name).needs(Samples(samples="dropout"))
         assert unmet(needs, offered(PLAIN)) == ["stochastic_logits"]
         assert unmet(needs, offered(MC_DROPOUT)) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "function"), [("mc_dropout", "bald, samples: dropout, passes: 3"), ("nce_net", "nce_net, by: confusion")]
+)
+def test_a_round_by_hand(recipe: str, function: str, data: DatasetArrays, tmp_path: Path, lplgrad: Call) -> None:
+    """A training, and the query that reads its checkpoint."""
+    first_round(lplgrad, tmp_path)
+    status, said = by_hand.train(lplgrad, tmp_path, TRAIN[:-1] + f", recipe: {{trains: {recipe}}}}}")
+    assert status == 0, said
+    name, *options = function.split(", ")
+    settings = QUERY.replace("NAME", name)[:-1] + f", options: {{{', '.join(options)}}}}}"
+    status, said = by_hand.query(lplgrad, tmp_path, settings)
+    assert status == 0, said
+    assert "chose 6 of 30 candidates" in said
+    scores = [float(line.split(",")[1]) for line in (tmp_path / "round1" / "scores.csv").read_text().splitlines()[1:]]
+    assert len(set(scores)) > 10
 
 
 def test_a_step_trains_backbone_and_head() -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lplgrad.acquisition import Candidates, choice_of
 from lplgrad.acquisition import nce_net as query
+from lplgrad.recipes import nce_net
 from lplgrad.recipes._prototypes import (
     NEAREST,
     Centers,
@@ -96,12 +97,17 @@ class TestLoss:
         (slopes,) = torch.autograd.grad(log_complement(values).sum(), values)
         torch.testing.assert_close(slopes, 1 / -torch.expm1(-values.detach()), rtol=1e-6, atol=0)
 
-    def test_it_is_the_mean_binary_cross_entropy(self) -> None:
+    def test_it_is_the_binary_cross_entropy_of_every_class(self) -> None:
         draw = torch.Generator().manual_seed(0)
         logarithms = -torch.rand(20, 5, generator=draw, dtype=torch.float64) * 4 - 1e-3
         labels = torch.randint(5, (20,), generator=draw)
-        expected = F.binary_cross_entropy(logarithms.exp(), F.one_hot(labels, 5).double(), reduction="none").mean(dim=1)
+        expected = F.binary_cross_entropy(logarithms.exp(), F.one_hot(labels, 5).double(), reduction="none")
         torch.testing.assert_close(binary_losses(logarithms, labels), expected)
+        for over_classes in ("sum", "mean"):
+            learner = learner_of(RecipeRow.model_validate({"trains": "nce_net", "over_classes": over_classes}))
+            assert isinstance(learner, nce_net.Learner)
+            wanted = getattr(expected, over_classes)(dim=1)
+            torch.testing.assert_close(learner.losses(logarithms, labels), wanted)
 
     def test_training_gathers_each_class_around_its_prototype(self) -> None:
         learner = learner_of(RecipeRow(trains="nce_net"))

@@ -66,14 +66,14 @@ def log_complement(logarithms: Tensor) -> Tensor:
 
 
 def binary_losses(logarithms: Tensor, labels: Tensor) -> Tensor:
-    """Return each example's mean over classes of the binary cross-entropy of P against its class, in nats, shape (B,).
+    """Return the binary cross-entropy of each class's P against whether it is the example's, in nats, shape (B, C).
 
     Args:
         logarithms: log P < 0, shape (B, C).
         labels: the classes, int64, shape (B,).
     """
     own = F.one_hot(labels, logarithms.shape[1]).bool()
-    return -torch.where(own, logarithms, log_complement(logarithms)).mean(dim=1)
+    return -torch.where(own, logarithms, log_complement(logarithms))
 
 
 def rejection(logarithms: Tensor) -> Tensor:

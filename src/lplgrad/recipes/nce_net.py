@@ -10,15 +10,20 @@ logits is P divided by the sum over all classes, not P. Entropies, margins, loss
 other acquisition functions refer to this softmax. Gradient norms need ``fallback: true`` in the strategy's row, because
 prototypes are no linear layer.
 
-The official code takes the most distant of several prototypes of a class. Here it is the nearest one, as its paper's
-idea demands. The code's clamped square root has huge slopes near a prototype. Here no root is taken, because P depends
-on the squared distance. The code trains on from round to round, as ``init: warm`` does. The weight decay of the data
-set also applies to prototypes and radii, as in the code.
+The official code averages the binary cross-entropies over the classes. With C classes its steps are C times shorter
+than those of their sum, and all recipes share the learning rate of a data set. So the default is the sum, whose steps
+are about as long as those of cross-entropy. Even so, the network needs some hundred steps before its classes part,
+because at first the sigmoids of all examples are alike.
+
+The official code takes the most distant of several prototypes of a class. Here it is the nearest one, because an
+example is meant to be near one prototype of its class, not near all. The code's clamped square root has huge slopes
+near a prototype. Here no root is taken, because P depends on the squared distance. The code trains on from round to
+round, as ``init: warm`` does. The weight decay of the data set also applies to prototypes and radii, as in the code.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lplgrad.recipes import EVERYTHING, Recipe, _head
 from lplgrad.study.validation import Count, Settings
@@ -32,9 +37,12 @@ class Options(Settings):
 
     Attributes:
         prototypes: the number of prototypes of each class.
+        over_classes: the loss of an example is the ``sum`` of the binary cross-entropies of its classes, or their
+            ``mean``, as in the official code. The mean needs a learning rate that is higher by the number of classes.
     """
 
     prototypes: Count = 1
+    over_classes: Literal["sum", "mean"] = "sum"
 
 
 class Learner(_head.Learner):
@@ -49,10 +57,11 @@ class Learner(_head.Learner):
         return Prototypes(size, self.spec.classes, self.options.prototypes)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean binary cross-entropy of each example, in nats, shape (B,)."""
+        """Return the sum or mean of the binary cross-entropies of each example, in nats, shape (B,)."""
         from lplgrad.recipes._prototypes import binary_losses  # imports torch
 
-        return binary_losses(logits, labels)
+        losses = binary_losses(logits, labels)
+        return losses.sum(dim=1) if self.options.over_classes == "sum" else losses.mean(dim=1)
 
     def predict(self, inputs: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         """Compute log P as the logits, features, and rejection and confusion, float64, shape (B,) each."""
