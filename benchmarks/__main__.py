@@ -14,7 +14,7 @@ from benchmarks import measure
 from lplgrad.machine import devices
 from lplgrad.study.settings import Compute
 
-BENCHMARKS = ("gradient_norms", "precision", "coreset", "training", "accuracy", "rates", "orchestration")
+BENCHMARKS = ("gradient_norms", "precision", "coreset", "training", "recipes", "accuracy", "rates", "orchestration")
 THREADED = ("gradient_norms", "training")
 
 

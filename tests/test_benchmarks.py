@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks import measure
+from benchmarks import recipes as benchmarks_recipes
 from benchmarks.coreset import full_matrix
 from benchmarks.gradient_norms import Case, check_norms, exact, one_at_a_time, vmap_grad
 
+from lplgrad import recipes
 from lplgrad.acquisition.coreset import k_center_greedy
 from tests.learners import learner_of
 
@@ -85,6 +87,19 @@ def test_all_ways_give_the_same_norms() -> None:
     expected = torch.stack(one_at_a_time(model.eval())(images)).double()
     for way in (exact(model), vmap_grad(model)):
         assert way(images).tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_every_recipe_is_measured_with_the_steps_that_its_name_says() -> None:
+    found = benchmarks_recipes.cases(64, 1, torch.device("cpu"))
+    assert {name.partition(",")[0] for name in found} == set(recipes.registry.names())
+    epochs = {name: case() for name, case in found.items() if name.startswith("verips")}
+    given, stepped = (
+        epochs["verips, as many pseudo-labels as labels, no verifier"],
+        epochs["verips, the same, as many steps as plain"],
+    )
+    assert isinstance(given, list)
+    assert isinstance(stepped, list)
+    assert [set(epoch.means) for epoch in [*given, *stepped]] == [{"loss", "pseudo-label loss"}] * 2
 
 
 def test_the_full_matrix_picks_the_same() -> None:
