@@ -411,3 +411,11 @@ def test_tf32_is_for_convolutions_in_training_alone(
         assert lplgrad("query", *common, *asked)[0] == 0
     assert seen == {"train": {(False, True)}, "predict": {(False, False)}, "norms": {(False, False)}}
     assert not any(flag.allow_tf32 for flag in flags)
+
+
+def test_every_stage_of_a_training_is_counted(tmp_path: Path) -> None:
+    """Of verips those of the verifier and of the task model, as if there were no pseudo-labels."""
+    rows = {"one": {"trains": "plain"}, "two": {"trains": "verips"}}
+    asked = {name: {"recipe": name, "acquisition": "entropy", "title": name} for name in rows}
+    (cost,) = estimate(study_of(tmp_path, rows, asked), AnyRate())
+    assert cost.steps == 2 * 10 * (1 + 2) * 3
