@@ -11,9 +11,8 @@ other acquisition functions refer to this softmax. Gradient norms need ``fallbac
 prototypes are no linear layer.
 
 The official code averages the binary cross-entropies over the classes. With C classes its steps are C times shorter
-than those of their sum, and all recipes share the learning rate of a data set. So the default is the sum, whose steps
-are about as long as those of cross-entropy. Even so, the network needs some hundred steps before its classes part,
-because at first the sigmoids of all examples are alike.
+than those of the sum, too short for the learning rate of a data set, which all recipes share. So the default is the
+sum. Even so the network needs more steps than one with a linear head before it predicts better than chance.
 
 The official code takes the most distant of several prototypes of a class. Here it is the nearest one, because an
 example is meant to be near one prototype of its class, not near all. The code's clamped square root has huge slopes
