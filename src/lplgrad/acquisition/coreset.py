@@ -85,11 +85,27 @@ def _watch(nearest: Tensor) -> tuple[Tensor, float]:
     return order[:WATCHED].sort().values, bound
 
 
+def cover(candidates: Candidates, points: Tensor, centers: Tensor) -> Choice:
+    """Choose by greedy k-center on points that represent the candidates, shape (S, D), from centers, shape (L, D).
+
+    Of candidates that are equally far, the one of lowest index in the pool is chosen, in whatever order they are given.
+    The score is the squared distance to the nearest center. Without a center, the first choice has no distance. It is
+    then the candidate of lowest index, and there are no scores.
+    """
+    order = np.argsort(candidates.indices)
+    if np.any(order[1:] < order[:-1]):
+        points = points[torch.from_numpy(order).to(points.device)]
+    picks, distances = k_center_greedy(points, centers, candidates.query_size)
+    if not len(centers):
+        return Choice(order[picks])
+    scores = np.empty(len(order), dtype=np.float32)
+    scores[order] = distances.cpu().numpy()
+    return Choice(order[picks], scores)
+
+
 def choose(candidates: Candidates, options: NoOptions) -> Choice:
-    """Choose the centers; the score is the squared distance to the nearest center."""
-    labeled = candidates["labeled:features"]
-    picks, distances = k_center_greedy(candidates["features"], labeled, candidates.query_size)
-    return Choice(np.array(picks, dtype=np.int64), distances.cpu().numpy().astype(np.float32))
+    """Choose the candidates that cover the features best, beside the labelled examples."""
+    return cover(candidates, candidates["features"], candidates["labeled:features"])
 
 
 ACQUISITION = Acquisition(choose=choose, needs=lambda options: {"features": None, "labeled:features": None})
