@@ -136,7 +136,7 @@ def choice_of(function: Acquisition, candidates: Candidates, options: Any) -> Ch
     """
     if function.choose is None:
         scores = scores_of(function, candidates, options)
-        return Choice(select(scores, candidates.query_size), scores)
+        return Choice(select(scores, candidates.query_size, candidates.indices), scores)
     choice = function.choose(candidates, options)
     picks = np.asarray(choice.picks, dtype=np.int64)
     known = np.unique(picks[(picks >= 0) & (picks < len(candidates.indices))])
@@ -147,14 +147,17 @@ def choice_of(function: Acquisition, candidates: Candidates, options: Any) -> Ch
     return Choice(picks, choice.scores)
 
 
-def select(scores: Scores, query_size: int) -> npt.NDArray[np.int64]:
-    """Return the positions of the ``query_size`` highest scores, best first; of equal scores the earlier (eq. 9).
+def select(scores: Scores, query_size: int, indices: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
+    """Return the positions of the ``query_size`` highest scores, best first (eq. 9).
+
+    Of equal scores the one of lower index in the pool comes first, whatever the order of the candidates. Without
+    ``indices``, these are the positions.
 
     Raises:
         FloatingPointError: a score is not a number, or infinite.
     """
     _check_finite(scores)
-    return np.argsort(-scores, kind="stable")[:query_size]
+    return np.lexsort((np.arange(len(scores)) if indices is None else indices, -scores))[:query_size]
 
 
 def _check_finite(scores: Scores) -> None:
