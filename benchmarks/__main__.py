@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import warnings
 from pathlib import Path
@@ -14,7 +15,9 @@ from benchmarks import measure
 from lplgrad.machine import devices
 from lplgrad.study.settings import Compute
 
-BENCHMARKS = ("gradient_norms", "precision", "coreset", "training", "recipes", "accuracy", "rates", "orchestration")
+BENCHMARKS = (
+    "gradient_norms", "precision", "coreset", "strategies", "training", "recipes", "accuracy", "rates", "orchestration",
+)  # fmt: skip
 THREADED = ("gradient_norms", "training")
 
 
@@ -38,7 +41,9 @@ def main() -> None:
                 found.append(figure)
                 ratio = "" if figure.ratio is None else f"  x{figure.ratio:.2f}"
                 what = f"{name}, {figure.setting}, {threads} threads: {figure.case}"
-                print(f"{what} {figure.median:.4g} {figure.unit}{ratio}", flush=True)
+                note = f"  ({figure.note})" if figure.note else ""
+                value = "" if math.isnan(figure.median) else f" {figure.median:.4g} {figure.unit}"
+                print(f"{what}{value}{ratio}{note}", flush=True)
             path = measure.write(arguments.output, found)
     print(path)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Figure, figures, interleave, matrix_products, operations
+from benchmarks.measure import Figure, figures, interleave, kilobytes, matrix_products, operations
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.backbones._network import initialize
 from lplgrad.gradient_norms import PerSampleGradientNorms
@@ -221,13 +220,6 @@ def _peak(count: int, side: int) -> float:
         held = torch.cuda.memory_allocated()
         exact(model)(images)
         return (torch.cuda.max_memory_allocated() - held) / 2**20
-    before = _kilobytes("VmRSS")
+    before = kilobytes("VmRSS")
     exact(model)(images)
-    return (_kilobytes("VmHWM") - before) / 1024
-
-
-def _kilobytes(what: str) -> int:
-    """Of this process. Its peak in ``getrusage`` would be that of the process that started it, if that was larger."""
-    found = re.search(rf"^{what}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1])
+    return (kilobytes("VmHWM") - before) / 1024

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import io
+import math
 import multiprocessing
 import os
 import platform
@@ -57,6 +58,7 @@ class Figure:
             by round, in which the drift of the machine cancels; None where there is no reference.
         threads: of torch.
         machine: when, on what load and with which versions it was measured.
+        note: what else is to be said of the case; why it has no figure if ``median`` is NaN.
     """
 
     benchmark: str
@@ -72,6 +74,7 @@ class Figure:
     ratio_high: float | None = None
     threads: int = field(default_factory=torch.get_num_threads)
     machine: str = field(default_factory=conditions)
+    note: str = ""
 
 
 def seconds_of(case: Callable[[], object]) -> float:
@@ -141,6 +144,16 @@ def interleave(cases: Mapping[str, Callable[[], object] | OwnProcess], rounds: i
             if count:
                 seconds[name].append(taken)
     return seconds
+
+
+def kilobytes(what: str) -> int:
+    """This process's memory, as Linux reports it: ``VmRSS`` now, ``VmHWM`` at its peak.
+
+    The peak in ``getrusage`` would be that of the process that started it, if that was larger.
+    """
+    found = re.search(rf"^{what}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
 
 
 def operations(case: Callable[[], object]) -> int:
@@ -220,12 +233,19 @@ def write(folder: Path, found: Sequence[Figure]) -> Path:
     for (benchmark, setting, threads), group in groups.items():
         on = f"{threads} thread{'s' if threads > 1 else ''}"
         lines += ["", f"## {benchmark}: {setting}, {on}", "", group[0].machine + ".", ""]
-        lines += ["| case | measured | ratio | n |", "| --- | --- | --- | --- |"]
-        lines += [
-            f"| {figure.case} | {_spread(figure.median, figure.low, figure.high)} {figure.unit} "
-            f"| {_spread(figure.ratio, figure.ratio_low, figure.ratio_high)} | {figure.n} |"
+        rows_of = [
+            [
+                figure.case,
+                "" if math.isnan(figure.median) else f"{_spread(figure.median, figure.low, figure.high)} {figure.unit}",
+                _spread(figure.ratio, figure.ratio_low, figure.ratio_high),
+                str(figure.n),
+                figure.note,
+            ]
             for figure in group
         ]
+        columns = ["case", "measured", "ratio", "n", "note"][: 5 if any(figure.note for figure in group) else 4]
+        rows_of = [columns, ["---"] * len(columns), *rows_of]
+        lines += [f"| {' | '.join(row[: len(columns)])} |" for row in rows_of]
     write_text(table.with_suffix(".md"), "\n".join(lines) + "\n")
     return table.with_suffix(".md")
 
@@ -242,7 +262,7 @@ def _read(table: Path, without: Collection[tuple[str, int]]) -> list[Figure]:
     columns = [(column.name, kinds.get(str(column.type), str)) for column in fields(Figure)]
     with table.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if (row["benchmark"], int(row["threads"])) not in without]
-    return [Figure(**{name: kind(row[name]) for name, kind in columns}) for row in rows]
+    return [Figure(**{name: kind(row[name]) for name, kind in columns if name in row}) for row in rows]
 
 
 def _spread(median: float | None, low: float | None, high: float | None) -> str:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from benchmarks import measure
+from benchmarks import measure, strategies
 from benchmarks import recipes as benchmarks_recipes
 from benchmarks.coreset import full_matrix
 from benchmarks.gradient_norms import Case, check_norms, exact, one_at_a_time, vmap_grad
 
-from lplgrad import recipes
+from lplgrad import acquisition, recipes
+from lplgrad.acquisition import Candidates, Choice
 from lplgrad.acquisition.coreset import k_center_greedy
+from lplgrad.machine.errors import UserError
+from lplgrad.study.validation import NoOptions
 from tests.learners import learner_of
 
 
@@ -33,6 +38,80 @@ def test_ratios_are_taken_round_by_round(tmp_path: Path) -> None:
     assert [row["median"] for row in rows] == ["7.0", "1.0", "2.0", "12.5"], "what was not measured again stays"
     measure.write(tmp_path, [measure.Figure("some", "here", "memory", "MB", 1, 3.0, threads=7)])
     assert len(report.with_suffix(".csv").read_text().splitlines()) == 6, "nor with other threads"
+
+
+def test_notes_have_a_column_and_what_was_refused_has_no_figure(tmp_path: Path) -> None:
+    """Also in a file that was written before there were notes."""
+    report = measure.write(tmp_path, [measure.Figure("some", "here", "memory", "MB", 1, 12.5)])
+    rows = list(csv.reader(report.with_suffix(".csv").read_text().splitlines()))
+    header = ",".join(rows[0][:-1])
+    report.with_suffix(".csv").write_text(f"{header}\n" + ",".join([*rows[1][:-2], "today"]) + "\n")
+    found = [
+        measure.Figure("other", "here", "slow", "s", 1, 2.0, note="needs: nothing"),
+        measure.Figure("other", "here", "large", "s", 1, math.nan, note="refused: too large"),
+    ]
+    text = measure.write(tmp_path, found).read_text()
+    assert "| case | measured | ratio | n | note |\n| --- | --- | --- | --- | --- |" in text
+    assert "| slow | 2 s |  | 1 | needs: nothing |\n| large |  |  | 1 | refused: too large |" in text
+    assert "| case | measured | ratio | n |\n| --- | --- | --- | --- |\n| memory | 12.5 MB |  | 1 |" in text
+    again = measure.write(tmp_path, [measure.Figure("third", "here", "memory", "MB", 1, 7.0)]).read_text()
+    assert "| large |  |  | 1 | refused: too large |" in again
+
+
+@pytest.mark.parametrize("name", acquisition.registry.names())
+def test_a_choice_of_every_function_can_be_measured(name: str) -> None:
+    """Among as few candidates as possible, from made-up values of all that it needs."""
+    function = acquisition.registry.load(name)
+    for given in [{}, *strategies.VARIANTS.get(name, [])]:
+        options = function.options(**given)
+        candidates = strategies.made_up(function, options, strategies.Sizes(60, 9, 7, 8, 4), torch.device("cpu"))
+        assert set(candidates.measured) == set(function.needs(options))
+        assert len(acquisition.choice_of(function, candidates, options).picks) == 7
+        assert strategies.needs_in_words(name, given)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("random", "no pass"),
+        ("entropy", "one forward pass per candidate"),
+        ("coreset", "one forward pass per candidate and labelled example"),
+        ("gradient_norm", "one forward and one backward pass per candidate, and about a quarter more for the norms"),
+    ],
+)
+def test_what_needs_cost_is_said_in_words(name: str, words: str) -> None:
+    assert strategies.needs_in_words(name, {}) == words
+
+
+@pytest.mark.parametrize("name", ["bald", "noise_stability", "vaal", "variation_ratio"])
+def test_functions_with_costly_needs_say_what_they_cost(name: str) -> None:
+    assert "forward pass" in strategies.needs_in_words(name, {})
+
+
+def test_a_refusal_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(candidates: Candidates, options: NoOptions) -> Choice:
+        raise UserError("too large")
+
+    monkeypatch.setattr("lplgrad.acquisition.entropy.ACQUISITION", acquisition.Acquisition(choose=refuse))
+    monkeypatch.setattr("lplgrad.machine.devices.set_up", lambda compute: torch.device("cpu"))
+    cost = strategies.cost_of("entropy", {}, strategies.QUICK, 1)
+    assert (math.isnan(cost.seconds), cost.megabytes, cost.refusal) == (True, None, "too large")
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux measures the peak")
+def test_the_peak_memory_of_a_choice_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 MB beside what was there before, though more was taken and freed earlier."""
+    block = torch.ones(2**25)
+    del block
+
+    def choose(candidates: Candidates, options: NoOptions) -> Choice:
+        torch.ones(2**24)
+        return Choice(np.arange(candidates.query_size))
+
+    monkeypatch.setattr("lplgrad.acquisition.entropy.ACQUISITION", acquisition.Acquisition(choose=choose))
+    monkeypatch.setattr("lplgrad.machine.devices.set_up", lambda compute: torch.device("cpu"))
+    cost = strategies.cost_of("entropy", {}, strategies.QUICK, 1)
+    assert cost.megabytes == pytest.approx(64, abs=8)
 
 
 def test_cases_take_turns_and_the_first_turn_does_not_count() -> None:

@@ -11,7 +11,7 @@ which produced the published results; ``noise: global`` follows the paper. Many 
 Rows longer than ``projection`` are therefore projected at random, which hardly changes their distances and bounds the
 memory. The official code compares the rows themselves, as ``projection: null`` does.
 
-Cost: one forward pass per candidate without noise, and one for each sample (30 by default).
+Cost: one forward pass per candidate without noise, and one for each of ``samples`` (30 by default).
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ labelled and unlabelled images without their labels. The model of the round take
 Where the official code departs from the paper, this follows the paper. The code sums the divergence over a batch and
 averages the error over pixels, which weighs the divergence 196,608 times too high on 32x32 images, so that the means
 collapse. Here it is that of an evidence lower bound, per image. The code scores in train mode. Here it is eval mode.
+
+Cost: a training of two networks in each query (100 epochs of the pool by default), and one forward pass of the encoder
+and the discriminator per candidate.
 """
 
 from __future__ import annotations
