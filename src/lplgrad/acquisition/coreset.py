@@ -70,7 +70,7 @@ def _nearer(nearest: Tensor, points: Tensor, centers: Tensor) -> Tensor:
     """
     for start in range(0, len(centers), BLOCK):
         block = centers[start : start + BLOCK]
-        closest = (block.square().sum(dim=1) - 2 * points @ block.T).argmin(dim=1)
+        closest = (block.square().sum(dim=1) - points @ (2 * block).T).argmin(dim=1)
         for rows in range(0, len(points), BLOCK * 16):
             some = slice(rows, rows + BLOCK * 16)
             distances = (points[some] - block[closest[some]]).square().sum(dim=1)
