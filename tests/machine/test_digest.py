@@ -103,8 +103,8 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
         ),
         (
             "study/titles.py",
-            "title or name).split()",
-            "title or name).split()[:1]",
+            "title.split())",
+            "title.split()[:1])",
             {"figure", "table", "diagnostics", "ablation"},
         ),
         ("study/pairs.py", "extends and query_alike", "extends", {"ablation"}),
