@@ -32,7 +32,7 @@ else:
 
 REFRESH = 256  # steps after which everything is computed anew, before errors of rounding add up
 SAME = 1e-10  # numbers that differ relatively by less are equal up to rounding
-ROWS = 4096  # examples in a block
+ROWS = 1024  # examples in a block, few enough for the caches of a processor
 
 RowsT = TypeVar("RowsT", bound="Rows")
 
