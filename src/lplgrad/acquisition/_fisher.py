@@ -2,7 +2,7 @@
 
 Example i adds the information V_i^T V_i, where V_i has the shape (K, R). Examples B together have the information
 M = M_0 + sum of V_i^T V_i over B. The design lowers tr(M^-1 F) for a target F: it adds examples one after another, each
-time the one that lowers the trace most, and may then remove some, each time the one whose loss raises the trace least.
+time the one that lowers the trace most, and may then remove some, each time the one whose removal raises it least.
 
 For each example two matrices are kept, A_i = V_i M^-1 V_i^T and G_i = V_i M^-1 F M^-1 V_i^T, of shape (K, K). To add it
 lowers the trace by tr(G_i (I + A_i)^-1), to remove it raises the trace by tr(G_i (I - A_i)^-1). Each step changes all
@@ -278,7 +278,7 @@ def choice_by(rows: Rows, labeled: Rows, candidates: Candidates, options: Option
     """Choose the candidates that, once labelled, leave the model least uncertain (Ash et al. 2021).
 
     M = regularization I + (sum of labelled + b sum of chosen) / (L + b), and F is the mean over candidates and labelled
-    examples. The b chosen examples thus count b times as much as as many labelled ones, as in the official code.
+    examples.
 
     Args:
         rows: of the S candidates in the order ``order_of``, at least one.

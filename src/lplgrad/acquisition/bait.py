@@ -10,13 +10,13 @@ probability p, is right: p (1 - p) h h^T. In their experiments on images it is a
 O(S D) a step, and memory is O(S D). For C classes, the ``full`` form takes O(S C^2 D + C^3 D^2) a step and
 O(S D + S C^2 + C^2 D^2).
 
-As in the official code, and unlike an average over all labels, a chosen candidate has the weight b / (L + b), and the
-mean over the L labelled examples has the weight L / (L + b). The last layer's bias is left out there; ``bias`` adds it.
-All labelled examples count, also those whose class is unknown. Of the pool only the candidates and the labelled
-examples are in the mean that is the target.
+The weights are those of the official code: b / (L + b) for each of the b chosen candidates, and L / (L + b) for the
+mean over the L labelled examples. So a chosen candidate counts b times as much as a labelled example. The code leaves
+out the last layer's bias, which ``bias`` adds. Labelled examples count even if their class is unknown.
 
-Departures from code: the package of the fast form sums the means of batches where BAIT has a mean over all, so that
-labelled examples count too much there. Here it is the mean. Everything is computed in float64 instead of float32.
+Departures: the official code computes in float32, here it is float64. Its target is the mean over the whole pool, here
+over the candidates and the labelled examples. The package of the binary form, dal-toolbox, sums the means of batches
+where BAIT has one mean, so that labelled examples count too much. Here it is the mean.
 """
 
 from __future__ import annotations

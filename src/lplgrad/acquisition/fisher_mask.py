@@ -95,7 +95,7 @@ def gradients(learner: Learner, batches: Batches, mask: Mask, generator: np.rand
         examples = torch.arange(len(inputs), device=inputs.device).repeat_interleave(size)
         parts = [
             torch.cat([gradient.flatten(1)[:, mask.entries[name]] for name, gradient in some.items()], dim=1)
-            for some, _ in _per_example(model, inputs, examples, classes.flatten(), list(mask.entries))
+            for some, _ in _per_example(model, inputs, examples, classes.flatten(), p.shape[1], list(mask.entries))
         ]
         each = torch.cat(parts).reshape(len(inputs), size, -1) * weights[:, :, None].to(parts[0].dtype)
         found.append(each)
@@ -119,10 +119,12 @@ def find_mask(
     for batch in batches():
         inputs = batch[torch.from_numpy(chosen[start : start + len(batch)])]
         start += len(batch)
+        if not len(inputs):
+            continue
         p = model(inputs).double().softmax(dim=1)
         examples = torch.arange(len(inputs), device=inputs.device).repeat_interleave(p.shape[1])
         classes = torch.arange(p.shape[1], device=inputs.device).repeat(len(inputs))
-        for some, pairs in _per_example(model, inputs, examples, classes, list(trained)):
+        for some, pairs in _per_example(model, inputs, examples, classes, p.shape[1], list(trained)):
             weights = p.flatten()[pairs]
             for name, gradient in some.items():
                 total[name] += weights @ gradient.flatten(1).double().square()
@@ -138,7 +140,7 @@ def find_mask(
 
 
 def _per_example(
-    model: nn.Module, inputs: Tensor, examples: Tensor, classes: Tensor, names: Sequence[str]
+    model: nn.Module, inputs: Tensor, examples: Tensor, classes: Tensor, count: int, names: Sequence[str]
 ) -> Iterator[tuple[dict[str, Tensor], slice]]:
     """Yield gradients of the log-probabilities of P pairs of an example and a class, some pairs at a time.
 
@@ -146,6 +148,7 @@ def _per_example(
         model: from inputs to logits.
         inputs: shape (B, ...).
         examples, classes: of the pairs, shape (P,) each.
+        count: C, the number of classes.
         names: of the tensors whose gradients are wanted.
 
     Yields:
@@ -153,15 +156,17 @@ def _per_example(
     """
     weights = {name: model.get_parameter(name).detach() for name in names}
 
-    def log_probability(weights: dict[str, Tensor], one: Tensor, label: Tensor) -> Tensor:
+    def log_probability(weights: dict[str, Tensor], one: Tensor, place: Tensor) -> Tensor:
         logits: Tensor = torch.func.functional_call(model, weights, (one[None],))
-        return logits.log_softmax(dim=1)[0].gather(0, label[None])[0]
+        # A gather would be shorter, but on a GPU the sum in its backward pass has no fixed order.
+        return logits.log_softmax(dim=1)[0] @ place.to(logits)
 
+    one_hot = torch.eye(count, device=classes.device)
     gradients_of = torch.func.vmap(torch.func.grad(log_probability), in_dims=(None, 0, 0))
     size = min(MOST, max(1, AT_ONCE // sum(one.numel() for one in weights.values())))
     for start in range(0, len(examples), size):
         some = slice(start, start + size)
-        yield gradients_of(weights, inputs[examples[some]], classes[some]), some
+        yield gradients_of(weights, inputs[examples[some]], one_hot[classes[some]]), some
 
 
 def _drawn(p: Tensor, generator: np.random.Generator) -> Tensor:

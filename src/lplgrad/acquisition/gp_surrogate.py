@@ -121,7 +121,7 @@ class Surrogate:
 def residuals_of(logits: Tensor, labels: Tensor) -> Tensor:
     """Return one-hot labels minus predictions, float64, shape (K, C)."""
     p = logits.double().softmax(dim=1)
-    return F.one_hot(labels, p.shape[1]) - p
+    return torch.eye(p.shape[1], dtype=p.dtype, device=p.device)[labels] - p
 
 
 def inputs_of(features: Tensor, others: Tensor, options: Options, generator: np.random.Generator) -> list[Tensor]:
