@@ -125,9 +125,9 @@ def find_mask(
         examples = torch.arange(len(inputs), device=inputs.device).repeat_interleave(p.shape[1])
         classes = torch.arange(p.shape[1], device=inputs.device).repeat(len(inputs))
         for some, pairs in _per_example(model, inputs, examples, classes, p.shape[1], list(trained)):
-            weights = p.flatten()[pairs]
-            for name, gradient in some.items():
-                total[name] += weights @ gradient.flatten(1).double().square()
+            weights = p.flatten()[pairs].float()
+            for name, gradient in some.items():  # in float32 among a few pairs, since float64 would take half the time
+                total[name] += weights @ gradient.flatten(1).float().square()
     together = torch.cat(list(total.values()))
     best = together.argsort(descending=True, stable=True)[: options.parameters].sort().values
     entries, start = {}, 0
