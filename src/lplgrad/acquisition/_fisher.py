@@ -173,8 +173,8 @@ class Design:
         core = sign * _inverse(one + sign * self.own[position])
         column = self.rows.column(position)
         moved = self.inverse @ column  # M^-1 V_j^T
-        aimed = self.inverse @ (self.target @ moved)
-        products = self.rows.times(torch.cat([moved, aimed], dim=1))
+        target = self.target @ moved
+        products = self.rows.times(torch.cat([moved, self.inverse @ target], dim=1))
         by_inverse, by_target = torch.split(products, len(one), dim=2)
         effect = _product(by_inverse, core)
         self.age += 1
@@ -183,7 +183,7 @@ class Design:
             return effect
         self.inverse -= moved @ core @ moved.T
         crossed = _product(effect, by_target.mT)
-        curved = _product(_product(effect, moved.T @ self.target @ moved), effect.mT)
+        curved = _product(_product(effect, moved.T @ target), effect.mT)
         self.own -= _product(effect, by_inverse.mT)
         self.shared += curved - crossed - crossed.mT
         return effect

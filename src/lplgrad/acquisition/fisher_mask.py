@@ -126,7 +126,7 @@ def find_mask(
         classes = torch.arange(p.shape[1], device=inputs.device).repeat(len(inputs))
         for some, pairs in _per_example(model, inputs, examples, classes, p.shape[1], list(trained)):
             weights = p.flatten()[pairs].float()
-            for name, gradient in some.items():  # in float32 among a few pairs, since float64 would take half the time
+            for name, gradient in some.items():  # float64 among a few pairs would double the time
                 total[name] += weights @ gradient.flatten(1).float().square()
     together = torch.cat(list(total.values()))
     best = together.argsort(descending=True, stable=True)[: options.parameters].sort().values
