@@ -181,7 +181,7 @@ class Design:
         if self.age == REFRESH:
             self.refresh()
             return effect
-        self.inverse -= moved @ core @ moved.T
+        self.inverse.addmm_(moved @ core, moved.T, alpha=-1)
         crossed = _product(effect, by_target.mT)
         curved = _product(_product(effect, moved.T @ target), effect.mT)
         self.own -= _product(effect, by_inverse.mT)
