@@ -285,7 +285,7 @@ def test_a_bias_is_the_weight_of_a_feature_that_is_one() -> None:
 
 def test_a_full_form_that_needs_too_much_memory_is_refused() -> None:
     candidates = random_candidates(classes=100, width=512)
-    words = "bait: memory_gb: form: full needs 125.9 GB for 100 classes and 512 features, but 8 GB are allowed; write"
+    words = "bait: memory_gb: form: full needs 167.8 GB for 100 classes and 512 features, but 8 GB are allowed; write"
     with pytest.raises(UserError, match=words):
         choose(candidates, form="full")
     assert bytes_of_full(52, 3, 6) < 1e6

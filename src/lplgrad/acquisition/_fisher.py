@@ -259,6 +259,7 @@ def greedy(rows: Rows, prior: Tensor, target: Tensor, count: int, oversample: in
     added = design.members
     if len(added) == count:
         return Greedy(added, alone)
+    del design  # its inverse may need much memory
     # Only the losses of members count from here. The last comes first, because the first of equals is removed.
     design = Design(rows.at(added[::-1]), prior, target, range(len(added))[::-1])
     left = torch.ones_like(left[: len(added)])

@@ -138,7 +138,7 @@ def full_rows(logits: Tensor, features: Tensor) -> LastLayer:
 def bytes_of_full(examples: int, classes: int, width: int) -> int:
     """Return the bytes that the full form needs, for the S candidates and L labelled ``examples``."""
     size = classes * width
-    return 8 * (6 * size**2 + examples * (2 * width + 8 * classes**2))
+    return 8 * (8 * size**2 + examples * (2 * width + 8 * classes**2))
 
 
 def choose(candidates: Candidates, options: Options) -> Choice:
