@@ -96,9 +96,11 @@ class Acquisition:
     # and a random stream to a quantity of all examples, shape (S, ...). Networks must be left as they were
     measures: Mapping[str, Callable[[Learner, Batches, Any, np.random.Generator], Any]] = field(default_factory=dict)
     # A learner of the function's own, from what it is built from and the options. The query trains it as a round trains
-    # a recipe's learner, with new weights, and then reads its outputs as the needs ``side:<output>``
+    # a recipe's learner, with new weights, and then reads its outputs as the needs ``side:<output>``. Without such a
+    # need it trains nothing
     side: Callable[[Spec, Any], Learner] | None = None
-    side_training: Callable[[Any], Training] | None = None  # its settings of training, from the options
+    # Its settings of training, from the options; None for those of the round
+    side_training: Callable[[Any], Training] | None = None
     modality: str | None = None  # the only one that it takes; None for any
     # Whether an example's score depends on the model's outputs for that example only, so that test examples can be
     # scored too
@@ -108,8 +110,17 @@ class Acquisition:
         if self.score is None and (self.choose is None or self.alone):
             raise ValueError("an acquisition function needs score or choose, and score if it scores examples alone")
 
+    def trains_as_round(self, options: Any) -> bool:
+        """Return whether a learner of the function's own is trained with the settings of the round's training."""
+        return bool(side_outputs(self.needs(options))) and self.side_training is None
+
 
 registry = Registry[Acquisition](__name__, __path__, "ACQUISITION")
+
+
+def side_outputs(needs: Iterable[str]) -> frozenset[str]:
+    """Return the outputs of the function's own learner that are needed."""
+    return frozenset(need.removeprefix("side:") for need in needs if need.startswith("side:"))
 
 
 def unmet(needs: Iterable[str], offered: Collection[str]) -> list[str]:

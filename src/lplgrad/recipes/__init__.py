@@ -49,6 +49,7 @@ class Draw(Protocol):
     labeled_positions: npt.NDArray[np.int64]
     unlabeled_positions: npt.NDArray[np.int64]
     unknown_positions: npt.NDArray[np.int64]
+    labels: Tensor  # the classes of ``labeled_positions``, int64, on the device
 
     def labeled(self, order: str = "main", count: int | None = None) -> tuple[Tensor, Tensor]:
         """Return the next mini-batch of labelled examples: inputs, shape (B, ...), and classes, int64, shape (B,).

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lplgrad.acquisition import Acquisition, Batches, Candidates, Slope, scores_of
+from lplgrad.acquisition import Acquisition, Batches, Candidates, Slope, scores_of, side_outputs
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import GradientNorms, PerSampleGradientNorms
 from lplgrad.machine.devices import lacks_memory, to_tensor
@@ -58,10 +58,10 @@ class Scorer:
     def candidates(self, indices: Indices) -> Candidates:
         """Measure the candidates of the round, shape (S,), and the labelled examples as far as they are needed.
 
-        If the acquisition function has a learner of its own, train it first.
+        If outputs of the acquisition function's own learner are needed, train it first.
         """
         here = self.here
-        if self.function.side is not None:
+        if side_outputs(self.needs):
             self.side, self.earlier_seconds = train_side(here, self.function, self.options, self.checkpoint)
         augmenting = here.stream(Purpose.QUERY_AUGMENTATION)
 
@@ -178,7 +178,7 @@ def measure(
     if "stochastic_logits" in needs:
         seed = torch_seed(stream("modules in stochastic passes"))
         measured["stochastic_logits"] = stochastic_logits(learner, batches, needs["stochastic_logits"].passes, seed)
-    of_side = frozenset(name.removeprefix("side:") for name in needs if name.startswith("side:"))
+    of_side = side_outputs(needs)
     if of_side and side is not None:
         found = predict(side, batches(), of_side)
         measured |= {f"side:{name}": value for name, value in found.items()}

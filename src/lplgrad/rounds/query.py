@@ -31,6 +31,11 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"{arguments.data}: {here.settings.acquisition} takes {function.modality} data only")
         if function.needs(options) and arguments.checkpoint is None:
             raise UserError(f"--checkpoint: missing: {here.settings.acquisition} scores with a model")
+        if function.trains_as_round(options) != (here.settings.training is not None):
+            trains = "is missing: the query trains a network with the settings of the round's training"
+            idle = "has no effect: the query trains no network with these settings; remove it"
+            problem = idle if here.settings.training else trains
+            raise UserError(f"--settings: training: {problem} (acquisition: {here.settings.acquisition})")
         if here.stopped:
             _choose_nothing(here)
         else:

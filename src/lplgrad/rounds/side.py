@@ -33,8 +33,9 @@ def train_side(
         UserError: a loss is not finite, or memory is short.
     """
     assert function.side is not None
-    assert function.side_training is not None
-    arguments, settings, training = here.arguments, here.settings, function.side_training(options)
+    arguments, settings = here.arguments, here.settings
+    training = settings.training if function.side_training is None else function.side_training(options)
+    assert training is not None
 
     def stream(purpose: Purpose | str) -> np.random.Generator:
         return here.stream(f"side {purpose}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from lplgrad import backbones, datasets
 from lplgrad.machine.registry import Registry
@@ -61,8 +61,22 @@ class SourceJob(Row):
     registry: ClassVar[Registry[Any]] = datasets.registry
 
 
-class QueryJob(Settings):
-    """The settings of one ``lplgrad query``."""
+class _WrittenIfSet(Settings):
+    """Settings of which only those that are set are written, so that a new key changes no job without it."""
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class QueryJob(_WrittenIfSet):
+    """The settings of one ``lplgrad query``.
+
+    Attributes:
+        features: see ``Dataset``. None if the acquisition function needs no representation, or no file holds it.
+        training: of the round, if the acquisition function trains a learner of its own in the same way.
+    """
 
     acquisition: AcquisitionName
     options: dict[str, Any] = Field(default={})
@@ -70,11 +84,12 @@ class QueryJob(Settings):
     candidates: Count | Literal["all"] = "all"
     query_transform: Literal["test", "train"] = "test"
     augmentation: dict[str, Any] = Field(default={})  # whose keys the modality of the data defines
-    features: InputFile | None = None  # see ``Dataset``; given to acquisition functions that need a representation
+    features: InputFile | None = None
+    training: Training | None = None
     compute: Compute = Compute()
 
 
-class StartJob(Settings):
+class StartJob(_WrittenIfSet):
     """The settings of one ``lplgrad start`` whose examples are chosen by an acquisition function."""
 
     acquisition: AcquisitionName

@@ -218,10 +218,10 @@ class Layout:
     def query_settings(self, budget: str, dataset: str, strategy: str) -> dict[str, Any]:
         """``--settings`` of ``lplgrad query``."""
         row, asked = self.study.datasets[dataset], self.study.strategies[strategy]
-        chosen = {"acquisition": asked.acquisition, "options": asked.options}
-        features = self._features(dataset, asked.needs)
-        given = {**dict(row), **dict(row.budgets[budget]), **chosen, "features": features[0] if features else None}
-        return _without_features(self._job(QueryJob, given))
+        training = row.training if asked.trains_as_round else None
+        chosen = {"acquisition": asked.acquisition, "options": asked.options, "training": training}
+        features = next(iter(self._features(dataset, asked.needs)), None)
+        return self._job(QueryJob, {**dict(row), **dict(row.budgets[budget]), **chosen, "features": features})
 
     def start_files(self, budget: str, dataset: str) -> list[str]:
         """Files that the choice of the first labels reads."""
@@ -236,7 +236,7 @@ class Layout:
         if start.by is None:
             return {}
         given = {"acquisition": start.by, "options": start.options, "features": row.features}
-        return _without_features(self._job(StartJob, given))
+        return self._job(StartJob, given)
 
     def observation_settings(self) -> dict[str, Any]:
         """``--settings`` of ``lplgrad observe``."""
@@ -247,11 +247,6 @@ class Layout:
         compute = {name: getattr(self.study.compute, name) for name in Compute.model_fields}
         given = {**given, "compute": Compute.model_validate(compute)}
         return kind.model_validate({name: given[name] for name in kind.model_fields}).model_dump(by_alias=True)
-
-
-def _without_features(settings: dict[str, Any]) -> dict[str, Any]:
-    """Leave the key out if there is no file: settings name only what a job has."""
-    return {key: value for key, value in settings.items() if key != "features" or value is not None}
 
 
 def one_of(names: list[str]) -> str:

@@ -326,6 +326,12 @@ class Strategy(Row):
         function: Acquisition = self.registry.load(self.acquisition)
         return function.needs(self.checked_options)
 
+    @property
+    def trains_as_round(self) -> bool:
+        """Whether the query trains a learner of its own with the settings of the round's training."""
+        function: Acquisition = self.registry.load(self.acquisition)
+        return function.trains_as_round(self.checked_options)
+
 
 def _model_line(value: object) -> str:
     known = value if isinstance(value, Mapping) else {}

@@ -205,7 +205,7 @@ class Measuring:
 
     def _measurer(self, of: str) -> Callable[[], dict[str, Any]]:
         work, inputs = self.work, self.batch()
-        learner, side = self.learner(), None if self.function.side is None else self.side()
+        learner, side = self.learner(), None if work.side_training is None else self.side()
         for network in [*learner.networks.values(), *(side.networks.values() if side is not None else [])]:
             network.eval()
 

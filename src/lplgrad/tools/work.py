@@ -105,9 +105,11 @@ class Work(NamedTuple):
 
     @property
     def side_training(self) -> Training | None:
-        """The settings of the training within a query, if the acquisition function has a learner of its own."""
+        """The settings of the training within a query, if the acquisition function trains a learner of its own."""
+        if not acquisition.side_outputs(self.strategy.needs):
+            return None
         of = acquisition.registry.load(self.strategy.acquisition).side_training
-        return None if of is None else of(self.strategy.checked_options)
+        return self.row.training if of is None else of(self.strategy.checked_options)
 
     @property
     def network(self) -> str:
