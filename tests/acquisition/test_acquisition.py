@@ -98,7 +98,7 @@ def candidates(name: str = "", seed: int = 1, round_number: int = 3, passes: int
     if name:
         measured.update(copy.deepcopy(own_of(name)))
     indices = np.sort(np.random.default_rng(0).choice(500, SIZE, replace=False))
-    return Candidates(indices, seed, round_number, CHOSEN, measured)
+    return Candidates(indices, seed, round_number, CHOSEN, measured, CLASSES)
 
 
 def learner() -> Learner:

@@ -65,6 +65,7 @@ class Candidates:
     round_number: int  # the round of the query, from 1
     query_size: int  # b, how many will be labelled
     measured: Mapping[str, Any]
+    classes: int | None = None  # C, of the data set; None if unknown
 
     def __getitem__(self, need: str) -> Any:
         return self.measured[need]

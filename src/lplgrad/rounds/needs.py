@@ -118,7 +118,8 @@ class Scorer:
 
     def _candidates(self, indices: Indices, measured: dict[str, Any]) -> Candidates:
         here = self.here
-        return Candidates(indices, here.seed, here.number, here.settings.query_size, {**self.of_others, **measured})
+        size, classes = here.settings.query_size, len(here.data.classes)
+        return Candidates(indices, here.seed, here.number, size, {**self.of_others, **measured}, classes)
 
     def _measure(
         self, needs: dict[str, Any], batches: Batches, positions: Indices | None, logits: bool = True

@@ -57,7 +57,7 @@ def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> 
     device = None if scorer is None else here.device
     watch = Stopwatch(device)
     candidates = (
-        Candidates(indices, here.seed, here.number, settings.query_size, {})
+        Candidates(indices, here.seed, here.number, settings.query_size, {}, len(here.data.classes))
         if scorer is None
         else scorer.candidates(indices)
     )

@@ -248,7 +248,7 @@ class Measuring:
         return like
 
     def _candidates(self, measured: dict[str, Any], count: int) -> Candidates:
-        return Candidates(np.arange(count), 1, 1, min(CHOSEN, count), measured)
+        return Candidates(np.arange(count), 1, 1, min(CHOSEN, count), measured, self.work.size.classes)
 
 
 def median_seconds(case: Callable[[], object], device: torch.device, repeats: int) -> float:
