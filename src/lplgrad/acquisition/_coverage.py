@@ -1,0 +1,161 @@
+"""Greedy maximum coverage: pick the point that adds most to how well the points are covered, and so on.
+
+A point is covered as well as it is similar to the nearest pick or labelled example. The gain of a pick is the weighted
+sum of what it adds for all points. It only shrinks as further points are picked, so an old gain is an upper bound
+(Minoux 1978), and few gains are kept up to date after every pick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lplgrad.acquisition import Candidates, Choice
+from lplgrad.acquisition._points import BLOCK, pairs, points_of, squared_distances
+from lplgrad.machine.registry import lazy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy("torch")
+
+# From squared distances to similarities between 0 and 1. It may change its argument.
+Kernel = Callable[["Tensor"], "Tensor"]
+WATCHED = 256  # candidates whose gains are kept up to date after every pick
+# Gains in units of the sum of all weights. Smaller differences are rounding, and the earlier candidate is picked.
+TIE = 2.0**-40
+NOTHING = 1e-9  # a gain up to here is none
+
+
+def ball(radius: float) -> Kernel:
+    """Return the kernel that is 1 for points that are nearer than a radius, and 0 for all others.
+
+    The bound is lowered by what rounding may take off the distance of a point that is exactly as far as the radius.
+    """
+    return lambda squared: (squared < radius**2 * (1 - 1e-12)).double()
+
+
+def gaussian(width: float) -> Kernel:
+    """Return the kernel exp(-d^2 / width^2) of a distance d."""
+    return lambda squared: squared.div_(-(width**2)).exp_()
+
+
+def herd(
+    candidates: Candidates, kernel: Kernel, weights: Tensor | None = None, rest: npt.NDArray[np.int64] | None = None
+) -> Choice:
+    """Choose the candidates that cover all candidates best, together with the labelled examples.
+
+    Args:
+        candidates: with their representation and that of the labelled examples.
+        kernel: from squared distances on the unit sphere to similarities.
+        weights: how much it counts to cover each candidate, float64, not negative, shape (S,); None for 1.
+        rest: the order in which candidates are chosen if nothing is left to gain, shape (S,). None for the order of the
+            weights, largest first, and of equal weights by index.
+
+    Returns:
+        The choice. The scores are the gains before the first pick, in units of the mean coverage.
+    """
+    order, points, labeled = points_of(candidates)
+    weights = torch.ones_like(points[:, 0]) if weights is None else weights[torch.from_numpy(order).to(weights.device)]
+    covered = covered_by(points, labeled, kernel)
+    gains = first_gains(points, covered, weights, kernel)
+    picks = order[cover(points, covered, weights, kernel, gains, candidates.query_size)]
+    if rest is None:
+        rest = order[weights.argsort(descending=True, stable=True).cpu().numpy()]
+    scores = np.empty(len(order), dtype=np.float32)
+    scores[order] = (gains / len(order)).cpu().numpy()
+    more = rest[~np.isin(rest, picks)][: candidates.query_size - len(picks)]
+    return Choice(np.concatenate([picks, more]), scores)
+
+
+def covered_by(points: Tensor, centers: Tensor, kernel: Kernel) -> Tensor:
+    """Return how well each point is covered by the centers, float64, shape (N,): 0 without centers."""
+    covered = torch.zeros_like(points[:, 0])
+    for rows in range(0, len(points), BLOCK):
+        some = slice(rows, rows + BLOCK)
+        for block in torch.split(centers, BLOCK) if len(centers) else ():
+            similar = kernel(squared_distances(points[some], block))
+            covered[some] = covered[some].maximum(similar.amax(dim=1))
+    return covered
+
+
+def first_gains(points: Tensor, covered: Tensor, weights: Tensor, kernel: Kernel) -> Tensor:
+    """Return the gain of each point if it were picked first, float64, shape (N,)."""
+    gains = torch.zeros_like(covered)
+    for rows, columns, squared in pairs(points):
+        similar = kernel(squared)
+        if rows == columns:
+            similar.fill_diagonal_(1)
+        else:
+            gains[rows] += (similar - covered[columns]).clamp_(min=0) @ weights[columns]
+        gains[columns] += weights[rows] @ similar.sub_(covered[rows, None]).clamp_(min=0)
+    return gains
+
+
+def cover(
+    points: Tensor, covered: Tensor, weights: Tensor, kernel: Kernel, gains: Tensor, picks: int
+) -> npt.NDArray[np.int64]:
+    """Pick greedily; of equal gains the earlier point. Memory is O(N D + N ``WATCHED``).
+
+    Args:
+        points: float64, shape (N, D).
+        covered: how well each is covered before the first pick, shape (N,).
+        weights: of the points, not negative, shape (N,).
+        kernel: from squared distances to similarities.
+        gains: as ``first_gains``, shape (N,).
+        picks: how many to pick at most.
+
+    Returns:
+        Positions of the picks in order, int64. There are fewer than ``picks`` if no further one would gain anything.
+    """
+    total, covered, bounds = float(weights.sum()), covered.clone(), gains.clone()
+    chosen: list[int] = []
+    watched = torch.empty(0, dtype=torch.int64, device=points.device)
+    similar = points.new_empty(len(points), 0)  # of all points to the watched ones
+    current = points.new_empty(0)  # gains of the watched ones
+    rest = (float("inf"), 0)  # the largest bound of all others, and minus the first position that has it
+
+    def ranked(values: Tensor) -> Tensor:
+        return (values / (total * TIE)).round()
+
+    while total > 0 and len(chosen) < picks:
+        ranks = ranked(current)
+        at = int(ranks.argmax()) if len(ranks) else 0
+        if not len(ranks) or (float(ranks[at]), -int(watched[at])) < rest:
+            bounds[watched] = current
+            order = ranked(bounds).argsort(descending=True, stable=True)
+            before, watched = watched, order[:WATCHED].sort().values
+            rest = (float(ranked(bounds[order[WATCHED]])), -int(order[WATCHED])) if len(order) > WATCHED else (-1.0, 0)
+            similar = _similar(points, watched, kernel, before, similar)
+            current = weights @ (similar - covered[:, None]).clamp_(min=0)
+            current[bounds[watched] == -float("inf")] = -float("inf")
+            continue
+        if current[at] <= NOTHING * total:
+            break
+        chosen.append(int(watched[at]))
+        rows = (similar[:, at] > covered).nonzero()[:, 0]
+        some, column = similar[rows], similar[rows, at]
+        lost = (some - covered[rows, None]).clamp_(min=0) - some.sub_(column[:, None]).clamp_(min=0)
+        current -= weights[rows] @ lost
+        covered[rows] = column
+        current[at] = -float("inf")
+    return np.array(chosen, dtype=np.int64)
+
+
+def _similar(points: Tensor, watched: Tensor, kernel: Kernel, before: Tensor, known: Tensor) -> Tensor:
+    """Return similarities of all points to the watched ones, shape (N, W), from those that are known already."""
+    similar = points.new_empty(len(points), len(watched))
+    place = torch.searchsorted(before, watched).clamp(max=max(len(before) - 1, 0))
+    old = before[place] == watched if len(before) else torch.zeros_like(watched, dtype=torch.bool)
+    new = (~old).nonzero()[:, 0]
+    centers = points[watched[new]]
+    for start in range(0, len(points), BLOCK):
+        rows = slice(start, start + BLOCK)
+        similar[rows, new] = kernel(squared_distances(points[rows], centers))
+        similar[rows, old] = known[rows, place[old]]
+    similar[watched[new], new] = 1
+    return similar
