@@ -45,16 +45,20 @@ def moved(candidates: Candidates, order: np.ndarray[Any, Any]) -> Candidates:
     return replace(candidates, indices=candidates.indices[order], measured=measured)
 
 
-def holds_what_every_choice_must(name: str, classes: int = 5, **options: Any) -> None:
+def holds_what_every_choice_must(name: str, **options: Any) -> None:
     """Check degenerate queries: sizes 0 and all, no labels, copies, zeros, one-hot predictions, another order, turned
     and scaled representations."""
-    draw = torch.Generator().manual_seed(0)
+    draw, classes = torch.Generator().manual_seed(0), 5
     points, labeled = torch.randn(60, 8, generator=draw), torch.randn(12, 8, generator=draw)
     points[30:40] = points[:10]  # copies
     points[40:43], points[43:46] = 0, labeled[:3]
     logits = 1e4 * (2 * torch.nn.functional.one_hot(torch.arange(60) % classes, classes).float() - 1)
     logits[:20] = torch.randn(20, classes, generator=draw)
-    beside = {"logits": logits, "side:temperature": torch.full((60,), 1.5), "labeled:labels": torch.full((12,), -1)}
+    beside: dict[str, Any] = {
+        "logits": logits,
+        "side:temperature": torch.full((60,), 1.5),
+        "labeled:labels": torch.full((12,), -1),
+    }
     for known in (labeled, None, labeled[:1].expand(4, 8)):
         for size in (0, 25, 60):
             question = given(points, known, size, classes=classes, **beside)

@@ -64,7 +64,8 @@ def blobs(*sizes: int, spread: float = 0.05) -> Tensor:
 
 
 def groups_of(picks: npt.NDArray[np.int64], *sizes: int) -> list[int]:
-    return np.searchsorted(np.cumsum(sizes), picks, side="right").tolist()
+    found: list[int] = np.searchsorted(np.cumsum(sizes), picks, side="right").tolist()
+    return found
 
 
 def test_the_largest_clusters_come_first() -> None:
