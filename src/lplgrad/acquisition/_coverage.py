@@ -32,11 +32,12 @@ NOTHING = 1e-9  # a gain up to here is none
 
 
 def ball(radius: float) -> Kernel:
-    """Return the kernel that is 1 for points that are nearer than a radius, and 0 for all others.
+    """Return the kernel that is 1 for copies of a point and for points nearer than a radius, and 0 for all others.
 
     The bound is lowered by what rounding may take off the distance of a point that is exactly as far as the radius.
     """
-    return lambda squared: (squared < radius**2 * (1 - 1e-12)).double()
+    bound = max(radius**2 * (1 - 1e-12), 1e-300)
+    return lambda squared: (squared < bound).double()
 
 
 def gaussian(width: float) -> Kernel:
@@ -85,15 +86,27 @@ def covered_by(points: Tensor, centers: Tensor, kernel: Kernel) -> Tensor:
 
 def first_gains(points: Tensor, covered: Tensor, weights: Tensor, kernel: Kernel) -> Tensor:
     """Return the gain of each point if it were picked first, float64, shape (N,)."""
-    gains = torch.zeros_like(covered)
-    for rows, columns, squared in pairs(points):
+    still_open = _open(covered, weights)
+    rows, others = still_open.nonzero()[:, 0], (~still_open).nonzero()[:, 0]
+    gains, found = torch.zeros_like(covered), torch.zeros_like(covered[rows])
+    some, covered, weights = points[rows], covered[rows], weights[rows]
+    for one, other, squared in pairs(some):
         similar = kernel(squared)
-        if rows == columns:
-            similar.fill_diagonal_(1)
-        else:
-            gains[rows] += (similar - covered[columns]).clamp_(min=0) @ weights[columns]
-        gains[columns] += weights[rows] @ similar.sub_(covered[rows, None]).clamp_(min=0)
+        if one != other:
+            found[one] += (similar - covered[other]).clamp_(min=0) @ weights[other]
+        found[other] += weights[one] @ similar.sub_(covered[one, None]).clamp_(min=0)
+    gains[rows] = found
+    for block in torch.split(others, BLOCK) if len(others) else ():
+        for start in range(0, len(some), BLOCK):
+            one = slice(start, start + BLOCK)
+            similar = kernel(squared_distances(some[one], points[block]))
+            gains[block] += weights[one] @ similar.sub_(covered[one, None]).clamp_(min=0)
     return gains
+
+
+def _open(covered: Tensor, weights: Tensor) -> Tensor:
+    """Return which points can still be covered better and count, shape (N,)."""
+    return (covered < 1) & (weights > 0)
 
 
 def cover(
@@ -112,10 +125,10 @@ def cover(
     Returns:
         Positions of the picks in order, int64. There are fewer than ``picks`` if no further one would gain anything.
     """
-    total, covered, bounds = float(weights.sum()), covered.clone(), gains.clone()
+    total, bounds, some = float(weights.sum()), gains.clone(), points
     chosen: list[int] = []
     watched = torch.empty(0, dtype=torch.int64, device=points.device)
-    similar = points.new_empty(len(points), 0)  # of all points to the watched ones
+    similar = points.new_empty(len(points), 0)  # of the points that are open to the watched ones
     current = points.new_empty(0)  # gains of the watched ones
     rest = (float("inf"), 0)  # the largest bound of all others, and minus the first position that has it
 
@@ -130,32 +143,34 @@ def cover(
             order = ranked(bounds).argsort(descending=True, stable=True)
             before, watched = watched, order[:WATCHED].sort().values
             rest = (float(ranked(bounds[order[WATCHED]])), -int(order[WATCHED])) if len(order) > WATCHED else (-1.0, 0)
-            similar = _similar(points, watched, kernel, before, similar)
+            rows = _open(covered, weights)
+            if not bool(rows.all()):
+                some, covered, weights, similar = some[rows], covered[rows], weights[rows], similar[rows]
+            similar = _similar(some, points, watched, kernel, before, similar)
             current = weights @ (similar - covered[:, None]).clamp_(min=0)
             current[bounds[watched] == -float("inf")] = -float("inf")
             continue
         if current[at] <= NOTHING * total:
             break
         chosen.append(int(watched[at]))
-        rows = (similar[:, at] > covered).nonzero()[:, 0]
-        some, column = similar[rows], similar[rows, at]
-        lost = (some - covered[rows, None]).clamp_(min=0) - some.sub_(column[:, None]).clamp_(min=0)
-        current -= weights[rows] @ lost
-        covered[rows] = column
+        nearer = (similar[:, at] > covered).nonzero()[:, 0]
+        part, column = similar[nearer], similar[nearer, at]
+        lost = (part - covered[nearer, None]).clamp_(min=0) - part.sub_(column[:, None]).clamp_(min=0)
+        current -= weights[nearer] @ lost
+        covered = covered.index_copy(0, nearer, column)
         current[at] = -float("inf")
     return np.array(chosen, dtype=np.int64)
 
 
-def _similar(points: Tensor, watched: Tensor, kernel: Kernel, before: Tensor, known: Tensor) -> Tensor:
-    """Return similarities of all points to the watched ones, shape (N, W), from those that are known already."""
-    similar = points.new_empty(len(points), len(watched))
+def _similar(some: Tensor, points: Tensor, watched: Tensor, kernel: Kernel, before: Tensor, known: Tensor) -> Tensor:
+    """Return similarities of some points to the watched ones, shape (N, W), from those that are known already."""
+    similar = some.new_empty(len(some), len(watched))
     place = torch.searchsorted(before, watched).clamp(max=max(len(before) - 1, 0))
     old = before[place] == watched if len(before) else torch.zeros_like(watched, dtype=torch.bool)
     new = (~old).nonzero()[:, 0]
     centers = points[watched[new]]
-    for start in range(0, len(points), BLOCK):
+    for start in range(0, len(some), BLOCK):
         rows = slice(start, start + BLOCK)
-        similar[rows, new] = kernel(squared_distances(points[rows], centers))
+        similar[rows, new] = kernel(squared_distances(some[rows], centers))
         similar[rows, old] = known[rows, place[old]]
-    similar[watched[new], new] = 1
     return similar
