@@ -45,3 +45,12 @@ def test_a_study_without_what_it_does_not_run(base: Path, tmp_path: Path) -> Non
     assert list(settings["strategies"]) == ["random"]
     assert list(settings["recipes"]) == ["plain"]
     assert Study.model_validate(settings).run.strategies == ["random"]
+
+
+def test_highlighting_is_no_setting_of_the_study(base: Path, tmp_path: Path) -> None:
+    """Nothing but figures depends on it, so it is not in the file that all results depend on."""
+    study = read_study([base, write(tmp_path, "over.yaml", {"highlight": ["random"]})])
+    assert study.highlight == ["random"]
+    assert study.model_dump()["highlight"] == ["random"]
+    assert Layout(study).study_settings() == Layout(read_study([base])).study_settings()
+    assert "highlight" not in read_study([base]).model_dump(), "study.yaml is what it was before there was this key"

@@ -173,8 +173,10 @@ class Layout:
                     yield checkpoint
 
     def study_settings(self) -> dict[str, Any]:
-        """``--settings`` of ``lplgrad study``: the study without what it defines and does not run."""
+        """``--settings`` of ``lplgrad study``: the study without what it defines and does not run, and without
+        ``highlight``, which only figures need."""
         values = self.study.model_dump(by_alias=True)
+        values.pop("highlight", None)
         names = {**values["run"], "recipes": self.recipes()}
         for kind in ("recipes", "strategies", "datasets"):
             values[kind] = {name: values[kind][name] for name in names[kind]}

@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from lplgrad import backbones, datasets, modalities, recipes
 from lplgrad.acquisition import Acquisition, unmet
@@ -428,6 +436,14 @@ def pool_problem(budget: Budget, pool: int) -> tuple[str, str] | None:
     return None
 
 
+def _once(values: list[Any]) -> list[Any]:
+    """Refuse a list that names something twice."""
+    repeated = sorted({str(value) for value in values if values.count(value) > 1})
+    if repeated:
+        raise wrong(f"{', '.join(repeated)} is listed twice")
+    return values
+
+
 class Run(Settings):
     """What a study runs: every combination of these.
 
@@ -443,13 +459,7 @@ class Run(Settings):
     strategies: Annotated[list[str], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
 
-    @field_validator("budgets", "datasets", "strategies", "seeds")
-    @classmethod
-    def _once(cls, values: list[Any]) -> list[Any]:
-        repeated = sorted({str(value) for value in values if values.count(value) > 1})
-        if repeated:
-            raise wrong(f"{', '.join(repeated)} is listed twice")
-        return values
+    _listed_once = field_validator("budgets", "datasets", "strategies", "seeds")(_once)
 
 
 class ModelFigures(Settings):
@@ -486,6 +496,9 @@ class Study(Settings):
         recipes, strategies, datasets: what is defined, by name.
         compute: the machine's part.
         model_figures: single models that are looked into.
+        highlight: names of strategies that figures show in colour while the others are grey, as far as the study runs
+            them; empty for all in colour. A change redraws figures and reruns nothing else, so ``study.yaml`` of a
+            study that Snakemake runs does not record it.
         keep_checkpoints: keep the model of every round (45 MB each for ResNet-18), not only of the first and last. A
             finished study trains missing ones again; if set back to false, the next run deletes them.
     """
@@ -499,7 +512,16 @@ class Study(Settings):
     datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
     compute: StudyCompute = StudyCompute()
     model_figures: ModelFigures = ModelFigures()
+    highlight: Annotated[list[str], AfterValidator(_once)] = Field(default=[])
     keep_checkpoints: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_what_says_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an empty ``highlight``, as in the files of studies that are older than this key."""
+        values: dict[str, Any] = write(self)
+        if not self.highlight:
+            values.pop("highlight", None)
+        return values
 
     @model_validator(mode="after")
     def _references_resolve(self) -> Self:
@@ -522,6 +544,9 @@ class Study(Settings):
                 for name in getattr(part, kind):
                     if name not in defined:
                         yield f"{where}.{kind}", f"{name!r} is not defined under {kind} ({nearest(name, defined)})"
+        for name in self.highlight:
+            if name not in self.strategies:
+                yield "highlight", f"{name!r} is not defined under strategies ({nearest(name, self.strategies)})"
         budgets = {budget for row in self.datasets.values() for budget in row.budgets}
         for name in self.model_figures.budgets:
             if name not in budgets:
