@@ -455,6 +455,10 @@ with SnakemakeApi() as api:
     def test_what_changes_no_result_reruns_no_round(self, project: Path) -> None:
         config = overlay(project, compute={"jobs_per_gpu": 2, "progress_seconds": 5})
         assert rounds(jobs(project, config=config)) == {}
+        config = overlay(project, highlight=["entropy"])
+        assert jobs(project, config=config) == {"study_figure": 4, "budget_figure": 4}, (
+            "figures that compare strategies"
+        )
 
     @pytest.mark.parametrize(
         ("file", "old", "new", "jobs_again"),

@@ -292,7 +292,10 @@ COMMANDS = {
         [
             _arg("kind", "which figure", choices=list(FIGURES)), STUDY, MEASUREMENTS, TIMINGS,
             _path("--classes", "CSV", "classes.csv"), _path("--diagnostics", "DIR", "folder of lplgrad diagnostics"),
-            *TRIAL_OPTIONS, PARTIAL, FILES,
+            *TRIAL_OPTIONS,
+            _arg("--highlight", "strategies to show in colour, the others in grey (default: those in study.yaml)",
+                 nargs="+", metavar="STRATEGY"),
+            PARTIAL, FILES,
         ],
         FIGURES,
     ),

@@ -18,7 +18,7 @@ from matplotlib.text import Text
 
 from lplgrad.analysis.trained import trained
 from lplgrad.datasets.prepared.arrays import DatasetArrays
-from lplgrad.report import figures, style, tables, trial_figures
+from lplgrad.report import curves, figures, style, tables, trial_figures
 from lplgrad.report.document import document
 from lplgrad.rounds.pool import UNKNOWN, LabeledSet
 from lplgrad.study.reading import read_study
@@ -129,18 +129,20 @@ def test_the_baseline_of_gains_is_named() -> None:
 
 
 def test_the_look_of_a_strategy_is_the_same_everywhere() -> None:
-    everywhere = style.looks(["lplgrad", "random", "mine"])
-    assert style.looks(["mine", "random"])["random"] == everywhere["random"]
+    everywhere = curves.looks(["lplgrad", "random", "mine"])
+    assert curves.looks(["mine", "random"])["random"] == everywhere["random"]
     assert len({look.color for look in everywhere.values()}) == 3
-    assert len({look.marker for look in style.looks([*style.LOOKS, "a", "b", "c"]).values()}) == 9
+    assert len({look.marker for look in curves.looks([*curves.LOOKS, "a", "b", "c"]).values()}) == 9
+    longer = curves.looks(["mine", *(f"other{number}" for number in range(30))])
+    assert longer["mine"] == everywhere["mine"], "a strategy that is added changes no other's look"
 
 
 def test_strategies_look_different_however_many_there_are() -> None:
-    looks = style.looks([*style.LOOKS, *(f"mine{number}" for number in range(36))]).values()
-    assert len({(look.color, look.marker) for look in looks}) == 42
-    assert len({(look.color, look.dashes) for look in looks}) == 42
-    many = style.looks([f"mine{number}" for number in range(216)]).values()
-    assert len({(look.color, look.marker, look.dashes) for look in many}) == 216
+    looks = curves.looks([*curves.LOOKS, *(f"mine{number}" for number in range(18))]).values()
+    assert len({look.color for look in looks}) == 24
+    assert len({(look.marker, look.hollow) for look in looks}) == 24, "they are told apart in grey"
+    many = curves.looks([f"mine{number}" for number in range(324)]).values()
+    assert len({(look.color, look.marker, look.hollow) for look in many}) == 324
 
 
 def drawn_bands(axis: Axes) -> tuple[float, float]:
@@ -293,7 +295,8 @@ def test_a_long_title_takes_more_lines_and_the_legend_more_room() -> None:
     assert max(map(len, lines)) <= style.TITLE_WIDTH
     assert " ".join(lines) == ("word " * 40).strip()
     many = {str(number): f"Strategy {number}" for number in range(40)}
-    style.legend(figure, dict.fromkeys(many, figure.axes[0].lines[0]), many, "outside right center")
+    handles = dict.fromkeys(many, figure.axes[0].lines[0])
+    curves.legend(figure, handles, many, "outside right center", curves.looks(list(many)))
     figure.canvas.draw()
     box = figure.legends[-1].get_window_extent()
     assert box.y0 >= 0

@@ -327,9 +327,11 @@ def figure_of(wildcards):
 
 
 def figure_command(wildcards):
-    """The command that draws a figure."""
+    """The command that draws a figure. It names the highlighted strategies if the figure compares strategies."""
     kind, row, names = figure_of(wildcards)
-    return f"figure {row[0]} {options(kind.needs, **names)}"
+    shown = [] if "strategy" in kind.needs else [name for name in STUDY.run.strategies if name in STUDY.highlight]
+    highlight = f" --highlight {join(shown)}" if shown else ""
+    return f"figure {row[0]} {options(kind.needs, **names)}{highlight}"
 
 
 def of_figure(column):

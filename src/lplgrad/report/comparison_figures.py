@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lplgrad.analysis.comparison import reference_of
@@ -18,12 +20,33 @@ from lplgrad.analysis.inference import ALPHA
 from lplgrad.analysis.measured import read_diagnostics
 from lplgrad.analysis.statistics import statistics
 from lplgrad.machine.errors import UserError, nearest
+from lplgrad.report.curves import (
+    GREY,
+    GREY_TEXT,
+    beside_panel,
+    draw_curve,
+    high_enough,
+    legend,
+    looks,
+    looks_of,
+    number_ends,
+)
 from lplgrad.report.statistics import rank_text
-from lplgrad.report.style import TITLE_WIDTH, draw_curve, legend, looks, message, note, set_up, wrapped
-from lplgrad.report.wording import dataset_title, number, p_value, panel_title, strategy_title, strategy_titles
+from lplgrad.report.style import TITLE_WIDTH, message, note, set_up, wrapped
+from lplgrad.report.wording import (
+    MANY,
+    dataset_title,
+    in_colour,
+    number,
+    p_value,
+    panel_title,
+    strategy_title,
+    strategy_titles,
+)
 from lplgrad.study.settings import StudyFile
 
 DARK = "#3C3C3C"
+LONG_TITLE_WIDTH = 44  # letters in a line of a title beside an axis, where a second line would cost much height
 
 
 def differences(file: StudyFile, measurements: pd.DataFrame) -> Any:
@@ -44,11 +67,12 @@ def differences(file: StudyFile, measurements: pd.DataFrame) -> Any:
     beside = [_beside_axis(file, name).splitlines() for name in others]
     lines = max(map(len, beside))
     longest = max(len(line) for title in beside for line in title)
+    row = 0.16 * lines + (0.1 if len(run.strategies) > MANY else 0.22)
     figure, axes = plt.subplots(
         len(budgets), len(datasets), squeeze=False, sharey=True,
         figsize=(
             max(2.9 * len(datasets) + 1.6, 6.5) + 0.07 * max(longest - 18, 0),
-            ((0.22 + 0.16 * lines) * len(others) + 1.15) * len(budgets) + 0.5,
+            (row * len(others) + 1.15) * len(budgets) + 0.5,
         ),
     )  # fmt: skip
     for line, budget in enumerate(budgets):
@@ -67,23 +91,39 @@ def differences(file: StudyFile, measurements: pd.DataFrame) -> Any:
 
 
 def _beside_axis(file: StudyFile, name: str) -> str:
-    return wrapped(strategy_title(file, name), TITLE_WIDTH)
+    many = len(file.study.run.strategies) > MANY
+    return wrapped(strategy_title(file, name), LONG_TITLE_WIDTH if many else TITLE_WIDTH)
+
+
+def _colors(file: StudyFile) -> dict[str, str]:
+    """Return the colours of strategies: grey of those that are not highlighted."""
+    shown = in_colour(file.study)
+    return {name: look.color if name in shown else GREY for name, look in looks(file.study.run.strategies).items()}
+
+
+def _set_back(file: StudyFile, texts: Iterable[Text], names: Iterable[str]) -> None:
+    """Write the titles of strategies that are not highlighted in grey."""
+    shown = in_colour(file.study)
+    for text, name in zip(texts, names, strict=False):  # an inner panel has no titles
+        if name not in shown:
+            text.set_color(GREY_TEXT)
 
 
 def _forest(axis: Any, part: pd.DataFrame, others: list[str], file: StudyFile) -> None:
     axis.axvline(0, color=DARK, linewidth=0.9)
-    appearance = looks(file.study.run.strategies)
+    appearance, colors = looks(file.study.run.strategies), _colors(file)
+    many = len(file.study.run.strategies) > MANY
     for place, name in enumerate(others):
         if name not in part.index:
             axis.text(0, place, " no pairs", va="center", fontsize=8, color="#666666")
             continue
-        row, look = part.loc[name].to_dict(), appearance[name]
+        row, color = part.loc[name].to_dict(), colors[name]
         if not math.isnan(row["low"]):
-            axis.plot([row["low"], row["high"]], [place, place], color=look.color, linewidth=1.8)
-        filled = look.color if row["p_holm"] < ALPHA else "white"
+            axis.plot([row["low"], row["high"]], [place, place], color=color, linewidth=1.8)
+        filled = color if row["p_holm"] < ALPHA else "white"
         axis.plot(
-            row["difference"], place, marker=look.marker, color=look.color, markerfacecolor=filled, markersize=7,
-            markeredgewidth=1.4,
+            row["difference"], place, marker=appearance[name].marker, color=color, markerfacecolor=filled,
+            markersize=6 if many else 7, markeredgewidth=1.4,
         )  # fmt: skip
         axis.annotate(
             p_value(row["p_holm"]), (1.0, place), xycoords=("axes fraction", "data"), xytext=(3, 0),
@@ -92,8 +132,9 @@ def _forest(axis: Any, part: pd.DataFrame, others: list[str], file: StudyFile) -
     axis.annotate("p, Holm", (1.0, -0.75), xycoords=("axes fraction", "data"), xytext=(3, 0),
                   textcoords="offset points", va="center", fontsize=8, color="#666666")  # fmt: skip
     axis.set_yticks(range(len(others)), [_beside_axis(file, name) for name in others])
+    _set_back(file, axis.get_yticklabels(), others)
     axis.set_ylim(len(others) - 0.4, -1.05)
-    axis.grid(False, axis="y")
+    axis.grid(many, axis="y")
 
 
 def penalties(file: StudyFile, measurements: pd.DataFrame) -> Any:
@@ -106,19 +147,30 @@ def penalties(file: StudyFile, measurements: pd.DataFrame) -> Any:
     grid = np.vstack([shares.to_numpy(), shares.mean().to_numpy()])
     titles = [_beside_axis(file, name) for name in names]
     more = max(title.count("\n") for title in titles)
-    figure, axis = plt.subplots(
-        figsize=(1.0 * len(names) + 2.6 + more, (0.62 + 0.12 * more) * len(names) + 2.2 + 0.5 * more)
-    )
+    many = len(names) > MANY
+    longest = max(len(line) for title in titles for line in title.splitlines())
+    wide, high = 1.0 * len(names) + 2.6 + more, (0.62 + 0.12 * more) * len(names) + 2.2 + 0.5 * more
+    if many:
+        wide, high = (each * len(names) + 1.5 + 0.07 * longest + 0.2 * more for each in (0.42, 0.27))
+    figure, axis = plt.subplots(figsize=(wide, high))
     image = axis.imshow(grid, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(grid):
         if row != column:
             color = "white" if value > 0.55 else "black"
-            axis.text(column, row, number(value), ha="center", va="center", color=color)
+            axis.text(column, row, number(value), ha="center", va="center", color=color, fontsize=7 if many else None)
     axis.axhline(len(names) - 0.5, color="black", linewidth=1.2)
-    axis.set_xticks(range(len(names)), titles, rotation=30, ha="right")
+    turned = {"rotation": 50, "rotation_mode": "anchor"} if many else {"rotation": 30}
+    axis.set_xticks(range(len(names)), titles, ha="right", **turned)
     axis.set_yticks(range(len(names) + 1), [*(f"{title} beats" for title in titles), "mean: is beaten"])
+    _set_back(file, axis.get_xticklabels(), names)
+    _set_back(file, axis.get_yticklabels()[:-1], names)
     axis.tick_params(length=0)
     axis.grid(False)
+    if many:  # lines between cells guide the eye
+        axis.set_xticks(np.arange(len(names)) + 0.5, minor=True)
+        axis.set_yticks(np.arange(len(names)) + 0.5, minor=True)
+        axis.tick_params(which="minor", length=0)
+        axis.grid(True, which="minor", color="#E4E4E4", linewidth=0.5)
     axis.set_title(f"share of wins (by chance alone: {ALPHA / 2:g})", loc="left", fontsize=10)
     bar = figure.colorbar(image, ax=axis, shrink=0.8)
     bar.outline.set_visible(False)
@@ -136,10 +188,17 @@ def ranks(file: StudyFile, measurements: pd.DataFrame) -> Any:
     size = len(values)
     half = (size + 1) // 2
     bars = len(ranking.groups)
-    shown = {str(name): wrapped(f"{strategy_title(file, str(name))} ({rank:.2f})", 28) for name, rank in values.items()}
+    many = size > MANY
+    letters = LONG_TITLE_WIDTH if many else 28
+    shown = {
+        str(name): wrapped(f"{strategy_title(file, str(name))} ({rank:.2f})", letters) for name, rank in values.items()
+    }
     lines = 1 + max(text.count("\n") for text in shown.values())
-    figure, axis = plt.subplots(figsize=(8, 1.9 + (0.15 + 0.17 * lines) * half + 0.16 * bars))
-    depth, step = 0.6 + 0.25 * bars, 0.55 * (0.15 + 0.17 * lines) / 0.32
+    longest = max(len(line) for text in shown.values() for line in text.splitlines())
+    row = 0.17 * lines + (0.08 if many else 0.15)
+    wide = max(8, 5 + 0.16 * longest) if many else 8
+    figure, axis = plt.subplots(figsize=(wide, 1.9 + row * half + 0.16 * bars))
+    depth, step = 0.6 + 0.25 * bars, 0.55 * row / 0.32
     axis.set_xlim(0.2, size + 0.8)
     axis.set_ylim(depth + step * half + 0.3, -1.5)
     axis.axis("off")
@@ -148,16 +207,18 @@ def ranks(file: StudyFile, measurements: pd.DataFrame) -> Any:
         axis.plot([tick, tick], [0, -0.14], color=DARK, linewidth=1.2)
         if (tick - 1) % math.ceil(size / 15) == 0:
             axis.text(tick, -0.25, str(tick), ha="center", va="bottom", fontsize=10)
-    appearance = looks(file.study.run.strategies)
+    appearance, colors = looks(file.study.run.strategies), _colors(file)
+    texts = []
     for place, (name, value) in enumerate(values.items()):
         left = place < half
         level = depth + step * (place if left else size - 1 - place)
         end, side = (0.75, "right") if left else (size + 0.25, "left")
-        color = appearance[str(name)].color
+        color = colors[str(name)]
         axis.plot([value, value, end], [0, level, level], color=color, linewidth=1.3)
         axis.plot(value, 0, marker=appearance[str(name)].marker, color=color, markersize=7, clip_on=False)
         beside = "\n".join(f"{line} " if left else f" {line}" for line in shown[str(name)].splitlines())
-        axis.text(end, level, beside, ha=side, va="center", fontsize=10)
+        texts.append(axis.text(end, level, beside, ha=side, va="center", fontsize=10))
+    _set_back(file, texts, shown)
     for height, (best, worst) in enumerate(ranking.groups):
         level = 0.3 + 0.25 * height
         axis.plot([values.iloc[best] - 0.05, values.iloc[worst] + 0.05], [level, level], color=DARK, linewidth=4)
@@ -282,22 +343,27 @@ def _grid(file: StudyFile, wanted: list[Lines], remark: str = "") -> Any:
     if not rows:
         return message(" ".join(remarks))
     datasets = _present(file.study.run.datasets, wanted[0].frame["dataset"])
+    appearance = looks_of(file)
+    wide, high = 3.6 + beside_panel(appearance), high_enough(2.5, appearance)
     figure, axes = plt.subplots(
-        len(rows), len(datasets), figsize=(3.6 * len(datasets) + 2.2, 2.5 * len(rows) + 0.4), squeeze=False
+        len(rows), len(datasets), figsize=(wide * len(datasets) + 2.2, high * len(rows) + 0.4), squeeze=False
     )
     handles: dict[str, Any] = {}
+    drawn = []
     for line, row in enumerate(rows):
         below = rows[line + 1].over if line + 1 < len(rows) else ""
         for dataset, axis in zip(datasets, axes[line], strict=True):
-            handles |= _curves(axis, row, row.frame[row.frame["dataset"] == dataset], file)
+            drawn.append((axis, _curves(axis, row, row.frame[row.frame["dataset"] == dataset], file)))
+            handles |= drawn[-1][1]
             if line == 0:
                 axis.set_title(wrapped(dataset_title(file, dataset), 30), loc="left")
             if dataset == datasets[0]:
                 axis.set_ylabel(row.title)
             if row.over != below:
                 axis.set_xlabel(row.over_title)
-    legend(figure, handles, strategy_titles(file, handles), "outside right upper")
+    legend(figure, handles, strategy_titles(file, handles), "outside right upper", appearance)
     note(figure, " ".join(remarks))
+    number_ends(figure, drawn, appearance)
     return figure
 
 
@@ -306,7 +372,7 @@ def _curves(axis: Any, row: Lines, part: pd.DataFrame, file: StudyFile) -> dict[
     lines: dict[str, Any] = {}
     if row.level is not None:
         axis.axhline(row.level, color=DARK, linewidth=0.8)
-    for name, look in looks(file.study.run.strategies).items():
+    for name, look in looks_of(file).items():
         mine = part[(part["strategy"] == name) & part[row.value].notna()]
         if mine.empty:
             continue

@@ -12,10 +12,12 @@ import seaborn as sns
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lplgrad.analysis.comparison import random_of
+from lplgrad.machine.errors import UserError, nearest
 from lplgrad.report import style
+from lplgrad.report.curves import beside_panel, draw_curve, high_enough, legend, looks, looks_of, number_ends
 from lplgrad.report.document import check_endings
 from lplgrad.report.kinds import function_of, inputs_of
-from lplgrad.report.style import TITLE_WIDTH, draw_curve, legend, looks, note, set_up, wrapped
+from lplgrad.report.style import TITLE_WIDTH, note, set_up, wrapped
 from lplgrad.report.wording import dataset_title, strategy_title, strategy_titles
 from lplgrad.study.settings import StudyFile
 
@@ -24,10 +26,21 @@ def run(arguments: argparse.Namespace) -> None:
     """Draw a figure of the kind that is named, and write it."""
     check_endings(arguments.output, (".svg", ".pdf", ".png"))
     inputs = inputs_of(arguments)
+    if arguments.highlight:
+        inputs["file"] = _highlighting(inputs["file"], arguments.highlight)
     figure = function_of(arguments)(**inputs)
     if "trial" in inputs:
         style.title_of_trial(figure, inputs["file"], inputs["trial"])
     style.save(figure, arguments.output)
+
+
+def _highlighting(file: StudyFile, names: list[str]) -> StudyFile:
+    """Return the study with other strategies to highlight."""
+    for name in names:
+        if name not in file.study.run.strategies:
+            hint = nearest(name, file.study.run.strategies)
+            raise UserError(f"--highlight: the study does not run {name!r} ({hint})")
+    return StudyFile(study=file.study.model_copy(update={"highlight": names}), unavailable=file.unavailable)
 
 
 def learning_curves(measurements: pd.DataFrame, file: StudyFile, budget: str) -> Any:
@@ -49,35 +62,40 @@ def dataset_curves(measurements: pd.DataFrame, file: StudyFile, dataset: str) ->
 def _curve_panels(panels: dict[str, pd.DataFrame], file: StudyFile, baseline: str | None) -> Any:
     """Draw accuracy against labels, and below it the gain over random labelling, a column per panel.
 
-    Means over seeds with bands of one standard deviation; the gain is computed within each seed. A curve ends where the
-    first trial of its strategy does. A star marks where a trial stopped at its target accuracy. If there is no gain to
-    show, the lower row is left out and a note says why.
+    Means over seeds with one standard deviation (see ``draw_curve``); the gain is computed within each seed. A curve
+    ends where the first trial of its strategy does. A star marks where a trial stopped at its target accuracy. If there
+    is no gain to show, the lower row is left out and a note says why.
     """
     set_up()
     panels = {title: part.assign(accuracy=part["accuracy"] * 100) for title, part in panels.items()}
     gains = {title: _gain(part, baseline) for title, part in panels.items()}
     rows = 1 if all(gain.empty for gain in gains.values()) else 2
+    appearance = looks_of(file)
+    heights = [high_enough(height, appearance) for height in (3.6, 2.4)[:rows]]
     figure, axes = plt.subplots(
-        rows, len(panels), figsize=(5.2 * len(panels) + 1.6, 3.6 + 2.4 * (rows - 1)), squeeze=False, sharex="col",
-        height_ratios=(3, 2)[:rows],
+        rows, len(panels), figsize=((5.2 + beside_panel(appearance)) * len(panels) + 1.6, sum(heights)), squeeze=False,
+        sharex="col", height_ratios=(3, 2)[:rows],
     )  # fmt: skip
     handles: dict[str, Any] = {}
+    drawn = []
     for column, (title, part) in enumerate(panels.items()):
         axis = axes[0, column]
-        handles |= _curves(axis, part, file, "accuracy")
+        drawn.append((axis, _curves(axis, part, file, "accuracy")))
+        handles |= drawn[-1][1]
         _mark_stops(axis, part, file)
         axis.set_title(title, loc="left")
         axis.set_ylabel("test accuracy (%)")
         if rows == 2:
             axis = axes[1, column]
-            _curves(axis, gains[title], file, "gain")
+            drawn.append((axis, _curves(axis, gains[title], file, "gain")))
             axis.axhline(0, color="#3C3C3C", linewidth=0.8)
             over = wrapped(f"gain over {strategy_title(file, baseline)}", 28) if baseline else ""
             axis.set_ylabel(f"{over}\n(points, paired)")
         axis.set_xlabel("labelled examples")
-    legend(figure, handles, strategy_titles(file, handles), "outside right center")
+    legend(figure, handles, strategy_titles(file, handles), "outside right center", appearance)
     if rows == 1:
         note(figure, _without_gains(file, baseline))
+    number_ends(figure, drawn, appearance)
     return figure
 
 
@@ -99,7 +117,7 @@ def _curves(axis: Any, part: pd.DataFrame, file: StudyFile, value: str) -> dict[
     """Draw the curve of every strategy; return the lines by the names of the strategies."""
     lines: dict[str, Any] = {}
     bounds = (0, 100) if value == "accuracy" else (-math.inf, math.inf)
-    for name, look in looks(file.study.run.strategies).items():
+    for name, look in looks_of(file).items():
         mine = part[part["strategy"] == name]
         if mine.empty:
             continue
@@ -113,7 +131,7 @@ def _curves(axis: Any, part: pd.DataFrame, file: StudyFile, value: str) -> dict[
 
 
 def _mark_stops(axis: Any, part: pd.DataFrame, file: StudyFile) -> None:
-    for name, look in looks(file.study.run.strategies).items():
+    for name, look in looks_of(file).items():
         stops = part[(part["strategy"] == name) & (part["repeats"] > 0)]
         axis.plot(stops["labels"], stops["accuracy"], "*", color=look.color, markersize=10, markeredgecolor="white")
 

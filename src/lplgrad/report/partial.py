@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     made = []
     sources = {name: folder / f"{name}.csv" for name in ("measurements", "classes", "timings")}
-    options = {**vars(arguments), **sources, "study": folder / "study.yaml"}
+    options = {**vars(arguments), **sources, "study": folder / "study.yaml", "highlight": None}
     for kind in ("accuracy", "time", "ablation", "accuracy-against-paper"):
         outputs = [folder / f"{kind.replace('-', '_')}.{ending}" for ending in ("csv", "html")]
         tables.run(argparse.Namespace(**{**options, "kind": kind, "output": outputs}))

@@ -1,4 +1,4 @@
-"""How figures look: the same colour, marker and dash for a strategy everywhere, and the same bytes on every run."""
+"""How figures look: fonts, titles and notes, and the same bytes on every run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import io
 import textwrap
 import unicodedata
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +24,6 @@ from lplgrad.study.settings import StudyFile
 
 mpl.use("Agg")
 
-# Okabe and Ito's colours, which the colour-blind can distinguish; markers and dashes distinguish the lines in grey.
-LOOKS = {
-    "lplgrad": ("#D55E00", "o", ""),
-    "learning_loss": ("#E69F00", "s", (4, 1.5)),
-    "ent_gradnorm": ("#009E73", "^", (1, 1)),
-    "entropy": ("#0072B2", "D", (4, 1, 1, 1)),
-    "coreset": ("#CC79A7", "P", (6, 2)),
-    "random": ("#3C3C3C", "X", (2, 1.5)),
-}
-SPARE = [
-    ("#56B4E9", "v", (3, 1, 1, 1, 1, 1)),
-    ("#8C6D31", "<", (5, 1)),
-    ("#7B4173", ">", (1, 2)),
-    ("#637939", "h", (8, 2)),
-    ("#843C39", "p", (2, 2)),
-    ("#5254A3", "*", (6, 1, 2, 1)),
-]
-# Towards white (1) or black (0), and how far.
-SHADES = [(0.0, 0.0), (1.0, 0.45), (0.0, 0.35)]
-
 # Letters in a line of a title, in a legend and beside an axis.
 TITLE_WIDTH = 32
 
@@ -60,50 +38,6 @@ CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
 
 # Where matplotlib writes the time or its version, by format.
 DATED_BY = {".svg": "Date", ".pdf": "CreationDate", ".png": "Software"}
-
-
-@dataclass(frozen=True)
-class Look:
-    """The look of a strategy's line."""
-
-    color: str
-    marker: str
-    dashes: Any
-
-
-def looks(strategies: list[str]) -> dict[str, Look]:
-    """Return the look of each strategy. The paper's have their own; others take the spare ones in the order given.
-
-    No two of up to 36 others share both colour and marker, or both colour and dashes. No two of up to 216 share all.
-    """
-    others = [name for name in strategies if name not in LOOKS]
-    spare = {name: _spare(number) for number, name in enumerate(others)}
-    return {name: spare[name] if name in spare else Look(*LOOKS[name]) for name in strategies}
-
-
-def _spare(number: int) -> Look:
-    """After six strategies a hue returns, lighter or darker, with the marker and the dashes of two others."""
-    turn, place = divmod(number, len(SPARE))
-    colors, markers, dashes = zip(*SPARE, strict=True)
-    size = len(SPARE)
-    toward, share = SHADES[turn % len(SHADES)]
-    red, green, blue = ((1 - share) * part + share * toward for part in mpl.colors.to_rgb(colors[place]))
-    color = mpl.colors.to_hex((red, green, blue)).upper()
-    return Look(color, markers[(place + turn) % size], dashes[(place - turn - turn // size) % size])
-
-
-def draw_curve(
-    axis: Any, look: Look, title: str, x: Any, mean: Any, std: Any, bounds: tuple[float, float], linewidth: float
-) -> Any:
-    """Draw a curve with a band of one standard deviation, cut off at the bounds of the quantity; return the line."""
-    (line,) = axis.plot(
-        x, mean, color=look.color, marker=look.marker, markersize=5, linewidth=linewidth,
-        dashes=look.dashes or (None, None), label=title, markeredgecolor="white", markeredgewidth=0.6,
-    )  # fmt: skip
-    spread = std.fillna(0)
-    ends = (mean - spread).clip(*bounds), (mean + spread).clip(*bounds)
-    axis.fill_between(x, *ends, color=look.color, alpha=0.1, linewidth=0)
-    return line
 
 
 def set_up() -> None:
@@ -156,16 +90,6 @@ def title_of_trial(figure: Any, file: StudyFile, trial: Trial) -> None:
     title = wrapped(f"{text}, {trial.budget} budget, seed {trial.seed}", round(12 * figure.get_figwidth()))
     figure.set_figheight(figure.get_figheight() + 0.17 * title.count("\n"))
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-
-
-def legend(figure: Any, handles: Mapping[str, Any], titles: Mapping[str, str], place: str) -> None:
-    """Draw a legend beside the axes; handles and titles are given by name. The figure grows if it must."""
-    shown = [wrapped(title, TITLE_WIDTH) for title in titles.values()]
-    tall = sum(0.21 + 0.17 * title.count("\n") for title in shown) + 0.4
-    longest = max((len(line) for title in shown for line in title.splitlines()), default=0)
-    figure.set_size_inches(figure.get_figwidth() + 0.07 * max(longest - 18, 0), max(figure.get_figheight(), tall))
-    # Labels are given one by one, because matplotlib by itself leaves out those that begin with an underscore.
-    figure.legend([handles[name] for name in titles], shown, loc=place, handlelength=3.2)
 
 
 def save(figure: Any, paths: list[Path]) -> None:

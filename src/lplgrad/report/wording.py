@@ -10,6 +10,8 @@ from lplgrad.study import titles
 from lplgrad.study.settings import Study, StudyFile
 
 DASH = "–"
+# With more strategies, bands hide the curves, and colours are too similar to tell curves apart by them alone.
+MANY = 8
 
 
 def count(how_many: int, noun: str) -> str:
@@ -65,6 +67,21 @@ def strategy_titles(file: StudyFile, present: Iterable[Any]) -> dict[str, str]:
     """The names for people of those strategies that are present, by their names, in the order of the study."""
     found = set(present)
     return {name: strategy_title(file, name) for name in file.study.run.strategies if name in found}
+
+
+def in_colour(study: Study) -> list[str]:
+    """The strategies that run and that figures show in colour: those of ``highlight``, or all if none of them runs."""
+    return [name for name in study.run.strategies if name in study.highlight] or study.run.strategies
+
+
+def has_numbers(study: Study) -> bool:
+    """Return whether figures identify curves by numbers, because there are many or because some are grey."""
+    return len(study.run.strategies) > MANY or len(in_colour(study)) < len(study.run.strategies)
+
+
+def has_bands(study: Study) -> bool:
+    """Return whether curves in colour have a band of one standard deviation; otherwise their last points have bars."""
+    return len(in_colour(study)) <= MANY
 
 
 def dataset_title(file: StudyFile, name: str) -> str:
