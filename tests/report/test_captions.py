@@ -11,6 +11,7 @@ from jinja2 import Template
 
 from lplgrad.report import captions
 from lplgrad.study.reading import read_study
+from lplgrad.study.settings import Study
 from tests.finished_study import HOME, study_of
 
 TITLES = [
@@ -92,6 +93,38 @@ def test_names_of_budgets_are_escaped_too() -> None:
     values["model_figures"] = {}
     shown = captions.shown(read_study([HOME / "config.yaml"], values), ["data"])
     assert rendered(f"({shown['budgets']['low_']}) {shown['left_out'][0]}").strip() == "(low_) Digits (8x8)"
+
+
+def caption(study: Study, name: str, rule: str, figure: str) -> str:
+    """The words of the caption of a figure."""
+    config = {**study.model_dump(by_alias=True), "shown": captions.shown(study, [])}
+    template = Template((HOME / "report" / f"{name}.rst").read_text(encoding="utf-8"))
+    wildcards = {"figure": figure, "budget": "small"}
+    return " ".join(
+        rendered(template.render(snakemake={"config": config, "rule": rule, "wildcards": wildcards})).split()
+    )
+
+
+def test_captions_say_how_curves_look() -> None:
+    """A study of three strategies, the same with one highlighted, and one of nine."""
+    few = read_study([HOME / "config.yaml", HOME / "tests" / "tiny.yaml"])
+    one = few.model_copy(update={"highlight": ["entropy"]})
+    names = [*few.strategies, *(f"other_{number}" for number in range(9 - len(few.strategies)))]
+    rows = {name: few.strategies.get(name, few.strategies["random"]) for name in names}
+    many = few.model_copy(update={"strategies": rows, "run": few.run.model_copy(update={"strategies": names})})
+    for kind in ("learning_curves", "cost", "calibration", "choices"):
+        plain, grey, crowded = (caption(study, "budget_figure", "budget_figure", kind) for study in (few, one, many))
+        assert "a band of one standard deviation" in plain
+        assert "number at the end" not in plain
+        assert "grey" not in plain
+        assert "Highlighted: Entropy. The other strategies are grey. The number at the end of a curve" in grey
+        assert "Only highlighted strategies have a band." in grey
+        assert "a bar of one standard deviation" in crowded
+        assert "The number at the end of a curve is that of its strategy in the legend. Bars show" in crowded
+    for kind in ("differences", "penalties", "ranks", "datasets/digits"):
+        plain, grey = (caption(study, "study_figure", "study_figure", kind) for study in (few, one))
+        assert "Highlighted" not in plain
+        assert "Highlighted: Entropy. The other strategies are grey." in grey
 
 
 def test_the_first_page_says_how_every_strategy_trains() -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from lplgrad.report.wording import has_target
+from lplgrad.report.wording import has_bands, has_numbers, has_target, in_colour
 from lplgrad.study.settings import Study
 from lplgrad.study.titles import dataset_title, strategy_title
 
@@ -45,8 +45,30 @@ def placed(study: Study, text: str | None, names: Mapping[str, str]) -> str | No
     return None if text is None else text.format(**shown)
 
 
+def _highlight(study: Study, titles: Mapping[str, str]) -> str:
+    """Say which strategies a figure highlights; empty if it shows all in colour."""
+    front = in_colour(study)
+    if front == study.run.strategies:
+        return ""
+    return f"Highlighted: {', '.join(titles[name] for name in front)}. The other strategies are grey."
+
+
+def _curves(study: Study, titles: Mapping[str, str]) -> str:
+    """Say what distinguishes curves from each other, apart from colours, markers and dashes."""
+    told = [_highlight(study, titles)]
+    if has_numbers(study):
+        told.append("The number at the end of a curve is that of its strategy in the legend.")
+    if not has_bands(study):
+        told.append(
+            "Bars show the spread at the last points of the curves, right of each panel in the order of numbers."
+        )
+    elif told[0]:
+        told.append("Only highlighted strategies have a band.")
+    return " ".join(filter(None, told))
+
+
 def shown(study: Study, left_out: Collection[str]) -> dict[str, Any]:
-    """Return the names that captions write, in reStructuredText, and whether trials may stop early.
+    """Return the names that captions write, in reStructuredText, whether trials may stop early, and how curves look.
 
     Args:
         study: the study.
@@ -62,5 +84,8 @@ def shown(study: Study, left_out: Collection[str]) -> dict[str, Any]:
         "budgets": {name: escaped(name) for name in run.budgets},
         "left_out": [datasets[name] for name in left_out],
         "target": has_target(study),
+        "highlight": _highlight(study, strategies),
+        "spread": "band" if has_bands(study) else "bar",
+        "curves": _curves(study, strategies),
         "test_examples": f"{study.model_figures.embedded_images:,} random test examples (all, if there are fewer)",
     }
