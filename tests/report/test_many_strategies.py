@@ -267,6 +267,14 @@ class TestComparison:
         assert rows == [f"{TWENTY.study.strategies[name].title} beats" for name in RUN] + ["mean: is beaten"]
         assert overlaps(boxes(figure, axis.get_yticklabels())) == 0
 
+    def test_titles_of_several_lines_make_room(self) -> None:
+        rows = TWENTY.study.strategies
+        titled = {name: rows[name].model_copy(update={"title": f"{name} {'word ' * 20}"}) for name in RUN[:3]}
+        file = StudyFile(study=TWENTY.study.model_copy(update={"strategies": {**rows, **titled}}))
+        for kind in ("differences", "penalties"):
+            figure = getattr(comparison_figures, kind)(file, MEASURED)
+            assert overlaps(boxes(figure, figure.axes[0].get_yticklabels())) == 0
+
     def test_labels_of_the_rank_diagram_do_not_collide(self) -> None:
         figure = comparison_figures.ranks(TWENTY, MEASURED)
         texts = [text for text in figure.findobj(Text) if text.get_text().strip()]

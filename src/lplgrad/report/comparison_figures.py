@@ -151,7 +151,8 @@ def penalties(file: StudyFile, measurements: pd.DataFrame) -> Any:
     longest = max(len(line) for title in titles for line in title.splitlines())
     wide, high = 1.0 * len(names) + 2.6 + more, (0.62 + 0.12 * more) * len(names) + 2.2 + 0.5 * more
     if many:
-        wide, high = (each * len(names) + 1.5 + 0.07 * longest + 0.2 * more for each in (0.42, 0.27))
+        wide = max(0.42, 0.12 + 0.22 * (1 + more)) * len(names) + 1.5 + 0.07 * longest
+        high = max(0.27, 0.1 + 0.17 * (1 + more)) * (1 + len(names)) + 1.5 + 0.07 * longest
     figure, axis = plt.subplots(figsize=(wide, high))
     image = axis.imshow(grid, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(grid):

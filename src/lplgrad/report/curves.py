@@ -101,10 +101,15 @@ def _spare(number: int) -> Look:
     size = len(SPARE)
     turn, place = divmod(number, size)
     toward, share = SHADES[turn % len(SHADES)]
-    red, green, blue = ((1 - share) * part + share * toward for part in mpl.colors.to_rgb(SPARE[place].color))
-    color = mpl.colors.to_hex((red, green, blue)).upper()
+    color = _mixed(SPARE[place].color, toward, share)
     dashes = SPARE[(place - turn - turn // size) % size].dashes
     return replace(SPARE[(place + turn) % size], color=color, dashes=dashes)
+
+
+def _mixed(color: str, toward: float, share: float) -> str:
+    """Return a colour mixed with a share of white (1) or black (0)."""
+    red, green, blue = ((1 - share) * part + share * toward for part in mpl.colors.to_rgb(color))
+    return str(mpl.colors.to_hex((red, green, blue)).upper())
 
 
 def draw_curve(
@@ -183,9 +188,9 @@ def number_ends(figure: Any, drawn: Sequence[tuple[Any, Mapping[str, Any]]], app
             axis.annotate(
                 str(look.number), ends[name], xytext=(1, place),
                 textcoords=axis.transAxes + _right(axis, NUMBERS), va="center", fontsize=6.5,
-                color=look.color if look.spread else GREY_TEXT, annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.4, "shrinkA": 0.5, "shrinkB": 2,
-                            "relpos": (0, 0.5)},
+                color=_mixed(look.color, 0, 0.3) if look.spread else GREY_TEXT, annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.5, "linestyle": (0, (1, 1.5)),
+                            "shrinkA": 0.5, "shrinkB": 2, "relpos": (0, 0.5)},
             )  # fmt: skip
         bars = [look.number for name, look in appearance.items() if name in lines and look.spread == "bar"]
         for number in bars:
