@@ -154,7 +154,7 @@ def made_up(function: Acquisition, options: Any, sizes: Sizes, device: torch.dev
         for need in wanted.keys() - own.keys():
             found[need] = _need(need, wanted[need], classes, sizes, draw)
         measured |= {f"{prefix}{need}": _moved(value, device) for need, value in found.items()}
-    return Candidates(np.arange(sizes.candidates), 1, 1, sizes.picks, measured)
+    return Candidates(np.arange(sizes.candidates), 1, 1, sizes.picks, measured, sizes.classes)
 
 
 def _need(need: str, argument: Any, classes: Tensor, sizes: Sizes, draw: torch.Generator) -> Any:

@@ -77,7 +77,7 @@ class TestJobs:
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        ({"by": "max_herding"}, "start.by: 'max_herding' needs a representation of the pool; name its file as features"),
+        ({"by": "max_herding"}, "start.by: 'max_herding' needs a representation of the pool; name its file as"),
         ({"by": "entropy"}, "start.by: 'entropy' needs logits, and before round 1 there is no model; choose with "),
         ({"by": "herding"}, "start.by: unknown acquisition 'herding'"),
         ({"by": "max_herding", "draw": "stratified"}, "start.by: draw: stratified has no effect"),

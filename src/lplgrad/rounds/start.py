@@ -64,5 +64,5 @@ def _chosen(arguments: argparse.Namespace, data: DatasetArrays, size: int) -> In
         "representation": devices.to_tensor(found, device),
         "labeled:representation": devices.to_tensor(found[:0], device),
     }
-    candidates = Candidates(np.arange(len(found)), arguments.seed, 0, size, measured)
+    candidates = Candidates(np.arange(len(found)), arguments.seed, 0, size, measured, len(data.classes))
     return candidates.indices[acquisition.choice_of(function, candidates, options).picks]
