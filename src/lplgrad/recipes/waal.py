@@ -5,8 +5,9 @@ lowers it. Labels of the pool are never read.
 
 Where the official code has faults, this follows the paper. The gradient penalty has the sign that lowers it. The weight
 of the labelled examples is that of the paper's equation 8, not n_l / n_u. The critic has no sigmoid, whose slope could
-not be 1, and a learning rate of its own instead of one that the trade-off multiplies to nearly 0. Unlabelled examples
-pass through batch norm with their own statistics, as in the code, but leave no trace in the running ones.
+not be 1. It has a learning rate of its own instead of one that the trade-off multiplies to nearly 0. The rate is a
+tenth of that of the code's optimiser, at which the penalty made the critic diverge in some trainings. Unlabelled
+examples pass through batch norm with their own statistics, as in the code, but leave no trace in the running ones.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ else:
 
 
 class Options(Settings):
-    """Options of the critic and its distance. The defaults are those of the official code.
+    """Options of the critic and its distance. The defaults are those of the official code, but for the learning rate.
 
     Attributes:
         trade_off: weight of the distance in the network's loss.
@@ -47,7 +48,7 @@ class Options(Settings):
 
     trade_off: Annotated[Number, Field(ge=0)] = 2e-3
     penalty: Annotated[Number, Field(ge=0)] = 5.0
-    critic_learning_rate: Annotated[Number, Field(gt=0)] = 0.01
+    critic_learning_rate: Annotated[Number, Field(gt=0)] = 1e-3
     query_size: Count | None = None
     clock: Literal["pool", "labeled"] = "pool"
 
