@@ -132,8 +132,9 @@ class Learner(plain.Learner):
         say(f"the temperature is {found:g}: with it the calibration error is {error:.4f} on {len(chosen)} examples")
 
     def predict(self, inputs: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        """Return the temperature for each example, shape (B,)."""
-        return {"temperature": self.state["temperature"].expand(len(inputs))}
+        """Return the temperature for each example, shape (B,): 1 before a training."""
+        temperature = self.state.get("temperature", inputs.new_ones(()))
+        return {"temperature": temperature.expand(len(inputs))}
 
 
 def held_out_count(labeled: int) -> int:
