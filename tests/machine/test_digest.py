@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from lplgrad.machine.digest import code_digest
 LEARNER = ("recipes.joint.RECIPE", "backbones.resnet18.BACKBONE")
 JOBS: dict[str, tuple[str, ...]] = {
     "prepare": ("datasets.prepared.prepare.run", "datasets.digits.SOURCE"),
+    "start": ("rounds.start.run",),
+    "chosen start": ("rounds.start.run", "acquisition.max_herding.ACQUISITION", "modalities.vector.MODALITY"),
     "train": ("rounds.train.run", *LEARNER),
     "plain": ("rounds.train.run", "recipes.plain.RECIPE", "backbones.small_resnet.BACKBONE"),
     "entropy": ("rounds.query.run", "acquisition.entropy.ACQUISITION", *LEARNER),
@@ -32,8 +35,15 @@ QUERIES = {"entropy", "coreset", "norms"}
 
 def digests() -> dict[str, str]:
     without = {"entropy": {"gradient_norms", "rounds.side"}, "norms": {"rounds.side"}}
-    without["coreset"] = without["entropy"]
+    without["coreset"], without["start"] = without["entropy"], {"rounds.chosen_start"}
     return {job: code_digest(*roots, without=without.get(job, ())) for job, roots in JOBS.items()}
+
+
+@cache
+def unedited() -> dict[str, str]:
+    """The digests of the package as it is."""
+    forget()
+    return digests()
 
 
 def forget() -> None:
@@ -44,6 +54,7 @@ def forget() -> None:
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the package to edit."""
+    unedited()
     copy = tmp_path / "lplgrad"
     shutil.copytree(module.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(module, "PACKAGE", copy)
@@ -54,7 +65,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def changed(package: Path, edits: dict[str, Callable[[str], str]]) -> set[str]:
     """The jobs whose digest some edits of files change."""
-    before = digests()
+    before = unedited()
     for file, edit in edits.items():
         text = (package / file).read_text()
         assert edit(text) != text, f"the edit of {file} changes nothing"
@@ -113,7 +124,15 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
         ("datasets/prepared/writing.py", "two classes or more, each", "at least two classes, each", set()),
         ("machine/files.py", "not JSON, or cut off", "no JSON", set()),
         ("rounds/query.py", "the target accuracy is reached", "target accuracy reached", set()),
-        ("rounds/pool.py", "if size > examples:", "if size >= examples:", set()),
+        ("rounds/pool.py", "if size > examples:", "if size >= examples:", {"start", "chosen start"}),
+        # A random draw reads no representation.
+        ("rounds/representation.py", "if modality.embedded", "if not modality.embedded", {*QUERIES, "chosen start"}),
+        (
+            "modalities/_floats.py",
+            "inputs.reshape(len(inputs), -1)",
+            "inputs.reshape(len(inputs), 1)",
+            {"chosen start"},
+        ),
         ("cli.py", "seed of the trial", "the trial's seed", set()),
         ("machine/errors.py", "class UserError(Exception)", "class UserError(Exception, object)", set()),
         ("study/settings.py", "has no effect", "changes nothing", set()),

@@ -222,7 +222,10 @@ def named(files):
 def start_code(wildcards):
     """Digest of the code that draws or chooses the first labels."""
     by = chosen_by(wildcards)
-    return code_digest("rounds.start.run", *([acquisition.registry.root(by)] if by else []))
+    if not by:
+        return code_digest("rounds.start.run", without=("rounds.chosen_start",))
+    modality = modalities.registry.root(STUDY.datasets[wildcards.dataset].modality)
+    return code_digest("rounds.start.run", acquisition.registry.root(by), modality)
 
 
 @cache

@@ -119,6 +119,11 @@ class Acquisition:
 registry = Registry[Acquisition](__name__, __path__, "ACQUISITION")
 
 
+def is_representation(need: str) -> bool:
+    """Return whether a need is the representation of candidates or of other examples."""
+    return need.rpartition(":")[2] == "representation"
+
+
 def side_outputs(needs: Iterable[str]) -> frozenset[str]:
     """Return the outputs of the function's own learner that are needed."""
     return frozenset(need.removeprefix("side:") for need in needs if need.startswith("side:"))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lplgrad.acquisition import Acquisition, Batches, Candidates, Slope, scores_of, side_outputs
+from lplgrad.acquisition import Acquisition, Batches, Candidates, Slope, is_representation, scores_of, side_outputs
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.gradient_norms import GradientNorms, PerSampleGradientNorms
 from lplgrad.machine.devices import lacks_memory, to_tensor
@@ -43,7 +43,7 @@ class Scorer:
     def __init__(self, here: Round[QueryJob], function: Acquisition, options: Any) -> None:
         self.here, self.function, self.options = here, function, options
         self.needs = dict(function.needs(options))
-        represented = any(need.endswith("representation") for need in self.needs)
+        represented = any(map(is_representation, self.needs))
         self.given = representation_of(here.data, here.settings.features) if represented else None
         self.checkpoint = checkpoints.load(here.arguments.checkpoint)
         self.checkpoint.check_fits(here.shape, here.data.classes)
@@ -133,7 +133,7 @@ class Scorer:
             logits: whether their logits are measured in any case.
         """
         wanted = {need: argument for need, argument in needs.items() if need != "representation"}
-        own = "representation" in needs and (self.given is None or positions is None)
+        own = "representation" in needs and self.given is None
         if own:
             wanted["features"] = None
         found: dict[str, Any] = {}
@@ -142,7 +142,8 @@ class Scorer:
         if own:
             found["representation"] = found["features"]
         elif "representation" in needs:
-            assert self.given is not None
+            if self.given is None or positions is None:
+                raise ValueError("only examples of the pool have a representation, so no other can be scored")
             found["representation"] = to_tensor(self.given[positions], self.here.device)
         return found
 

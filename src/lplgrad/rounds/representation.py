@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lplgrad import modalities
 from lplgrad.datasets._arrays import read_archive
 from lplgrad.datasets.prepared.arrays import DatasetArrays, checksums
-from lplgrad.datasets.prepared.file_names import read_names
+from lplgrad.datasets.prepared.file_names import positions, read_names
 from lplgrad.machine.errors import UserError
 
 HELP = "see docs/representations.md"
@@ -67,28 +67,39 @@ def _read(path: Path, data: DatasetArrays) -> npt.NDArray[np.float32]:
     features, count = arrays["features"], len(data.splits["train"].inputs)
     if len(features) != count:
         raise UserError(f"{path}: has features of {len(features)} examples, but the pool of {data.folder} has {count}")
-    found = features.astype(np.float32)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        found = features.astype(np.float32)
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
         raise UserError(f"{path}: row {row} of features holds a number that is not finite in float32")
-    if "files" in arrays:
-        return found[_rows(path, arrays["files"], read_names(data)["train"])]
-    if "checksum" not in arrays:
+    if "files" not in arrays and "checksum" not in arrays:
         raise UserError(
             f"{path}: does not say which example each row belongs to, and a matching number of rows could be in "
             f"another order; add an array files or checksum; {HELP}"
         )
-    if arrays["checksum"].size != 1 or str(arrays["checksum"].reshape(-1)[0]) != checksums(data.folder)["train_inputs"]:
+    if "checksum" in arrays and [str(one) for one in arrays["checksum"].reshape(-1)] != [
+        checksums(data.folder)["train_inputs"]
+    ]:
         raise UserError(
             f"{path}: its checksum is not the inputs_sha256 of the training pool in {data.folder / 'dataset.json'}, so "
             "its features are of other examples or of another order; compute them from this pool"
         )
-    return found
+    return found[_rows(path, arrays["files"], data)] if "files" in arrays else found
 
 
-def _rows(path: Path, files: npt.NDArray[Any], names: list[str]) -> npt.NDArray[np.int64]:
+def _rows(path: Path, files: npt.NDArray[Any], data: DatasetArrays) -> npt.NDArray[np.int64]:
     """Return the row of each example of the pool."""
-    given = [str(name) for name in files.reshape(-1)]
+    names = read_names(data)["train"]
+    if names == positions("train", len(names)):
+        raise UserError(
+            f"{path}: the examples of {data.folder} have no files, and their positions do not tell one pool from "
+            f"another; write checksum instead of files; {HELP}"
+        )
+    if files.shape != (len(names),) or files.dtype.kind != "U":
+        raise UserError(
+            f"{path}: files must be one text for each row of features, not {files.dtype} of shape {files.shape}"
+        )
+    given = files.tolist()
     rows = {name: row for row, name in enumerate(given)}
     if len(rows) < len(given):
         twice = next(name for row, name in enumerate(given) if rows[name] != row)

@@ -9,6 +9,7 @@ from itertools import product, starmap
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lplgrad.acquisition import is_representation
 from lplgrad.study.jobs import ObservationJob, QueryJob, StartJob, TrainingJob
 from lplgrad.study.settings import REPRESENTATION, Budget, Compute, Study
 from lplgrad.study.validation import Settings, input_files
@@ -215,7 +216,7 @@ class Layout:
     def _features(self, dataset: str, needs: Collection[str]) -> list[str]:
         """The file with the representation of a pool, if it is needed and there is one."""
         path = self.study.datasets[dataset].features
-        return [path] if path is not None and not REPRESENTATION.isdisjoint(needs) else []
+        return [path] if path is not None and any(map(is_representation, needs)) else []
 
     def query_settings(self, budget: str, dataset: str, strategy: str) -> dict[str, Any]:
         """``--settings`` of ``lplgrad query``."""

@@ -253,12 +253,15 @@ class Start(Row):
             return self
         if self.draw != "uniform":
             raise wrong(f"draw: {self.draw} has no effect, because {self.by!r} chooses; remove one of the two", "by")
-        needs = set(acquisitions.load(self.by).needs(self.checked_options)) - REPRESENTATION
-        if needs:
+        needs = set(acquisitions.load(self.by).needs(self.checked_options))
+        if not needs:
+            raise wrong(f"{self.by!r} compares no examples; remove by, and labels are drawn at random", "by")
+        if needs - REPRESENTATION:
             loaded = {name: acquisitions.load(name) for name in acquisitions.names()}
             fit = [name for name, one in loaded.items() if REPRESENTATION.issuperset(one.needs(one.options()) or [""])]
             raise wrong(
-                f"{self.by!r} needs {min(needs)}, and before round 1 there is no model; choose with {' or '.join(fit)}",
+                f"{self.by!r} needs {min(needs - REPRESENTATION)}, and before round 1 there is no model; choose with "
+                f"{' or '.join(fit)}",
                 "by",
             )
         return self

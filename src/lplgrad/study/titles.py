@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lplgrad.acquisition import is_representation
+
 if TYPE_CHECKING:  # study.settings imports this module
     from lplgrad.study.settings import Study
 
@@ -16,7 +18,7 @@ def strategy_title(study: Study, name: str) -> str:
     """
     row, run = study.strategies[name], [one for one in study.run.datasets if one in study.datasets]
     title = _one_line(row.title or name)
-    if title and any(need.removeprefix("labeled:") == "representation" for need in row.needs):
+    if title and any(map(is_representation, row.needs)):
         own = [one for one in run if not study.datasets[one].has_representation]
         if own:
             where = "" if own == run else f" on {', '.join(dataset_title(study, one) for one in own)}"

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lplgrad import acquisition, datasets, modalities
+from lplgrad.acquisition import is_representation
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
 from lplgrad.rounds.representation import width_of
@@ -157,7 +158,7 @@ class Work(NamedTuple):
         given = {
             need.replace("representation", "features"): argument
             for need, argument in self.strategy.needs.items()
-            if need != "labeled:labels" and not (need.endswith("representation") and self.row.has_representation)
+            if need != "labeled:labels" and not (is_representation(need) and self.row.has_representation)
         }
         parted = {need: need.partition(":")[0] for need in given}
         if of == "candidates":
