@@ -13,9 +13,10 @@ import pytest
 from lplgrad import acquisition, backbones, datasets, recipes
 from lplgrad.acquisition import Acquisition, Dropout
 from lplgrad.cli import main
+from lplgrad.machine.errors import UserError
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import BackboneRow, Budget, RecipeRow, Start, Strategy, Training, pool_problem
-from lplgrad.study.validation import Row, words
+from lplgrad.study.validation import Row, parse, words
 from tests.study.configurations import BASE, at, problem, write
 
 LOW = "datasets.digits.budgets.low"
@@ -379,3 +380,12 @@ def test_the_last_query_of_a_start_of_its_own_must_find_its_candidates() -> None
         "36 is more than the 35 examples that the last query finds unlabelled, of 60 in the pool; lower it, or set it "
         "to all",
     )
+
+
+@pytest.mark.parametrize(("value", "words"), [("all", "not 'all'"), (0, "not 0"), (1.5, "not 1.5")])
+def test_a_value_of_several_types_names_all_of_them(value: object, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(RecipeRow, {"trains": "longer", "examples": value}, "here")
+    assert str(caught.value).startswith("here: examples: input should be ")
+    assert "or 'pool', " in str(caught.value)
+    assert str(caught.value).endswith(words)

@@ -169,11 +169,19 @@ _WITH_VALUE = {
 }  # fmt: skip
 
 
+# What pydantic adds to the place of an error: the type that was tried
+_OF_UNION = re.compile(r"(constrained-|literal\[|function-).*|int|float|str|bool")
+
+
 def first_problem(error: ValidationError) -> tuple[str, str]:
     """The first error of a validation: the dotted key, and what is wrong with its value."""
-    first = error.errors(include_url=False)[0]
+    first, *others = error.errors(include_url=False)
     place = [str(part) for part in first["loc"] if part != "[key]"]
     message = first["msg"]
+    if place and _OF_UNION.fullmatch(place[-1]):  # a value that may be of several types has an error for each
+        ways = [one["msg"] for one in others if one["loc"][:-1] == first["loc"][:-1]]
+        message = " or ".join([message, *(way.removeprefix("Input should be ") for way in ways)])
+        place.pop()
     if first["type"] == "problem":
         place += filter(None, [first["ctx"]["key"]])
     elif first["type"] == "missing":
