@@ -62,6 +62,13 @@ def test_a_checksum_says_that_rows_have_the_order_of_the_pool(path: Path, data: 
     assert np.array_equal(found, features())
 
 
+def test_float64_keeps_its_digits(path: Path, data: DatasetArrays) -> None:
+    given = 1e9 + np.random.default_rng(1).random((POOL, 2))
+    found = representation_of(data, save(path, data, features=given))
+    assert found is not None
+    assert np.array_equal(found, given)
+
+
 def test_rows_are_found_by_the_names_of_files(path: Path, data: DatasetArrays) -> None:
     order = np.random.default_rng(1).permutation(POOL)
     names = np.array(write_names(data))[order]
@@ -74,10 +81,10 @@ def test_rows_are_found_by_the_names_of_files(path: Path, data: DatasetArrays) -
 def test_names_of_another_pool_are_refused(path: Path, data: DatasetArrays) -> None:
     names = write_names(data)
     missing = [*names[:3], "train/somewhere", *names[4:]]
-    with pytest.raises(UserError, match=f"does not list '{names[3]}'"):
+    with pytest.raises(UserError, match=f"does not list {names[3]} of"):
         representation_of(data, save(path, data, files=np.array(missing), checksum=None))
     twice = [*names[:3], names[4], *names[4:]]
-    with pytest.raises(UserError, match=f"lists '{names[4]}' twice"):
+    with pytest.raises(UserError, match=f"lists {names[4]} twice"):
         representation_of(data, save(path, data, files=np.array(twice), checksum=None))
     with pytest.raises(UserError, match="its checksum is not"):
         representation_of(data, save(path, data, files=np.array(names), checksum="0" * 64))
@@ -99,13 +106,18 @@ def test_positions_are_no_names(path: Path, data: DatasetArrays, lplgrad: Any) -
     [
         ({"checksum": None}, "does not say which example each row belongs to"),
         ({"checksum": "0" * 64}, "its checksum is not the inputs_sha256 of the training pool"),
-        ({"checksum": np.array(["a", "b"])}, "its checksum is not"),
+        ({"checksum": np.array(["a", "b"])}, "checksum must be one text"),
         ({"features": None}, "has no array named features"),
         ({"features": features(POOL - 1)}, f"of {POOL - 1} examples, but the pool of .* has {POOL}"),
         ({"features": np.zeros(POOL)}, r"floating-point numbers of shape \(N, D\), not float64 of shape \(60,\)"),
         ({"features": np.zeros((POOL, 2), dtype=int)}, "not int64"),
         ({"features": np.full((POOL, 2), np.nan)}, "row 0 of features holds a number that is not finite"),
-        ({"features": np.full((POOL, 2), 1e300)}, "not finite in float32"),
+        (
+            {"features": np.full((POOL, 2), np.inf, dtype=np.float16)},
+            "row 0 of features holds a number that is not finite",
+        ),
+        ({"checksum": np.array(b"a")}, "checksum must be one text, not [|]S1 of shape"),
+        ({"checksum": np.array([], dtype=str)}, "checksum must be one text"),
     ],
 )
 def test_other_files_are_refused(path: Path, data: DatasetArrays, arrays: dict[str, Any], words: str) -> None:

@@ -52,8 +52,8 @@ class Candidates:
     - ``stochastic_logits``, float32, shape (S, T, C): logits of T passes with dropout; the argument is ``Dropout(T)``;
     - ``labeled:<need>``: the same for the L labelled examples, and ``labeled:labels``, int64, shape (L,), -1 for an
       unknown class; ``pool:<need>``: the same for all N examples of the pool;
-    - ``representation``, float32, shape (S, D): of the data set's ``features`` file, or the examples themselves if they
-      are vectors; otherwise the same as ``features``;
+    - ``representation``, float32 or float64, shape (S, D): of the data set's ``features`` file, or the examples
+      themselves if they are vectors; otherwise the same as ``features``;
     - ``side:<output>`` of the acquisition function's own learner;
     - ``own:<name>``: what the acquisition function's own measure of that name returns.
 

@@ -19,9 +19,10 @@ from lplgrad.datasets.prepared.file_names import positions, read_names
 from lplgrad.machine.errors import UserError
 
 HELP = "see docs/representations.md"
+Features = npt.NDArray[np.floating[Any]]  # float32, or float64 if the file has it
 
 
-def representation_of(data: DatasetArrays, path: str | None) -> npt.NDArray[np.float32] | None:
+def representation_of(data: DatasetArrays, path: str | None) -> Features | None:
     """Return the representation of a pool of N examples, shape (N, D); None if there is none.
 
     Args:
@@ -62,24 +63,25 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def _read(path: Path, data: DatasetArrays) -> npt.NDArray[np.float32]:
+def _read(path: Path, data: DatasetArrays) -> Features:
     arrays = _arrays(path)
     features, count = arrays["features"], len(data.splits["train"].inputs)
     if len(features) != count:
         raise UserError(f"{path}: has features of {len(features)} examples, but the pool of {data.folder} has {count}")
-    with np.errstate(over="ignore"):  # what becomes infinite is refused
-        found = features.astype(np.float32)
+    # float64 stays, because float32 may not tell its rows apart.
+    found: Features = features.astype(np.float32 if features.itemsize <= 4 else np.float64)
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
-        raise UserError(f"{path}: row {row} of features holds a number that is not finite in float32")
+        raise UserError(f"{path}: row {row} of features holds a number that is not finite")
     if "files" not in arrays and "checksum" not in arrays:
         raise UserError(
             f"{path}: does not say which example each row belongs to, and a matching number of rows could be in "
             f"another order; add an array files or checksum; {HELP}"
         )
-    if "checksum" in arrays and [str(one) for one in arrays["checksum"].reshape(-1)] != [
-        checksums(data.folder)["train_inputs"]
-    ]:
+    checksum = arrays.get("checksum", np.array(checksums(data.folder)["train_inputs"]))
+    if checksum.size != 1 or checksum.dtype.kind != "U":
+        raise UserError(f"{path}: checksum must be one text, not {checksum.dtype} of shape {checksum.shape}; {HELP}")
+    if checksum.item() != checksums(data.folder)["train_inputs"]:
         raise UserError(
             f"{path}: its checksum is not the inputs_sha256 of the training pool in {data.folder / 'dataset.json'}, so "
             "its features are of other examples or of another order; compute them from this pool"
@@ -103,8 +105,8 @@ def _rows(path: Path, files: npt.NDArray[Any], data: DatasetArrays) -> npt.NDArr
     rows = {name: row for row, name in enumerate(given)}
     if len(rows) < len(given):
         twice = next(name for row, name in enumerate(given) if rows[name] != row)
-        raise UserError(f"{path}: files lists {twice!r} twice; name each example once")
+        raise UserError(f"{path}: files lists {twice} twice; name each example once")
     for name in names:
         if name not in rows:
-            raise UserError(f"{path}: files does not list {name!r} of the training pool; name all as in files.csv")
+            raise UserError(f"{path}: files does not list {name} of the training pool; name all as in files.csv")
     return np.array([rows[name] for name in names], dtype=np.int64)
