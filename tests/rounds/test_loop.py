@@ -258,7 +258,7 @@ def test_no_step_waits_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("recipe", [PLAIN, JOINT])
 def test_a_loss_that_is_no_number_says_in_which_epoch(recipe: Any) -> None:
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) after epoch [1-3] of 3; lower training.learning_rate"):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) after epoch [1-3] of 3; lower the learning rate"):
         run(learner_of(recipe), Training(epochs=3, batch_size=8, milestones=[], learning_rate=1e30))
 
 

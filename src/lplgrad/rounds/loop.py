@@ -95,8 +95,8 @@ def train(
         for name, mean in means.items():
             if not math.isfinite(mean):
                 raise UserError(
-                    f"the {name} is {mean} after epoch {done + 1} of {state.epochs}; lower training.learning_rate, or "
-                    "the recipe's own if it has one"
+                    f"the {name} is {mean} after epoch {done + 1} of {state.epochs}; lower the learning rate "
+                    "(training.learning_rate, or an option of the recipe or the acquisition function)"
                 )
         state.epoch, state.last = done + 1, Epoch(done + 1, means, draws.rate)
         yield state.last

@@ -64,7 +64,9 @@ def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> 
     try:
         choice = acquisition.choice_of(function, candidates, options)
     except FloatingPointError as error:
-        raise UserError(f"{here.arguments.checkpoint}: {error}; was its training sound?") from None
+        raise UserError(
+            f"{here.arguments.checkpoint}: {error}; was its training sound, and is no option extreme?"
+        ) from None
     timing = {
         "query_seconds": round(watch.seconds() + (0.0 if scorer is None else scorer.earlier_seconds), 4),
         "peak_memory_mb": round(peak_memory_mb(device), 1),

@@ -8,6 +8,7 @@ import numpy as np
 
 from lplgrad import acquisition
 from lplgrad.acquisition import Acquisition
+from lplgrad.machine.errors import UserError
 from lplgrad.machine.randomness import Purpose
 from lplgrad.machine.timing import describe
 from lplgrad.recipes import Learner
@@ -36,6 +37,8 @@ def train_side(
     arguments, settings = here.arguments, here.settings
     training = settings.training if function.side_training is None else function.side_training(options)
     assert training is not None
+    if not len(here.labeled.known):
+        raise UserError(f"{arguments.labeled}: every label is unknown (-1); the query trains a network that needs one")
 
     def stream(purpose: Purpose | str) -> np.random.Generator:
         return here.stream(f"side {purpose}")
