@@ -74,6 +74,28 @@ class TestProbability:
         assert log_p([2.0, -2.0], near, far) == log_p([2.0, -2.0], far, near) == alone
         assert alone > log_p([2.0, -2.0], far)
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_autocast_leaves_its_precision(self, dtype: torch.dtype) -> None:
+        """In bfloat16 a cosine would be off by 0.004, far more than near prototypes differ."""
+        torch.manual_seed(0)
+        centers = Centers(64, 5, 2)
+        centers.reset_parameters()
+        places = (centers.prototypes.detach()[:, 0] + 0.1 * torch.randn(5, 64)).to(dtype)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = centers(places)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, centers(places))
+
+    def test_first_radii_lie_on_both_sides_of_zero(self) -> None:
+        torch.manual_seed(0)
+        centers = Centers(2, 10_000, 1)
+        centers.reset_parameters()
+        radii = centers.radii.detach()
+        assert float(radii.min()) == pytest.approx(-0.5, abs=0.002)
+        assert float(radii.max()) == pytest.approx(0.5, abs=0.002)
+        assert float(radii.mean()) == pytest.approx(0, abs=0.02)
+        assert float(centers.prototypes.detach().std()) == pytest.approx(1, abs=0.03)
+
     def test_it_is_finite_wherever_the_features_are(self) -> None:
         head = Prototypes(3, 4)
         head.centers.reset_parameters()

@@ -48,12 +48,13 @@ class Centers(nn.Module):
         nn.init.uniform_(self.radii, -0.5, 0.5)
 
     def forward(self, places: Tensor) -> Tensor:
-        """Return log P, shape (B, C), from z, shape (B, D)."""
-        directions = F.normalize(places.float().sigmoid(), dim=1)
-        prototypes = F.normalize(self.prototypes.float().sigmoid(), dim=2)
-        cosines = F.linear(directions, prototypes.flatten(0, 1)).view(-1, *self.prototypes.shape[:2]).amax(dim=2)
-        logarithms: Tensor = -(1 - cosines).clamp(min=NEAREST) / self.radii.float().sigmoid().square()
-        return logarithms
+        """Return log P, float32, shape (B, C), from z, shape (B, D), also under autocast."""
+        # A matrix product under autocast rounds its operands, whatever their type: cosines would be exact to 0.004.
+        with torch.autocast(places.device.type, enabled=False):
+            directions = F.normalize(places.float().sigmoid(), dim=1)
+            prototypes = F.normalize(self.prototypes.float().sigmoid(), dim=2)
+            cosines = F.linear(directions, prototypes.flatten(0, 1)).view(-1, *self.prototypes.shape[:2]).amax(dim=2)
+            return -(1 - cosines).clamp(min=NEAREST) / self.radii.float().sigmoid().square()
 
 
 def log_complement(logarithms: Tensor) -> Tensor:
