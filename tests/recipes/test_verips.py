@@ -295,7 +295,7 @@ class TestTraining:
             found.append(state(one, ["verifier"]))
         assert same(*found)
 
-    @pytest.mark.parametrize(("clock", "steps"), [("all", [8, 8, 8, 6]), ("labeled", [16, 4])])
+    @pytest.mark.parametrize(("clock", "steps"), [("all", [8, 8, 7, 7]), ("labeled", [16, 4])])
     def test_an_epoch_by_the_clock(self, clock: str, steps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
         """10 labelled and 20 pseudo-labelled examples in mini-batches of 8."""
         sizes, known, classes, pool = list[int](), list[int](), list[Tensor](), list[int]()
@@ -331,6 +331,21 @@ class TestTraining:
             assert known[:4] != known[4:], "mixed"
         else:
             assert len(set(pool[:10])) == len(set(pool[10:])) == 10
+
+    def test_no_number_of_pseudo_labels_leaves_a_mini_batch_of_one(self) -> None:
+        """The last maps of resnet18 have one pixel here, so its batch norm cannot train on a single image."""
+        backbone = BackboneRow.model_validate({"name": "resnet18", "width": 4})
+        one, previous = (learner_of(row(threshold=ANY, verifier=False), backbone) for _ in range(2))
+        previous.state = {"round": torch.tensor(1)} | {
+            name: torch.full((POOL,), value) for name, value in (("pseudo_labels", verips.NONE), ("since", 0))
+        }
+        previous.state["positions"] = torch.arange(POOL)
+        one.previous = previous
+        training = Training(epochs=1, batch_size=POOL - 1, milestones=[], learning_rate=0.01)
+        (epoch,) = train(one, draws(), training)
+        assert isinstance(one, verips.Learner)
+        assert len(table(one)) == 20
+        assert all(math.isfinite(value) for value in epoch.means.values())
 
     @pytest.mark.parametrize("options", [{}, {"clock": "labeled", "most": 6}])
     def test_it_resumes_after_any_epoch(self, options: dict[str, Any], tmp_path: Path) -> None:

@@ -81,8 +81,9 @@ class Learner(plain.Learner):
     def __init__(self, spec: Spec, options: Options) -> None:
         super().__init__(spec, options)
         self.stages = 2 if options.verifier else 1
-        # Of this epoch: positions and classes of the pseudo-labelled examples, and the order of what is left
+        # Of this epoch: positions and classes of the pseudo-labelled examples, and what is left to draw, by the clock
         self.positions = self.labels = np.empty(0, dtype=np.int64)
+        self.parts: list[Tensor] = []
         self.order: Tensor | None = None
 
     def build(self) -> dict[str, nn.Module]:
@@ -153,7 +154,8 @@ class Learner(plain.Learner):
         if draw.stage == self.stages - 1 and self.state:
             labels, positions = (self.state[name].cpu().numpy() for name in ("pseudo_labels", "positions"))
             held = labels != NONE
-            self.positions, self.labels, self.order = positions[held], labels[held], None
+            self.positions, self.labels = positions[held], labels[held]
+            self.parts, self.order = [], None
             if self.options.clock == "all":
                 examples += len(self.labels)
         return -(-examples // self.training.batch_size)
@@ -178,9 +180,11 @@ class Learner(plain.Learner):
     def _mixed(self, draw: Draw) -> tuple[list[tuple[Tensor, Tensor]], npt.NDArray[np.int64]]:
         """Draw a mini-batch: one of labelled examples, if there is one in it, and places of pseudo-labelled ones.
 
-        PyTorch's generator, which the loop seeds for each epoch, draws the order.
+        PyTorch's generator, which the loop seeds for each epoch, draws the order. Mixed mini-batches are equally large
+        but for one example. Nobody can choose how many pseudo-labels there are, and batch norm has no variance over a
+        single example.
         """
-        size, count = self.training.batch_size, len(self.labels)
+        count = len(self.labels)
         if self.options.clock == "labeled":
             examples = draw.labeled()
             wanted = min(len(examples[1]), count)
@@ -189,9 +193,10 @@ class Learner(plain.Learner):
                 left = torch.cat([left, torch.randperm(count)])
             chosen, self.order = left[:wanted], left[wanted:]
             return [examples], chosen.numpy()
-        if self.order is None:
-            self.order = torch.randperm(count + draw.labeled_count)
-        part, self.order = self.order[:size], self.order[size:]
+        if not self.parts:
+            order = torch.randperm(count + draw.labeled_count)
+            self.parts = list(order.tensor_split(-(-len(order) // self.training.batch_size)))
+        part = self.parts.pop(0)
         chosen = part[part < count]
         labeled = len(part) - len(chosen)
         return [draw.labeled(count=labeled)] if labeled else [], chosen.numpy()
