@@ -149,6 +149,13 @@ class TestRefusals:
             "was trained by the recipe 'plain' with the backbone 'small_resnet', which does not offer predicted_loss",
         )
 
+    def test_badge_refuses_a_checkpoint_without_a_linear_head(self, started: Path, lplgrad: Call) -> None:
+        status, told = train(lplgrad, started, TRAIN[:-1] + ", recipe: {trains: nce_net}}")
+        assert status == 0, told
+        status, told = query(lplgrad, started, QUERY.replace("NAME", "badge"), output="out")
+        assert status == 1
+        single_line(told, "checkpoint.safetensors", "which does not offer linear_head; badge needs it")
+
     def test_weights_that_are_no_numbers_are_told(self, started: Path, lplgrad: Call) -> None:
         path = started / "round1" / "checkpoint.safetensors"
         from lplgrad.rounds.checkpoints import FORMAT, read_tensors, write_tensors

@@ -217,7 +217,7 @@ def test_a_warm_round_trains_on(row: RecipeRow) -> None:
 
 def outputs_of(row: RecipeRow) -> frozenset[str]:
     """The outputs of ``predict`` that a recipe offers."""
-    return offered(row) - {"gradient_norms", "stochastic_logits"}
+    return offered(row) - {"gradient_norms", "stochastic_logits", "linear_head"}
 
 
 def test_it_offers_logits_and_features_with_a_row_for_each_example(row: RecipeRow) -> None:
@@ -234,6 +234,18 @@ def test_it_offers_logits_and_features_with_a_row_for_each_example(row: RecipeRo
         assert values.isfinite().all()
         torch.testing.assert_close(apart[name], values, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(moved[name], values[order], rtol=1e-4, atol=1e-5)
+
+
+def test_a_linear_head_makes_logits_that_are_linear_in_the_features(row: RecipeRow) -> None:
+    """More examples than weights, so that a linear function fits other logits badly."""
+    if "linear_head" not in offered(row):
+        return
+    found = predict(trained(row), [torch.randn(200, 1, 8, 8)], frozenset({"logits", "features"}))
+    features, logits = found["features"].double(), found["logits"].double()
+    assert features.shape[1] < 100
+    inputs = torch.cat([features, torch.ones(200, 1)], dim=1)
+    weights = torch.linalg.lstsq(inputs, logits, driver="gelsd").solution
+    torch.testing.assert_close(inputs @ weights, logits, rtol=1e-4, atol=1e-4)
 
 
 def test_predicting_changes_nothing(row: RecipeRow) -> None:

@@ -127,6 +127,32 @@ def test_a_step_trains_backbone_and_head() -> None:
         assert not any(torch.equal(state(learner)[name], before[name]) for name in parameters)
 
 
+def test_functions_of_a_linear_head_refuse_other_recipes() -> None:
+    """All else that they need is there: the gradient of the last layer is not what they compute."""
+    members = [RecipeRow.model_validate({"trains": "ensemble", "members": number}) for number in (1, 2)]
+    rows = [PLAIN, MC_DROPOUT, members[0], NCE_NET, members[1]]
+    for name, options, wanted in [
+        ("badge", {}, True),
+        ("bait", {}, True),
+        ("last_layer", {}, True),
+        ("last_layer", {"proxy": "variance"}, True),
+        ("last_layer", {"proxy": "error"}, False),
+        ("last_layer", {"proxy": "feature_norm"}, False),
+        ("gp_surrogate", {}, False),
+        ("gradient_norm", {}, False),
+    ]:
+        function = acquisition.registry.load(name)
+        checked = function.options.model_validate(options)
+        refused = ["linear_head"] if wanted else []
+        assert [unmet(function.requires(checked), offered(row)) for row in rows] == [[], [], [], refused, refused]
+        assert "linear_head" not in function.needs(checked), "it is not measured"
+
+
+def test_what_each_recipe_extends() -> None:
+    found = {name: recipes.registry.load(name).extends for name in ("joint", "mc_dropout", "verips")}
+    assert found == dict.fromkeys(found, "plain")
+
+
 def test_rejection_and_confusion_are_those_of_the_recipe_alone() -> None:
     function = acquisition.registry.load("nce_net")
     for by in ("rejection", "confusion"):

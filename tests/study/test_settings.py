@@ -303,6 +303,21 @@ class TestNeeds:
         assert "which recipe 'plain' (trains: plain) does not offer" in told
         assert "with trains: joint it does" in told
 
+    @pytest.mark.parametrize("recipe", ["nce_net", "ensemble"])
+    def test_a_function_of_a_linear_head_refuses_another_head(self, base: Path, tmp_path: Path, recipe: str) -> None:
+        over = {
+            "recipes": {"other": {"trains": recipe}},
+            "strategies": {"random": {"recipe": "other", "acquisition": "badge"}},
+        }
+        told = problem(base, write(tmp_path, "over.yaml", over))
+        assert (
+            "strategies.random: on data set 'digits': acquisition 'badge' needs linear_head, which recipe 'other' "
+            f"(trains: {recipe}) does not offer; with trains: joint or " in told
+        )
+        known, others = told.split("with trains: ")[1].removesuffix(" it does").split(" or "), {"nce_net", "ensemble"}
+        assert {"plain", "mc_dropout", "waal"} < set(known)
+        assert not others & set(known)
+
     def test_a_need_that_a_backbone_does_not_offer(
         self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

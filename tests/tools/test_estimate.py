@@ -274,7 +274,7 @@ def test_every_recipe_and_acquisition_function_is_measured(tmp_path: Path, monke
     strategies = {}
     for name in acquisition.registry.names():
         function = acquisition.registry.load(name)
-        able = [one for one in rows if not unmet(function.needs(function.options()), offered[one])]
+        able = [one for one in rows if not unmet(function.requires(function.options()), offered[one])]
         strategies[name] = {"recipe": able[-1] if name == "random" else able[0], "acquisition": name}
     for name in rows.keys() - {one["recipe"] for one in strategies.values()}:
         strategies[f"random_{name}"] = {"recipe": name, "acquisition": "random", "title": name}

@@ -106,10 +106,16 @@ class Acquisition:
     # Whether an example's score depends on the model's outputs for that example only, so that test examples can be
     # scored too
     alone: bool = False
+    # From the options to what the recipe must offer besides, which is no quantity: ``linear_head``
+    wants: Callable[[Any], frozenset[str]] = lambda options: frozenset()
 
     def __post_init__(self) -> None:
         if self.score is None and (self.choose is None or self.alone):
             raise ValueError("an acquisition function needs score or choose, and score if it scores examples alone")
+
+    def requires(self, options: Any) -> list[str]:
+        """Return all that the recipe and the query must offer: the needs, and what is wanted besides."""
+        return [*self.needs(options), *sorted(self.wants(options))]
 
     def trains_as_round(self, options: Any) -> bool:
         """Return whether a learner of the function's own is trained with the settings of the round's training."""
@@ -130,7 +136,12 @@ def side_outputs(needs: Iterable[str]) -> frozenset[str]:
 
 
 def unmet(needs: Iterable[str], offered: Collection[str]) -> list[str]:
-    """Return the needs that neither the query nor a recipe's learner, with what it offers, can meet."""
+    """Return the needs that neither the query nor a recipe's learner, with what it offers, can meet.
+
+    Args:
+        needs: names of quantities, and others that ``Acquisition.wants`` returns.
+        offered: what the recipe offers.
+    """
     names = {need: need.removeprefix("labeled:").removeprefix("pool:") for need in needs}
     names = {need: name for need, name in names.items() if not name.startswith(("side:", "own:"))}
     names = {need: "features" if name == "representation" else name for need, name in names.items()}

@@ -110,4 +110,9 @@ def choose(candidates: Candidates, options: Options) -> Choice:
     return Choice(order[picks], lengths)
 
 
-ACQUISITION = Acquisition(choose=choose, needs=lambda options: {"logits": None, "features": None}, options=Options)
+ACQUISITION = Acquisition(
+    choose=choose,
+    needs=lambda options: {"logits": None, "features": None},
+    wants=lambda options: frozenset({"linear_head"}),
+    options=Options,
+)

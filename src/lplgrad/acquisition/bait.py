@@ -178,5 +178,6 @@ def _with_bias(features: Tensor) -> Tensor:
 ACQUISITION = Acquisition(
     choose=choose,
     needs=lambda options: dict.fromkeys(("logits", "features", "labeled:logits", "labeled:features")),
+    wants=lambda options: frozenset({"linear_head"}),
     options=Options,
 )

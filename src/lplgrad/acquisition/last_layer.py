@@ -72,6 +72,11 @@ def needs(options: Options) -> dict[str, Any]:
     return dict.fromkeys([*own, *(f"labeled:{need}" for need in own if options.proxy == "variance")])
 
 
+def wants(options: Options) -> frozenset[str]:
+    """Return what the recipe must offer: a linear head, unless the proxy is a single factor."""
+    return frozenset() if options.proxy in ("error", "feature_norm") else frozenset({"linear_head"})
+
+
 def score(candidates: Candidates, options: Options) -> Tensor:
     """Return the proxy of each candidate, at least 0, float64, shape (S,)."""
     match options.proxy:
@@ -153,4 +158,4 @@ def _uncertainty(logits: Tensor) -> Tensor:
     return missed * (1 - missed)
 
 
-ACQUISITION = Acquisition(score, needs=needs, options=Options, alone=True)
+ACQUISITION = Acquisition(score, needs=needs, wants=wants, options=Options, alone=True)

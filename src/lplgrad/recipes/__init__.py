@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from lplgrad.rounds.optimizers import Optimizer
     from lplgrad.study.settings import Training
 
+# What every recipe offers unless it says otherwise, and what those offer whose logits are a linear function of the
+# features and whose prediction is the softmax of these logits
 EVERYTHING = frozenset({"logits", "features", "gradient_norms"})
+LINEAR = EVERYTHING | {"linear_head"}
 
 
 class Spec(NamedTuple):
@@ -174,8 +177,8 @@ class Recipe:
     options: type[Settings] = NoOptions  # keys beside ``trains`` in the configuration
     # What the backbone must offer
     wants: Callable[[Any], frozenset[str]] = lambda options: frozenset()
-    # What it offers to acquisition functions, from its options and the backbone's offers: outputs of ``predict``, and
-    # whether gradient norms of its reported prediction can be computed
+    # What it offers to acquisition functions, from its options and the backbone's offers: outputs of ``predict``,
+    # whether gradient norms of its reported prediction can be computed, and whether this comes from a linear head
     offers: Callable[[Any, frozenset[str]], frozenset[str]] = lambda options, backbone: EVERYTHING
     # Whether each round but the first reads the networks of the round before, also with ``init: fresh``
     reads_previous: Callable[[Any], bool] = lambda options: False

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lplgrad import recipes
 from lplgrad.machine.registry import lazy
-from lplgrad.recipes import EVERYTHING, Draw, Measured, Recipe
+from lplgrad.recipes import EVERYTHING, LINEAR, Draw, Measured, Recipe
 from lplgrad.study.validation import Count, Settings
 
 if TYPE_CHECKING:
@@ -76,4 +76,9 @@ class Learner(recipes.Learner):
         }
 
 
-RECIPE = Recipe(Learner, Options, offers=lambda options, backbone: EVERYTHING | {"member_logits"})
+def offers(options: Options, backbone: frozenset[str]) -> frozenset[str]:
+    """Return what it offers; the mean softmax of several members does not come from a linear head."""
+    return (LINEAR if options.members == 1 else EVERYTHING) | {"member_logits"}
+
+
+RECIPE = Recipe(Learner, Options, offers=offers)

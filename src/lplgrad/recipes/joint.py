@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lplgrad import recipes
 from lplgrad.machine.registry import lazy
-from lplgrad.recipes import EVERYTHING, Draw, Measured, Recipe
+from lplgrad.recipes import LINEAR, Draw, Measured, Recipe
 from lplgrad.study.validation import Number, Settings
 
 if TYPE_CHECKING:
@@ -101,6 +101,6 @@ RECIPE = Recipe(
     Learner,
     Options,
     wants=lambda options: frozenset({"stages"}),
-    offers=lambda options, backbone: EVERYTHING | {"predicted_loss"},
+    offers=lambda options, backbone: LINEAR | {"predicted_loss"},
     extends="plain",
 )

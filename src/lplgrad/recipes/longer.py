@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lplgrad.recipes import Draw, Recipe, plain
+from lplgrad.recipes import LINEAR, Draw, Recipe, plain
 from lplgrad.study.validation import Count, Settings
 
 
@@ -39,4 +39,4 @@ class Learner(plain.Learner):
         return -(-max(examples, draw.labeled_count) // self.training.batch_size)
 
 
-RECIPE = Recipe(Learner, Options)
+RECIPE = Recipe(Learner, Options, offers=lambda options, backbone: LINEAR)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from lplgrad.machine.registry import lazy
-from lplgrad.recipes import EVERYTHING, Recipe, _head
+from lplgrad.recipes import LINEAR, Recipe, _head
 from lplgrad.study.validation import Number, Settings
 
 if TYPE_CHECKING:
@@ -46,4 +46,4 @@ class Learner(_head.Learner):
         return nn.Sequential(nn.Dropout(self.options.rate), nn.Linear(size, self.spec.classes))
 
 
-RECIPE = Recipe(Learner, Options, offers=lambda options, backbone: EVERYTHING | {"stochastic_logits"}, extends="plain")
+RECIPE = Recipe(Learner, Options, offers=lambda options, backbone: LINEAR | {"stochastic_logits"}, extends="plain")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lplgrad import recipes
 from lplgrad.machine.registry import lazy
-from lplgrad.recipes import Draw, Measured, Recipe
+from lplgrad.recipes import LINEAR, Draw, Measured, Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -29,4 +29,4 @@ class Learner(recipes.Learner):
         return {"loss": (losses.detach().sum(), len(losses))}
 
 
-RECIPE = Recipe(Learner)
+RECIPE = Recipe(Learner, offers=lambda options, backbone: LINEAR)

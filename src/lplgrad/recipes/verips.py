@@ -30,7 +30,7 @@ from pydantic import Field
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.machine.log import say
 from lplgrad.machine.registry import lazy
-from lplgrad.recipes import Draw, Measured, Recipe, Spec, plain
+from lplgrad.recipes import LINEAR, Draw, Measured, Recipe, Spec, plain
 from lplgrad.study.validation import Count, Number, Settings
 
 if TYPE_CHECKING:
@@ -230,6 +230,7 @@ def total_loss(known: Tensor, pseudo: Tensor, weight: float) -> Tensor:
 RECIPE = Recipe(
     Learner,
     Options,
+    offers=lambda options, backbone: LINEAR,
     reads_previous=lambda options: True,
     extends="plain",
 )

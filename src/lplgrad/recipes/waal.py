@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from lplgrad.machine.registry import lazy
-from lplgrad.recipes import EVERYTHING, Draw, Measured, Recipe, plain
+from lplgrad.recipes import LINEAR, Draw, Measured, Recipe, plain
 from lplgrad.study.validation import Count, Number, Settings
 
 if TYPE_CHECKING:
@@ -158,4 +158,4 @@ def _own_statistics(network: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-RECIPE = Recipe(Learner, Options, offers=lambda options, backbone: EVERYTHING | {"critic"})
+RECIPE = Recipe(Learner, Options, offers=lambda options, backbone: LINEAR | {"critic"})

@@ -47,7 +47,7 @@ class Scorer:
         self.given = representation_of(here.data, here.settings.features) if represented else None
         self.checkpoint = checkpoints.load(here.arguments.checkpoint)
         self.checkpoint.check_fits(here.shape, here.data.classes)
-        self.checkpoint.check_offers(self.needs, here.settings.acquisition)
+        self.checkpoint.check_offers(function.requires(options), here.settings.acquisition)
         self.learner = checkpoints.to_device(self.checkpoint.learner, here.device)
         self.at_once = here.view(self.checkpoint.about.normalization).batch_size(norms=True)
         self.side: Learner | None = None

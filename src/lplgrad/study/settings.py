@@ -338,6 +338,12 @@ class Strategy(Row):
         return function.needs(self.checked_options)
 
     @property
+    def requires(self) -> list[str]:
+        """What the recipe and the query must offer: the needs, and what the acquisition function wants besides."""
+        function: Acquisition = self.registry.load(self.acquisition)
+        return function.requires(self.checked_options)
+
+    @property
     def trains_as_round(self) -> bool:
         """Whether the query trains a learner of its own with the settings of the round's training."""
         function: Acquisition = self.registry.load(self.acquisition)
@@ -570,7 +576,7 @@ class Study(Settings):
         if function.modality not in (None, dataset.modality):
             return f"acquisition {strategy.acquisition!r} takes examples of the modality {function.modality!r} only"
         offered = kind.offered(options, backbone)
-        for need in unmet(strategy.needs, offered):
+        for need in unmet(strategy.requires, offered):
             others = [
                 name
                 for name, other in ((name, recipes.registry.load(name)) for name in recipes.registry.names())
