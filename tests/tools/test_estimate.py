@@ -266,6 +266,24 @@ def test_a_learner_of_its_own_and_a_clock_of_its_own_are_counted(tmp_path: Path)
     assert cost.temporary_bytes > 6 * checkpoint_bytes(BackboneRow(name="small_resnet"), PLAIN, (1, 8, 8), 10)
 
 
+@pytest.mark.parametrize(
+    ("options", "most"), [({}, 1200), ({"most": 300}, 300), ({"clock": "labeled"}, 0), ({"verifier": False}, 1200)]
+)
+def test_a_training_on_pseudo_labels_is_counted_at_its_longest(
+    tmp_path: Path, options: dict[str, Any], most: int
+) -> None:
+    """Both stages are: all unlabelled examples may get one, up to the most that there may be, but none in round 1."""
+    layout = study_of(
+        tmp_path,
+        {"pseudo": {"trains": "verips", **options}},
+        {"verips": {"recipe": "pseudo", "acquisition": "entropy"}},
+    )
+    (cost,) = estimate(layout, AnyRate())
+    verifier = 10 * 3 if options.get("verifier", True) else 0
+    model = 10 * (1 + sum(math.ceil((labels + min(most, 1200 - labels)) / 128) for labels in (40, 60)))
+    assert cost.steps == 2 * (verifier + model)
+
+
 def test_every_recipe_and_acquisition_function_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "start_seconds", lambda repeats, device: 1.0)
     rows = {name: {"trains": name} for name in recipes.registry.names()}
@@ -411,11 +429,3 @@ def test_tf32_is_for_convolutions_in_training_alone(
         assert lplgrad("query", *common, *asked)[0] == 0
     assert seen == {"train": {(False, True)}, "predict": {(False, False)}, "norms": {(False, False)}}
     assert not any(flag.allow_tf32 for flag in flags)
-
-
-def test_every_stage_of_a_training_is_counted(tmp_path: Path) -> None:
-    """Of verips those of the verifier and of the task model, as if there were no pseudo-labels."""
-    rows = {"one": {"trains": "plain"}, "two": {"trains": "verips"}}
-    asked = {name: {"recipe": name, "acquisition": "entropy", "title": name} for name in rows}
-    (cost,) = estimate(study_of(tmp_path, rows, asked), AnyRate())
-    assert cost.steps == 2 * 10 * (1 + 2) * 3

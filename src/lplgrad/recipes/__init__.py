@@ -148,7 +148,11 @@ class Learner:
         """
 
     def steps(self, draw: Draw) -> int:
-        """Return the number of steps of the epoch that is about to begin. 0 ends the training."""
+        """Return the number of steps of the epoch that is about to begin. 0 ends the training.
+
+        An estimate of costs calls it without a training. If the number depends on what a training finds, return the
+        highest one then.
+        """
         return -(-draw.labeled_count // self.training.batch_size)
 
     def step(self, draw: Draw) -> Measured:

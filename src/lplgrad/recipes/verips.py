@@ -149,15 +149,22 @@ class Learner(plain.Learner):
         return torch.cat(found) if found else torch.empty(0, self.spec.classes)
 
     def steps(self, draw: Draw) -> int:
-        """Return the number of steps of an epoch: of the task model's by the clock."""
-        examples = draw.labeled_count
+        """Return the number of steps of an epoch: of the task model's by the clock.
+
+        Before a training there are no pseudo-labels. Then it is the highest number that an epoch can take.
+        """
+        examples, pseudo = draw.labeled_count, 0
         if draw.stage == self.stages - 1 and self.state:
             labels, positions = (self.state[name].cpu().numpy() for name in ("pseudo_labels", "positions"))
             held = labels != NONE
             self.positions, self.labels = positions[held], labels[held]
             self.parts, self.order = [], None
-            if self.options.clock == "all":
-                examples += len(self.labels)
+            pseudo = len(self.labels)
+        elif draw.stage == self.stages - 1 and draw.newest_count < examples:  # all are new in round 1
+            most = self.options.most
+            pseudo = draw.unlabeled_count if most is None else min(most, draw.unlabeled_count)
+        if self.options.clock == "all":
+            examples += pseudo
         return -(-examples // self.training.batch_size)
 
     def step(self, draw: Draw) -> Measured:

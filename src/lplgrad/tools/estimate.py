@@ -63,8 +63,9 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"disk at the end {sum(cost.final_bytes for cost in costs) / 1e9:,.2f} GB of results")
     print(f"disk at most    {peak_bytes(costs, jobs) / 1e9:,.2f} GB with temporary checkpoints and progress")
     print(f"data sets       {data_bytes(layout, sizes) / 1e9:,.2f} GB, without downloads")
-    print("\nassumed         every trial spends its budget; every step has a whole mini-batch, and costs as much as at")
-    print("                the start of a training; starting: the jobs' own starts and imports")
+    print("\nassumed         every trial spends its budget; where the number of steps depends on predictions, as with")
+    print("                pseudo-labels, it is the highest possible; every step has a whole mini-batch, and costs as")
+    print("                much as at the start of a training; starting: the jobs' own starts and imports")
     chosen = [name for name in study.run.strategies if _chooses_a_set(study.strategies[name].acquisition)]
     if chosen:
         print(
