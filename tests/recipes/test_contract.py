@@ -42,8 +42,6 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"threshold": 5.0, "verifier": False, "keep": False},
     ],
 }
-# Recipes with parameters whose gradient norms are computed for one example after another
-FALLBACK = {"nce_net"}
 CASES = [
     pytest.param(RecipeRow.model_validate({"trains": name, **options}), id=f"{name} {options or ''}".strip())
     for name in recipes.registry.names()
@@ -271,13 +269,12 @@ def test_gradient_norms_are_those_of_autograd_or_are_not_offered(row: RecipeRow)
 
     if "gradient_norms" not in offered(row):
         return
-    fallback = row.trains in FALLBACK
-    found = gradient_norms(learner, Slope(loss, fallback), [images], 3)
+    found = gradient_norms(learner, Slope(loss), [images], 3)
     double = copy.deepcopy(learner.reported).double().eval()
     parameters = [parameter for parameter in double.parameters() if parameter.requires_grad]
     for image, norm in zip(images.double(), found.total, strict=True):
         gradients = torch.autograd.grad(loss(double(image[None])).sum(), parameters, allow_unused=True)
         expected = torch.stack([one.norm() for one in gradients if one is not None]).norm()
         assert float(norm) == pytest.approx(float(expected), rel=1e-3)
-    with PerSampleGradientNorms(learner.reported, fallback=fallback) as norms_of:
+    with PerSampleGradientNorms(learner.reported) as norms_of:
         torch.testing.assert_close(norms_of(images, loss).output, predict(learner, [images])["logits"])

@@ -139,7 +139,7 @@ def test_functions_of_a_linear_head_refuse_other_recipes() -> None:
         ("last_layer", {"proxy": "error"}, False),
         ("last_layer", {"proxy": "feature_norm"}, False),
         ("gp_surrogate", {}, False),
-        ("gradient_norm", {}, False),
+        ("entropy", {}, False),
     ]:
         function = acquisition.registry.load(name)
         checked = function.options.model_validate(options)

@@ -6,9 +6,8 @@ The binary cross-entropy of all classes trains them. The acquisition function ``
 far from all prototypes (``rejection``), or as near to others as to the nearest one (``confusion``).
 
 The reported logits are log P. The class of the highest logit is the prediction of NCE-Net, but the softmax of the
-logits is P divided by the sum over all classes, not P. Entropies, margins, losses of examples and gradient norms of
-other acquisition functions refer to this softmax. Gradient norms need ``fallback: true`` in the strategy's row, because
-prototypes are no linear layer.
+logits is P divided by the sum over all classes, not P. Entropies, margins and losses of examples in other acquisition
+functions refer to this softmax. Gradient norms are not offered, because prototypes are no linear layer.
 
 The official code averages the binary cross-entropies over the classes. With C classes its steps are C times shorter
 than those of the sum, too short for the learning rate of a data set, which all recipes share. So the default is the
@@ -71,4 +70,5 @@ class Learner(_head.Learner):
         return {**found, "rejection": rejection(logits), "confusion": confusion(logits)}
 
 
-RECIPE = Recipe(Learner, Options, offers=lambda options, backbone: EVERYTHING | {"rejection", "confusion"})
+OFFERED = EVERYTHING - {"gradient_norms"} | {"rejection", "confusion"}
+RECIPE = Recipe(Learner, Options, offers=lambda options, backbone: OFFERED)
