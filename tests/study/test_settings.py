@@ -404,3 +404,15 @@ def test_a_value_of_several_types_names_all_of_them(value: object, words: str) -
     assert str(caught.value).startswith("here: examples: input should be ")
     assert "or 'pool', " in str(caught.value)
     assert str(caught.value).endswith(words)
+
+
+def test_an_option_that_helps_is_named(tmp_path: Path, base: Path) -> None:
+    overlay = {
+        "recipes": {"dropout": {"trains": "mc_dropout"}},
+        "strategies": {"bald": {"recipe": "dropout", "acquisition": "bald"}},
+        "run": {"strategies": ["bald", "random"]},
+    }
+    words = (
+        "needs member_logits, which recipe 'dropout' (trains: mc_dropout) does not offer; with trains: ensemble it does"
+    )
+    assert f"{words}, and with samples: dropout it is not needed" in problem(base, write(tmp_path, "one.yaml", overlay))

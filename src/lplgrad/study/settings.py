@@ -7,9 +7,9 @@ made of the same parts, see ``jobs``.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import product
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -343,6 +343,17 @@ class Strategy(Row):
         function: Acquisition = self.registry.load(self.acquisition)
         return function.requires(self.checked_options)
 
+    def options_that_fit(self, offered: Collection[str]) -> list[str]:
+        """Return values of single options, as ``key: value``, with which nothing is needed that is not offered."""
+        function: Acquisition = self.registry.load(self.acquisition)
+        found = []
+        for name, field in function.options.model_fields.items():
+            for value in get_args(field.annotation) if get_origin(field.annotation) is Literal else ():
+                other = self.checked_options.model_copy(update={name: value})
+                if not unmet(function.requires(other), offered):
+                    found.append(f"{name}: {value}")
+        return found
+
     @property
     def trains_as_round(self) -> bool:
         """Whether the query trains a learner of its own with the settings of the round's training."""
@@ -583,11 +594,9 @@ class Study(Settings):
                 if other.wants(other.options()) <= backbone
                 and not unmet([need], other.offered(other.options(), backbone))
             ]
-            hint = (
-                f"with trains: {' or '.join(others)} it does"
-                if others
-                else "with the options of this backbone no recipe does"
-            )
+            ways = [f"with trains: {' or '.join(others)} it does"] if others else []
+            ways += [f"with {option} it is not needed" for option in strategy.options_that_fit(offered)]
+            hint = ", and ".join(ways) or "with the options of this backbone no recipe does"
             return (
                 f"acquisition {strategy.acquisition!r} needs {need}, which recipe {strategy.recipe!r} (trains: "
                 f"{recipe.trains}) does not offer; {hint}"
