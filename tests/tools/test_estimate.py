@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from lplgrad import acquisition, datasets, recipes
-from lplgrad.acquisition import unmet
+from lplgrad.acquisition import fisher_mask, unmet
 from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine import fork_server
 from lplgrad.rounds import evaluation, needs, optimizers
@@ -282,6 +282,29 @@ def test_a_training_on_pseudo_labels_is_counted_at_its_longest(
     verifier = 10 * 3 if options.get("verifier", True) else 0
     model = 10 * (1 + sum(math.ceil((labels + min(most, 1200 - labels)) / 128) for labels in (40, 60)))
     assert cost.steps == 2 * (verifier + model)
+
+
+@pytest.mark.parametrize("of", ["candidates", "labeled"])
+def test_the_mask_of_a_query_is_found_once_and_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    """A rate is multiplied by the number of examples, and a query finds the mask once however many they are."""
+    found: list[str] = []
+    find_mask = fisher_mask.find_mask
+
+    def recorded(*arguments: Any) -> Any:
+        found.append(of)
+        return find_mask(*arguments)
+
+    monkeypatch.setattr(fisher_mask, "find_mask", recorded)
+    asked = {"masked": {"recipe": "plain", "acquisition": "fisher_mask", "parameters": 5, "mask_examples": 2}}
+    layout = study_of(tmp_path, {"plain": {"trains": "plain"}}, asked)
+    (work,) = works(layout, sizes_of(layout))
+    case = Measuring(work, torch.device("cpu")).cases()[work.measuring(of)][0]()
+    case()  # to warm up
+    assert len(found) == 1
+    case()
+    assert len(found) == 1
 
 
 def test_every_recipe_and_acquisition_function_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 
 from lplgrad import acquisition
+from lplgrad.acquisition import Acquisition
 from lplgrad.recipes import Draw, Learner
 from lplgrad.rounds.checkpoints import build, build_learner, tensors_of
 from lplgrad.rounds.optimizers import learning_rate, optimizer_of
@@ -20,7 +21,7 @@ from lplgrad.rounds.resume import progress_tensors
 from lplgrad.study.availability import check_input_files, check_pool, check_prepared_datasets
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study
-from lplgrad.study.settings import BackboneRow, RecipeRow, Training
+from lplgrad.study.settings import BackboneRow, RecipeRow, Study, Training
 from lplgrad.tools.rates import ANY, CANDIDATES, CHOSEN, LABELED, START, Rates, measure_rates, rate, read_rates
 from lplgrad.tools.starting import jobs_at_a_time
 from lplgrad.tools.work import Size, Work, random_examples, sizes_of
@@ -66,19 +67,22 @@ def run(arguments: argparse.Namespace) -> None:
     print("\nassumed         every trial spends its budget; where the number of steps depends on predictions, as with")
     print("                pseudo-labels, it is the highest possible; every step has a whole mini-batch, and costs as")
     print("                much as at the start of a training; starting: the jobs' own starts and imports")
-    chosen = [name for name in study.run.strategies if _chooses_a_set(study.strategies[name].acquisition)]
+    chosen = [name for name in study.run.strategies if _function(study, name).choose is not None]
     if chosen:
         print(
             f"                the choice of {', '.join(chosen)} takes time in proportion to candidates x (labelled +\n"
             f"                chosen); it is measured with {CANDIDATES:,} x ({LABELED} + {CHOSEN})"
         )
+    own = [name for name in study.run.strategies if _function(study, name).measures]
+    if own:
+        print(f"                what a query of {', '.join(own)} finds once, such as a mask of weights, is not counted")
     for name, size in sizes.items():
         if not size.pool_is_known:
             print(f"                the pool of {name} has {size.pool:,} examples, as many as its budgets need")
 
 
-def _chooses_a_set(name: str) -> bool:
-    return acquisition.registry.load(name).choose is not None
+def _function(study: Study, strategy: str) -> Acquisition:
+    return acquisition.registry.load(study.strategies[strategy].acquisition)
 
 
 @dataclass

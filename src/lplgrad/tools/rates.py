@@ -204,7 +204,12 @@ class Measuring:
         return lambda: acquisition.scores_of(self.function, self._candidates(measured(), self.count), options)
 
     def _measurer(self, of: str) -> Callable[[], dict[str, Any]]:
-        work, inputs = self.work, self.batch()
+        """Return what measures the needs of a batch.
+
+        All calls have the same arguments of the needs. So what an argument keeps from the first batch of a query, such
+        as the mask of ``fisher_mask``, is found in the first call alone, which is not timed.
+        """
+        work, needs, inputs = self.work, self.work.needs(of), self.batch()
         learner, side = self.learner(), None if work.side_training is None else self.side()
         for network in [*learner.networks.values(), *(side.networks.values() if side is not None else [])]:
             network.eval()
@@ -213,7 +218,7 @@ class Measuring:
             return stream(1, purpose)
 
         at_once = self.view.batch_size(norms=True)
-        return lambda: measure(self.function, work.needs(of), learner, side, lambda: [inputs], at_once, of_query)
+        return lambda: measure(self.function, needs, learner, side, lambda: [inputs], at_once, of_query)
 
     def choosing(self) -> Callable[[], object]:
         """Return what chooses from random candidates, whose quantities have the shapes of the measured ones."""
