@@ -114,7 +114,8 @@ def test_picks_are_those_of_brute_force(form: str, seed: int, labeled: int, regu
 
 
 def test_one_feature_by_hand() -> None:
-    """Informations .25, .36 and .0891, a target of .2330, and gains .2330 x / (1 + x)."""
+    """Informations .25, .36 and .0891, a target of .2330, and gains .2330 x / (1 + x). In the full form, informations and
+    target are those times [[1, -1], [-1, 1]], which has the eigenvalue 2."""
     p = torch.tensor([0.5, 0.9, 0.99])
     features = torch.tensor([[1.0], [2.0], [3.0]])
     candidates = given(torch.stack([p, 1 - p], dim=1).log(), features, torch.zeros(0, 2), torch.zeros(0, 1), 1)
@@ -124,6 +125,9 @@ def test_one_feature_by_hand() -> None:
     assert np.argsort(-choice.scores).tolist() == [1, 0, 2]
     assert choose(candidates, oversample=1).picks.tolist() == [1]
     assert choose(replace(candidates, query_size=3)).picks.tolist() == [1, 0, 2]
+    full = choose(candidates, form="full").scores
+    assert full is not None
+    assert full.tolist() == pytest.approx([0.466 * 2 * x / (1 + 2 * x) for x in (0.25, 0.36, 0.0891)], abs=5e-5)
 
 
 def test_rows_are_square_roots_of_the_information() -> None:

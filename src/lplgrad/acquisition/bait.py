@@ -112,7 +112,8 @@ class LastLayer(Rows):
             for other in range(one + 1):
                 for weight, features in self._blocks(weights[:, one, other]):
                     found[one, :, other] += (features * weight[:, None]).T @ features
-                found[other, :, one] = found[one, :, other].T
+                if one != other:  # PyTorch refuses to copy a matrix of a single number onto itself
+                    found[other, :, one] = found[one, :, other].T
         return found.view(classes * width, classes * width)
 
     def _blocks(self, beside: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
