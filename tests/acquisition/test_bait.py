@@ -5,6 +5,7 @@ scikit-activeml 1.0 has no query by Fisher information to compare with.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -114,8 +115,8 @@ def test_picks_are_those_of_brute_force(form: str, seed: int, labeled: int, regu
 
 
 def test_one_feature_by_hand() -> None:
-    """Informations .25, .36 and .0891, a target of .2330, and gains .2330 x / (1 + x). In the full form, informations and
-    target are those times [[1, -1], [-1, 1]], which has the eigenvalue 2."""
+    """Informations .25, .36 and .0891, a target of .2330, and gains .2330 x / (1 + x). In the full form, informations
+    and target are those times [[1, -1], [-1, 1]], which has the eigenvalue 2."""
     p = torch.tensor([0.5, 0.9, 0.99])
     features = torch.tensor([[1.0], [2.0], [3.0]])
     candidates = given(torch.stack([p, 1 - p], dim=1).log(), features, torch.zeros(0, 2), torch.zeros(0, 1), 1)
@@ -142,6 +143,17 @@ def test_rows_are_square_roots_of_the_information() -> None:
     for p, h, information in zip(softmax(logits), features.double().numpy(), expected, strict=True):
         np.testing.assert_allclose(information, np.kron(np.diag(p) - np.outer(p, p), np.outer(h, h)), atol=1e-14)
         assert np.trace(information) == pytest.approx((1 - p @ p) * (h @ h))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("gap", [1.0, 30.0, 38.0, 100.0, 600.0])
+def test_certain_predictions_keep_their_digits(form: str, gap: float) -> None:
+    """For two classes, the trace of the information is p (1 - p) h^2 in the binary form, and twice that in the full
+    one. From a gap of 37 on, 1 - p is 0 in float64."""
+    logits = torch.tensor([[gap, 0.0]])
+    rows = (binary_rows if form == "binary" else full_rows)(logits, torch.tensor([[3.0]]))
+    expected = 9 * math.exp(-gap) / (1 + math.exp(-gap)) ** 2 * (1 if form == "binary" else 2)
+    assert float(rows.information().trace()) == pytest.approx(expected, rel=1e-12, abs=0)
 
 
 def test_products_with_the_last_layer_are_those_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,3 +27,16 @@ def residuals(logits: Tensor) -> Tensor:
     weights = (logits - logits.gather(1, predicted)).exp().scatter(1, predicted, 0.0)
     others = weights.sum(dim=1, keepdim=True)
     return weights.scatter(1, predicted, -others) / (1 + others)
+
+
+def binary_variance(logits: Tensor) -> Tensor:
+    """Return the variance ``p (1 - p)`` of whether the predicted class, of probability ``p``, is right.
+
+    Args:
+        logits: shape (S, C).
+
+    Returns:
+        float64, shape (S,), from 0 to 1/4. It keeps its digits however certain the prediction is.
+    """
+    missed = residuals(logits).amin(dim=1).abs()  # 1 - p
+    return missed * (1 - missed)

@@ -30,6 +30,7 @@ from pydantic import Field
 
 from lplgrad.acquisition import Acquisition, Candidates, Choice, _fisher
 from lplgrad.acquisition._fisher import ROWS, Dense, Rows, choice_by, nothing, order_of
+from lplgrad.acquisition._residuals import binary_variance
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.registry import lazy
 from lplgrad.study.validation import Count, Number
@@ -123,9 +124,7 @@ class LastLayer(Rows):
 
 def binary_rows(logits: Tensor, features: Tensor) -> Dense:
     """Return sqrt(p (1 - p)) h for the probability p of the most likely class, shape (S, 1, D)."""
-    logarithm = logits.double().log_softmax(dim=1).amax(dim=1)
-    weights = -logarithm.exp() * logarithm.expm1()
-    return Dense((weights.sqrt()[:, None] * features.double())[:, None])
+    return Dense((binary_variance(logits).sqrt()[:, None] * features.double())[:, None])
 
 
 def full_rows(logits: Tensor, features: Tensor) -> LastLayer:

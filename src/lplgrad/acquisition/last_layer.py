@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from lplgrad.acquisition import Acquisition, Candidates
-from lplgrad.acquisition._residuals import residuals
+from lplgrad.acquisition._residuals import binary_variance, residuals
 from lplgrad.machine.registry import lazy
 from lplgrad.study.validation import Number, Settings, wrong
 
@@ -144,18 +144,12 @@ def _variance(candidates: Candidates, ridge: float) -> Tensor:
     """Return the variance of each candidate, float64, shape (S,). Without labelled examples, ``A`` is 1 / ridge."""
     labeled = candidates["labeled:features"].double()
     labeled = torch.cat([labeled, torch.ones_like(labeled[:, :1])], dim=1)
-    weighted = labeled * _uncertainty(candidates["labeled:logits"]).unsqueeze(1)
+    weighted = labeled * binary_variance(candidates["labeled:logits"]).unsqueeze(1)
     # A Cholesky factor need not exist if the ridge is small, because rounding leaves negative eigenvalues.
     values, vectors = torch.linalg.eigh(labeled.T @ weighted / max(len(labeled), 1))
     along = torch.addmm(vectors[-1], candidates["features"].double(), vectors[:-1])
     form: Tensor = along.square_() @ (values.clamp(min=0) + ridge).reciprocal()  # h1^T A h1
-    return _uncertainty(candidates["logits"]) * form
-
-
-def _uncertainty(logits: Tensor) -> Tensor:
-    """Return the variance ``p_m (1 - p_m)`` of whether the predicted class is right, float64, shape (N,)."""
-    missed = residuals(logits).amin(dim=1).abs()
-    return missed * (1 - missed)
+    return binary_variance(candidates["logits"]) * form
 
 
 ACQUISITION = Acquisition(score, needs=needs, wants=wants, options=Options, alone=True)
