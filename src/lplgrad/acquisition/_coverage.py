@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lplgrad.acquisition import Candidates, Choice
+from lplgrad.acquisition._order import given_back, ordered
 from lplgrad.acquisition._points import BLOCK, pairs, points_of, squared_distances
 from lplgrad.machine.registry import lazy
 
@@ -61,16 +62,14 @@ def herd(
         The choice. The scores are the gains before the first pick, in units of the mean coverage.
     """
     order, points, labeled = points_of(candidates)
-    weights = torch.ones_like(points[:, 0]) if weights is None else weights[torch.from_numpy(order).to(weights.device)]
+    weights = torch.ones_like(points[:, 0]) if weights is None else ordered(weights, order)
     covered = covered_by(points, labeled, kernel)
     gains = first_gains(points, covered, weights, kernel)
     picks = order[cover(points, covered, weights, kernel, gains, candidates.query_size)]
     if rest is None:
         rest = order[weights.argsort(descending=True, stable=True).cpu().numpy()]
-    scores = np.empty(len(order), dtype=np.float32)
-    scores[order] = (gains / len(order)).cpu().numpy()
     more = rest[~np.isin(rest, picks)][: candidates.query_size - len(picks)]
-    return Choice(np.concatenate([picks, more]), scores)
+    return Choice(np.concatenate([picks, more]), given_back(gains / len(order), order))
 
 
 def covered_by(points: Tensor, centers: Tensor, kernel: Kernel) -> Tensor:

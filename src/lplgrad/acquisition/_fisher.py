@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from lplgrad.acquisition import Candidates, Choice
+from lplgrad.acquisition._order import given_back, order_of
 from lplgrad.machine.registry import lazy
 from lplgrad.study.validation import Number, Settings
 
@@ -223,7 +223,7 @@ def first_highest(values: Tensor) -> int:
     """
     best = float(values.amax())
     if not math.isfinite(best):
-        raise FloatingPointError("the Fisher information of an example is not finite")
+        raise FloatingPointError("what decides which example is best is not finite")
     return int((values >= best - SAME * abs(best)).to(torch.uint8).argmax())
 
 
@@ -270,11 +270,6 @@ def greedy(rows: Rows, prior: Tensor, target: Tensor, count: int, oversample: in
     return Greedy([added[len(added) - 1 - member] for member in design.members], alone)
 
 
-def order_of(candidates: Candidates) -> npt.NDArray[np.int64]:
-    """Return the positions of the candidates by their index in the pool, so that their order does not matter."""
-    return np.argsort(candidates.indices, kind="stable")
-
-
 def choice_by(rows: Rows, labeled: Rows, candidates: Candidates, options: Options, oversample: int) -> Choice:
     """Choose the candidates that, once labelled, leave the model least uncertain (Ash et al. 2021).
 
@@ -282,7 +277,7 @@ def choice_by(rows: Rows, labeled: Rows, candidates: Candidates, options: Option
     examples.
 
     Args:
-        rows: of the S candidates in the order ``order_of``, at least one.
+        rows: of the S candidates in the order of the pool, at least one.
         labeled: of the L labelled examples.
         candidates: whose ``query_size`` is b, at least 1.
         options: the regularisation.
@@ -299,9 +294,7 @@ def choice_by(rows: Rows, labeled: Rows, candidates: Candidates, options: Option
     weighted = rows.scaled(math.sqrt(count / (len(labeled) + count)))
     picks, alone = greedy(weighted, prior, target, count, oversample)
     order = order_of(candidates)
-    scores = np.empty(len(order), dtype=np.float32)
-    scores[order] = alone.cpu().numpy()
-    return Choice(order[picks], scores)
+    return Choice(order[picks], given_back(alone, order))
 
 
 def nothing(candidates: Candidates) -> Choice:

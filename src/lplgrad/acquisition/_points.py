@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lplgrad.acquisition import Candidates
+from lplgrad.acquisition._order import order_of, ordered
 from lplgrad.machine.randomness import stream
 from lplgrad.machine.registry import lazy
 
@@ -25,17 +26,19 @@ SAME = 1e-12  # squared distances up to here are rounding: the points are copies
 ITERATIONS = 100  # of k-means, at most
 
 
-def points_of(candidates: Candidates) -> tuple[npt.NDArray[np.int64], Tensor, Tensor]:
-    """Return the candidates as unit vectors in the order of the pool, so that no result depends on their given order.
+class Points(NamedTuple):
+    """The candidates, in the order of the pool, and the labelled examples as unit vectors."""
 
-    Returns:
-        The position of each point among the candidates, shape (S,); the points, float64, shape (S, D); and the labelled
-        examples as points, float64, shape (L, D).
-    """
-    order = np.argsort(candidates.indices, kind="stable")
-    representation: Tensor = candidates["representation"]
-    points = normalized(representation[torch.from_numpy(order).to(representation.device)])
-    return order, points, normalized(candidates["labeled:representation"])
+    order: npt.NDArray[np.int64]  # the position of each point among the candidates, shape (S,)
+    points: Tensor  # of the candidates, float64, shape (S, D)
+    labeled: Tensor  # float64, shape (L, D)
+
+
+def points_of(candidates: Candidates) -> Points:
+    """Return the candidates and the labelled examples as points."""
+    order = order_of(candidates)
+    points = normalized(ordered(candidates["representation"], order))
+    return Points(order, points, normalized(candidates["labeled:representation"]))
 
 
 def normalized(rows: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lplgrad.acquisition import Acquisition, Candidates, Choice
+from lplgrad.acquisition._order import given_back, order_of, ordered
 from lplgrad.acquisition._residuals import residuals
 from lplgrad.machine.randomness import stream
 from lplgrad.machine.registry import lazy
@@ -97,12 +98,10 @@ def seeding(embeddings: Embeddings, uniforms: npt.NDArray[np.float64]) -> list[i
 
 def choose(candidates: Candidates, options: Options) -> Choice:
     """Choose by the seeding, among the candidates in the order of the pool. The score is the embedding's length."""
-    order = np.argsort(candidates.indices, kind="stable")
-    index = torch.from_numpy(order)
-    logits, features = (candidates[need][index.to(candidates[need].device)] for need in ("logits", "features"))
+    order = order_of(candidates)
+    logits, features = (ordered(candidates[need], order) for need in ("logits", "features"))
     embeddings = Embeddings(residuals(logits), features.double(), options.bias)
-    lengths = np.empty(len(order), dtype=np.float32)
-    lengths[order] = embeddings.squares.sqrt().cpu().numpy()
+    lengths = given_back(embeddings.squares.sqrt(), order)
     if not candidates.query_size:
         return Choice(np.empty(0, dtype=np.int64), lengths)
     generator = stream(candidates.seed, "seeding of BADGE", candidates.round_number)

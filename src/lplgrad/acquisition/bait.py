@@ -24,12 +24,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from lplgrad.acquisition import Acquisition, Candidates, Choice, _fisher
-from lplgrad.acquisition._fisher import ROWS, Dense, Rows, choice_by, nothing, order_of
+from lplgrad.acquisition._fisher import ROWS, Dense, Rows, choice_by, nothing
+from lplgrad.acquisition._order import order_of, ordered
 from lplgrad.acquisition._residuals import binary_variance
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.registry import lazy
@@ -150,12 +149,12 @@ def choose(candidates: Candidates, options: Options) -> Choice:
     """
     if not candidates.query_size:
         return nothing(candidates)
-    order: npt.NDArray[np.int64] = order_of(candidates)
+    order = order_of(candidates)
     inputs = [
-        (logits[some], _with_bias(features[some]) if options.bias else features[some])
-        for logits, features, some in (
-            (candidates["logits"], candidates["features"], torch.from_numpy(order)),
-            (candidates["labeled:logits"], candidates["labeled:features"], slice(None)),
+        (logits, _with_bias(features) if options.bias else features)
+        for logits, features in (
+            (ordered(candidates["logits"], order), ordered(candidates["features"], order)),
+            (candidates["labeled:logits"], candidates["labeled:features"]),
         )
     ]
     if options.form == "full":

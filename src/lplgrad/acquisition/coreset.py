@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lplgrad.acquisition import Acquisition, Candidates, Choice
+from lplgrad.acquisition._order import given_back, order_of, ordered
 from lplgrad.machine.registry import lazy
 from lplgrad.study.validation import NoOptions
 
@@ -92,15 +91,9 @@ def cover(candidates: Candidates, points: Tensor, centers: Tensor) -> Choice:
     The score is the squared distance to the nearest center. Without a center, the first choice has no distance. It is
     then the candidate of lowest index, and there are no scores.
     """
-    order = np.argsort(candidates.indices)
-    if np.any(order[1:] < order[:-1]):
-        points = points[torch.from_numpy(order).to(points.device)]
-    picks, distances = k_center_greedy(points, centers, candidates.query_size)
-    if not len(centers):
-        return Choice(order[picks])
-    scores = np.empty(len(order), dtype=np.float32)
-    scores[order] = distances.cpu().numpy()
-    return Choice(order[picks], scores)
+    order = order_of(candidates)
+    picks, distances = k_center_greedy(ordered(points, order), centers, candidates.query_size)
+    return Choice(order[picks], given_back(distances, order) if len(centers) else None)
 
 
 def choose(candidates: Candidates, options: NoOptions) -> Choice:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lplgrad.acquisition import Acquisition, Batches, Candidates, Choice, _fisher
-from lplgrad.acquisition._fisher import Dense, choice_by, nothing, order_of
+from lplgrad.acquisition._fisher import Dense, choice_by, nothing
+from lplgrad.acquisition._order import order_of, ordered
 from lplgrad.machine.registry import lazy
 from lplgrad.study.validation import Count
 
@@ -188,7 +189,7 @@ def choose(candidates: Candidates, options: Options) -> Choice:
     """
     if not candidates.query_size:
         return nothing(candidates)
-    rows = Dense(candidates["own:gradients"][torch.from_numpy(order_of(candidates))])
+    rows = Dense(ordered(candidates["own:gradients"], order_of(candidates)))
     labeled = Dense(candidates["labeled:own:gradients"])
     return choice_by(rows, labeled, candidates, options, options.oversample)
 

@@ -26,7 +26,9 @@ import numpy as np
 from pydantic import Field
 
 from lplgrad.acquisition import Acquisition, Candidates, Choice
-from lplgrad.acquisition._fisher import ROWS, SAME, Dense, Design, first_highest, nothing, order_of
+from lplgrad.acquisition._fisher import ROWS, SAME, Dense, Design, first_highest, nothing
+from lplgrad.acquisition._order import given_back, order_of, ordered
+from lplgrad.acquisition._points import normalized
 from lplgrad.machine.randomness import stream
 from lplgrad.machine.registry import lazy
 from lplgrad.study.validation import Count, Number, Settings
@@ -34,9 +36,8 @@ from lplgrad.study.validation import Count, Number, Settings
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from torch.nn import functional as F
 else:
-    torch, F = lazy("torch"), lazy("torch.nn.functional")
+    torch = lazy("torch")
 
 PAIRED = 1000  # candidates whose distances give the width of the radial basis functions, at most
 TINY = 1e-300  # stands for 0 where a logarithm or a quotient needs a positive number
@@ -136,7 +137,7 @@ def inputs_of(features: Tensor, others: Tensor, options: Options, generator: np.
     Returns:
         Both, float64, shapes (S, R) and (L, R).
     """
-    both = [F.normalize(one.double(), dim=1) for one in (features, others)]
+    both = [normalized(one) for one in (features, others)]
     if options.kernel == "linear":
         return [torch.cat([one, torch.ones_like(one[:, :1])], dim=1) for one in both]
     size = options.random_features
@@ -175,21 +176,21 @@ def choose(candidates: Candidates, options: Options) -> Choice:
     if not candidates.query_size:
         return nothing(candidates)
     order = order_of(candidates)
-    some = torch.from_numpy(order)
+    logits, features = (ordered(candidates[need], order) for need in ("logits", "features"))
     generator = stream(candidates.seed, "random features of gp_surrogate", candidates.round_number)
-    inputs, labeled = inputs_of(candidates["features"][some], candidates["labeled:features"], options, generator)
-    predictions = candidates["logits"][some].double().softmax(dim=1)
+    inputs, labeled = inputs_of(features, candidates["labeled:features"], options, generator)
+    predictions = logits.double().softmax(dim=1)
     known = candidates["labeled:labels"] >= 0
     residuals = residuals_of(candidates["labeled:logits"][known], candidates["labeled:labels"][known])
     surrogate = Surrogate(inputs, predictions, labeled, known, residuals, options)
     left = torch.ones(len(order), dtype=torch.bool, device=inputs.device)
     picks: list[int] = []
-    scores = np.empty(len(order), dtype=np.float32)
+    scores = None
     for _ in range(candidates.query_size):
         explored, exploited = ranks(surrogate.information(), left), ranks(surrogate.uncertainty(), left)
         utility = options.exploration * explored + (1 - options.exploration) * exploited
         if not picks:
-            scores[order] = utility.cpu().numpy()
+            scores = given_back(utility, order)
         pick = first_highest(utility.where(left, -math.inf))
         left[pick] = False
         picks.append(pick)

@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 from pydantic import Field
 
 from lplgrad.acquisition import Acquisition, Candidates, Choice
 from lplgrad.acquisition._coverage import ball, herd
+from lplgrad.acquisition._order import order_of
 from lplgrad.acquisition._points import NEEDS, clusters_of, pairs, points_of
 from lplgrad.machine.log import say
 from lplgrad.machine.randomness import stream
@@ -82,8 +82,7 @@ def choose(candidates: Candidates, options: Options) -> Choice:
         clusters = clusters_of(candidates, points, labeled, count)
         radius = pure_radius(torch.cat([points, labeled]), clusters, options.purity)
         say(f"the radius is {radius:.4g}: {options.purity:.0%} of the balls are in one of {count} clusters")
-    order = np.argsort(candidates.indices, kind="stable")
-    drawn = stream(candidates.seed, "probcover", candidates.round_number).permutation(order)
+    drawn = stream(candidates.seed, "probcover", candidates.round_number).permutation(order_of(candidates))
     return herd(candidates, ball(radius), rest=drawn)
 
 
