@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lplgrad.acquisition import Candidates, Choice
 from lplgrad.acquisition._order import given_back, ordered
-from lplgrad.acquisition._points import BLOCK, pairs, points_of, squared_distances
+from lplgrad.acquisition._points import BLOCK, Points, pairs, squared_distances
 from lplgrad.machine.registry import lazy
 
 if TYPE_CHECKING:
@@ -47,12 +47,17 @@ def gaussian(width: float) -> Kernel:
 
 
 def herd(
-    candidates: Candidates, kernel: Kernel, weights: Tensor | None = None, rest: npt.NDArray[np.int64] | None = None
+    candidates: Candidates,
+    given: Points,
+    kernel: Kernel,
+    weights: Tensor | None = None,
+    rest: npt.NDArray[np.int64] | None = None,
 ) -> Choice:
     """Choose the candidates that cover all candidates best, together with the labelled examples.
 
     Args:
-        candidates: with their representation and that of the labelled examples.
+        candidates: whose ``query_size`` is asked for.
+        given: the candidates and the labelled examples as points, see ``points_of``.
         kernel: from squared distances on the unit sphere to similarities.
         weights: how much it counts to cover each candidate, float64, not negative, shape (S,); None for 1.
         rest: the order in which candidates are chosen if nothing is left to gain, shape (S,). None for the order of the
@@ -61,7 +66,7 @@ def herd(
     Returns:
         The choice. The scores are the gains before the first pick, in units of the mean coverage.
     """
-    order, points, labeled = points_of(candidates)
+    order, points, labeled = given
     weights = torch.ones_like(points[:, 0]) if weights is None else ordered(weights, order)
     covered = covered_by(points, labeled, kernel)
     gains = first_gains(points, covered, weights, kernel)

@@ -134,12 +134,12 @@ def _numbered(clusters: Tensor) -> Tensor:
     return torch.from_numpy(ranks[numbers]).to(clusters.device)
 
 
-def clusters_of(candidates: Candidates, points: Tensor, labeled: Tensor, count: int) -> Tensor:
+def clusters_of(candidates: Candidates, given: Points, count: int) -> Tensor:
     """Cluster candidates and labelled examples together, with the query's own random stream.
 
     Returns:
         The cluster of each candidate and then of each labelled example, int64, shape (S + L,), as ``k_means``.
     """
-    together = torch.cat([points, labeled])
+    together = torch.cat([given.points, given.labeled])
     draw = stream(candidates.seed, "k-means", candidates.round_number)
     return k_means(together, min(count, len(together)), draw)

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from lplgrad.acquisition import Acquisition, Candidates, Choice
 from lplgrad.acquisition._coverage import gaussian, herd
-from lplgrad.acquisition._points import NEEDS
+from lplgrad.acquisition._points import NEEDS, points_of
 from lplgrad.study.validation import Number, Settings
 
 
@@ -32,7 +32,7 @@ class Options(Settings):
 
 def choose(candidates: Candidates, options: Options) -> Choice:
     """Choose the candidates that cover the others best, each counted alike."""
-    return herd(candidates, gaussian(options.width))
+    return herd(candidates, points_of(candidates), gaussian(options.width))
 
 
 ACQUISITION = Acquisition(choose=choose, needs=lambda options: NEEDS, options=Options)

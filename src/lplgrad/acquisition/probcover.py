@@ -18,7 +18,6 @@ from pydantic import Field
 
 from lplgrad.acquisition import Acquisition, Candidates, Choice
 from lplgrad.acquisition._coverage import ball, herd
-from lplgrad.acquisition._order import order_of
 from lplgrad.acquisition._points import NEEDS, clusters_of, pairs, points_of
 from lplgrad.machine.log import say
 from lplgrad.machine.randomness import stream
@@ -73,17 +72,16 @@ def choose(candidates: Candidates, options: Options) -> Choice:
     Raises:
         ValueError: the number of classes is needed and not known.
     """
-    radius = options.radius
+    given, radius = points_of(candidates), options.radius
     if radius is None:
         count = options.clusters or candidates.classes
         if count is None:
             raise ValueError("the number of classes is not known: set clusters or radius")
-        _, points, labeled = points_of(candidates)
-        clusters = clusters_of(candidates, points, labeled, count)
-        radius = pure_radius(torch.cat([points, labeled]), clusters, options.purity)
+        clusters = clusters_of(candidates, given, count)
+        radius = pure_radius(torch.cat([given.points, given.labeled]), clusters, options.purity)
         say(f"the radius is {radius:.4g}: {options.purity:.0%} of the balls are in one of {count} clusters")
-    drawn = stream(candidates.seed, "probcover", candidates.round_number).permutation(order_of(candidates))
-    return herd(candidates, ball(radius), rest=drawn)
+    drawn = stream(candidates.seed, "probcover", candidates.round_number).permutation(given.order)
+    return herd(candidates, given, ball(radius), rest=drawn)
 
 
 ACQUISITION = Acquisition(choose=choose, needs=lambda options: NEEDS, options=Options)

@@ -98,11 +98,12 @@ class _Cluster:
 
 def choose(candidates: Candidates, options: Options) -> Choice:
     """Choose the most typical candidates of the clusters in turn."""
-    order, points, labeled = points_of(candidates)
+    given = points_of(candidates)
+    order, points, labeled = given
     count = min(options.max_clusters, len(labeled) + candidates.query_size)
     picks: list[int] = []
     if candidates.query_size:
-        clusters = clusters_of(candidates, points, labeled, count)
+        clusters = clusters_of(candidates, given, count)
         members, labels = clusters[: len(points)], clusters[len(points) :].bincount(minlength=count).tolist()
         sizes = clusters.bincount(minlength=count).tolist()
         ranked = sorted(

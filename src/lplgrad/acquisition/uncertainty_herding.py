@@ -219,16 +219,16 @@ def width_of(points: Tensor, labeled: Tensor) -> float:
 
 def choose(candidates: Candidates, options: Options) -> Choice:
     """Choose the candidates that best cover the uncertain ones."""
-    if not len(candidates["labeled:representation"]):
-        return herd(candidates, gaussian(1.0))
-    _, points, labeled = points_of(candidates)
-    width = width_of(points, labeled)
+    given = points_of(candidates)
+    if not len(given.labeled):
+        return herd(candidates, given, gaussian(1.0))
+    width = width_of(given.points, given.labeled)
     temperature = options.temperature
     if temperature is None:
         temperature = float(candidates["side:temperature"].amax())  # all are equal
     weights = uncertainties(candidates["logits"].double() / temperature, options.uncertainty)
     say(f"the width of the kernel is {width:.4g}, and the temperature is {temperature:g}")
-    return herd(candidates, gaussian(width), weights)
+    return herd(candidates, given, gaussian(width), weights)
 
 
 def needs(options: Options) -> dict[str, Any]:
