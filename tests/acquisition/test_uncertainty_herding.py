@@ -1,6 +1,7 @@
 """Uncertainty herding: weights, width and calibration by hand, and the second network that a query trains."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -44,11 +45,17 @@ def logits_of(uncertainty: Iterable[float]) -> Tensor:
 
 
 def test_uncertainties_by_hand() -> None:
-    logits = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]]).log()
-    found = {kind: herding.uncertainties(logits, kind).tolist() for kind in ("margin", "least_confidence")}
-    assert found["margin"] == pytest.approx([0.8, 0], abs=1e-7)
-    assert found["least_confidence"] == pytest.approx([0.5, 0], abs=1e-7)
-    assert herding.uncertainties(torch.zeros(1, 4), "entropy").tolist() == pytest.approx([np.log(4)])
+    """Also of a prediction that is so certain that 1 - p is 0 in float64."""
+    logits = torch.tensor([[0.5, 0.3, 0.2], [1.0, math.exp(-50), 0.0]]).log()
+    expected = {
+        "margin": [0.8, 2 * math.exp(-50)],
+        "least_confidence": [0.5, math.exp(-50)],
+        "entropy": [-sum(p * math.log(p) for p in (0.5, 0.3, 0.2)), 51 * math.exp(-50)],
+    }
+    for kind, values in expected.items():
+        for temperature in (1.0, 2.5):
+            question = given(torch.eye(2), None, logits=logits.double().clamp(min=-1e4) * temperature)
+            assert herding.uncertainties(question, kind, temperature).tolist() == pytest.approx(values, rel=1e-5, abs=0)
 
 
 def test_the_only_uncertain_candidate_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,17 +88,21 @@ def test_a_small_width_leaves_only_the_uncertainty(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_temperature_divides_the_logits() -> None:
-    """Of three candidates that nothing covers, a higher temperature makes another one the most uncertain."""
-    logits = torch.tensor([[4.0, 0, -9, -9], [12.0, 11.9, 11.8, 11.7], [9.0, 7, 7, 7]])
-    for temperature, kind in ((1.0, "margin"), (10.0, "entropy")):
-        expected = herding.uncertainties(logits / temperature, kind).double()
+    """Of three candidates that nothing covers, whose entropies are 0.09, 0.69 and 0.92, and 1.24, 0.85 and 1.38 with
+    the temperature 10. One minus the margins are 0.04, 0.95 and 0.39."""
+    logits = torch.tensor([[4.0, 0, -9, -9], [3.0, 2.9, -30, -30], [9.0, 7, 7, 7]])
+    for temperature, kind, expected in (
+        (1.0, "margin", [1, 2, 0]),
+        (1.0, "entropy", [2, 1, 0]),
+        (10.0, "entropy", [2, 0, 1]),
+    ):
         question = given(torch.eye(3), -torch.eye(3)[:2], 3, logits=logits)
         question.measured["side:temperature"] = torch.full((3,), temperature)  # type: ignore[index]
         for options in ({}, {"temperature": temperature}):
             scores = chosen("uncertainty_herding", question, uncertainty=kind, **options).scores
             assert scores is not None
             order = np.argsort(-scores, kind="stable")
-            assert order.tolist() == expected.argsort(descending=True, stable=True).tolist()
+            assert order.tolist() == expected
 
 
 def test_the_width_is_the_smallest_distance_of_labels_but_not_smaller_than_between_neighbours() -> None:

@@ -14,25 +14,29 @@ spaced in the pool. In the code, two labelled examples that are almost copies ma
 the temperature is one of 1.0, 1.1, ..., 19.9, and the calibration error has as many bins as there are classes. With
 fewer than two held-out examples for each class, or of one class only, the temperature is 1. The entropy regulariser of
 the paper's comparison belongs to a recipe.
+
+Cost: with the default temperature, a training on 70 % of the labelled examples in each query, and one forward pass of
+each network per candidate. With a given temperature, one forward pass per candidate. Without a representation of the
+data set, also one forward pass per labelled example.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from lplgrad.acquisition import Acquisition, Candidates, Choice
+from lplgrad.acquisition import Acquisition, Candidates, Choice, entropy, least_confidence, margin
 from lplgrad.acquisition._coverage import gaussian, herd
 from lplgrad.acquisition._points import BLOCK, NEEDS, pairs, points_of, squared_distances
-from lplgrad.acquisition.entropy import entropy
 from lplgrad.machine.log import say
 from lplgrad.machine.registry import lazy
 from lplgrad.recipes import Draw, Measured, plain
-from lplgrad.study.validation import Number, Settings
+from lplgrad.study.validation import NoOptions, Number, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +58,8 @@ class Options(Settings):
     """What counts as uncertain.
 
     Attributes:
-        uncertainty: 1 minus the ``margin`` of the two largest probabilities, the ``entropy`` in nats, or 1 minus the
-            largest probability (``least_confidence``).
+        uncertainty: the acquisition function whose score it is. It is 1 minus the ``margin`` of the two largest
+            probabilities, the ``entropy`` in nats, or 1 minus the largest probability (``least_confidence``).
         temperature: what logits are divided by; None for a calibrated one, for which each query trains a network.
     """
 
@@ -184,12 +188,17 @@ def calibrated(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     return float(TEMPERATURES[best]), errors[best]
 
 
-def uncertainties(logits: Tensor, kind: str) -> Tensor:
-    """Return the uncertainty of predictions, float64, shape (S,), from logits, shape (S, C)."""
-    if kind == "entropy":
-        return entropy(logits)
-    largest = logits.double().softmax(dim=1).topk(2, dim=1).values
-    return 1 - largest[:, 0] + (largest[:, 1] if kind == "margin" else 0)
+def uncertainties(candidates: Candidates, kind: str, temperature: float) -> Tensor:
+    """Return the score of each candidate by the acquisition function ``kind``, with its logits divided by a
+    temperature, float64, shape (S,)."""
+    divided = replace(candidates, measured={"logits": candidates["logits"].double() / temperature})
+    match kind:
+        case "margin":
+            return margin.score(divided, NoOptions())
+        case "entropy":
+            return entropy.score(divided, entropy.Options())
+        case _:
+            return least_confidence.score(divided, NoOptions())
 
 
 def width_of(points: Tensor, labeled: Tensor) -> float:
@@ -226,7 +235,7 @@ def choose(candidates: Candidates, options: Options) -> Choice:
     temperature = options.temperature
     if temperature is None:
         temperature = float(candidates["side:temperature"].amax())  # all are equal
-    weights = uncertainties(candidates["logits"].double() / temperature, options.uncertainty)
+    weights = uncertainties(candidates, options.uncertainty, temperature)
     say(f"the width of the kernel is {width:.4g}, and the temperature is {temperature:g}")
     return herd(candidates, given, gaussian(width), weights)
 
