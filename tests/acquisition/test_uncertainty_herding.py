@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,6 +134,9 @@ def test_the_temperature_undoes_a_scale_of_the_logits() -> None:
     labels = torch.multinomial(logits.softmax(dim=1), 1, generator=draw)[:, 0]
     temperature, error = herding.calibrated(3 * logits, labels)
     assert temperature == pytest.approx(3, abs=0.3)
+    errors = [herding.calibration_error((3 * logits).double() / temperature, labels, bins) for bins in (3, 15)]
+    assert error == pytest.approx(errors[0])
+    assert error != pytest.approx(errors[1], rel=0.1), "as many bins as classes"
     assert error < herding.calibration_error((3 * logits).double(), labels, 3)
     assert herding.calibrated(logits / 3, labels)[0] == 1.0
     assert herding.calibrated(torch.zeros(6, 3), torch.arange(6) % 3)[0] == 1.0, "the first of equal ones"
@@ -184,13 +186,21 @@ def test_it_trains_on_examples_that_are_not_held_out(monkeypatch: pytest.MonkeyP
     """Each of them once an epoch, in an order of the epoch's own; all others calibrate."""
     draws, learner = draws_of(47), learner_of()
     seen: list[Any] = []
+    outputs: list[Tensor] = []
     original = draws.pool
 
     def pool(where: Any, augmented: bool = False) -> Tensor:
         seen.append((where, augmented))
         return original(where, augmented)
 
+    calibrated = herding.calibrated
+
+    def recorded(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+        outputs.append(logits)
+        return calibrated(logits, labels)
+
     monkeypatch.setattr(draws, "pool", pool)
+    monkeypatch.setattr(herding, "calibrated", recorded)
     list(train(learner, draws, SETTINGS))
     trained = [where for where, augmented in seen if augmented]
     held_out = np.concatenate([where for where, augmented in seen if not augmented])
@@ -199,6 +209,8 @@ def test_it_trains_on_examples_that_are_not_held_out(monkeypatch: pytest.MonkeyP
     assert len({tuple(epoch) for epoch in epochs}) == 4
     for epoch in epochs:
         assert sorted([*epoch, *held_out]) == list(range(47))
+    with torch.no_grad():
+        torch.testing.assert_close(outputs, [learner.model.eval()(original(held_out))])
     assert 1 <= float(learner.state["temperature"]) < 20
     found = predict(learner, [torch.zeros(5, 1, 4, 4)], frozenset({"temperature"}))["temperature"]
     assert found.tolist() == [float(learner.state["temperature"])] * 5
@@ -252,8 +264,7 @@ def test_a_given_temperature_trains_nothing() -> None:
     assert not vaal.trains_as_round(vaal.options())
 
 
-def test_the_layout_gives_the_settings_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lplgrad.study.settings.unmet", lambda *_: [])
+def test_the_layout_gives_the_settings_of_the_training(tmp_path: Path) -> None:
     rows = {"herding": {}, "fixed": {"temperature": 2.0}}
     given = {name: {"recipe": "plain", "acquisition": "uncertainty_herding", **row} for name, row in rows.items()}
     strategies = {**given, "vaal": {"recipe": "plain", "acquisition": "vaal"}}
@@ -295,26 +306,9 @@ def query(folder: Path, output: Path, *settings: str) -> int:
     return main(["query", *arguments, "--settings", *settings, "--output", str(output)])
 
 
-@pytest.fixture
-def on_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The function over the features of the round's own model."""
-    names = {"features": "representation", "labeled:features": "labeled:representation"}
-
-    def needs(options: herding.Options) -> dict[str, Any]:
-        return dict.fromkeys([*names, *(herding.needs(options).keys() - set(names.values()))])
-
-    def choose(candidates: acquisition.Candidates, options: herding.Options) -> acquisition.Choice:
-        measured = {names.get(need, need): value for need, value in candidates.measured.items()}
-        return herding.choose(replace(candidates, measured=measured), options)
-
-    function = replace(herding.ACQUISITION, needs=needs, choose=choose)
-    monkeypatch.setattr(herding, "ACQUISITION", function)
-
-
 TRAINING = ("training.epochs=3", "training.milestones=[]", "training.batch_size=20")
 
 
-@pytest.mark.usefixtures("on_features")
 def test_a_query_trains_a_second_network_and_continues_where_it_was_stopped(
     round_one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,7 +333,6 @@ def test_a_query_trains_a_second_network_and_continues_where_it_was_stopped(
     assert settings["settings"]["training"]["epochs"] == 3
 
 
-@pytest.mark.usefixtures("on_features")
 def test_a_query_with_a_given_temperature_trains_nothing(
     round_one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -348,7 +341,6 @@ def test_a_query_with_a_given_temperature_trains_nothing(
     assert "training" not in json.loads((tmp_path / "query_settings.json").read_text())["settings"]
 
 
-@pytest.mark.usefixtures("on_features")
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
