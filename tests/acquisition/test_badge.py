@@ -156,6 +156,17 @@ def test_copies_have_the_distance_zero_and_are_picked_last_at_random() -> None:
     assert len(thirds) > 12
 
 
+def test_copies_of_many_numbers_are_at_no_distance_though_sums_are_rounded() -> None:
+    """For 100 classes and 512 features, the squared distance of copies is rounding, about 1e-16 of their lengths."""
+    draw = torch.Generator().manual_seed(0)
+    logits, features = torch.randn(20, 100, generator=draw), torch.randn(20, 512, generator=draw)
+    embeddings = Embeddings(residuals(logits.repeat(3, 1)), features.repeat(3, 1).double())
+    for point in range(60):
+        assert (embeddings.distances(point) == 0).nonzero()[:, 0].tolist() == [
+            point % 20 + more for more in (0, 20, 40)
+        ]
+
+
 def test_certain_predictions_are_at_the_origin_and_can_be_picked() -> None:
     logits = torch.tensor([[0.0, 0.0], [1e4, -1e4], [-1e4, 1e4], [0.0, 0.1]])
     features = torch.tensor([[2.0, 0.0], [5.0, 5.0], [1.0, 0.0], [2.0, 0.0]])

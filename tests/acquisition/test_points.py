@@ -6,7 +6,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from lplgrad.acquisition import _points
-from lplgrad.acquisition._points import k_means, normalized, pairs, squared_distances
+from lplgrad.acquisition._points import k_means, normalized, pairs, seeded, squared_distances
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -53,10 +53,31 @@ def test_an_empty_cluster_gets_the_farthest_point(monkeypatch: pytest.MonkeyPatc
     assert k_means(points, 3, np.random.default_rng(0)).tolist() == [0, 0, 1, 1, 2]
 
 
+def test_a_cluster_that_stays_empty_gets_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Centers 0, 0 and 10 have the clusters {0, 0}, none and {10, 11}, which no step changes. So 11 gets its own."""
+    points = torch.tensor([[0.0], [0.0], [10.0], [11.0]], dtype=torch.float64)
+    monkeypatch.setattr(_points, "_start", lambda *_: [0, 1, 2])
+    assert k_means(points, 3, np.random.default_rng(0)).tolist() == [0, 0, 1, 2]
+
+
 def test_fewer_different_points_than_clusters_are_clusters_of_copies() -> None:
     points = normal(3, 4)[torch.arange(20) % 3]
     clusters = k_means(points, 8, np.random.default_rng(0))
     assert clusters.tolist() == [position % 3 for position in range(20)]
+
+
+def test_copies_are_no_centers_though_distances_are_rounded() -> None:
+    """Of 512 features, whose squared distances between copies are about 1e-16."""
+    points = normalized(normal(10, 512))[torch.arange(60) % 10]
+    for seed in range(5):
+        starts = _points._start(points, 30, np.random.default_rng(seed))
+        assert sorted(start % 10 for start in starts) == list(range(10))
+
+
+def test_seeding_picks_no_point_twice() -> None:
+    """Even if a point seems to be at a distance from itself."""
+    uniforms = np.array([0.0, 0.999, 0.5, 0.2, 0.9])
+    assert seeded(2, lambda pick: torch.full((4,), 0.5), uniforms) == [2, 0, 3, 1]
 
 
 def test_a_start_is_drawn_in_proportion_to_squared_distances() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -104,18 +104,36 @@ def k_means(points: Tensor, count: int, draw: np.random.Generator) -> Tensor:
 
 def _start(points: Tensor, count: int, draw: np.random.Generator) -> list[int]:
     """Draw points as first centers, each in proportion to the squared distance to the nearest one before."""
-    chosen = [int(draw.integers(len(points)))]
-    nearest, squares = torch.full_like(points[:, 0], float("inf")), points.square().sum(dim=1)
-    for share in draw.random(count - 1):
-        center = chosen[-1]
-        distances = squares + squares[center] - 2 * (points @ points[center])
-        nearest = nearest.minimum(distances)
-        nearest[nearest <= SAME] = 0
+    squares = points.square().sum(dim=1)
+
+    def distances(center: int) -> Tensor:
+        found = squares + squares[center] - 2 * (points @ points[center])
+        return torch.threshold_(found, SAME, 0.0)
+
+    return seeded(int(draw.integers(len(points))), distances, draw.random(count - 1))
+
+
+def seeded(first: int, distances: Callable[[int], Tensor], uniforms: npt.NDArray[np.float64]) -> list[int]:
+    """Pick points as the seeding of k-means++ does, in proportion to the squared distance to the nearest pick.
+
+    Args:
+        first: the first pick.
+        distances: returns the squared distances of all points to one, float64, not negative, shape (N,).
+        uniforms: a number from [0, 1) for each pick after the first.
+
+    Returns:
+        The picks in order. There are fewer than asked for if all points are at no distance from the picks.
+    """
+    picks = [first]
+    nearest = distances(first).clone()
+    for uniform in uniforms:
+        nearest[picks[-1]] = 0.0  # also if rounding leaves a point at a distance from itself
         sums = nearest.cpu().cumsum(dim=0)
         if not sums[-1] > 0:
             break
-        chosen.append(int(torch.searchsorted(sums, sums[-1] * share, right=True)))
-    return chosen
+        picks.append(int(torch.searchsorted(sums, sums[-1] * uniform, right=True)))
+        nearest = nearest.minimum(distances(picks[-1]))
+    return picks
 
 
 def _nearest(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:

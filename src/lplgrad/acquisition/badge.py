@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from lplgrad.acquisition import Acquisition, Candidates, Choice
 from lplgrad.acquisition._order import given_back, order_of, ordered
+from lplgrad.acquisition._points import seeded
 from lplgrad.acquisition._residuals import residuals
 from lplgrad.machine.randomness import stream
 from lplgrad.machine.registry import lazy
@@ -80,20 +81,9 @@ def seeding(embeddings: Embeddings, uniforms: npt.NDArray[np.float64]) -> list[i
     Returns:
         The picks in order, one more than there are uniforms.
     """
-    picks = [int(embeddings.squares.argmax())]
-    nearest = embeddings.distances(picks[0]).cpu().numpy()
-    left = np.ones(len(nearest), dtype=bool)
-    left[picks[0]] = False
-    for uniform in uniforms:
-        weights = np.where(left, nearest, 0.0)
-        if not weights.any():
-            weights = left.astype(np.float64)
-        bounds = weights.cumsum()
-        pick = int(bounds.searchsorted(uniform * bounds[-1], side="right"))
-        picks.append(pick)
-        left[pick] = False
-        nearest = np.minimum(nearest, embeddings.distances(pick).cpu().numpy())
-    return picks
+    picks = seeded(int(embeddings.squares.argmax()), embeddings.distances, uniforms)
+    left = np.setdiff1d(np.arange(len(embeddings.squares)), picks).tolist()
+    return picks + [left.pop(int(uniform * len(left))) for uniform in uniforms[len(picks) - 1 :]]
 
 
 def choose(candidates: Candidates, options: Options) -> Choice:
