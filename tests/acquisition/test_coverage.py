@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lplgrad.acquisition import _coverage
 from lplgrad.acquisition._coverage import Kernel, ball, cover, covered_by, first_gains, gaussian
-from lplgrad.acquisition._points import normalized
+from lplgrad.acquisition._points import clusters_of, normalized, points_of
 from lplgrad.acquisition.probcover import pure_radius
 from tests.acquisition.made_up import chosen, given, holds_what_every_choice_must
 
@@ -87,6 +87,20 @@ def test_the_picks_are_those_of_brute_force(
         assert greedy(points, points[:labeled], each, kernel, 9)[0] == expected[:9]
 
 
+@pytest.mark.parametrize(("watched", "radius"), [(1, 1.5), (5, 2.5)])
+def test_the_earlier_of_equal_gains_is_picked_whether_watched_or_not(
+    watched: int, radius: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points of a grid in a random order, many of which have equal gains."""
+    monkeypatch.setattr(_coverage, "WATCHED", watched)
+    one = torch.ones(49, dtype=torch.float64)
+    grid = torch.cartesian_prod(torch.arange(7.0), torch.arange(7.0)).double()
+    for seed in range(3):
+        points = grid[torch.randperm(49, generator=torch.Generator().manual_seed(seed))]
+        expected, _ = brute_force(points, points[:0], one, ball(radius), 49)
+        assert greedy(points, points[:0], one, ball(radius), 49)[0] == expected
+
+
 def test_herding_by_hand() -> None:
     """Unit vectors at 0, 10, 20, 90, 100 and 180 degrees, width 0.5."""
     choice = chosen("max_herding", given(CIRCLE, None, 3), width=0.5)
@@ -131,7 +145,7 @@ def test_once_all_is_covered_the_rest_is_drawn() -> None:
     assert chosen("probcover", given(points, None, 6), radius=0.5).picks.tolist() == one[:6].tolist()
 
 
-@pytest.mark.parametrize("purity", [0.5, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("purity", [0.5, 0.83, 0.95, 1.0])
 def test_the_radius_is_the_largest_at_which_balls_are_pure(purity: float) -> None:
     points, clusters = normalized(normal(60, 2)), (normal(60, seed=3) > 0).long()
     radius = pure_radius(points, clusters, purity)
@@ -144,6 +158,21 @@ def test_the_radius_is_the_largest_at_which_balls_are_pure(purity: float) -> Non
     assert share(radius * (1 - 1e-9)) >= purity - 1e-12
     assert share(radius * (1 + 1e-9)) < purity
     assert pure_radius(points, torch.zeros_like(clusters), purity) == math.inf
+
+
+def test_the_number_of_clusters_finds_the_radius(capsys: pytest.CaptureFixture[str]) -> None:
+    """Points around three axes, whose balls are pure up to larger radii if there are fewer clusters. The number of
+    classes does not matter then."""
+    points = torch.eye(3)[torch.arange(60) % 3] + 0.1 * normal(60, 3).float()
+    found = {}
+    for clusters in (3, 12):
+        question = given(points[3:], points[:3], 20, classes=5)
+        of = clusters_of(question, points_of(question), clusters)
+        radius = pure_radius(normalized(torch.cat([points[3:], points[:3]])), of, 0.95)
+        found[clusters] = chosen("probcover", question, clusters=clusters).picks.tolist()
+        assert found[clusters] == chosen("probcover", question, radius=radius).picks.tolist()
+        assert f"in one of {clusters} clusters" in capsys.readouterr().err
+    assert found[3] != found[12]
 
 
 def test_scikit_activeml_covers_the_same() -> None:

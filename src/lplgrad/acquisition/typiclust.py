@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
-TIE = 1e-8  # mean distances that differ by less are equal, because rounding changes them by as much
+TIE = 1e-8  # the unit to which mean distances are rounded, because errors of rounding may be almost as large
 
 
 class Options(Settings):
@@ -74,7 +74,11 @@ class _Cluster:
         return int(self.members[picked])
 
     def _mean_distances(self) -> Tensor:
-        """The mean distance to the nearest neighbours that are left, shape (N,); infinite for picked members."""
+        """Return the mean distance to the nearest neighbours that are left, in units of ``TIE``, float64, shape (N,).
+
+        The values are whole numbers, so that distances that differ by rounding are equal. Those of picked members are
+        infinite.
+        """
         count, left = min(self.neighbors, self.size // 2), self.left[:-1]
         short = (left & (self.left[self.nearest].sum(dim=1) < count)).nonzero()[:, 0]
         for rows in torch.split(short, BLOCK):
@@ -106,11 +110,8 @@ def choose(candidates: Candidates, options: Options) -> Choice:
         clusters = clusters_of(candidates, given, count)
         members, labels = clusters[: len(points)], clusters[len(points) :].bincount(minlength=count).tolist()
         sizes = clusters.bincount(minlength=count).tolist()
-        ranked = sorted(
-            range(count), key=lambda cluster: (sizes[cluster] <= options.smallest, labels[cluster], cluster)
-        )
         turns = [deque[_Cluster](), deque[_Cluster]()]
-        for cluster in ranked:
+        for cluster in sorted(range(count), key=lambda cluster: (labels[cluster], cluster)):
             found = (members == cluster).nonzero()[:, 0]
             if len(found):
                 turns[sizes[cluster] <= options.smallest].append(_Cluster(points, found, options.neighbors))
