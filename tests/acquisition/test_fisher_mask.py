@@ -164,6 +164,17 @@ def test_labelled_examples_have_the_mask_of_the_candidates() -> None:
     assert not torch.equal(found[0], found[1][:9]), "the classes are drawn independently"
 
 
+def test_labelled_examples_share_no_random_numbers_with_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The query gives both a stream that starts at the same place; here, finding the mask takes nothing from it."""
+    learner = vector_learner()
+    entries = {"head.bias": torch.arange(4)}
+    monkeypatch.setattr(fisher_mask, "find_mask", lambda *_: entries)
+    copies, mask = VECTORS[:1].expand(60, -1), Mask(Options())
+    candidates, labeled = (measured(learner, copies, mask, seed=3) for _ in range(2))
+    assert torch.equal(candidates, measured(learner, copies, Mask(Options()), seed=3))
+    assert not torch.equal(candidates, labeled)
+
+
 def test_random_examples_find_the_mask() -> None:
     learner = vector_learner()
 

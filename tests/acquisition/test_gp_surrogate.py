@@ -206,6 +206,18 @@ def test_examples_of_unknown_class_teach_nothing() -> None:
     assert len(choose(replace(candidates, measured=unknown)).picks) == 6
 
 
+def test_the_order_of_labelled_examples_of_known_and_unknown_class_does_not_matter() -> None:
+    """Each class is learned with its own example, also if unknown ones lie in between."""
+    candidates = random_candidates()
+    labels = torch.tensor([0, -1, 1, -1, -1, 2, 0, -1])
+    last = labels.argsort(descending=True, stable=True)
+    between = {**candidates.measured, "labeled:labels": labels}
+    apart = {need: value[last] if need.startswith("labeled:") else value for need, value in between.items()}
+    one, other = (choose(replace(candidates, measured=measured)) for measured in (between, apart))
+    assert one.picks.tolist() == other.picks.tolist()
+    np.testing.assert_allclose(one.scores, other.scores, rtol=1e-6)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
 @pytest.mark.parametrize("labeled", [0, LABELED])
 def test_duplicates_and_certain_predictions(kernel: str, labeled: int) -> None:
