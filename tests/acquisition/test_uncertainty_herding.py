@@ -16,12 +16,13 @@ from lplgrad import acquisition
 from lplgrad.acquisition import uncertainty_herding as herding
 from lplgrad.acquisition._points import normalized
 from lplgrad.cli import main
-from lplgrad.machine.randomness import stream
+from lplgrad.machine.randomness import Purpose, stream
 from lplgrad.rounds import training
 from lplgrad.rounds.checkpoints import build_learner, first_weights, tensors_of
 from lplgrad.rounds.draws import Draws
 from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.loop import train
+from lplgrad.rounds.round import Round
 from lplgrad.study.jobs import QueryJob
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
@@ -307,6 +308,23 @@ def query(folder: Path, output: Path, *settings: str) -> int:
 
 
 TRAINING = ("training.epochs=3", "training.milestones=[]", "training.batch_size=20")
+
+
+def test_the_second_network_shares_no_random_stream_with_the_round(
+    round_one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would start from the weights of the round's own model, and take the same mini-batches."""
+    asked: list[str] = []
+    stream_of = Round.stream
+
+    def recorded(here: Round[Any], purpose: Purpose | str) -> np.random.Generator:
+        asked.append(f"{purpose}")
+        return stream_of(here, purpose)
+
+    monkeypatch.setattr(Round, "stream", recorded)
+    assert query(round_one, tmp_path, *TRAINING) == 0
+    assert {f"side {Purpose.MODEL_WEIGHTS}", "side pool augmenting"} <= set(asked)
+    assert {one for one in asked if not one.startswith("side ")} == {f"{Purpose.QUERY_AUGMENTATION}"}
 
 
 def test_a_query_trains_a_second_network_and_continues_where_it_was_stopped(
