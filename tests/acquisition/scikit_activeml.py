@@ -1,4 +1,4 @@
-"""A classifier with given predictions for the queries of scikit-activeml. Tests that use it are skipped without it."""
+"""A classifier with given predictions for the queries of scikit-activeml."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
+from skactiveml import base
 
 Array = npt.NDArray[Any]
 
 
-pool = pytest.importorskip("skactiveml.pool")
-base = pytest.importorskip("skactiveml.base")
-
-
-class Given(base.SkactivemlClassifier):  # type: ignore[misc, name-defined]
+class Given(base.SkactivemlClassifier):  # type: ignore[misc]
     """Predicts what it was made of. The examples are their own numbers, shape (S, 1).
 
     Args:

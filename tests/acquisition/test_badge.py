@@ -9,11 +9,13 @@ import numpy.typing as npt
 import pytest
 import torch
 from scipy.stats import chisquare
+from skactiveml import base, pool
 from torch import Tensor
 
 from lplgrad.acquisition import Candidates, choice_of
 from lplgrad.acquisition._residuals import residuals
 from lplgrad.acquisition.badge import ACQUISITION, Embeddings, Options, seeding
+from tests.acquisition.scikit_activeml import Given
 
 Floats = npt.NDArray[np.float64]
 
@@ -101,8 +103,6 @@ def test_scikit_activeml_picks_the_same_from_the_same_random_numbers(
     """It draws one number for every pick after the first too. Version 1.0.1 treats the origin as a further pick: it
     starts the minimum of the distances with the squared lengths. So the two agree if all points are nearer to the first
     pick than to the origin."""
-    from tests.acquisition.scikit_activeml import Given, base, pool
-
     monkeypatch.setattr(base, "check_random_state", lambda *ignored: np.random.RandomState(seed))
     draw = torch.Generator().manual_seed(seed)
     logits, features = torch.randn(50, 5, generator=draw) * 0.3, torch.randn(50, 6, generator=draw) * 0.5 + 4
@@ -121,8 +121,6 @@ def test_scikit_activeml_picks_the_same_from_the_same_random_numbers(
 
 def test_scikit_activeml_takes_the_origin_for_a_pick() -> None:
     """Its probabilities of the second pick are those of the squared lengths, where these are below the distances."""
-    from tests.acquisition.scikit_activeml import Given, pool
-
     other = Given(line()["logits"].softmax(dim=1).numpy(), line()["features"].double().numpy())
     picks, utilities = other.query(pool.Badge(clf_embedding_flag_name="embed"), 2, return_utilities=True)
     assert picks[0] == 3

@@ -1,12 +1,12 @@
 """Greedy coverage against brute force; ProbCover and MaxHerding by hand, and as scikit-activeml chooses."""
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from skactiveml.pool import MaxHerding, ProbCover
 from torch import Tensor
 
 from lplgrad.acquisition import _coverage
@@ -117,10 +117,6 @@ def test_a_copy_of_a_labelled_example_gains_nothing() -> None:
 
 @pytest.mark.parametrize("labeled", [0, 4])
 def test_scikit_activeml_herds_the_same(labeled: int) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from skactiveml.pool import MaxHerding
-
     points = normal(90, 5).float()
     labels = np.full(90, np.nan)
     labels[:labeled] = 0
@@ -179,9 +175,6 @@ def test_scikit_activeml_covers_the_same() -> None:
     """It tries radii 0.2, 0.4, ..., 2.0 and takes a point on the surface into a ball, so that its radius is ours
     rounded down. After full coverage it draws, so the picks are compared up to there. It breaks ties at random, so each
     of its picks must gain as much as ours, and covering goes on from its pick."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from skactiveml.pool import ProbCover
 
     class Halves:
         """Clusters of the first coordinate's sign."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from skactiveml.pool import CoreSet
 from torch import Tensor, nn
 
 from lplgrad.acquisition import Candidates, Choice, choice_of, noise_stability
@@ -275,15 +275,11 @@ def test_of_equal_deviations_the_lower_index_is_chosen() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_choice_is_that_of_scikit_activeml(seed: int) -> None:
     """Its greedy k-center with the origin as the only labelled example. It draws among ties, so there are none here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from skactiveml.pool import CoreSet
-
-        rows = torch.from_numpy(np.random.default_rng(seed).standard_normal((60, 5)))
-        everything = np.concatenate([np.zeros((1, 5)), rows.numpy()])
-        labels = np.full(61, np.nan)
-        labels[0] = 0
-        expected = CoreSet(random_state=0).query(everything, labels, batch_size=25) - 1
+    rows = torch.from_numpy(np.random.default_rng(seed).standard_normal((60, 5)))
+    everything = np.concatenate([np.zeros((1, 5)), rows.numpy()])
+    labels = np.full(61, np.nan)
+    labels[0] = 0
+    expected = CoreSet(random_state=0).query(everything, labels, batch_size=25) - 1
     assert chosen(rows, 25).picks.tolist() == expected.tolist()
     assert chosen(rows, 10).picks.tolist() == expected[:10].tolist()
 

@@ -1,11 +1,10 @@
 """TypiClust: typicality by hand and by brute force, the order of the clusters, and scikit-activeml's choice."""
 
-import warnings
-
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from skactiveml.pool import TypiClust
 from torch import Tensor
 
 from lplgrad.acquisition import typiclust
@@ -106,16 +105,10 @@ def test_scikit_activeml_chooses_the_same() -> None:
     It never visits a cluster that has a label, and divides by neighbours up to the size of the cluster less one, which
     is the same where clusters have more than twice as many members.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from skactiveml.pool import TypiClust
-
     sizes = 40, 30, 25, 20, 15
     points = normalized(blobs(*sizes, spread=0.1)).float()
     labels = np.full(len(points), np.nan)
     labels[0] = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        expected = TypiClust(random_state=0, k=5).query(points.numpy(), labels, batch_size=4)
+    expected = TypiClust(random_state=0, k=5).query(points.numpy(), labels, batch_size=4)
     picks = chosen("typiclust", given(points[1:], points[:1], 4), neighbors=5).picks
     assert (picks + 1).tolist() == expected.tolist()

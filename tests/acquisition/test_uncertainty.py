@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from skactiveml import pool
 from torch import Tensor
 
 from lplgrad import acquisition
 from lplgrad.acquisition import Candidates, choice_of, scores_of
 from lplgrad.acquisition.entropy import entropy
+from tests.acquisition.scikit_activeml import Given
 
 A, B, C = (0.45, 0.44, 0.11), (0.40, 0.30, 0.30), (0.55, 0.45, 0.0)
 NAMES = ["entropy", "least_confidence", "margin"]
@@ -160,8 +162,6 @@ def test_neither_a_constant_nor_the_order_of_classes_matters(name: str) -> None:
 @pytest.mark.parametrize("classes", [2, 5])
 def test_scikit_activeml_picks_the_same(name: str, classes: int) -> None:
     """Without ties, which scikit-activeml breaks at random."""
-    from tests.acquisition.scikit_activeml import Given, pool
-
     logits = random_logits(classes)
     method = {"least_confidence": "least_confident", "margin": "margin_sampling"}.get(name, name)
     other = Given(logits.double().softmax(dim=1).numpy())
