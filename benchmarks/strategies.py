@@ -151,7 +151,7 @@ def made_up(function: Acquisition, options: Any, sizes: Sizes, device: torch.dev
         found: dict[str, Any] = {}
         if own:
             found = {need: _more(value, count, draw) for need, value in _measured(function, own, sizes).items()}
-        for need in wanted.keys() - own.keys():
+        for need in [need for need in wanted if need not in own]:
             found[need] = _need(need, wanted[need], classes, sizes, draw)
         measured |= {f"{prefix}{need}": _moved(value, device) for need, value in found.items()}
     return Candidates(np.arange(sizes.candidates), 1, 1, sizes.picks, measured, sizes.classes)
