@@ -18,6 +18,7 @@ from lplgrad.acquisition.entropy import entropy
 from lplgrad.acquisition.gp_surrogate import ACQUISITION, Options, Surrogate, inputs_of, ranks, residuals_of
 
 SIZE, LABELED, WIDTH, CLASSES = 30, 8, 4, 3
+KERNELS: dict[str, dict[str, Any]] = {"linear": {}, "rbf": {"kernel": "rbf", "random_features": 30}}
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -62,9 +63,7 @@ def test_mean_and_variance_are_those_of_the_kernel_matrix(kernel: str) -> None:
     """Of the exact posterior given the labels and, as observations of the predicted class, the picks."""
     candidates = random_candidates()
     noise, regularization = 0.3, 2.0
-    surrogate, inputs, labeled = surrogate_of(
-        candidates, kernel=kernel, random_features=40, noise=noise, regularization=regularization
-    )
+    surrogate, inputs, labeled = surrogate_of(candidates, noise=noise, regularization=regularization, **KERNELS[kernel])
     p = candidates["logits"].double().softmax(dim=1)
     residuals = residuals_of(candidates["labeled:logits"], candidates["labeled:labels"])
     picks: list[int] = []
@@ -232,16 +231,14 @@ def test_duplicates_and_certain_predictions(kernel: str, labeled: int) -> None:
     for measured in (same, certain, empty):
         for query_size in (0, 1, 5, 12):
             asked = replace(candidates, query_size=query_size, measured=measured)
-            picks = choose(asked, kernel=kernel, random_features=20).picks
+            picks = choose(asked, **KERNELS[kernel]).picks
             assert len(set(picks.tolist())) == query_size
             moved = np.random.default_rng(0).permutation(12)
             turned = {
                 need: value if need.startswith("labeled:") else value[torch.from_numpy(moved)]
                 for need, value in measured.items()
             }
-            again = choose(
-                replace(asked, measured=turned, indices=asked.indices[moved]), kernel=kernel, random_features=20
-            )
+            again = choose(replace(asked, measured=turned, indices=asked.indices[moved]), **KERNELS[kernel])
             assert moved[again.picks].tolist() == picks.tolist()
     assert choose(replace(candidates, measured=same, query_size=3), kernel=kernel).picks.tolist() == [0, 1, 2]
 

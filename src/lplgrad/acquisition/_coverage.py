@@ -51,17 +51,16 @@ def herd(
     given: Points,
     kernel: Kernel,
     weights: Tensor | None = None,
-    rest: npt.NDArray[np.int64] | None = None,
 ) -> Choice:
     """Choose the candidates that cover all candidates best, together with the labelled examples.
+
+    If nothing is left to gain, the largest weights are chosen. Ties are drawn.
 
     Args:
         candidates: whose ``query_size`` is asked for.
         given: the candidates and the labelled examples as points, see ``points_of``.
         kernel: from squared distances on the unit sphere to similarities.
         weights: how much it counts to cover each candidate, float64, not negative, shape (S,); None for 1.
-        rest: the order in which candidates are chosen if nothing is left to gain, shape (S,). None for the order of the
-            weights, largest first, and of equal weights by index.
 
     Returns:
         The choice. The scores are the gains before the first pick, in units of the mean coverage.
@@ -71,8 +70,7 @@ def herd(
     covered = covered_by(points, labeled, kernel)
     gains = first_gains(points, covered, weights, kernel)
     picks = order[cover(points, covered, weights, kernel, gains, candidates.query_size)]
-    if rest is None:
-        rest = order[weights.argsort(descending=True, stable=True).cpu().numpy()]
+    rest = order[weights.argsort(descending=True, stable=True).cpu().numpy()]
     more = rest[~np.isin(rest, picks)][: candidates.query_size - len(picks)]
     return Choice(np.concatenate([picks, more]), given_back(gains / len(order), order))
 

@@ -1,4 +1,4 @@
-"""The order of the pool, in which functions choose, so that the given order of the candidates does not matter."""
+"""Orders in which functions choose, so that the given order of the candidates does not matter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lplgrad.acquisition import Candidates
+from lplgrad.machine.randomness import stream
 from lplgrad.machine.registry import lazy
 
 if TYPE_CHECKING:
@@ -20,6 +21,16 @@ else:
 def order_of(candidates: Candidates) -> npt.NDArray[np.int64]:
     """Return the positions of the candidates, sorted by their index in the pool, int64, shape (S,)."""
     return np.argsort(candidates.indices, kind="stable")
+
+
+def drawn_order(candidates: Candidates) -> npt.NDArray[np.int64]:
+    """Return the positions of the candidates in an order that the seed and the round draw, int64, shape (S,).
+
+    It is for functions with many ties, between which the first candidate wins. In the order of the pool, which is often
+    that of its classes, the winners would all be of one class.
+    """
+    draw = stream(candidates.seed, "order of candidates", candidates.round_number)
+    return np.argsort(draw.random(int(candidates.indices.max()) + 1)[candidates.indices], kind="stable")
 
 
 def ordered(rows: Tensor, order: npt.NDArray[np.int64]) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lplgrad.acquisition import Candidates
-from lplgrad.acquisition._order import order_of, ordered
+from lplgrad.acquisition._order import drawn_order, ordered
 from lplgrad.machine.randomness import stream
 from lplgrad.machine.registry import lazy
 
@@ -27,7 +27,7 @@ ITERATIONS = 100  # of k-means, at most
 
 
 class Points(NamedTuple):
-    """The candidates, in the order of the pool, and the labelled examples as unit vectors."""
+    """The candidates, in a drawn order, and the labelled examples as unit vectors."""
 
     order: npt.NDArray[np.int64]  # the position of each point among the candidates, shape (S,)
     points: Tensor  # of the candidates, float64, shape (S, D)
@@ -36,7 +36,7 @@ class Points(NamedTuple):
 
 def points_of(candidates: Candidates) -> Points:
     """Return the candidates and the labelled examples as points."""
-    order = order_of(candidates)
+    order = drawn_order(candidates)
     points = normalized(ordered(candidates["representation"], order))
     return Points(order, points, normalized(candidates["labeled:representation"]))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import model_validator
 
 from lplgrad.acquisition import Candidates, Dropout
-from lplgrad.study.validation import Count, Settings
+from lplgrad.study.validation import Count, Settings, refuse_changed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +23,12 @@ class Options(Settings):
 
     samples: Literal["members", "dropout"] = "members"
     passes: Count = 25
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        if self.samples == "members":
+            refuse_changed(self, "samples: members", "passes")
+        return self
 
 
 def needs(options: Options) -> dict[str, Any]:

@@ -22,9 +22,9 @@ where BAIT has one mean, so that labelled examples count too much. Here it is th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lplgrad.acquisition import Acquisition, Candidates, Choice, _fisher
 from lplgrad.acquisition._fisher import ROWS, Dense, Rows, choice_by, nothing
@@ -32,7 +32,7 @@ from lplgrad.acquisition._order import order_of, ordered
 from lplgrad.acquisition._residuals import binary_variance
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.registry import lazy
-from lplgrad.study.validation import Count, Number
+from lplgrad.study.validation import Count, Number, refuse_changed
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +55,12 @@ class Options(_fisher.Options):
     oversample: Count = 2
     bias: bool = False
     memory_gb: Annotated[Number, Field(gt=0)] = 8.0
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        if self.form == "binary":
+            refuse_changed(self, "form: binary", "memory_gb")
+        return self
 
 
 class LastLayer(Rows):

@@ -20,10 +20,10 @@ Labelled examples of unknown class are predicted, but nothing is learned from th
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lplgrad.acquisition import Acquisition, Candidates, Choice
 from lplgrad.acquisition._fisher import ROWS, SAME, Dense, Design, first_highest, nothing
@@ -31,7 +31,7 @@ from lplgrad.acquisition._order import given_back, order_of, ordered
 from lplgrad.acquisition._points import normalized
 from lplgrad.machine.randomness import stream
 from lplgrad.machine.registry import lazy
-from lplgrad.study.validation import Count, Number, Settings
+from lplgrad.study.validation import Count, Number, Settings, refuse_changed
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +60,12 @@ class Options(Settings):
     regularization: Annotated[Number, Field(gt=0)] = 1.0
     noise: Annotated[Number, Field(gt=0)] = 0.1
     exploration: Annotated[Number, Field(ge=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        if self.kernel == "linear":
+            refuse_changed(self, "kernel: linear", "random_features")
+        return self
 
 
 class Surrogate:

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from lplgrad.acquisition import Acquisition, Candidates
 from lplgrad.acquisition._residuals import binary_variance, residuals
 from lplgrad.machine.registry import lazy
-from lplgrad.study.validation import Number, Settings, wrong
+from lplgrad.study.validation import Number, Settings, refuse_changed
 
 if TYPE_CHECKING:
     import torch
@@ -60,9 +60,8 @@ class Options(Settings):
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Self:
-        default = type(self).model_fields["ridge"].default
-        if self.proxy != "variance" and self.ridge != default:
-            raise wrong(f"ridge has no effect with proxy: {self.proxy}; remove it, or set ridge: {default}")
+        if self.proxy != "variance":
+            refuse_changed(self, f"proxy: {self.proxy}", "ridge")
         return self
 
 

@@ -27,7 +27,7 @@ class Options(Settings):
         width: the distance on the unit sphere at which the similarity is 1/e. The default is the official code's.
     """
 
-    width: Annotated[Number, Field(gt=0)] = 1.0
+    width: Annotated[Number, Field(ge=1e-6, le=1e6)] = 1.0
 
 
 def choose(candidates: Candidates, options: Options) -> Choice:

@@ -52,7 +52,7 @@ class Options(Settings):
     """
 
     noise: Literal["layerwise", "global"] = "layerwise"
-    scale: Annotated[Number, Field(gt=0)] = 1e-3
+    scale: Annotated[Number, Field(gt=0, le=1)] = 1e-3
     samples: Count = 30
     projection: Count | None = 512
 

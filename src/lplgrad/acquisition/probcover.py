@@ -12,17 +12,16 @@ labelled example again and again. Here the rest is then drawn at random.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lplgrad.acquisition import Acquisition, Candidates, Choice
 from lplgrad.acquisition._coverage import ball, herd
 from lplgrad.acquisition._points import NEEDS, clusters_of, pairs, points_of
 from lplgrad.machine.log import say
-from lplgrad.machine.randomness import stream
 from lplgrad.machine.registry import lazy
-from lplgrad.study.validation import Count, Number, Settings
+from lplgrad.study.validation import Count, Number, Settings, refuse_changed
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +40,15 @@ class Options(Settings):
         clusters: how many clusters say whether a ball is pure; None for the number of classes.
     """
 
-    radius: Annotated[Number, Field(gt=0)] | None = None
+    radius: Annotated[Number, Field(gt=0, le=2)] | None = None
     purity: Annotated[Number, Field(gt=0, le=1)] = 0.95
     clusters: Count | None = None
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        if self.radius is not None:
+            refuse_changed(self, "a radius", "purity", "clusters")
+        return self
 
 
 def pure_radius(points: Tensor, clusters: Tensor, purity: float) -> float:
@@ -80,8 +85,7 @@ def choose(candidates: Candidates, options: Options) -> Choice:
         clusters = clusters_of(candidates, given, count)
         radius = pure_radius(torch.cat([given.points, given.labeled]), clusters, options.purity)
         say(f"the radius is {radius:.4g}: {options.purity:.0%} of the balls are in one of {count} clusters")
-    drawn = stream(candidates.seed, "probcover", candidates.round_number).permutation(given.order)
-    return herd(candidates, given, ball(radius), rest=drawn)
+    return herd(candidates, given, ball(radius))
 
 
 ACQUISITION = Acquisition(choose=choose, needs=lambda options: NEEDS, options=Options)

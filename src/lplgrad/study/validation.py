@@ -88,6 +88,15 @@ class Settings(BaseModel):
         return set()
 
 
+def refuse_changed(settings: Settings, because: str, *names: str) -> None:
+    """Raise an error for a validator if a setting that has no effect differs from its default."""
+    for name in names:
+        default = type(settings).model_fields[name].default
+        if getattr(settings, name) != default:
+            shown = "null" if default is None else default
+            raise wrong(f"{name} has no effect with {because}; remove it, or set {name}: {shown}", name)
+
+
 def input_files(settings: Settings) -> list[str]:
     """List the files that options of the type ``InputFile`` name."""
     named = [
