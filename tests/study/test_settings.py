@@ -416,3 +416,21 @@ def test_an_option_that_helps_is_named(tmp_path: Path, base: Path) -> None:
         "needs member_logits, which recipe 'dropout' (trains: mc_dropout) does not offer; with trains: ensemble it does"
     )
     assert f"{words}, and with samples: dropout it is not needed" in problem(base, write(tmp_path, "one.yaml", overlay))
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "options", "words"),
+    [
+        ("probcover", {"radius": 0.5, "purity": 0.9}, "purity has no effect with a radius; remove it, or set purity"),
+        ("probcover", {"radius": 0.5, "clusters": 3}, "with a radius; remove it, or set clusters: null"),
+        ("probcover", {"radius": 3}, "radius: input should be less than or equal to 2"),
+        ("bald", {"passes": 5}, "passes has no effect with samples: members"),
+        ("bait", {"memory_gb": 2}, "memory_gb has no effect with form: binary"),
+        ("gp_surrogate", {"random_features": 9}, "random_features has no effect with kernel: linear"),
+        ("last_layer", {"ridge": 2}, "ridge has no effect with proxy: entropy_gradient"),
+    ],
+)  # fmt: skip
+def test_options_without_effect_are_refused(acquisition: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(Strategy, {"recipe": "plain", "acquisition": acquisition, **options}, "here")
+    assert words in str(caught.value)

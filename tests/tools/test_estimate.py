@@ -317,6 +317,7 @@ def test_every_recipe_and_acquisition_function_is_measured(tmp_path: Path, monke
         function = acquisition.registry.load(name)
         able = [one for one in rows if not unmet(function.requires(function.options()), offered[one])]
         strategies[name] = {"recipe": able[-1] if name == "random" else able[0], "acquisition": name}
+    strategies["variance"] = {"recipe": "plain", "acquisition": "last_layer", "proxy": "variance"}
     for name in rows.keys() - {one["recipe"] for one in strategies.values()}:
         strategies[f"random_{name}"] = {"recipe": name, "acquisition": "random", "title": name}
     layout = study_of(tmp_path, rows, strategies)

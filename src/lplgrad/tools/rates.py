@@ -198,7 +198,8 @@ class Measuring:
     def querying(self, of: str) -> Callable[[], object]:
         """Return what measures a batch as a query does, and scores it if each candidate has a score."""
         measured = self._measurer(of)
-        if of != "candidates" or self.function.score is None or self.function.choose is not None:
+        beside = any(need.startswith(("labeled:", "pool:")) for need in self.work.strategy.needs)
+        if of != "candidates" or self.function.score is None or self.function.choose is not None or beside:
             return measured
         options = self.work.strategy.checked_options
         return lambda: acquisition.scores_of(self.function, self._candidates(measured(), self.count), options)
