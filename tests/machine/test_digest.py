@@ -23,6 +23,7 @@ JOBS: dict[str, tuple[str, ...]] = {
     "entropy": ("rounds.query.run", "acquisition.entropy.ACQUISITION", *LEARNER),
     "coreset": ("rounds.query.run", "acquisition.coreset.ACQUISITION", *LEARNER),
     "norms": ("rounds.query.run", "acquisition.gradient_norm.ACQUISITION", *LEARNER),
+    "herding": ("rounds.query.run", "acquisition.max_herding.ACQUISITION", *LEARNER),
     "observe": ("rounds.observe.run", *LEARNER),
     "figure": ("report.figures.run", "report.trial_figures.chosen"),
     "table": ("report.tables.run", "paper.tables.datasets", "backbones.resnet18.BACKBONE"),
@@ -30,12 +31,13 @@ JOBS: dict[str, tuple[str, ...]] = {
     "claims": ("paper.claims.run",),
     "ablation": ("report.tables.run", "paper.ablation.ablation"),
 }
-QUERIES = {"entropy", "coreset", "norms"}
+QUERIES = {"entropy", "coreset", "norms", "herding"}
 
 
 def digests() -> dict[str, str]:
-    without = {"entropy": {"gradient_norms", "rounds.side"}, "norms": {"rounds.side"}}
-    without["coreset"], without["start"] = without["entropy"], {"rounds.chosen_start"}
+    unused = {"gradient_norms", "rounds.side", "rounds.representation"}
+    without: dict[str, set[str]] = {"entropy": unused, "coreset": unused, "norms": unused - {"gradient_norms"}}
+    without |= {"herding": unused - {"rounds.representation"}, "start": {"rounds.chosen_start"}}
     return {job: code_digest(*roots, without=without.get(job, ())) for job, roots in JOBS.items()}
 
 
@@ -126,7 +128,7 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
         ("rounds/query.py", "the target accuracy is reached", "target accuracy reached", set()),
         ("rounds/pool.py", "if size > examples:", "if size >= examples:", {"start", "chosen start"}),
         # A random draw reads no representation.
-        ("rounds/representation.py", "if modality.embedded", "if not modality.embedded", {*QUERIES, "chosen start"}),
+        ("rounds/representation.py", "if modality.embedded", "if not modality.embedded", {"herding", "chosen start"}),
         (
             "modalities/_floats.py",
             "inputs.reshape(len(inputs), -1)",

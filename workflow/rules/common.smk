@@ -251,7 +251,12 @@ def query_code(wildcards):
     roots = trained_code(wildcards) if strategy.needs else []
     function = acquisition.registry.load(strategy.acquisition)
     norms = function.measures or any(need.endswith("gradient_norms") for need in strategy.needs)
-    unused = {"gradient_norms": not norms, "rounds.side": not acquisition.side_outputs(strategy.needs)}
+    represented = any(map(acquisition.is_representation, strategy.needs))
+    unused = {
+        "rounds.representation": not represented,
+        "gradient_norms": not norms,
+        "rounds.side": not acquisition.side_outputs(strategy.needs),
+    }
     return code_digest(
         "rounds.query.run",
         acquisition.registry.root(strategy.acquisition),
