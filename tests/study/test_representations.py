@@ -83,7 +83,7 @@ class TestJobs:
         ({"by": "herding"}, "start.by: unknown acquisition 'herding'"),
         ({"by": "max_herding", "draw": "stratified"}, "start.by: draw: stratified has no effect"),
         ({"by": "max_herding", "radius": 1}, "start: unknown key 'radius'"),
-        ({"by": "max_herding", "width": -1}, "start.width: input should be greater than 0"),
+        ({"by": "max_herding", "width": -1}, "start.width: input should be greater than or equal to"),
         ({"width": 1}, "start: unknown key 'width'"),
     ],
 )  # fmt: skip
