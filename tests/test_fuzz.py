@@ -319,6 +319,7 @@ def test_text_of_configurations(tmp_path: Path, data: bytes) -> None:
         stays_in_its_folder(study)
 
 
+@pytest.mark.slow
 @FUZZ
 @given(data=st.data())
 def test_written_studies(tmp_path: Path, data: st.DataObject) -> None:

@@ -42,6 +42,7 @@ def error_of(share: float) -> float:
 
 
 class TestSimulatedStudies:
+    @pytest.mark.slow
     def test_without_a_difference(self) -> None:
         """A single test is wrong in 5 % of the studies, and after Holm's correction a whole study in at most 5 %."""
         p = np.array(

@@ -305,6 +305,7 @@ def test_a_server_with_threads_or_cuda_is_not_used(tmp_path: Path, disturbance: 
     assert (status, NEW_PROCESS in log) == (0, True)
 
 
+@pytest.mark.slow
 def test_imports_start_no_thread_and_no_cuda(owner: Owner) -> None:
     """Every command's modules are imported in one server, which goes on forking."""
     for command in ("train", "query", "observe", "prepare", "start", "diagnostics", "claims"):

@@ -307,6 +307,7 @@ def test_the_mask_of_a_query_is_found_once_and_not_timed(
     assert len(found) == 1
 
 
+@pytest.mark.slow
 def test_every_recipe_and_acquisition_function_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "start_seconds", lambda repeats, device: 1.0)
     rows = {name: {"trains": name} for name in recipes.registry.names()}
