@@ -1,10 +1,9 @@
-"""What every acquisition function must do, and what each one is."""
+"""What every acquisition function must do."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -19,9 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lplgrad import acquisition
-from lplgrad.acquisition import Acquisition, Candidates, Choice, coreset, select
-from lplgrad.acquisition.coreset import k_center_greedy
-from lplgrad.acquisition.entropy import entropy
+from lplgrad.acquisition import Acquisition, Candidates, Choice
 from lplgrad.gradient_norms import GradientNorms
 from lplgrad.machine.randomness import stream
 from lplgrad.recipes import Learner
@@ -375,164 +372,6 @@ def test_neither_random_nor_coreset_scores_an_image_alone() -> None:
     assert all(loaded(name)[0].alone for name in ("entropy", "gradient_norm", "predicted_loss"))
 
 
-class TestChoice:
-    """What a set function returns is checked."""
-
-    def of(self, picks: list[int], scores: list[float] | None = None) -> Choice:
-        given = replace(candidates(), indices=np.arange(5), query_size=2)
-        found = None if scores is None else np.array(scores, dtype=np.float32)
-        function = Acquisition(choose=lambda candidates, options: Choice(np.array(picks), found))
-        return acquisition.choice_of(function, given, None)
-
-    def test_the_order_of_choice_is_kept(self) -> None:
-        assert self.of([4, 1]).picks.tolist() == [4, 1]
-        assert self.of([4, 1]).scores is None
-
-    @pytest.mark.parametrize(
-        ("picks", "words"),
-        [([1], "1 picks, 1 different ones, instead of 2"), ([1, 1], "2 picks, 1 different"), ([1, 2, 3], "3 picks"),
-         ([1, 5], "2 picks, 1 different"), ([-1, 2], "2 picks, 1 different"), ([], "0 picks")],
-    )  # fmt: skip
-    def test_too_few_too_many_and_unknown_picks_raise(self, picks: list[int], words: str) -> None:
-        with pytest.raises(ValueError, match=words):
-            self.of(picks)
-
-    def test_scores_for_people_must_be_numbers(self) -> None:
-        with pytest.raises(FloatingPointError, match="1 of 5 scores"):
-            self.of([0, 1], [0, 1, math.nan, 3, 4])
-
-
 def test_no_label_of_a_candidate_can_be_read() -> None:
     assert not [field for field in Candidates.__dataclass_fields__ if field in ("labels", "targets", "y")]
     assert not [(name, need) for name in ALL for need in needs_of(name) if need == "labels"]
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_score_that_is_no_number_raises(bad: float) -> None:
-    with pytest.raises(FloatingPointError, match="1 of 3 scores"):
-        select(np.array([1.0, bad, 2.0]), 1)
-
-
-def test_ties_go_to_the_earlier_candidate() -> None:
-    assert select(np.array([1.0, 3.0, 2.0, 3.0, 3.0]), 2).tolist() == [1, 3]
-
-
-def test_random_depends_on_index_seed_and_round_alone() -> None:
-    given = candidates()
-    scores = dict(zip(given.indices.tolist(), scores_of("random", given).tolist(), strict=True))
-    fewer = replace(given, indices=given.indices[::3])
-    assert scores_of("random", fewer).tolist() == [scores[index] for index in fewer.indices.tolist()]
-    assert not np.array_equal(scores_of("random", replace(given, round_number=4)), scores_of("random", given))
-    assert not np.array_equal(scores_of("random", replace(given, seed=2)), scores_of("random", given))
-
-
-def test_entropy_is_that_of_scipy() -> None:
-    from scipy.stats import entropy as reference
-
-    logits = torch.randn(20, 7, generator=torch.Generator().manual_seed(0)) * 4
-    expected = reference(logits.double().softmax(dim=1).numpy(), axis=1)
-    np.testing.assert_allclose(entropy(logits).numpy(), expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize("row", [[0, 0, 0], [1, 2, 3], [0, 30, 0], [5, -36, 41], [800, 0, 100], [1e4, 0, -1e4]])
-def test_entropy_and_its_gradient_keep_their_digits(row: list[float]) -> None:
-    """Against 400 digits of mpmath; the probabilities of the later rows underflow in float64."""
-    from mpmath import mp, mpf
-
-    with mp.workdps(400):
-        weights = [mp.exp(mpf(z)) for z in row]
-        p = [weight / sum(weights) for weight in weights]
-        exact = -sum(q * mp.log(q) for q in p)
-        slopes = [float(-q * (mp.log(q) + exact)) for q in p]
-        exact = float(exact)
-    logits = torch.tensor([row], dtype=torch.float64, requires_grad=True)
-    found = entropy(logits)
-    (gradient,) = torch.autograd.grad(found.sum(), logits)
-    assert found.item() == pytest.approx(exact, rel=1e-13, abs=1e-320)
-    assert gradient[0].tolist() == pytest.approx(slopes, rel=1e-12, abs=1e-16 * max(map(abs, slopes)) + 1e-320)
-
-
-def test_the_expected_loss_is_the_entropy() -> None:
-    """Wang et al.'s other scheme, by its own formula and by autograd through the weights of the expectation."""
-    logits = torch.randn(9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    expected = sum(
-        logits.softmax(dim=1)[:, k] * torch.nn.functional.cross_entropy(logits, torch.full((9,), k), reduction="none")
-        for k in range(6)
-    )
-    assert isinstance(expected, Tensor)
-    torch.testing.assert_close(entropy(logits), expected)
-    one, other = (torch.autograd.grad(value.sum(), logits)[0] for value in (entropy(logits), expected))
-    torch.testing.assert_close(one, other)
-
-
-def test_gradient_norm_offers_both_norms() -> None:
-    given = candidates()
-    norms = given["gradient_norms"]
-    assert np.array_equal(scores_of("gradient_norm", given), norms.total.float())
-    assert np.array_equal(scores_of("gradient_norm", given, norm="sum"), norms.sum.float())
-
-
-@pytest.mark.parametrize("scheme", ["entropy", "expected"])
-def test_gradient_norm_asks_for_the_gradient_of_the_entropy(scheme: str) -> None:
-    function, options = loaded("gradient_norm", scheme=scheme)
-    logits = torch.randn(4, 3)
-    torch.testing.assert_close(function.needs(options)["gradient_norms"].loss(logits), entropy(logits))
-
-
-def brute_force_k_center(features: Tensor, centers: Tensor, picks: int) -> list[int]:
-    """Greedy k-center as it is defined: in every step all distances between all candidates and all centers."""
-    chosen: list[int] = []
-    for _ in range(picks):
-        covered = torch.cat([centers, features[chosen]]).double()
-        distances = (features.double()[:, None] - covered[None]).norm(dim=2).amin(dim=1)
-        distances[chosen] = -1
-        chosen.append(int(distances.argmax()))
-    return chosen
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_coreset_picks_what_brute_force_picks(seed: int) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    features, centers = torch.randn(80, 4, generator=draw), torch.randn(300, 4, generator=draw) * 0.5
-    picks, distances = k_center_greedy(features, centers, 20)
-    assert picks == brute_force_k_center(features, centers, 20)
-    assert select(distances.numpy(), 20).tolist() == picks, "a distance is that at the time of the pick"
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_coreset_with_few_candidates_watched(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most distances are out of date at any time, many images are there twice, and many distances tie."""
-    monkeypatch.setattr(coreset, "WATCHED", 7)
-    monkeypatch.setattr(coreset, "BLOCK", 3)
-    draw = torch.Generator().manual_seed(seed)
-    features = torch.randn(150, 5, generator=draw) if seed % 2 else torch.randint(-2, 3, (150, 3), generator=draw)
-    features = torch.cat([features, features[:60]]).float()[torch.randperm(210, generator=draw)]
-    picks, _ = k_center_greedy(features, features[:4] * 0.5, 110)
-    assert picks == brute_force_k_center(features, features[:4] * 0.5, 110)
-
-
-def coreset_choice(features: Tensor, labeled: Tensor, picks: int) -> Choice:
-    measured = {"features": features, "labeled:features": labeled}
-    return choice_of("coreset", Candidates(np.arange(len(features)), 1, 1, picks, measured))
-
-
-def test_coreset_compares_in_float64() -> None:
-    """Two candidates whose distances are one number in float32: the farther is picked, though it comes later."""
-    features = torch.tensor([[1.0, 0.0], [1.0, 1e-5]])
-    assert float(features.double()[1].norm() ** 2) > 1.0
-    assert coreset_choice(features, torch.zeros(1, 2), 1).picks.tolist() == [1]
-
-
-def test_coreset_by_hand() -> None:
-    """On a line with a center at 0: first the point at 10, then 4 (4 from 0), then 7 (3 from 4 and 10)."""
-    features = torch.tensor([[1.0], [4.0], [7.0], [10.0]])
-    choice = coreset_choice(features, torch.tensor([[0.0]]), 3)
-    assert choice.picks.tolist() == [3, 1, 2]
-    assert choice.scores is not None
-    assert choice.scores.tolist() == [1.0, 16.0, 9.0, 100.0]
-
-
-def test_coreset_with_ties_and_copies() -> None:
-    """Equal images are picked once as long as others are left, then in order."""
-    features = torch.tensor([[2.0], [2.0], [0.0], [2.0]])
-    assert coreset_choice(features, torch.tensor([[0.0]]), 3).picks.tolist() == [0, 1, 2]
