@@ -100,7 +100,7 @@ def test_a_refusal_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux measures the peak")
 def test_the_peak_memory_of_a_choice_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 MB beside what was there before, though more was taken and freed earlier."""
+    """The process takes 64 MB more. It has taken and freed more than that earlier, which does not count."""
     block = torch.ones(2**25)
     del block
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from lplgrad.study.reading import read_study
 from lplgrad.study.settings import BackboneRow, Training
 from lplgrad.study.validation import parse_settings, words
 from tests.acquisition.made_up import chosen, given, holds_what_every_choice_must
-from tests.learners import view_of
+from tests.learners import interrupted, view_of
 from tests.study.configurations import BASE, write
 
 BACKBONE = BackboneRow.model_validate({"name": "small_resnet", "width": 4})
@@ -330,18 +330,12 @@ def test_the_second_network_shares_no_random_stream_with_the_round(
 def test_a_query_trains_a_second_network_and_continues_where_it_was_stopped(
     round_one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stops(items: Iterable[Any], *_: Any) -> Iterator[Any]:
-        for number, item in enumerate(items):
-            if number == 2:
-                raise KeyboardInterrupt
-            yield item
-
     assert query(round_one, tmp_path / "whole", *TRAINING) == 0
     log = capsys.readouterr().err
     assert "epoch 3/3" in log
     assert "with it the calibration error is" in log
     with monkeypatch.context() as patched:
-        patched.setattr(training, "track", stops)
+        patched.setattr(training, "track", interrupted)
         assert query(round_one, tmp_path / "again", *TRAINING) == 130
     assert query(round_one, tmp_path / "again", *TRAINING) == 0
     assert "continuing after epoch 2 of 3" in capsys.readouterr().err

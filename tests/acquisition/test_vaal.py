@@ -1,6 +1,5 @@
 """VAAL: its losses by hand, what it finds, and the training of a query's own learner."""
 
-from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from lplgrad.rounds.draws import Draws
 from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.loop import train
 from lplgrad.study.settings import BackboneRow
-from tests.learners import view_of
+from tests.learners import interrupted, view_of
 
 BACKBONE = BackboneRow(name="small_resnet")
 
@@ -148,15 +147,9 @@ def query(folder: Path, output: Path) -> int:
 def test_a_query_continues_where_it_was_stopped(
     round_one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stops(items: Iterable[Any], *_: Any) -> Iterator[Any]:
-        for number, item in enumerate(items):
-            if number == 2:
-                raise KeyboardInterrupt
-            yield item
-
     assert query(round_one, tmp_path / "whole") == 0
     with monkeypatch.context() as patched:
-        patched.setattr(training, "track", stops)
+        patched.setattr(training, "track", interrupted)
         assert query(round_one, tmp_path / "again") == 130
     assert not (tmp_path / "again" / "scores.csv").exists()
     capsys.readouterr()
