@@ -17,9 +17,10 @@ from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.files import replacing, write_json
 from lplgrad.rounds.files import write_labeled, write_logits, write_scores, write_test_scores
 from lplgrad.rounds.pool import LabeledSet, draw_candidates, draw_test_examples
+from lplgrad.study.budgets import Budget
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study
-from lplgrad.study.settings import Budget, StudyFile
+from lplgrad.study.settings import StudyFile
 from lplgrad.study.validation import words
 from tests.conftest import record_settings
 

@@ -212,8 +212,8 @@ class TestCommands:
         ("settings", "words"),
         [
             (["acquisition=max_herding"], "max_herding needs a representation of the pool; name its file as features"),
-            (["acquisition=entropy"], "entropy needs logits, so it cannot choose before there is a model"),
-            (["acquisition=random"], "random needs no representation, so it cannot choose"),
+            (["acquisition=entropy"], "'entropy' needs logits, and before round 1 there is no model"),
+            (["acquisition=random"], "'random' compares no examples"),
             (["acquisition=max_herding", "options.width=0", "features=nowhere.npz"], "options: width"),
             (["acquisition=max_herding", "features=nowhere.npz"], "nowhere.npz: no such file"),
         ],

@@ -79,7 +79,7 @@ class TestJobs:
     [
         ({"by": "max_herding"}, "start.by: 'max_herding' needs a representation of the pool; name its file as"),
         ({"by": "entropy"}, "start.by: 'entropy' needs logits, and before round 1 there is no model; choose with "),
-        ({"by": "random"}, "start.by: 'random' compares no examples; remove by, and labels are drawn at random"),
+        ({"by": "random"}, "start.by: 'random' compares no examples; leave it out, and labels are drawn at random"),
         ({"by": "herding"}, "start.by: unknown acquisition 'herding'"),
         ({"by": "max_herding", "draw": "stratified"}, "start.by: draw: stratified has no effect"),
         ({"by": "max_herding", "radius": 1}, "start: unknown key 'radius'"),

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lplgrad import acquisition, backbones, datasets, recipes
-from lplgrad.acquisition import Acquisition, Dropout
 from lplgrad.cli import main
 from lplgrad.machine.errors import UserError
 from lplgrad.study.reading import read_study
-from lplgrad.study.settings import BackboneRow, Budget, RecipeRow, Start, Strategy, Training, pool_problem
+from lplgrad.study.settings import BackboneRow, RecipeRow, Strategy, Training
 from lplgrad.study.validation import Row, parse, words
 from tests.study.configurations import BASE, at, problem, write
 
@@ -283,69 +281,6 @@ class TestRows:
         assert RecipeRow.model_validate({"trains": "joint", "lambda": 2.0}).label == "joint (lambda: 2.0)"
 
 
-class TestNeeds:
-    """What a strategy needs, its recipe and the backbone offer, or the configuration is refused."""
-
-    def refused(self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **needs: Any) -> str:
-        made_up = Acquisition(lambda candidates, options: candidates["logits"], needs=lambda options: needs)
-        load = acquisition.registry.load
-        monkeypatch.setattr(
-            acquisition.registry, "load", lambda name: made_up if name == "entropy" else load(name), raising=True
-        )
-        over = {"strategies": {"random": {"acquisition": "entropy"}}}
-        return problem(base, write(tmp_path, "over.yaml", over))
-
-    def test_a_need_that_a_recipe_does_not_offer_names_those_that_do(
-        self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        told = self.refused(base, tmp_path, monkeypatch, **{"labeled:predicted_loss": None})
-        assert "strategies.random: on data set 'digits': acquisition 'entropy' needs labeled:predicted_loss, " in told
-        assert "which recipe 'plain' (trains: plain) does not offer" in told
-        assert "with trains: joint it does" in told
-
-    @pytest.mark.parametrize("recipe", ["nce_net", "ensemble"])
-    def test_a_function_of_a_linear_head_refuses_another_head(self, base: Path, tmp_path: Path, recipe: str) -> None:
-        over = {
-            "recipes": {"other": {"trains": recipe}},
-            "strategies": {"random": {"recipe": "other", "acquisition": "badge"}},
-        }
-        told = problem(base, write(tmp_path, "over.yaml", over))
-        assert (
-            "strategies.random: on data set 'digits': acquisition 'badge' needs linear_head, which recipe 'other' "
-            f"(trains: {recipe}) does not offer; with trains: joint or " in told
-        )
-        known, others = told.split("with trains: ")[1].removesuffix(" it does").split(" or "), {"nce_net", "ensemble"}
-        assert {"plain", "mc_dropout", "waal"} < set(known)
-        assert not others & set(known)
-
-    def test_a_need_that_a_backbone_does_not_offer(
-        self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        told = self.refused(base, tmp_path, monkeypatch, stochastic_logits=Dropout(5))
-        assert "strategies.random: on data set 'digits': acquisition 'entropy' needs stochastic_logits" in told
-        assert "with trains: mc_dropout it does" in told
-        told = self.refused(base, tmp_path, monkeypatch, tea=None)
-        assert "with the options of this backbone no recipe does" in told
-        self.refused(base, tmp_path, monkeypatch, stochastic_logits=Dropout(5))
-        dropout = {"datasets": {"digits": {"backbone": {"name": "resnet18", "dropout": 0.5}}}}
-        over = {"strategies": {"random": {"acquisition": "entropy"}}}
-        study = read_study([base, write(tmp_path, "dropout.yaml", {**dropout, **over})])
-        assert study.strategies["random"].needs == {"stochastic_logits": Dropout(5)}
-
-    def test_a_backbone_without_what_a_recipe_wants(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        bare = replace(backbones.registry.load("resnet18"), offers=lambda options: frozenset())
-        monkeypatch.setattr(backbones.registry, "load", lambda name: bare)
-        told = problem(base)
-        assert (
-            "strategies.lplgrad: on data set 'digits': recipe 'joint' needs stages, which backbone 'resnet18' does not "
-            "offer" in told
-        )
-
-    def test_a_strategy_that_does_not_run_is_not_checked(self, base: Path, tmp_path: Path) -> None:
-        over = {"run": {"strategies": ["lplgrad"]}, "strategies": {"random": {"acquisition": "predicted_loss"}}}
-        read_study([base, write(tmp_path, "over.yaml", over)])
-
-
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -369,34 +304,6 @@ def test_data_sets_that_run_need_titles_that_differ(tmp_path: Path, one: str | N
     assert "titles that differ by more than upper case and white space" in told
 
 
-@pytest.mark.parametrize(
-    ("start", "labels", "bought"),
-    [
-        ({}, 30, [10, 20, 30]),
-        ({"size": 15}, 35, [15, 25, 35]),
-        ({"size": 3, "draw": "stratified"}, 13, [3, 13]),
-        ({"size": 40}, 40, [40]),
-        ({"size": 10}, 10, [10]),
-    ],
-)
-def test_what_rounds_have_bought(start: dict[str, Any], labels: int, bought: list[int]) -> None:
-    budget = Budget(query_size=10, labels=labels, start=Start(**start))
-    assert [budget.bought(number) for number in range(1, budget.rounds + 1)] == bought
-
-
-def test_the_last_query_of_a_start_of_its_own_must_find_its_candidates() -> None:
-    """It finds 60 - 25 unlabelled images."""
-    fits, asks_too_much = (
-        Budget(query_size=10, labels=35, start=Start(size=15), candidates=candidates) for candidates in (35, 36)
-    )
-    assert pool_problem(fits, 60) is None
-    assert pool_problem(asks_too_much, 60) == (
-        "candidates",
-        "36 is more than the 35 examples that the last query finds unlabelled, of 60 in the pool; lower it, or set it "
-        "to all",
-    )
-
-
 @pytest.mark.parametrize(("value", "words"), [("all", "not 'all'"), (0, "not 0"), (1.5, "not 1.5")])
 def test_a_value_of_several_types_names_all_of_them(value: object, words: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -404,18 +311,6 @@ def test_a_value_of_several_types_names_all_of_them(value: object, words: str) -
     assert str(caught.value).startswith("here: examples: input should be ")
     assert "or 'pool', " in str(caught.value)
     assert str(caught.value).endswith(words)
-
-
-def test_an_option_that_helps_is_named(tmp_path: Path, base: Path) -> None:
-    overlay = {
-        "recipes": {"dropout": {"trains": "mc_dropout"}},
-        "strategies": {"bald": {"recipe": "dropout", "acquisition": "bald"}},
-        "run": {"strategies": ["bald", "random"]},
-    }
-    words = (
-        "needs member_logits, which recipe 'dropout' (trains: mc_dropout) does not offer; with trains: ensemble it does"
-    )
-    assert f"{words}, and with samples: dropout it is not needed" in problem(base, write(tmp_path, "one.yaml", overlay))
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,10 @@ from lplgrad.datasets.prepared.arrays import DatasetArrays
 from lplgrad.machine import fork_server
 from lplgrad.rounds import evaluation, needs, optimizers
 from lplgrad.rounds.checkpoints import build
+from lplgrad.study.budgets import Start
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
-from lplgrad.study.settings import BackboneRow, RecipeRow, Start
+from lplgrad.study.settings import BackboneRow, RecipeRow
 from lplgrad.tools import rates as measuring
 from lplgrad.tools.estimate import checkpoint_bytes, estimate, peak_bytes
 from lplgrad.tools.rates import Measuring, measure_rates, read_rates

@@ -20,9 +20,9 @@ PACKAGE = Path(__file__).parents[1]
 # Settings reach a job as parameters, with their defaults written out. How they are checked, where files lie, how a
 # training resumes, and which GPU it got cannot change a result.
 WITHOUT_EFFECT = {
-    "cli", "analysis.departures", "study.availability", "study.jobs", "study.layout", "study.reading", "study.settings",
-    "study.validation", "rounds.resume", "rounds.settings", "machine.digest", "machine.errors", "machine.leases",
-    "machine.locks", "machine.log", "machine.signals",
+    "cli", "analysis.departures", "study.availability", "study.budgets", "study.jobs", "study.layout", "study.reading",
+    "study.settings", "study.validation", "rounds.resume", "rounds.settings", "machine.digest", "machine.errors",
+    "machine.leases", "machine.locks", "machine.log", "machine.signals",
 }  # fmt: skip
 MESSAGES = {"UserError", "say"}  # what these are called with cannot change a result
 

@@ -13,8 +13,8 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.leases import lease_gpu
 from lplgrad.rounds.pool import Indices
 from lplgrad.rounds.representation import representation_of
+from lplgrad.study.budgets import start_problem
 from lplgrad.study.jobs import StartJob
-from lplgrad.study.settings import REPRESENTATION
 from lplgrad.study.validation import parse, parse_settings
 
 
@@ -38,10 +38,8 @@ def choose_start(data: DatasetArrays, size: int, seed: int, words: Sequence[str]
     name = settings.acquisition
     function = acquisition.registry.load(name)
     options = parse(function.options, settings.options, "--settings: options")
-    needs = set(function.needs(options))
-    if not needs or not needs <= REPRESENTATION:
-        problem = f"needs {min(needs - REPRESENTATION)}" if needs else "needs no representation"
-        raise UserError(f"--settings: {name} {problem}, so it cannot choose before there is a model")
+    if problem := start_problem(name, options):
+        raise UserError(f"--settings: acquisition: {problem}")
     found = representation_of(data, settings.features)
     if found is None:
         raise UserError(f"--settings: {name} needs a representation of the pool; name its file as features")

@@ -12,7 +12,7 @@ from lplgrad.rounds.chosen_start import choose_start
 from lplgrad.rounds.files import write_labeled
 from lplgrad.rounds.oracle import SimulatedOracle
 from lplgrad.rounds.pool import LabeledSet, draw_start
-from lplgrad.study.settings import Budget, pool_problem
+from lplgrad.study.budgets import Budget, pool_problem
 from lplgrad.study.validation import parse
 
 

@@ -10,8 +10,9 @@ from lplgrad import datasets
 from lplgrad.datasets.prepared.originals import ORIGINALS, change
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
+from lplgrad.study.budgets import pool_problem
 from lplgrad.study.layout import Layout
-from lplgrad.study.settings import Study, pool_problem
+from lplgrad.study.settings import Study
 from lplgrad.study.validation import Row, input_files
 
 FAILED_DOWNLOAD = "failed_download.txt"  # in a data set's folder: why it could not be downloaded

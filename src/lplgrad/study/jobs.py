@@ -8,8 +8,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from lplgrad import backbones, datasets
 from lplgrad.machine.registry import Registry
+from lplgrad.study.budgets import AcquisitionName
 from lplgrad.study.settings import (
-    AcquisitionName,
     BackboneRow,
     Compute,
     Normalization,

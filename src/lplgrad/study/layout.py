@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lplgrad.acquisition import is_representation
+from lplgrad.study.budgets import REPRESENTATION, Budget
 from lplgrad.study.jobs import ObservationJob, QueryJob, StartJob, TrainingJob
-from lplgrad.study.settings import REPRESENTATION, Budget, Compute, Study
+from lplgrad.study.settings import Compute, Study
 from lplgrad.study.validation import Settings, input_files
 
 CHECKPOINT = "checkpoint.safetensors"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from lplgrad.study import settings
+from lplgrad.study import budgets, settings
 from lplgrad.study.validation import Settings
 
 
@@ -17,9 +17,10 @@ def run(arguments: argparse.Namespace) -> None:
 def schema() -> dict[str, object]:
     """The schema of a configuration file. No key is required, since a file may be merged over another."""
     whole = settings.Study.model_json_schema(by_alias=True)
+    kinds = {**vars(budgets), **vars(settings)}
     for name, part in [("Study", whole), *whole["$defs"].items()]:
         part.pop("required", None)
-        kind = getattr(settings, name)
+        kind = kinds[name]
         assert issubclass(kind, Settings)
         described = _attributes(kind.__doc__ or "")
         for field, about in kind.model_fields.items():

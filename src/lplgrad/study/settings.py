@@ -26,12 +26,12 @@ from lplgrad.acquisition import Acquisition, unmet
 from lplgrad.acquisition import registry as acquisitions
 from lplgrad.machine.errors import nearest
 from lplgrad.machine.registry import Registry
+from lplgrad.study.budgets import AcquisitionName, Budget, pool_problem
 from lplgrad.study.titles import dataset_title, strategy_title
 from lplgrad.study.validation import (
     Count,
     InputFile,
     Name,
-    NoOptions,
     Number,
     Row,
     Seed,
@@ -39,20 +39,9 @@ from lplgrad.study.validation import (
     Title,
     first_problem,
     from_here,
+    known,
     wrong,
 )
-
-
-def _known(kind: str, registry: Registry[Any]) -> AfterValidator:
-    """Check that a value is the name of an entry."""
-
-    def check(value: str) -> str:
-        known = registry.names()
-        if value not in known:
-            raise wrong(f"unknown {kind} {value!r} ({nearest(value, known)})")
-        return value
-
-    return AfterValidator(check)
 
 
 class BackboneRow(Row):
@@ -62,7 +51,7 @@ class BackboneRow(Row):
         name: a module of ``lplgrad.backbones``.
     """
 
-    name: Annotated[str, _known("backbone", backbones.registry)]
+    name: Annotated[str, known("backbone", backbones.registry)]
     function_key: ClassVar[str] = "name"
     registry: ClassVar[Registry[Any]] = backbones.registry
 
@@ -170,7 +159,7 @@ class RecipeRow(Row):
         init: ``warm`` trains on from the round before, with new optimisers; ``fresh`` starts every round anew.
     """
 
-    trains: Annotated[str, _known("recipe", recipes.registry)]
+    trains: Annotated[str, known("recipe", recipes.registry)]
     init: Literal["warm", "fresh"] = "warm"
     function_key: ClassVar[str] = "trains"
     registry: ClassVar[Registry[Any]] = recipes.registry
@@ -215,105 +204,7 @@ class StudyCompute(Compute):
     progress_seconds: Annotated[Number, Field(ge=0)] = 20
 
 
-AcquisitionName = Annotated[str, _known("acquisition", acquisitions)]
-SourceName = Annotated[str, _known("source", datasets.registry)]
-REPRESENTATION = frozenset({"representation", "labeled:representation"})
-
-
-class Start(Row):
-    """The labels of round 1; further keys are the options of the acquisition function that chooses.
-
-    Attributes:
-        size: how many are labelled; None for as many as a query buys.
-        draw: ``uniform``, or ``stratified``: with the classes in proportion to the pool. To simulate the latter, the
-            oracle is asked for the classes of the whole pool, which nobody knows before labelling.
-        by: an acquisition function that chooses them from a representation of the pool (see ``Dataset.features``). None
-            for a random draw.
-    """
-
-    size: Count | None = None
-    draw: Literal["uniform", "stratified"] = "uniform"
-    by: AcquisitionName | None = None
-    function_key: ClassVar[str] = "by"
-    registry: ClassVar[Registry[Any]] = acquisitions
-
-    @classmethod
-    def option_keys(cls, values: Mapping[str, Any]) -> set[str] | None:
-        """The options of the acquisition function, if one chooses."""
-        return set() if values.get("by") is None else super().option_keys(values)
-
-    @property
-    def checked_options(self) -> Settings:
-        """The same as the acquisition function takes them."""
-        return NoOptions() if self.by is None else super().checked_options
-
-    @model_validator(mode="after")
-    def _needs_no_model(self) -> Self:
-        if self.by is None:
-            return self
-        if self.draw != "uniform":
-            raise wrong(f"draw: {self.draw} has no effect, because {self.by!r} chooses; remove one of the two", "by")
-        needs = set(acquisitions.load(self.by).needs(self.checked_options))
-        if not needs:
-            raise wrong(f"{self.by!r} compares no examples; remove by, and labels are drawn at random", "by")
-        if needs - REPRESENTATION:
-            loaded = {name: acquisitions.load(name) for name in acquisitions.names()}
-            fit = [name for name, one in loaded.items() if REPRESENTATION.issuperset(one.needs(one.options()) or [""])]
-            raise wrong(
-                f"{self.by!r} needs {min(needs - REPRESENTATION)}, and before round 1 there is no model; choose with "
-                f"{' or '.join(fit)}",
-                "by",
-            )
-        return self
-
-
-class Budget(Settings):
-    """An annotation budget (paper, Table II).
-
-    Attributes:
-        query_size: b, labels bought by a query.
-        start: the labels of round 1.
-        candidates: S, size of the random subset of the unlabelled pool that is scored, or ``all``.
-        labels: A, labels at the end: those of round 1 and ``query_size`` for every further round.
-        target_accuracy: test accuracy (a fraction) at which a trial stops before its budget is spent; None for never.
-    """
-
-    query_size: Count
-    start: Start = Start()
-    candidates: Count | Literal["all"] = "all"
-    labels: Count
-    target_accuracy: Annotated[Number, Field(gt=0, le=1)] | None = None
-
-    @property
-    def rounds(self) -> int:
-        """Number of rounds."""
-        return 1 + (self.labels - self.bought(1)) // self.query_size
-
-    def bought(self, number: int) -> int:
-        """Return how many labels have been bought when round ``number`` trains, from 1, if the trial has not stopped.
-
-        How many of them are known, and so trained on, is in the round's ``metrics.json``.
-        """
-        return (self.start.size or self.query_size) + (number - 1) * self.query_size
-
-    @property
-    def subset(self) -> int | None:
-        """Size of the candidate subset, None for the whole pool."""
-        return None if self.candidates == "all" else self.candidates
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        last = max(1, self.rounds)
-        if self.bought(last) != self.labels:
-            raise wrong(
-                f"labels: {self.labels} does not fit: round 1 has {self.bought(1)}, and each further round "
-                f"{self.query_size} more (query_size); the nearest that fit are {self.bought(last)} and "
-                f"{self.bought(last + 1)}"
-            )
-        if self.subset is not None and self.subset < self.query_size:
-            sizes = f"candidates: {self.subset} is smaller than query_size: {self.query_size}"
-            raise wrong(f"{sizes}, so no query could be answered")
-        return self
+SourceName = Annotated[str, known("source", datasets.registry)]
 
 
 class Strategy(Row):
@@ -441,19 +332,6 @@ class Dataset(Row):
             if pool is not None and (problem := pool_problem(budget, pool)):
                 raise wrong(problem[1], f"budgets.{name}.{problem[0]}")
         return self
-
-
-def pool_problem(budget: Budget, pool: int) -> tuple[str, str] | None:
-    """The key and reason why a budget cannot be spent on a training pool of ``pool`` examples, if it cannot."""
-    if budget.labels > pool:
-        return "labels", f"{budget.labels} is more than the {pool} examples of the training pool"
-    left = pool - budget.bought(budget.rounds - 1)
-    if budget.rounds > 1 and budget.subset is not None and budget.subset > left:
-        return "candidates", (
-            f"{budget.subset} is more than the {left} examples that the last query finds unlabelled, of {pool} in the "
-            "pool; lower it, or set it to all"
-        )
-    return None
 
 
 def _once(values: list[Any]) -> list[Any]:

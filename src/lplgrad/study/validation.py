@@ -61,6 +61,18 @@ InputFile = Annotated[
 ]
 
 
+def known(kind: str, registry: Registry[Any]) -> AfterValidator:
+    """Check that a value is the name of an entry."""
+
+    def check(value: str) -> str:
+        names = registry.names()
+        if value not in names:
+            raise wrong(f"unknown {kind} {value!r} ({nearest(value, names)})")
+        return value
+
+    return AfterValidator(check)
+
+
 class Settings(BaseModel):
     """Settings that refuse unknown keys and wrong types, and cannot be changed."""
 
@@ -94,7 +106,7 @@ def refuse_changed(settings: Settings, because: str, *names: str) -> None:
         default = type(settings).model_fields[name].default
         if getattr(settings, name) != default:
             shown = "null" if default is None else default
-            raise wrong(f"{name} has no effect with {because}; remove it, or set {name}: {shown}", name)
+            raise wrong(f"{name} has no effect with {because}; remove it, or set {name}: {shown}")
 
 
 def input_files(settings: Settings) -> list[str]:
