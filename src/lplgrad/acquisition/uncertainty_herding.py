@@ -9,11 +9,11 @@ candidates count alike, and the width is 1.
 
 Where the official code departs from the paper or fails, this does the following. The 30 % are drawn at random and
 stratified. The code takes the newest labels, which the model before was uncertain of. The width is at least the 1 %
-quantile of the distances between candidates and their nearest neighbours, of at most 2,048 candidates that are evenly
-spaced in the pool. In the code, two labelled examples that are almost copies make the width almost 0. As in the code,
-the temperature is one of 1.0, 1.1, ..., 19.9, and the calibration error has as many bins as there are classes. With
-fewer than two held-out examples for each class, or of one class only, the temperature is 1. The entropy regulariser of
-the paper's comparison belongs to a recipe.
+quantile of the distances between candidates and their nearest neighbours, of at most 2,048 candidates that are drawn.
+In the code, two labelled examples that are almost copies make the width almost 0. As in the code, the temperature is
+one of 1.0, 1.1, ..., 19.9, and the calibration error has as many bins as there are classes. With fewer than two
+held-out examples for each class, or of one class only, the temperature is 1. The entropy regulariser of the paper's
+comparison belongs to a recipe.
 
 Cost: with the default temperature, a training on 70 % of the labelled examples in each query, and one forward pass of
 each network per candidate. With a given temperature, one forward pass per candidate. Without a representation of the
