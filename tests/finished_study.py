@@ -168,7 +168,7 @@ def commands(file: StudyFile) -> Iterator[list[str]]:
     for kind in ("datasets", "budgets", "accuracy", "ablation", "accuracy-against-paper", "time", "time-against-paper"):
         source = [*measurements, *timings] if kind not in ("datasets", "budgets") else []
         yield ["table", kind, *study, *source, "--output", f"{root}/tables/{kind}.csv", f"{root}/tables/{kind}.html"]
-    for kind in ("differences", "penalties", "ranks"):
+    for kind in ("differences", "gains", "penalties", "ranks"):
         yield ["figure", kind, *study, *measurements, *drawn(kind)]
     for budget in file.study.run.budgets:
         of = [*study, "--budget", budget]

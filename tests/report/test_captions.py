@@ -121,7 +121,7 @@ def test_captions_say_how_curves_look() -> None:
         assert "Only highlighted strategies have a band." in grey
         assert "a bar of one standard deviation" in crowded
         assert "The number at the end of a curve is that of its strategy in the legend. Bars show" in crowded
-    for kind in ("differences", "penalties", "ranks", "datasets/digits"):
+    for kind in ("differences", "gains", "penalties", "ranks", "datasets/digits"):
         plain, grey = (caption(study, "study_figure", "study_figure", kind) for study in (few, one))
         assert "Highlighted" not in plain
         assert "Highlighted: Entropy. The other strategies are grey." in grey

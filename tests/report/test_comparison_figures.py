@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 
 from lplgrad.machine.errors import UserError
-from lplgrad.report import comparison_figures, style, trial_figures
+from lplgrad.report import comparison_figures, forests, style, trial_figures
 from lplgrad.study.settings import StudyFile
 from tests.made_up_study import STUDY, TWO, stopping, study, study_of
 
@@ -33,11 +34,13 @@ class TestReport:
         yield
         plt.close("all")
 
-    @pytest.mark.parametrize("kind", ["differences", "penalties", "ranks"])
-    def test_the_same_numbers_draw_the_same_bytes(self, tmp_path: Path, kind: str) -> None:
+    @pytest.mark.parametrize(
+        "draw", [forests.differences, forests.gains, comparison_figures.penalties, comparison_figures.ranks]
+    )
+    def test_the_same_numbers_draw_the_same_bytes(self, tmp_path: Path, draw: Callable[..., Any]) -> None:
         for name in ("one", "two"):
             frame = study(panels=TWO)
-            figure = getattr(comparison_figures, kind)(study_of(frame), frame)
+            figure = draw(study_of(frame), frame)
             style.save(figure, [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"])
         for ending in ("svg", "png"):
             assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()

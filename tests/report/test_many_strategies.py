@@ -18,7 +18,7 @@ from matplotlib.transforms import Bbox
 
 from lplgrad.analysis.statistics import Statistics, statistics
 from lplgrad.machine.errors import UserError
-from lplgrad.report import comparison_figures, curves, figures, style
+from lplgrad.report import comparison_figures, curves, figures, forests, style
 from lplgrad.report.wording import MANY
 from lplgrad.study.settings import StudyFile
 from tests.made_up_study import STUDY
@@ -61,7 +61,8 @@ RUN = TWENTY.study.run.strategies
 @pytest.fixture
 def compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Computing the statistics of 190 pairs takes seconds, so the figures share them."""
-    monkeypatch.setattr(comparison_figures, "statistics", lambda *_: shared_statistics())
+    for module in (comparison_figures, forests):
+        monkeypatch.setattr(module, "statistics", lambda *_: shared_statistics())
 
 
 @cache
@@ -227,7 +228,7 @@ class TestHighlight:
 
     @pytest.mark.usefixtures("compared")
     def test_other_figures(self) -> None:
-        forest = comparison_figures.differences(self.FILE, MEASURED).axes[0]
+        forest = forests.differences(self.FILE, MEASURED).axes[0]
         titles = [text.get_text() for text in forest.get_yticklabels() if text.get_color() != curves.GREY_TEXT]
         assert titles == ["Random", LONG]
         matrix = comparison_figures.penalties(self.FILE, MEASURED).axes[0]
@@ -247,7 +248,7 @@ class TestHighlight:
 @pytest.mark.usefixtures("compared")
 class TestComparison:
     def test_rows_of_differences_do_not_touch(self) -> None:
-        figure = comparison_figures.differences(TWENTY, MEASURED)
+        figure = forests.differences(TWENTY, MEASURED)
         labels = figure.axes[0].get_yticklabels()
         titles = [TWENTY.study.strategies[name].title for name in RUN if name != "lplgrad"]
         assert [text.get_text() for text in labels] == titles
@@ -271,8 +272,8 @@ class TestComparison:
         rows = TWENTY.study.strategies
         titled = {name: rows[name].model_copy(update={"title": f"{name} {'word ' * 20}"}) for name in RUN[:3]}
         file = StudyFile(study=TWENTY.study.model_copy(update={"strategies": {**rows, **titled}}))
-        for kind in ("differences", "penalties"):
-            figure = getattr(comparison_figures, kind)(file, MEASURED)
+        for draw in (forests.differences, forests.gains, comparison_figures.penalties):
+            figure = draw(file, MEASURED)
             assert overlaps(boxes(figure, figure.axes[0].get_yticklabels())) == 0
 
     def test_labels_of_the_rank_diagram_do_not_collide(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lplgrad.analysis.statistics import statistics
-from lplgrad.report import comparison_figures
+from lplgrad.report import comparison_figures, forests
 from lplgrad.report import statistics as report
 from lplgrad.report.document import document
 from tests.made_up_study import BROKEN, HOME, NAMES, OVERLAY, STUDY, study, study_of, write_measurements
@@ -33,7 +33,7 @@ class TestReport:
         assert "nan" not in text
         assert "inf" not in text.replace("influence", "")
         assert all(isinstance(table, pd.DataFrame) for table in found.tables().values())
-        for draw in (comparison_figures.differences, comparison_figures.penalties, comparison_figures.ranks):
+        for draw in (forests.differences, forests.gains, comparison_figures.penalties, comparison_figures.ranks):
             draw(file, frame)
 
     def test_what_is_left_out_is_named(self) -> None:
@@ -87,7 +87,7 @@ class TestReport:
             ("strategy", "seeds", "area (%)", "95 % interval")
         ]
         assert "minus" not in str(pages)
-        for draw in (comparison_figures.differences, comparison_figures.penalties, comparison_figures.ranks):
+        for draw in (forests.differences, forests.gains, comparison_figures.penalties, comparison_figures.ranks):
             assert draw(STUDY, frame).axes[0].texts[0].get_text().startswith("There ")
 
 

@@ -6,7 +6,7 @@ from lplgrad.study.pairs import ablation_pairs
 
 MODALITIES = sorted({STUDY.datasets[name].modality for name in LAYOUT.datasets})
 STATISTICS = f"{ROOT}/statistics"
-COMPARED = ["rounds", "areas", "area_summary", "area_differences", "round_differences"]
+COMPARED = ["rounds", "areas", "area_summary", "area_differences", "gains", "round_differences"]
 COMPARED += ["labels_needed", "penalties", "ranks", "left_out"]
 DIAGNOSED = ["calibration", "choices", "overlap", "score_loss", "score_loss_summary"]
 TRIAL = "{budget}/{dataset}/{strategy}/seed{seed}"
@@ -31,6 +31,7 @@ KINDS = {name: name.replace("_", "-") for name in SHOWN_TABLES}  # as the comman
 OF_TRIAL = "{strategy}, {budget} budget, seed {seed}"
 SHOWN_FIGURES = {
     "differences": ("differences", "Comparison", None, "differences"),
+    "gains": ("gains", "Comparison", None, "gains over random labelling"),
     "penalties": ("penalties", "Comparison", None, "penalties"),
     "ranks": ("ranks", "Comparison", None, "ranks"),
     "datasets": ("dataset-curves", "{dataset}", "Learning curves", "all budgets"),
@@ -47,7 +48,7 @@ SHOWN_FIGURES = {
 }
 MODEL_FIGURES = [name for name in SHOWN_FIGURES if name.startswith("models/")]
 BUDGET_FIGURES = ["learning_curves", "cost", "calibration", "choices"]
-STUDY_FIGURES = ["differences", "penalties", "ranks", *expand("datasets/{dataset}", dataset=LAYOUT.datasets)]
+STUDY_FIGURES = ["differences", "gains", "penalties", "ranks", *expand("datasets/{dataset}", dataset=LAYOUT.datasets)]
 STUDY_FIGURES += expand("strategies/{budget}/{dataset}/{strategy}", **RUN)
 NAMES = {"datasets": ["dataset"], "strategies": ["budget", "dataset", "strategy"]}  # in the paths of these figures
 TEXTS = file_digest("texts", "*/page.html", "*/texts.j2")

@@ -88,6 +88,41 @@ def area_differences(of_trials: pd.DataFrame, strategies: Sequence[str], referen
     return frame.assign(p_holm=holm(frame["p"].where(frame["family"])))
 
 
+def gains(of_trials: pd.DataFrame, measurements: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
+    """Compare every strategy with random labelling, and tell apart what its queries and its training bring.
+
+    Random labelling with the same recipe differs from a strategy by its queries alone. It differs from the study's
+    random labelling by its training alone. On common seeds, ``query`` and ``training`` add up to ``total``.
+
+    Args:
+        of_trials: the areas of trials.
+        measurements: the measurements, which know the recipe and the acquisition function of every strategy.
+        strategies: the strategies, in the order of the rows.
+
+    Returns:
+        Columns ``CELL``, gain, baseline and those of ``compare``. ``total`` compares with ``random_of`` the study,
+        ``query`` with random labelling by the same recipe, and ``training`` compares these two. A row is missing if
+        both are the same strategy, or if there is no such random labelling.
+    """
+    baseline = random_of(measurements)
+    recipes = measurements.groupby("strategy")["recipe"].first()
+    own = {name: random_of(measurements[measurements["recipe"] == recipes[name]]) for name in strategies}
+    chosen = measurements.loc[measurements["acquisition"] != "random", "strategy"].unique()
+    rows = []
+    for key, panel in panels(of_trials):
+        values = {str(name): part.set_index("seed")["area"] for name, part in panel.groupby("strategy")}
+        for name in [name for name in strategies if name in values]:
+            pairs = {"total": (name, baseline), "training": (own[name], baseline), "query": (name, own[name])}
+            if name not in chosen:
+                del pairs["query"]
+            for gain, (one, other) in pairs.items():
+                if one == other or one not in values or other not in values:
+                    continue
+                if row := compare(values[one], values[other], power=False):
+                    rows.append({**key, "strategy": name, "gain": gain, "baseline": other, **row})
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*CELL, "gain", "baseline", "seeds", "difference"])
+
+
 def round_differences(measurements: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
     """Compare every strategy with every other, after every round that all trials have: columns ``PANEL``, labels,
     strategy, baseline and those of ``compare``. In round 1 strategies of one recipe share a model and are left out."""

@@ -21,6 +21,7 @@ class Statistics:
     areas: pd.DataFrame
     area_summary: pd.DataFrame
     differences: pd.DataFrame
+    gains: pd.DataFrame
     round_differences: pd.DataFrame
     labels_needed: pd.DataFrame
     penalties: pd.DataFrame
@@ -40,7 +41,7 @@ class Statistics:
         )  # fmt: skip
         return {
             "rounds": self.rounds, "areas": self.areas, "area_summary": self.area_summary,
-            "area_differences": self.differences, "round_differences": self.round_differences,
+            "area_differences": self.differences, "gains": self.gains, "round_differences": self.round_differences,
             "labels_needed": self.labels_needed, "penalties": self.penalties, "ranks": ranked,
             "left_out": self.left_out,
         }  # fmt: skip
@@ -73,6 +74,7 @@ def statistics(measurements: pd.DataFrame, strategies: list[str], accuracies: Se
         areas=areas,
         area_summary=comparison.area_summary(areas),
         differences=comparison.area_differences(areas, present, reference),
+        gains=comparison.gains(areas, measurements, present),
         round_differences=of_rounds,
         labels_needed=curves.labels_summary(curves.labels_needed(measurements, accuracies), baseline),
         penalties=comparison.penalties(of_rounds, comparison.first_labels(measurements), present),

@@ -1,9 +1,8 @@
-"""Figures of how strategies compare: differences, wins, ranks, cost, calibration, and what the queries chose."""
+"""Figures of how strategies compare: wins, ranks, cost, calibration, and what the queries chose."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lplgrad.analysis.comparison import reference_of
@@ -21,120 +19,29 @@ from lplgrad.analysis.measured import read_diagnostics
 from lplgrad.analysis.statistics import statistics
 from lplgrad.machine.errors import UserError, nearest
 from lplgrad.report.curves import (
-    GREY,
-    GREY_TEXT,
+    DARK,
+    LONG_TITLE_WIDTH,
+    beside_axis,
     beside_panel,
+    colors_of,
     draw_curve,
     high_enough,
     legend,
     looks,
     looks_of,
     number_ends,
+    set_back,
 )
 from lplgrad.report.statistics import rank_text
-from lplgrad.report.style import TITLE_WIDTH, message, note, set_up, wrapped
+from lplgrad.report.style import message, note, set_up, wrapped
 from lplgrad.report.wording import (
     MANY,
     dataset_title,
-    in_colour,
     number,
-    p_value,
-    panel_title,
     strategy_title,
     strategy_titles,
 )
 from lplgrad.study.settings import StudyFile
-
-DARK = "#3C3C3C"
-LONG_TITLE_WIDTH = 44  # letters in a line of a title beside an axis, where a second line would cost much height
-
-
-def differences(file: StudyFile, measurements: pd.DataFrame) -> Any:
-    """Draw the area of the reference minus that of every other strategy, with t intervals.
-
-    A row per budget, a column per data set.
-    """
-    set_up()
-    found = statistics(measurements, file.study.run.strategies)
-    frame = found.differences[found.differences["family"].astype(bool)]
-    if frame.empty:
-        if len(found.strategies) == 1:
-            return message("There is one strategy, so there is no difference to show.")
-        return message(f"No comparison with {strategy_title(file, found.reference)}: no seed has both areas.")
-    run = file.study.run
-    budgets, datasets = _present(run.budgets, frame["budget"]), _present(run.datasets, frame["dataset"])
-    others = _present(run.strategies, frame["baseline"])
-    beside = [_beside_axis(file, name).splitlines() for name in others]
-    lines = max(map(len, beside))
-    longest = max(len(line) for title in beside for line in title)
-    row = 0.16 * lines + (0.1 if len(run.strategies) > MANY else 0.22)
-    figure, axes = plt.subplots(
-        len(budgets), len(datasets), squeeze=False, sharey=True,
-        figsize=(
-            max(2.9 * len(datasets) + 1.6, 6.5) + 0.07 * max(longest - 18, 0),
-            (row * len(others) + 1.15) * len(budgets) + 0.5,
-        ),
-    )  # fmt: skip
-    for line, budget in enumerate(budgets):
-        for column, dataset in enumerate(datasets):
-            axis = axes[line, column]
-            part = frame[(frame["budget"] == budget) & (frame["dataset"] == dataset)].set_index("baseline")
-            _forest(axis, part, others, file)
-            wide = 32 if len(datasets) > 1 else 60
-            axis.set_title(
-                wrapped(panel_title(file, {"budget": budget, "dataset": dataset}), wide), loc="left", fontsize=10
-            )
-    title = strategy_title(file, found.reference)
-    below = f"{title} minus the strategy named: area under the learning curve, points"
-    figure.supxlabel(wrapped(below, round(13.5 * figure.get_figwidth())), fontsize=10)
-    return figure
-
-
-def _beside_axis(file: StudyFile, name: str) -> str:
-    many = len(file.study.run.strategies) > MANY
-    return wrapped(strategy_title(file, name), LONG_TITLE_WIDTH if many else TITLE_WIDTH)
-
-
-def _colors(file: StudyFile) -> dict[str, str]:
-    """Return the colours of strategies: grey of those that are not highlighted."""
-    shown = in_colour(file.study)
-    return {name: look.color if name in shown else GREY for name, look in looks(file.study.run.strategies).items()}
-
-
-def _set_back(file: StudyFile, texts: Iterable[Text], names: Iterable[str]) -> None:
-    """Write the titles of strategies that are not highlighted in grey."""
-    shown = in_colour(file.study)
-    for text, name in zip(texts, names, strict=False):  # an inner panel has no titles
-        if name not in shown:
-            text.set_color(GREY_TEXT)
-
-
-def _forest(axis: Any, part: pd.DataFrame, others: list[str], file: StudyFile) -> None:
-    axis.axvline(0, color=DARK, linewidth=0.9)
-    appearance, colors = looks(file.study.run.strategies), _colors(file)
-    many = len(file.study.run.strategies) > MANY
-    for place, name in enumerate(others):
-        if name not in part.index:
-            axis.text(0, place, " no pairs", va="center", fontsize=8, color="#666666")
-            continue
-        row, color = part.loc[name].to_dict(), colors[name]
-        if not math.isnan(row["low"]):
-            axis.plot([row["low"], row["high"]], [place, place], color=color, linewidth=1.8)
-        filled = color if row["p_holm"] < ALPHA else "white"
-        axis.plot(
-            row["difference"], place, marker=appearance[name].marker, color=color, markerfacecolor=filled,
-            markersize=6 if many else 7, markeredgewidth=1.4,
-        )  # fmt: skip
-        axis.annotate(
-            p_value(row["p_holm"]), (1.0, place), xycoords=("axes fraction", "data"), xytext=(3, 0),
-            textcoords="offset points", va="center", fontsize=8,
-        )  # fmt: skip
-    axis.annotate("p, Holm", (1.0, -0.75), xycoords=("axes fraction", "data"), xytext=(3, 0),
-                  textcoords="offset points", va="center", fontsize=8, color="#666666")  # fmt: skip
-    axis.set_yticks(range(len(others)), [_beside_axis(file, name) for name in others])
-    _set_back(file, axis.get_yticklabels(), others)
-    axis.set_ylim(len(others) - 0.4, -1.05)
-    axis.grid(many, axis="y")
 
 
 def penalties(file: StudyFile, measurements: pd.DataFrame) -> Any:
@@ -145,7 +52,7 @@ def penalties(file: StudyFile, measurements: pd.DataFrame) -> Any:
     if len(names) < 2:
         return message("There is no pair of strategies to compare.")
     grid = np.vstack([shares.to_numpy(), shares.mean().to_numpy()])
-    titles = [_beside_axis(file, name) for name in names]
+    titles = [beside_axis(file, name) for name in names]
     more = max(title.count("\n") for title in titles)
     many = len(names) > MANY
     longest = max(len(line) for title in titles for line in title.splitlines())
@@ -163,8 +70,8 @@ def penalties(file: StudyFile, measurements: pd.DataFrame) -> Any:
     turned = {"rotation": 50, "rotation_mode": "anchor"} if many else {"rotation": 30}
     axis.set_xticks(range(len(names)), titles, ha="right", **turned)
     axis.set_yticks(range(len(names) + 1), [*(f"{title} beats" for title in titles), "mean: is beaten"])
-    _set_back(file, axis.get_xticklabels(), names)
-    _set_back(file, axis.get_yticklabels()[:-1], names)
+    set_back(file, axis.get_xticklabels(), names)
+    set_back(file, axis.get_yticklabels()[:-1], names)
     axis.tick_params(length=0)
     axis.grid(False)
     if many:  # lines between cells guide the eye
@@ -208,7 +115,7 @@ def ranks(file: StudyFile, measurements: pd.DataFrame) -> Any:
         axis.plot([tick, tick], [0, -0.14], color=DARK, linewidth=1.2)
         if (tick - 1) % math.ceil(size / 15) == 0:
             axis.text(tick, -0.25, str(tick), ha="center", va="bottom", fontsize=10)
-    appearance, colors = looks(file.study.run.strategies), _colors(file)
+    appearance, colors = looks(file.study.run.strategies), colors_of(file)
     texts = []
     for place, (name, value) in enumerate(values.items()):
         left = place < half
@@ -219,7 +126,7 @@ def ranks(file: StudyFile, measurements: pd.DataFrame) -> Any:
         axis.plot(value, 0, marker=appearance[str(name)].marker, color=color, markersize=7, clip_on=False)
         beside = "\n".join(f"{line} " if left else f" {line}" for line in shown[str(name)].splitlines())
         texts.append(axis.text(end, level, beside, ha=side, va="center", fontsize=10))
-    _set_back(file, texts, shown)
+    set_back(file, texts, shown)
     for height, (best, worst) in enumerate(ranking.groups):
         level = 0.3 + 0.25 * height
         axis.plot([values.iloc[best] - 0.05, values.iloc[worst] + 0.05], [level, level], color=DARK, linewidth=4)

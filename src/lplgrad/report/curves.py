@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
 from scipy import optimize
 
 from lplgrad.report.style import TITLE_WIDTH, wrapped
-from lplgrad.report.wording import has_bands, has_numbers, in_colour
+from lplgrad.report.wording import MANY, has_bands, has_numbers, in_colour, strategy_title
 from lplgrad.study.settings import StudyFile
 
 # Towards white (1) or black (0), and how far.
 SHADES = [(0.0, 0.0), (1.0, 0.45), (0.0, 0.35)]
 
 GREY, GREY_TEXT = "#B0B0B0", "#6E6E6E"  # of strategies that are not highlighted
+DARK = "#3C3C3C"  # of lines that belong to no strategy
+LONG_TITLE_WIDTH = 44  # letters in a line of a title beside an axis, where a second line would cost much height
 
 # Right of a panel, in points: where the numbers of curves begin and end, and from each bar to the next.
 NUMBERS, BARS, NEXT_BAR = 15.0, 27.0, 3.6
@@ -110,6 +113,26 @@ def _mixed(color: str, toward: float, share: float) -> str:
     """Return a colour mixed with a share of white (1) or black (0)."""
     red, green, blue = ((1 - share) * part + share * toward for part in mpl.colors.to_rgb(color))
     return str(mpl.colors.to_hex((red, green, blue)).upper())
+
+
+def beside_axis(file: StudyFile, name: str) -> str:
+    """Return the title of a strategy for the side of an axis, in lines."""
+    many = len(file.study.run.strategies) > MANY
+    return wrapped(strategy_title(file, name), LONG_TITLE_WIDTH if many else TITLE_WIDTH)
+
+
+def colors_of(file: StudyFile) -> dict[str, str]:
+    """Return the colours of strategies: grey of those that are not highlighted."""
+    shown = in_colour(file.study)
+    return {name: look.color if name in shown else GREY for name, look in looks(file.study.run.strategies).items()}
+
+
+def set_back(file: StudyFile, texts: Iterable[Text], names: Iterable[str]) -> None:
+    """Write the titles of strategies that are not highlighted in grey."""
+    shown = in_colour(file.study)
+    for text, name in zip(texts, names, strict=False):  # an inner panel has no titles
+        if name not in shown:
+            text.set_color(GREY_TEXT)
 
 
 def draw_curve(

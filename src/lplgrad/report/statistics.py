@@ -54,6 +54,7 @@ def parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) -> lis
         _introduction(found, strategy_title(file, found.reference)),
         *_left_out(found, file),
         *_area_parts(found, measurements, file),
+        *_gain_parts(found, file),
         *_round_parts(found, measurements, file),
         *_labels_parts(found, measurements, file),
         _penalty_part(found, file),
@@ -117,6 +118,30 @@ def _difference_cells(row: dict[Any, Any]) -> list[str]:
         p_value(row["p"]), bold(p_value(row["p_holm"])), p_value(row["p_wilcoxon"]), signed(row["g"]),
         number(row["detectable"]), seeds(row["seeds_needed"]),
     ]  # fmt: skip
+
+
+def _gain_parts(found: Statistics, file: StudyFile) -> list[Part]:
+    if found.gains.empty:
+        return []
+    title = strategy_title(file, found.baseline or "")
+    trained = (found.gains["gain"] == "training").any()
+    columns = {"total": f"gain over {title}", "training": "from training", "query": "from queries"}
+    if not trained:
+        del columns["training"], columns["query"]
+    head = ("strategy", *(text for column in columns.values() for text in (column, "95 % interval")))
+    parts = [Part("Gain over random labelling", paragraphs(__file__, "gains", title=title, trained=trained))]
+    for key, panel in panels(found.gains):
+        cells = {(row["strategy"], row["gain"]): _gain_cells(row) for row in panel.to_dict("records")}
+        rows = [
+            (title, *(cell for gain in columns for cell in cells.get((name, gain), [DASH] * 2)))
+            for name, title in strategy_titles(file, panel["strategy"]).items()
+        ]
+        parts.append(Part(panel_title(file, key), head=head, rows=rows, level=3))
+    return parts
+
+
+def _gain_cells(row: dict[Any, Any]) -> list[str]:
+    return [signed(row["difference"]), interval(row["low"], row["high"], show=signed)]
 
 
 def _round_parts(found: Statistics, measurements: pd.DataFrame, file: StudyFile) -> list[Part]:
