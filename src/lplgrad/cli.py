@@ -154,7 +154,7 @@ FIGURES = {
     "gains": Kind("report.forests.gains", ("measurements",)),
     "penalties": Kind("report.comparison_figures.penalties", ("measurements",)),
     "ranks": Kind("report.comparison_figures.ranks", ("measurements",)),
-    "cost": Kind("report.comparison_figures.cost", ("measurements", "timings", "budget")),
+    "cost": Kind("report.cost.cost", ("measurements", "timings", "budget")),
     "calibration": Kind("report.comparison_figures.calibration", ("diagnostics", "budget")),
     "choices": Kind("report.comparison_figures.choices", ("diagnostics", "budget")),
     "chosen": Kind("report.trial_figures.chosen", TRIAL),

@@ -15,17 +15,7 @@ import pytest
 from lplgrad.machine.errors import UserError
 from lplgrad.report import comparison_figures, forests, style, trial_figures
 from lplgrad.study.settings import StudyFile
-from tests.made_up_study import STUDY, TWO, stopping, study, study_of
-
-
-class TestStopped:
-    FRAME = stopping(study(rounds=6), "lplgrad", 2, 4)
-
-    def test_figures_end_there_too(self) -> None:
-        timings = self.FRAME.assign(train_seconds=10.0, query_seconds=3.0)
-        above, below = comparison_figures.cost(self.FRAME, timings, STUDY, "small").axes
-        assert [line.get_xdata()[-1] for line in above.lines] == [40] * 3
-        assert [line.get_xdata()[-1] for line in below.lines] == [4 * 10 + 3 * 3] * 3
+from tests.made_up_study import STUDY, TWO, study, study_of
 
 
 class TestReport:
@@ -44,14 +34,6 @@ class TestReport:
             style.save(figure, [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"])
         for ending in ("svg", "png"):
             assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()
-
-    def test_seconds_add_up_before_a_model_is_there(self) -> None:
-        """The model of round 2 costs both trainings and the query between them."""
-        frame = study(seeds=1, rounds=2)
-        timings = frame.assign(train_seconds=10.0, query_seconds=np.where(frame["round"] == 1, 3.0, np.nan))
-        axis = comparison_figures.cost(frame, timings, STUDY, "small").axes[1]
-        lines = [line.get_xdata() for line in axis.lines if len(line.get_xdata()) == 2]
-        assert [list(line) for line in lines] == [[10, 23]] * 3
 
     def test_calibration_is_drawn_as_it_is(self) -> None:
         """Means of two seeds; the curves end at 20 labels, where the second seed of entropy does."""
@@ -139,8 +121,8 @@ class TestReport:
         strategies = STUDY.study.strategies
         changed = {**strategies, "entropy": strategies["entropy"].model_copy(update={"title": "_hidden"})}
         file = StudyFile(study=STUDY.study.model_copy(update={"strategies": changed}))
-        timings = study().assign(train_seconds=10.0, query_seconds=3.0)
-        figure = comparison_figures.cost(study(), timings, file, "small")
+        frame = study().assign(calibration_error=0.1, negative_log_likelihood=1.0, entropy_loss_correlation=0.5)
+        figure = comparison_figures.draw_calibration(frame, file, "small")
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["LPLgrad", "_hidden", "Random"]
 
     def test_correlations_with_the_loss_are_drawn_as_they_are(self) -> None:

@@ -18,7 +18,7 @@ from matplotlib.transforms import Bbox
 
 from lplgrad.analysis.statistics import Statistics, statistics
 from lplgrad.machine.errors import UserError
-from lplgrad.report import comparison_figures, curves, figures, forests, style
+from lplgrad.report import comparison_figures, cost, curves, figures, forests, style
 from lplgrad.report.wording import MANY
 from lplgrad.study.settings import StudyFile
 from tests.made_up_study import STUDY
@@ -148,7 +148,7 @@ class TestCurves:
         assert places[0] > max(Text.get_window_extent(text).x1 for text in numbers_of(axis).values())
         assert places[-1] < figure.legends[0].get_window_extent().x0
 
-    @pytest.mark.parametrize("kind", ["cost", "calibration", "choices"])
+    @pytest.mark.parametrize("kind", ["calibration", "choices"])
     def test_other_curves_too(self, kind: str) -> None:
         frame = MEASURED.assign(
             calibration_error=0.1, negative_log_likelihood=lambda f: f["accuracy"], entropy_loss_correlation=0.5,
@@ -157,9 +157,7 @@ class TestCurves:
         about = ["budget", "dataset", "seed", "round", "labels"]
         pairs = MEASURED[MEASURED["strategy"] != "lplgrad"].rename(columns={"strategy": "baseline"})
         pairs = pairs.assign(strategy="lplgrad", jaccard=0.5)[[*about, "strategy", "baseline", "jaccard"]]
-        timings = MEASURED.assign(train_seconds=10.0, query_seconds=3.0)
         figure = {
-            "cost": lambda: comparison_figures.cost(MEASURED, timings, TWENTY, "small"),
             "calibration": lambda: comparison_figures.draw_calibration(frame, TWENTY, "small"),
             "choices": lambda: comparison_figures.draw_choices(frame, pairs, TWENTY, "small"),
         }[kind]()
@@ -168,6 +166,20 @@ class TestCurves:
             assert overlaps([Text.get_window_extent(text) for text in numbers_of(axis).values()]) == 0
             assert set(numbers_of(axis)) == {RUN.index(name) + 1 for name in by_strategy(axis, TWENTY)}
         assert figure.legends[0].get_window_extent().x0 > max(axis.get_tightbbox().x1 for axis in figure.axes)
+
+    def test_rows_of_seconds_do_not_touch(self) -> None:
+        file = study_of(20, ("lplgrad", "random"))
+        timings = MEASURED.assign(train_seconds=lambda frame: frame["seed"] * 10.0, query_seconds=1234.5)
+        figure = cost.cost(MEASURED, timings, file, "small")
+        above, below = figure.axes
+        assert set(numbers_of(above)) == {RUN.index(name) + 1 for name in ("lplgrad", "random")}
+        labels = below.get_yticklabels()
+        titles = [f"{number}  {file.study.strategies[name].title}" for number, name in enumerate(RUN, start=1)]
+        assert [text.get_text() for text in labels] == titles
+        front = [text.get_text() for text in labels if text.get_color() != curves.GREY_TEXT]
+        assert front == [title for title in titles if title.endswith(("LPLgrad", "Random"))]
+        assert overlaps(boxes(figure, labels)) == overlaps(boxes(figure, below.texts)) == 0
+        assert max(box.x1 for box in boxes(figure, below.texts)) <= figure.bbox.x1
 
     def test_a_low_figure_has_a_legend_of_several_columns(self) -> None:
         file = study_of(30)

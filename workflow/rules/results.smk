@@ -37,7 +37,7 @@ SHOWN_FIGURES = {
     "datasets": ("dataset-curves", "{dataset}", "Learning curves", "all budgets"),
     "strategies": ("strategy", "{dataset}", "Strategies", "{strategy}, {budget} budget"),
     "learning_curves": ("learning-curves", "Results", None, "learning curves, {budget} budget"),
-    "cost": ("cost", "Results", None, "accuracy by labels and by seconds, {budget} budget"),
+    "cost": ("cost", "Results", None, "accuracy by seconds, {budget} budget"),
     "calibration": ("calibration", "Diagnostics", None, "calibration, {budget} budget"),
     "choices": ("choices", "Diagnostics", None, "choices, {budget} budget"),
     "chosen": ("chosen", "{dataset}", "Chosen images", OF_TRIAL),

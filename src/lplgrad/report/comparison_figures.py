@@ -1,4 +1,4 @@
-"""Figures of how strategies compare: wins, ranks, cost, calibration, and what the queries chose."""
+"""Figures of how strategies compare: wins, ranks, calibration, and what the queries chose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lplgrad.analysis.comparison import reference_of
-from lplgrad.analysis.curves import TRIAL, compared, until_first_end
+from lplgrad.analysis.curves import TRIAL, until_first_end
 from lplgrad.analysis.inference import ALPHA
 from lplgrad.analysis.measured import read_diagnostics
 from lplgrad.analysis.statistics import statistics
@@ -139,23 +139,6 @@ def ranks(file: StudyFile, measurements: pd.DataFrame) -> Any:
     return figure
 
 
-def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, budget: str) -> Any:
-    """Draw accuracy against labels, and below it against the seconds spent so far; a column per data set."""
-    part = _of_budget(compared(measurements), budget)
-    spent = timings.sort_values([*TRIAL, "round"])
-    before = spent.groupby(TRIAL)["query_seconds"].shift(fill_value=0).fillna(0)
-    spent = spent.assign(step=spent["train_seconds"] + before)
-    spent = spent.assign(seconds=spent.groupby(TRIAL)["step"].cumsum())
-    both = part.merge(spent[[*TRIAL, "round", "seconds"]], on=[*TRIAL, "round"])
-    return _grid(
-        file,
-        [
-            Lines(part, "accuracy", "test accuracy (%)", (0, 100)),
-            Lines(both, "accuracy", "test accuracy (%)", (0, 100), "seconds", "seconds of training and querying"),
-        ],
-    )
-
-
 def calibration(file: StudyFile, diagnostics: Path, budget: str) -> Any:
     """Draw how sure the models are and should be, from the tables of ``lplgrad diagnostics``."""
     return draw_calibration(read_diagnostics(diagnostics, file)["calibration"], file, budget)
@@ -169,7 +152,7 @@ def choices(file: StudyFile, diagnostics: Path, budget: str) -> Any:
 
 def draw_calibration(frame: pd.DataFrame, file: StudyFile, budget: str) -> Any:
     """Draw calibration error, negative log-likelihood, and how well entropy ranks the losses; a column per data set."""
-    part = until_first_end(_of_budget(frame, budget))
+    part = until_first_end(of_budget(frame, budget))
     part = part.assign(calibration_error=part["calibration_error"] * 100)
     return _grid(
         file,
@@ -198,7 +181,7 @@ def draw_choices(frame: pd.DataFrame, overlap: pd.DataFrame, file: StudyFile, bu
             f'No choices to show: with the budget "{budget}" no query bought labels, since it ends with round 1 or '
             "every trial reached its target accuracy there."
         )
-    part = until_first_end(_of_budget(frame, budget))
+    part = until_first_end(of_budget(frame, budget))
     reference = reference_of([name for name in file.study.run.strategies if name in set(part["strategy"])])
     turned = overlap.rename(columns={"strategy": "baseline", "baseline": "strategy"})
     common = pd.concat([overlap, turned], ignore_index=True)
@@ -261,7 +244,7 @@ def _grid(file: StudyFile, wanted: list[Lines], remark: str = "") -> Any:
     for line, row in enumerate(rows):
         below = rows[line + 1].over if line + 1 < len(rows) else ""
         for dataset, axis in zip(datasets, axes[line], strict=True):
-            drawn.append((axis, _curves(axis, row, row.frame[row.frame["dataset"] == dataset], file)))
+            drawn.append((axis, draw_lines(axis, row, row.frame[row.frame["dataset"] == dataset], file)))
             handles |= drawn[-1][1]
             if line == 0:
                 axis.set_title(wrapped(dataset_title(file, dataset), 30), loc="left")
@@ -275,7 +258,7 @@ def _grid(file: StudyFile, wanted: list[Lines], remark: str = "") -> Any:
     return figure
 
 
-def _curves(axis: Any, row: Lines, part: pd.DataFrame, file: StudyFile) -> dict[str, Any]:
+def draw_lines(axis: Any, row: Lines, part: pd.DataFrame, file: StudyFile) -> dict[str, Any]:
     """Draw the curve of every strategy; return the lines by the names of the strategies."""
     lines: dict[str, Any] = {}
     if row.level is not None:
@@ -293,7 +276,8 @@ def _curves(axis: Any, row: Lines, part: pd.DataFrame, file: StudyFile) -> dict[
     return lines
 
 
-def _of_budget(frame: pd.DataFrame, budget: str) -> pd.DataFrame:
+def of_budget(frame: pd.DataFrame, budget: str) -> pd.DataFrame:
+    """Return the rows of a budget; UserError if there are none."""
     part = frame[frame["budget"] == budget]
     if part.empty:
         raise UserError(f"the measurements have no budget {budget!r} ({nearest(budget, set(frame['budget']))})")

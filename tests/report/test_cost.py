@@ -1,0 +1,74 @@
+"""The figure of cost, read back from its axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from lplgrad.machine.errors import UserError
+from lplgrad.report.cost import cost
+from tests.made_up_study import STUDY, TWO, stopping, study, study_of
+
+TITLES = ["LPLgrad", "Entropy", "Random"]
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def timings_of(frame: pd.DataFrame, train: float = 10.0, query: float = 3.0) -> pd.DataFrame:
+    """Seconds that are equal for all rounds; the last round of a trial has no query."""
+    last = frame.groupby("strategy")["round"].transform("max")
+    return frame.assign(train_seconds=train, query_seconds=np.where(frame["round"] == last, np.nan, query))
+
+
+def marks(axis: Any) -> dict[str, float]:
+    """The seconds of the markers, by the titles of their rows."""
+    titles = [text.get_text() for text in axis.get_yticklabels()]
+    return {titles[int(line.get_ydata()[0])]: line.get_xdata()[0] for line in axis.lines}
+
+
+def test_seconds_add_up_before_a_model_is_there() -> None:
+    """The model of round 2 costs both trainings and the query between them."""
+    frame = study(seeds=1, rounds=2)
+    above, below = cost(frame, timings_of(frame), STUDY, "small").axes
+    assert [list(line.get_xdata()) for line in above.lines] == [[10, 23]] * 3
+    assert marks(below) == dict.fromkeys(TITLES, 23)
+    assert [text.get_text() for text in below.texts] == ["20 + 3.0"] * 3 + ["training + queries"]
+
+
+def test_a_stopped_trial_ends_the_figure_for_all() -> None:
+    frame = stopping(study(rounds=6), "lplgrad", 2, 4)
+    above, below = cost(frame, timings_of(frame), STUDY, "small").axes
+    assert [line.get_xdata()[-1] for line in above.lines] == [4 * 10 + 3 * 3] * 3
+    assert marks(below) == dict.fromkeys(TITLES, 4 * 10 + 3 * 3)
+
+
+def test_a_marker_is_the_mean_over_seeds() -> None:
+    frame = study(seeds=2, rounds=3)
+    timings = timings_of(frame).assign(train_seconds=lambda f: 10.0 * f["seed"], query_seconds=0.004)
+    below = cost(frame, timings, STUDY, "small").axes[1]
+    assert marks(below) == dict.fromkeys(TITLES, pytest.approx(45.008))
+    assert below.texts[0].get_text() == "45 + 0.01"
+
+
+@pytest.mark.parametrize(("factor", "scale"), [(9.0, "linear"), (11.0, "log")])
+def test_the_axis_is_logarithmic_if_seconds_differ_widely(factor: float, scale: str) -> None:
+    frame = study(panels=TWO)
+    slow = (frame["strategy"] == "entropy") & (frame["dataset"] == TWO[-1][1])
+    timings = timings_of(frame, query=0.0).assign(train_seconds=np.where(slow, factor, 1.0))
+    axes = cost(frame, timings, study_of(frame), TWO[0][0]).axes
+    assert {axis.get_xscale() for axis in axes} == {scale}
+    assert len(axes) == 2 * len({dataset for budget, dataset in TWO if budget == TWO[0][0]})
+
+
+def test_an_unknown_budget() -> None:
+    with pytest.raises(UserError, match="no budget 'smal'"):
+        cost(study(), timings_of(study()), STUDY, "smal")
