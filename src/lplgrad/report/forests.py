@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
@@ -15,8 +16,11 @@ from lplgrad.analysis.inference import ALPHA
 from lplgrad.analysis.statistics import statistics
 from lplgrad.report.curves import DARK, GREY_TEXT, beside_axis, colors_of, looks, set_back
 from lplgrad.report.style import message, set_up, wrapped
-from lplgrad.report.wording import MANY, p_value, panel_title, strategy_title
+from lplgrad.report.wording import MANY, p_value, panel_title, signed, strategy_title
 from lplgrad.study.settings import StudyFile
+
+# Values of more than this multiple of the median size would squeeze all others, so the axis ends before them.
+OUTLYING = 4
 
 # Draw the rows of some strategies on an axis, from the part of a frame that belongs to its panel.
 Draw = Callable[[Any, pd.DataFrame, list[str], StudyFile], None]
@@ -87,7 +91,9 @@ def _forests(file: StudyFile, frame: pd.DataFrame, draw: Draw, below: str) -> An
         for column, dataset in enumerate(datasets):
             axis = axes[line, column]
             axis.axvline(0, color=DARK, linewidth=0.9)
-            draw(axis, frame[(frame["budget"] == budget) & (frame["dataset"] == dataset)], rows, file)
+            part = frame[(frame["budget"] == budget) & (frame["dataset"] == dataset)]
+            draw(axis, part, rows, file)
+            _point_to_outliers(axis, part)
             axis.set_yticks(range(len(rows)), [beside_axis(file, name) for name in rows])
             set_back(file, axis.get_yticklabels(), rows)
             axis.set_ylim(len(rows) - 0.4, -1.05)
@@ -98,6 +104,31 @@ def _forests(file: StudyFile, frame: pd.DataFrame, draw: Draw, below: str) -> An
             )
     figure.supxlabel(wrapped(below, round(13.5 * figure.get_figwidth())), fontsize=10)
     return figure
+
+
+def _point_to_outliers(axis: Any, part: pd.DataFrame) -> None:
+    """End the axis before values that are many times as large as most; arrows at its edge point to them."""
+    ends = part[["low", "high", "difference"]].to_numpy().ravel()
+    ends = ends[np.isfinite(ends)]
+    most = OUTLYING * float(np.median(np.abs(ends)))
+    kept = [0.0, *ends[np.abs(ends) <= most]]
+    if len(kept) > len(ends) or most == 0:
+        return
+    low, high = min(kept), max(kept)
+    margin = 0.05 * (high - low)
+    low, high = (low - margin * (4 if min(ends) < low else 1), high + margin * (4 if max(ends) > high else 1))
+    lines = [(line.get_xdata(), line.get_ydata()[0], line.get_color()) for line in axis.lines]
+    axis.set_xlim(low, high)
+    for values, level, color in lines:
+        for edge, marker, inwards in ((low, "<", 1), (high, ">", -1)):
+            if any((value - edge) * inwards < 0 for value in values):
+                axis.plot(edge, level, marker=marker, color=color, markersize=4, clip_on=False)
+                if len(values) == 1:
+                    axis.annotate(
+                        signed(values[0], 1), (edge, level), xytext=(5 * inwards, 0), textcoords="offset points",
+                        ha="left" if inwards > 0 else "right", va="center", fontsize=6.5, color=DARK,
+                        bbox={"facecolor": "white", "linewidth": 0, "pad": 0.4},
+                    )  # fmt: skip
 
 
 def _draw_differences(axis: Any, part: pd.DataFrame, rows: list[str], file: StudyFile) -> None:
