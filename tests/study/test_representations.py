@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from lplgrad.datasets import Prepared
+from lplgrad.datasets.prepared.arrays import Examples
+from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import Study
 from lplgrad.study.titles import strategy_title
+from lplgrad.study.validation import words
 from tests.study.configurations import at, problem, write
 
 HERDING = {"recipe": "plain", "acquisition": "max_herding", "title": "MaxHerding"}
@@ -66,6 +72,29 @@ class TestJobs:
         found = layout.start_settings("low", "digits")
         assert (found["acquisition"], found["features"]) == ("max_herding", "features.npz")
         assert found["options"]["width"] == 0.5
+
+    @pytest.mark.parametrize(
+        ("overlays", "reads"),
+        [
+            ((herding(["digits"]), FEATURES), True),
+            ((FEATURES, at(START, {"by": "max_herding"})), True),
+            ((FEATURES,), False),
+            ((herding(["digits"]),), False),
+        ],
+    )
+    def test_the_file_is_checked_once_the_data_set_is_there(
+        self, tmp_path: Path, base: Path, overlays: tuple[dict[str, Any], ...], reads: bool,
+        monkeypatch: pytest.MonkeyPatch, lplgrad: Callable[..., tuple[int, str]],
+    ) -> None:  # fmt: skip
+        monkeypatch.chdir(tmp_path)
+        images = Examples(np.arange(400 * 64, dtype=np.uint8).reshape(400, 8, 8, 1), np.arange(400) % 3)
+        write_dataset(Path("data/digits"), Prepared(images, images, ["0", "1", "2"], {}), modality="image")
+        np.savez("features.npz", features=np.zeros((400, 2)), checksum="0" * 64)
+        layout = Layout(study(tmp_path, base, *overlays))
+        settings = words(layout.study_settings())
+        status, told = lplgrad("study", "--settings", *settings, "--prepared", "--output", "study.yaml")
+        assert (status, Path("study.yaml").exists()) == ((1, False) if reads else (0, True))
+        assert ("features.npz: its checksum is not the inputs_sha256" in told) == reads
 
     def test_vectors_need_no_file(self, tmp_path: Path, base: Path) -> None:
         chosen = {**VECTORS, "budgets": {"low": {"query_size": 20, "labels": 100, "start": {"by": "typiclust"}}}}

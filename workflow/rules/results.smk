@@ -51,6 +51,7 @@ BUDGET_FIGURES = ["learning_curves", "cost", "calibration", "choices"]
 STUDY_FIGURES = ["differences", "gains", "penalties", "ranks", *expand("datasets/{dataset}", dataset=LAYOUT.datasets)]
 STUDY_FIGURES += expand("strategies/{budget}/{dataset}/{strategy}", **RUN)
 NAMES = {"datasets": ["dataset"], "strategies": ["budget", "dataset", "strategy"]}  # in the paths of these figures
+READ = [name for name in LAYOUT.datasets if LAYOUT.features(name)]  # data sets whose file of features is read
 TEXTS = file_digest("texts", "*/page.html", "*/texts.j2")
 
 
@@ -68,7 +69,7 @@ rule study:
     params:
         **settings(LAYOUT.study_settings),
         unavailable=lambda wildcards: as_json(UNAVAILABLE),  # braces in it are no wildcards
-        code=lambda wildcards: code_digest("study.record.run"),
+        code=lambda wildcards: code_digest("study.record.run", without=[] if READ else ["rounds.representation"]),
     shell:
         "lplgrad study --settings {params.settings:q} --unavailable {params.unavailable:q} --prepared "
         "--output {output:q} > {log:q} 2>&1"

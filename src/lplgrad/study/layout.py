@@ -219,6 +219,13 @@ class Layout:
         path = self.study.datasets[dataset].features
         return [path] if path is not None and any(map(is_representation, needs)) else []
 
+    def features(self, dataset: str) -> str | None:
+        """The file with the representation of a pool, if any job of the study reads it."""
+        run, budgets = self.study.run, self.study.datasets[dataset].budgets
+        chosen = any(budgets[name].start.by is not None for name in run.budgets)
+        needs = {need for name in run.strategies for need in self.study.strategies[name].needs}
+        return next(iter(self._features(dataset, needs | set(REPRESENTATION if chosen else ()))), None)
+
     def query_settings(self, budget: str, dataset: str, strategy: str) -> dict[str, Any]:
         """``--settings`` of ``lplgrad query``."""
         row, asked = self.study.datasets[dataset], self.study.strategies[strategy]

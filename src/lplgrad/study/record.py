@@ -10,6 +10,7 @@ import yaml
 from lplgrad.datasets.prepared.arrays import open_dataset
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import write_text
+from lplgrad.rounds.representation import representation_of
 from lplgrad.study.availability import changed_originals, check_pool, check_prepared_datasets
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_study
@@ -30,7 +31,10 @@ def run(arguments: argparse.Namespace) -> None:
     file = parse(StudyFile, {"study": study, "unavailable": unavailable}, "--unavailable")
     layout = Layout(study, file.unavailable)
     for name in layout.datasets if arguments.prepared else ():
-        check_pool(study, name, len(open_dataset(Path(layout.data(name)), read_all=True).splits["train"].inputs))
+        data = open_dataset(Path(layout.data(name)), read_all=True)
+        check_pool(study, name, len(data.splits["train"].inputs))
+        if features := layout.features(name):
+            representation_of(data, features)
     text = yaml.safe_dump(file.model_dump(by_alias=True), sort_keys=False, allow_unicode=True, width=120)
     if arguments.output is None:
         print(text, end="")
