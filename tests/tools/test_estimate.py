@@ -309,7 +309,9 @@ def test_the_mask_of_a_query_is_found_once_and_not_timed(
 
 
 @pytest.mark.slow
-def test_every_recipe_and_acquisition_function_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_recipe_and_acquisition_function_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(measuring, "start_seconds", lambda repeats, device: 1.0)
     rows = {name: {"trains": name} for name in recipes.registry.names()}
     known = {name: recipes.registry.load(name) for name in rows}
@@ -324,6 +326,8 @@ def test_every_recipe_and_acquisition_function_is_measured(tmp_path: Path, monke
         strategies[f"random_{name}"] = {"recipe": name, "acquisition": "random", "title": name}
     layout = study_of(tmp_path, rows, strategies)
     rates = measure_rates(layout, repeats=1)
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if not line.startswith("measuring: ")] == [], "remarks on random candidates"
     (cost,) = estimate(layout, rates)
     assert cost.longest_seconds > 0
     assert {name for _, name in rates if name.startswith("step of ")} >= {

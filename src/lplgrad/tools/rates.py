@@ -12,6 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -236,7 +237,12 @@ class Measuring:
         if "labeled:labels" in self.work.strategy.needs:
             measured["labeled:labels"] = to_tensor(self.draw.integers(0, self.work.size.classes, LABELED), self.device)
         candidates, options = self._candidates(measured, CANDIDATES), self.work.strategy.checked_options
-        return lambda: acquisition.choice_of(self.function, candidates, options)
+
+        def choose() -> object:
+            with redirect_stderr(io.StringIO()):  # what a function remarks on random candidates means nothing
+                return acquisition.choice_of(self.function, candidates, options)
+
+        return choose
 
     def _random(self, like: Any, count: int) -> Any:
         """Return ``count`` rows like those of a quantity; of one that consists of several, such as norms, each."""
