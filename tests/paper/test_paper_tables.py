@@ -15,6 +15,7 @@ from lplgrad.analysis.trained import trained
 from lplgrad.paper import ablation, published
 from lplgrad.paper import tables as paper_tables
 from lplgrad.report import deviations, figures, tables
+from lplgrad.study.budgets import Start
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.pairs import ablation_pairs
 from lplgrad.study.reading import read_study
@@ -52,6 +53,26 @@ class TestPublished:
         for kind in ("query_size", "candidates", "labels"):
             assert (merged[kind] == merged[f"{kind}_paper"]).all()
         assert table["rounds"].tolist() == [10, 8, 10, 7, 5] * 2
+
+    def test_a_chosen_start_is_in_the_table(self) -> None:
+        budgets = PAPER.study.datasets["svhn"].budgets
+        chosen = budgets["low"].model_copy(update={"start": Start.model_construct(size=None, by="typiclust")})
+        row = PAPER.study.datasets["svhn"].model_copy(update={"budgets": {**budgets, "low": chosen}})
+        changed = {"datasets": {**PAPER.study.datasets, "svhn": row}}
+        file = StudyFile.model_construct(study=PAPER.study.model_copy(update=changed))
+        table = paper_tables.budgets_table(file)
+        assert table.query("budget == 'low'").set_index("dataset")["chosen_by"].to_dict() == {
+            name: "typiclust" if name == "svhn" else "uniform draw" for name in PAPER.study.run.datasets
+        }
+        low = paper_tables.budgets_parts(table, file)[0]
+        assert [row[0] for row in low.rows] == [
+            "query size b",
+            "labels of round 1 by",
+            "candidates S",
+            "labels A",
+            "rounds",
+        ]
+        assert "chosen_by" not in paper_tables.budgets_table(PAPER)
 
     def test_every_cell_names_what_the_configuration_has(self) -> None:
         study = PAPER.study

@@ -128,22 +128,28 @@ def datasets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
 
 
 def budgets_table(file: StudyFile) -> pd.DataFrame:
-    """Table II: columns budget, dataset, query_size, candidates, labels, rounds; after query_size start, the labels of
-    round 1, if a budget has more or fewer than a query buys."""
+    """Table II: columns budget, dataset, query_size, candidates, labels, rounds.
+
+    After query_size comes start, the labels of round 1, if a budget has more or fewer than a query buys, and then
+    chosen_by, if a budget does not draw them uniformly.
+    """
     rows = []
     for budget, dataset in product(file.study.run.budgets, file.study.run.datasets):
         row = file.study.datasets[dataset].budgets[budget]
         numbers = {name: getattr(row, name) for name in ("query_size", "candidates", "labels", "rounds")}
-        rows.append({"budget": budget, "dataset": dataset, **numbers, "start": row.bought(1)})
+        first = {"start": row.bought(1), "chosen_by": row.start.by or f"{row.start.draw} draw"}
+        rows.append({"budget": budget, "dataset": dataset, **numbers, **first})
     table = pd.DataFrame(rows)
     start = [] if (table["start"] == table["query_size"]).all() else ["start"]
+    start += [] if (table["chosen_by"] == "uniform draw").all() else ["chosen_by"]
     return table[[*PANEL, "query_size", *start, "candidates", "labels", "rounds"]]
 
 
 def budgets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
     """Lay out a section per budget, data sets across; with the paper's number if ours differs."""
     printed = published("budgets").set_index(PANEL).to_dict("index")
-    kinds = {"query_size": "query size b"} | ({"start": "labels of round 1"} if "start" in table else {})
+    extra = {"start": "labels of round 1", "chosen_by": "labels of round 1 by"}
+    kinds = {"query_size": "query size b"} | {name: title for name, title in extra.items() if name in table}
     kinds |= {"candidates": "candidates S", "labels": "labels A", "rounds": "rounds"}
     parts = []
     for budget, part in table.groupby("budget", sort=False):
