@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from typing import Any
 
 import pytest
 from docutils.core import publish_parts  # type: ignore[import-untyped]
@@ -127,10 +128,27 @@ def test_captions_say_how_curves_look() -> None:
         assert "Highlighted: Entropy. The other strategies are grey." in grey
 
 
+def first_page(study: Study, config: dict[str, Any]) -> str:
+    template = Template((HOME / "report" / "workflow.rst").read_text(encoding="utf-8"))
+    config = {**config, "shown": captions.shown(study, [])}
+    return " ".join(rendered(template.render(snakemake={"config": config})).split())
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [({"by": "typiclust"}, "typiclust"), ({"draw": "stratified"}, "stratified"), ({"size": 9}, "9, uniform")],
+)
+def test_the_first_page_says_how_the_first_labels_are_chosen(start: dict[str, Any], words: str) -> None:
+    study = read_study([HOME / "config.yaml", HOME / "tests" / "tiny.yaml"])
+    config = study.model_dump(by_alias=True, exclude_unset=True)
+    (row,) = config["datasets"]["digits"]["budgets"].values()
+    assert "(round 1:" not in first_page(study, config)
+    row["start"] = start
+    assert f"{words})" in first_page(study, config)
+
+
 def test_the_first_page_says_how_every_strategy_trains() -> None:
     study = read_study([HOME / "config.yaml", HOME / "tests" / "tiny.yaml"])
-    config = {**study.model_dump(by_alias=True), "shown": captions.shown(study, [])}
-    template = Template((HOME / "report" / "workflow.rst").read_text(encoding="utf-8"))
-    words = " ".join(rendered(template.render(snakemake={"config": config})).split())
+    words = first_page(study, study.model_dump(by_alias=True))
     assert "LPLgrad the model and a loss prediction module, jointly gradient norm" in words
     assert "Random the model alone random" in words
