@@ -69,7 +69,7 @@ rule study:
     params:
         **settings(LAYOUT.study_settings),
         unavailable=lambda wildcards: as_json(UNAVAILABLE),  # braces in it are no wildcards
-        code=lambda wildcards: code_digest("study.record.run", without=[] if READ else ["rounds.representation"]),
+        code=lambda wildcards: code_digest("study.record.run", without=() if READ else ("rounds.representation",)),
     shell:
         "lplgrad study --settings {params.settings:q} --unavailable {params.unavailable:q} --prepared "
         "--output {output:q} > {log:q} 2>&1"
