@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -21,11 +22,11 @@ from lplgrad.report.curves import (
     number_ends,
     set_back,
 )
-from lplgrad.report.style import set_up, wrapped
+from lplgrad.report.style import message, set_up, wrapped
 from lplgrad.report.wording import dataset_title
 from lplgrad.study.settings import StudyFile
 
-# If strategies differ by more than this factor, the axis of seconds is logarithmic.
+# If strategies differ by more than this factor on a data set, the axes of seconds are logarithmic.
 WIDE = 10
 
 
@@ -36,6 +37,8 @@ def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, bud
     """
     set_up()
     spent = _spent(of_budget(compared(measurements), budget), timings)
+    if spent.empty:
+        return message(f'No cost to show: with the budget "{budget}" no trial has the seconds of all its rounds.')
     totals = spent.groupby(TRIAL, sort=False).last().groupby(CELL)[["seconds", "train", "query"]].mean().reset_index()
     datasets = [name for name in file.study.run.datasets if name in set(spent["dataset"])]
     names = [name for name in file.study.run.strategies if name in set(spent["strategy"])]
@@ -50,7 +53,8 @@ def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, bud
         2, len(datasets), squeeze=False, sharex="col", sharey="row", height_ratios=(above, below),
         figsize=(wide * len(datasets) + 0.6 + 0.07 * longest, above + below + 1.1),
     )  # fmt: skip
-    logarithmic = totals["seconds"].min() > 0 and totals["seconds"].max() > WIDE * totals["seconds"].min()
+    ends = totals.groupby("dataset")["seconds"].agg(["min", "max"])
+    logarithmic = ends["min"].min() > 0 and (ends["max"] > WIDE * ends["min"]).any()
     drawn = []
     for dataset, (curves, rows) in zip(datasets, axes.T, strict=True):
         part = Lines(spent, "accuracy", "test accuracy (%)", (0, 100), "seconds")
@@ -67,13 +71,18 @@ def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, bud
 
 
 def _spent(part: pd.DataFrame, timings: pd.DataFrame) -> pd.DataFrame:
-    """Add the columns train, query and seconds: what a trial has spent until the model of a round is there."""
+    """Add the columns train, query and seconds: what a trial has spent until the model of a round is there.
+
+    Trials that lack some of these seconds are left out, because their sums would be too small.
+    """
     order = timings.sort_values([*TRIAL, "round"])
-    before = order.groupby(TRIAL)["query_seconds"].shift(fill_value=0).fillna(0)
-    spent = order[[*TRIAL, "round"]].assign(train=order["train_seconds"], query=before)
-    spent[["train", "query"]] = spent.groupby(TRIAL)[["train", "query"]].cumsum()
-    spent["seconds"] = spent["train"] + spent["query"]
-    return part.merge(spent, on=[*TRIAL, "round"]).sort_values([*TRIAL, "round"])
+    before = order.groupby(TRIAL)["query_seconds"].shift(fill_value=0)
+    steps = order[[*TRIAL, "round"]].assign(train=order["train_seconds"], query=before)
+    spent = part.merge(steps, how="left", on=[*TRIAL, "round"]).sort_values([*TRIAL, "round"])
+    known = spent[["train", "query"]].notna().all(axis="columns")
+    spent = spent[known.groupby([spent[name] for name in TRIAL]).transform("all")]
+    spent = spent.assign(**spent.groupby(TRIAL)[["train", "query"]].cumsum())
+    return spent.assign(seconds=spent["train"] + spent["query"])
 
 
 def _draw_totals(axis: Any, part: pd.DataFrame, names: list[str], file: StudyFile) -> None:
@@ -97,7 +106,11 @@ def _seconds(value: float) -> str:
 def _scale(curves: Any, rows: Any, logarithmic: bool) -> None:
     if logarithmic:
         rows.set_xscale("log")
-        rows.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        low, high = rows.get_xlim()
+        decades = math.log10(high / low)
+        # Numbers must not touch, and "1,000,000" is long.
+        subs = (1.0, 2.0, 5.0) if decades < 1.5 else (1.0, 3.0) if decades < 2.5 else (1.0,)
+        rows.xaxis.set_major_locator(LogLocator(subs=subs))
         rows.xaxis.set_minor_locator(NullLocator())
     else:
         rows.set_xlim(left=0)
