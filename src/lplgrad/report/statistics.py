@@ -124,7 +124,8 @@ def _gain_parts(found: Statistics, file: StudyFile) -> list[Part]:
     if found.gains.empty:
         return []
     title = strategy_title(file, found.baseline or "")
-    trained = (found.gains["gain"] == "training").any()
+    # Where the study's random labelling is missing, there may be gains from queries without totals.
+    trained = ((found.gains["gain"] == "training") | (found.gains["baseline"] != found.baseline)).any()
     columns = {"total": f"gain over {title}", "training": "from training", "query": "from queries"}
     if not trained:
         del columns["training"], columns["query"]
