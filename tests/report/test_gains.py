@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,7 +19,7 @@ from lplgrad.report import forests
 from lplgrad.report import statistics as report
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import StudyFile
-from tests.made_up_study import HOME, NAMES, study
+from tests.made_up_study import HOME, NAMES, study, study_of
 
 RUN = ["lplgrad", "entropy", "joint_random", "random"]
 
@@ -122,6 +124,16 @@ def test_the_page_has_a_row_for_each_strategy() -> None:
     assert table.head == ("strategy", "gain over Random", "95 % interval")
 
 
+def test_without_the_study_s_random_labelling_the_page_shows_what_queries_bring() -> None:
+    """Its trials have no area in common with the others yet, those of random labelling with the recipe `joint` have."""
+    frame = with_joint_random().query("strategy != 'random' or round == 1")
+    found = statistics(frame, RUN)
+    assert found.baseline == "random"
+    (table,) = (part for part in report.parts(found, frame, file_of(RUN)) if "gain over Random" in part.head)
+    assert [row[:6] for row in table.rows] == [("LPLgrad", *["–"] * 4, table.rows[0][5])]
+    assert table.rows[0][5].startswith("+")
+
+
 def test_the_figure_fills_what_queries_bring() -> None:
     frame = with_joint_random()
     figure = forests.gains(file_of(RUN), frame)
@@ -163,6 +175,18 @@ def test_arrows_point_to_values_that_would_squeeze_the_others() -> None:
     assert {"\N{MINUS SIGN}40.0"} < {text.get_text() for text in axis.texts}
     arrows = [(line.get_marker(), line.get_xdata()[0]) for line in axis.lines if line.get_markersize() == 4]
     assert set(arrows) == {("<", low), (">", high)}
+
+
+def test_a_panel_without_pairs_has_no_arrows() -> None:
+    panels = tuple(product(("small", "large"), ("digits", "cifar10")))
+    frame = study(panels=panels).query("budget != 'large' or dataset != 'digits'")
+    file = study_of(frame)
+    run = file.study.run.model_copy(update={"datasets": ["digits", "cifar10"]})
+    changed = StudyFile.model_construct(study=file.study.model_copy(update={"run": run}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        axes = forests.gains(changed, frame).axes
+    assert [text.get_text() for text in axes[2].texts] == [" no pairs"] * 2
 
 
 @pytest.mark.parametrize("points", [0.0, -2.0])

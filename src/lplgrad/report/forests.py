@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.transforms import offset_copy
 
 from lplgrad.analysis.curves import CELL
 from lplgrad.analysis.inference import ALPHA
@@ -57,7 +58,7 @@ def gains(file: StudyFile, measurements: pd.DataFrame) -> Any:
             "There is no gain over random labelling to show: "
             + ("no seed has two areas to compare." if found.baseline else "no strategy here labels at random.")
         )
-    # Without "training", equal comparisons are those of strategies that train as random labelling does.
+    # A strategy with the recipe of the study's random labelling has one comparison, as total and as query; keep query.
     frame = frame[frame["gain"] != "training"].drop_duplicates([*CELL, "baseline"], keep="last")
     below = "gain over random labelling: area under the learning curve, points"
     figure = _forests(file, frame.assign(row=frame["strategy"]), _draw_gains, below)
@@ -110,6 +111,8 @@ def _point_to_outliers(axis: Any, part: pd.DataFrame) -> None:
     """End the axis before values that are many times as large as most; arrows at its edge point to them."""
     ends = part[["low", "high", "difference"]].to_numpy().ravel()
     ends = ends[np.isfinite(ends)]
+    if not len(ends):
+        return
     most = OUTLYING * float(np.median(np.abs(ends)))
     kept = [0.0, *ends[np.abs(ends) <= most]]
     if len(kept) > len(ends) or most == 0:
@@ -122,10 +125,11 @@ def _point_to_outliers(axis: Any, part: pd.DataFrame) -> None:
     for values, level, color in lines:
         for edge, marker, inwards in ((low, "<", 1), (high, ">", -1)):
             if any((value - edge) * inwards < 0 for value in values):
-                axis.plot(edge, level, marker=marker, color=color, markersize=4, clip_on=False)
+                inside = offset_copy(axis.transData, axis.figure, x=2.5 * inwards, units="points")
+                axis.plot(edge, level, marker=marker, color=color, markersize=4, transform=inside)
                 if len(values) == 1:
                     axis.annotate(
-                        signed(values[0], 1), (edge, level), xytext=(5 * inwards, 0), textcoords="offset points",
+                        signed(values[0], 1), (edge, level), xytext=(6 * inwards, 0), textcoords="offset points",
                         ha="left" if inwards > 0 else "right", va="center", fontsize=6.5, color=DARK,
                         bbox={"facecolor": "white", "linewidth": 0, "pad": 0.4},
                     )  # fmt: skip
