@@ -67,7 +67,7 @@ class TestPublished:
         low = paper_tables.budgets_parts(table, file)[0]
         assert [row[0] for row in low.rows] == [
             "query size b",
-            "labels of round 1 by",
+            "labels of round 1 chosen by",
             "candidates S",
             "labels A",
             "rounds",

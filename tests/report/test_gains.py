@@ -104,6 +104,17 @@ def test_random_labelling_of_another_recipe_is_not_its_own_baseline() -> None:
     }
 
 
+def test_two_strategies_that_label_at_random_with_one_recipe() -> None:
+    """Each is its own baseline, so neither has a gain from queries, and its training is not that of the other."""
+    frame = with_joint_random(-2.0)
+    joint = frame[frame["strategy"] == "joint_random"]
+    twin = joint.assign(strategy="joint_twin", accuracy=joint["accuracy"] + 0.005)
+    found = gains_of(pd.concat([frame, twin], ignore_index=True), [*RUN, "joint_twin"])
+    assert found["joint_twin", "training"]["difference"] == pytest.approx(-1.5)
+    assert found["lplgrad", "query"]["baseline"] == "joint_random"
+    assert ("joint_twin", "query") not in found
+
+
 def test_a_seed_without_random_labelling_does_not_count() -> None:
     frame = with_joint_random().query("not (strategy == 'joint_random' and seed == 2)")
     found = gains_of(frame, RUN)
@@ -142,6 +153,7 @@ def test_the_figure_fills_what_queries_bring() -> None:
     for line in axis.lines:
         if len(line.get_xdata()) == 1:
             level, hollow = line.get_ydata()[0], line.get_markerfacecolor() == "white"
+            assert level == round(level) or (level > round(level)) == hollow, "the total is below"
             drawn[round(level), hollow] = line.get_xdata()[0]
     found = {key: row["difference"] for key, row in gains_of(frame, RUN).items()}
     assert drawn == {
@@ -152,8 +164,8 @@ def test_the_figure_fills_what_queries_bring() -> None:
     }
     (legend,) = figure.legends
     assert [" ".join(text.get_text().split()) for text in legend.get_texts()] == [
-        "queries: over random labelling with the same recipe",
-        "queries and training: over Random",
+        "from queries: compared with random labelling by the same recipe",
+        "from queries and training: compared with Random",
     ]
     assert not forests.gains(file_of(NAMES), study().query("strategy != 'lplgrad'")).legends
 

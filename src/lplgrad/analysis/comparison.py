@@ -107,14 +107,13 @@ def gains(of_trials: pd.DataFrame, measurements: pd.DataFrame, strategies: Seque
     baseline = random_of(measurements)
     recipes = measurements.groupby("strategy")["recipe"].first()
     own = {name: random_of(measurements[measurements["recipe"] == recipes[name]]) for name in strategies}
-    chosen = measurements.loc[measurements["acquisition"] != "random", "strategy"].unique()
+    # Random labelling is its own baseline, also beside another with the same recipe.
+    own |= {name: name for name in measurements.loc[measurements["acquisition"] == "random", "strategy"]}
     rows = []
     for key, panel in panels(of_trials):
         values = {str(name): part.set_index("seed")["area"] for name, part in panel.groupby("strategy")}
         for name in [name for name in strategies if name in values]:
             pairs = {"total": (name, baseline), "training": (own[name], baseline), "query": (name, own[name])}
-            if name not in chosen:
-                del pairs["query"]
             for gain, (one, other) in pairs.items():
                 if one == other or one not in values or other not in values:
                     continue

@@ -148,7 +148,7 @@ def budgets_table(file: StudyFile) -> pd.DataFrame:
 def budgets_parts(table: pd.DataFrame, file: StudyFile) -> list[Part]:
     """Lay out a section per budget, data sets across; with the paper's number if ours differs."""
     printed = published("budgets").set_index(PANEL).to_dict("index")
-    extra = {"start": "labels of round 1", "chosen_by": "labels of round 1 by"}
+    extra = {"start": "labels of round 1", "chosen_by": "labels of round 1 chosen by"}
     kinds = {"query_size": "query size b"} | {name: title for name, title in extra.items() if name in table}
     kinds |= {"candidates": "candidates S", "labels": "labels A", "rounds": "rounds"}
     parts = []

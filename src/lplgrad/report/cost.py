@@ -54,7 +54,7 @@ def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, bud
         figsize=(wide * len(datasets) + 0.6 + 0.07 * longest, above + below + 1.1),
     )  # fmt: skip
     ends = totals.groupby("dataset")["seconds"].agg(["min", "max"])
-    logarithmic = ends["min"].min() > 0 and (ends["max"] > WIDE * ends["min"]).any()
+    logarithmic = bool(ends["min"].min() > 0 and (ends["max"] > WIDE * ends["min"]).any())
     drawn = []
     for dataset, (curves, rows) in zip(datasets, axes.T, strict=True):
         part = Lines(spent, "accuracy", "test accuracy (%)", (0, 100), "seconds")

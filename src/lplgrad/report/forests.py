@@ -20,8 +20,9 @@ from lplgrad.report.style import message, set_up, wrapped
 from lplgrad.report.wording import MANY, p_value, panel_title, signed, strategy_title
 from lplgrad.study.settings import StudyFile
 
-# Values of more than this multiple of the median size would squeeze all others, so the axis ends before them.
-OUTLYING = 4
+# Values of more than this multiple of the median size would squeeze all others. So the axis ends before them, if that
+# leaves it shorter by this factor.
+OUTLYING, SHORTER = 4, 1.5
 
 # Draw the rows of some strategies on an axis, from the part of a frame that belongs to its panel.
 Draw = Callable[[Any, pd.DataFrame, list[str], StudyFile], None]
@@ -66,7 +67,10 @@ def gains(file: StudyFile, measurements: pd.DataFrame) -> Any:
         style: dict[str, Any] = {"marker": "o", "color": GREY_TEXT, "linestyle": ""}
         handles = [Line2D([], [], **style), Line2D([], [], markerfacecolor="white", **style)]
         over = strategy_title(file, found.baseline or "")
-        texts = ["queries: over random labelling with the same recipe", f"queries and training: over {over}"]
+        texts = [
+            "from queries: compared with random labelling by the same recipe",
+            f"from queries and training: compared with {over}",
+        ]
         figure.legend(handles, [wrapped(text, 46) for text in texts], loc="outside upper left", ncols=2, fontsize=8)
     return figure
 
@@ -115,9 +119,9 @@ def _point_to_outliers(axis: Any, part: pd.DataFrame) -> None:
         return
     most = OUTLYING * float(np.median(np.abs(ends)))
     kept = [0.0, *ends[np.abs(ends) <= most]]
-    if len(kept) > len(ends) or most == 0:
-        return
     low, high = min(kept), max(kept)
+    if most == 0 or max(ends) - min(ends) <= SHORTER * (high - low):
+        return
     margin = 0.05 * (high - low)
     low, high = (low - margin * (4 if min(ends) < low else 1), high + margin * (4 if max(ends) > high else 1))
     lines = [(line.get_xdata(), line.get_ydata()[0], line.get_color()) for line in axis.lines]

@@ -220,7 +220,7 @@ class Layout:
         return [path] if path is not None and any(map(is_representation, needs)) else []
 
     def features(self, dataset: str) -> str | None:
-        """The file with the representation of a pool, if any job of the study reads it."""
+        """The file with the representation of a pool; None if no job of the study reads it."""
         run, budgets = self.study.run, self.study.datasets[dataset].budgets
         chosen = any(budgets[name].start.by is not None for name in run.budgets)
         needs = {need for name in run.strategies for need in self.study.strategies[name].needs}
