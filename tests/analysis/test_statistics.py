@@ -73,6 +73,18 @@ class TestInference:
         assert p == pytest.approx(np.mean(np.abs(sums) >= observed - 1e-9))
         assert floor == 2 / 2 ** len(kept)
 
+    @pytest.mark.parametrize("size", [2, 3, 6, 11, 24, 50])
+    def test_wilcoxon_is_scipys_exact_test(self, size: int) -> None:
+        """Without ties SciPy is exact. With ties it tries all flips of signs, one by one."""
+        draw = np.random.default_rng(size)
+        for shift in (0.0, 0.4):
+            differences = draw.normal(shift, size=size)
+            theirs = stats.wilcoxon(differences, method="exact").pvalue
+            assert inference.wilcoxon(differences)[0] == pytest.approx(theirs, rel=1e-12)
+            if size <= 6:
+                tied = np.round(differences * 2) + 0.5
+                assert inference.wilcoxon(tied)[0] == pytest.approx(stats.wilcoxon(tied).pvalue, rel=1e-12)
+
     def test_wilcoxon_demsar(self) -> None:
         """Section 3.1.3 finds T = 12 below the critical 21: C4.5 and C4.5+m differ at 5 %."""
         differences = DEMSAR[:, 1] - DEMSAR[:, 0]

@@ -37,15 +37,25 @@ def _quantile(freedom: float, level: float) -> float:
 
 
 def wilcoxon(differences: npt.ArrayLike) -> tuple[float, float]:
-    """Test differences by Wilcoxon's signed ranks, two-sided and exact. Return p, and the smallest p that n differences
-    other than zero can give, 2 / 2^n. Both are NaN for fewer than two seeds, and if every difference is zero."""
+    """Test differences by Wilcoxon's signed ranks, two-sided and exact, also with ties.
+
+    Returns:
+        p, and the smallest p that n differences other than zero can give, 2 / 2^n. Both are NaN for fewer than two
+        seeds, and if every difference is zero.
+    """
     differences = np.asarray(differences, dtype=float)
     scale = np.abs(differences).max(initial=0)
     # Ties are found only among values that are equal to the last bit.
     kept = np.round(differences[np.abs(differences) > ROUNDING * scale] / (scale or 1.0), 12)
     if len(differences) < 2 or not len(kept):
         return math.nan, math.nan
-    return float(stats.wilcoxon(kept).pvalue), 2.0 ** (1 - len(kept))
+    doubled = np.rint(2 * stats.rankdata(np.abs(kept))).astype(int)  # mean ranks of ties are halves
+    chances = np.ones(1)  # of every sum of ranks, if each rank counts with probability 1/2
+    for rank in doubled:
+        chances = np.pad(chances, (0, rank)) / 2 + np.pad(chances, (rank, 0)) / 2
+    found = int(doubled[kept > 0].sum())
+    tail = min(chances[: found + 1].sum(), chances[found:].sum())
+    return min(1.0, 2 * float(tail)), 2.0 ** (1 - len(kept))
 
 
 def holm(p_values: npt.ArrayLike) -> Array:
