@@ -24,11 +24,19 @@ from lplgrad.study.settings import StudyFile
 HOME = Path(__file__).parents[1]
 
 
-def test_the_published_measurements_can_be_read_with_their_study() -> None:
-    study = read_study([HOME / name for name in ("config.yaml", "studies/reduced.yaml", "studies/cifar10_jpeg.yaml")])
-    folder = HOME / "docs" / "results" / "reduced_jpeg"
-    assert len(read_measurements(folder / "measurements.csv", StudyFile(study=study))) == 140
-    assert len(read_timings(folder / "timings.csv", StudyFile(study=study))) == 140
+@pytest.mark.parametrize(
+    ("folder", "names", "rounds"),
+    [
+        ("reduced_jpeg", ["reduced", "cifar10_jpeg"], 7 * 5 * 4),
+        ("strategies_digits", ["strategies"], 30 * 10 * 6),
+        ("strategies_jpeg", ["strategies_cifar10", "cifar10_jpeg"], 10 * 5 * 4),
+    ],
+)
+def test_the_published_measurements_can_be_read_with_their_study(folder: str, names: list[str], rounds: int) -> None:
+    study = read_study([HOME / "config.yaml", *(HOME / "studies" / f"{name}.yaml" for name in names)])
+    published = HOME / "docs" / "results" / folder
+    assert len(read_measurements(published / "measurements.csv", StudyFile(study=study))) == rounds
+    assert len(read_timings(published / "timings.csv", StudyFile(study=study))) == rounds
 
 
 def locked(python: str) -> dict[str, str]:
