@@ -204,7 +204,7 @@ class TestFresh:
             datasets__digits_hard={**digits, "title": "Hard"}, strategies__hard_random={**random, "title": "Other"},
         )  # fmt: skip
         found = jobs(project, config=config)
-        assert found["study_figure"] == 4 + 2 + 3, "strategies, data sets, and three of the study"
+        assert found["study_figure"] == 4 + 2 + 4, "strategies, data sets, and four of the study"
         assert found["trial_figure"] == 4
 
     def test_a_gpu_is_asked_for_where_there_is_one(self, tmp_path: Path) -> None:
