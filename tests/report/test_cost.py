@@ -53,12 +53,14 @@ def test_a_stopped_trial_ends_the_figure_for_all() -> None:
     assert marks(below) == dict.fromkeys(TITLES, 4 * 10 + 3 * 3)
 
 
-def test_a_marker_is_the_mean_over_seeds() -> None:
-    frame = study(seeds=2, rounds=3)
-    timings = timings_of(frame).assign(train_seconds=lambda f: 10.0 * f["seed"], query_seconds=0.004)
-    below = cost(frame, timings, STUDY, "small").axes[1]
-    assert marks(below) == dict.fromkeys(TITLES, pytest.approx(45.008))
-    assert below.texts[0].get_text() == "45 + 0.01"
+def test_one_slow_trial_moves_neither_markers_nor_curves() -> None:
+    frame = study(seeds=3, rounds=3)
+    seconds = frame["seed"].map({1: 10, 2: 20, 3: 900})
+    timings = timings_of(frame).assign(train_seconds=seconds, query_seconds=0.004)
+    above, below = cost(frame, timings, STUDY, "small").axes
+    assert marks(below) == dict.fromkeys(TITLES, pytest.approx(60.008))
+    assert below.texts[0].get_text() == "60 + 0.01"
+    assert [list(line.get_xdata()) for line in above.lines] == [pytest.approx([20, 40.004, 60.008])] * 3
 
 
 @pytest.mark.parametrize(("factor", "scale"), [(9.0, "linear"), (11.0, "log")])

@@ -33,13 +33,16 @@ WIDE = 10
 def cost(measurements: pd.DataFrame, timings: pd.DataFrame, file: StudyFile, budget: str) -> Any:
     """Draw accuracy against the seconds spent so far; below it, the seconds of every strategy at the end of its curve.
 
-    A column per data set. Beside a strategy's marker stand its seconds of training and those of its queries.
+    A column per data set. Beside a strategy's marker stand its seconds of training and those of its queries. Seconds
+    are medians over the seeds, because other work on the machine slows some trials and not others.
     """
     set_up()
     spent = _spent(of_budget(compared(measurements), budget), timings)
     if spent.empty:
         return message(f'No cost to show: with the budget "{budget}" no trial has the seconds of all its rounds.')
-    totals = spent.groupby(TRIAL, sort=False).last().groupby(CELL)[["seconds", "train", "query"]].mean().reset_index()
+    seconds = ["seconds", "train", "query"]
+    totals = spent.groupby(TRIAL, sort=False).last().groupby(CELL)[seconds].median().reset_index()
+    spent[seconds] = spent.groupby([*CELL, "round"])[seconds].transform("median")
     datasets = [name for name in file.study.run.datasets if name in set(spent["dataset"])]
     names = [name for name in file.study.run.strategies if name in set(spent["strategy"])]
     appearance = looks_of(file)
