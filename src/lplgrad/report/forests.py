@@ -113,30 +113,39 @@ def _forests(file: StudyFile, frame: pd.DataFrame, draw: Draw, below: str) -> An
 
 def _point_to_outliers(axis: Any, part: pd.DataFrame) -> None:
     """End the axis before values that are many times as large as most; arrows at its edge point to them."""
-    ends = part[["low", "high", "difference"]].to_numpy().ravel()
-    ends = ends[np.isfinite(ends)]
+    rows = part[["low", "high", "difference"]].to_numpy(dtype=float)
+    ends = rows[np.isfinite(rows)]
     if not len(ends):
         return
     most = OUTLYING * float(np.median(np.abs(ends)))
-    kept = [0.0, *ends[np.abs(ends) <= most]]
-    low, high = min(kept), max(kept)
+    near = rows[~(np.abs(rows[:, 2]) > most)]  # without intervals that reach in from an outlier
+    kept = near[np.abs(near) <= most]
+    low, high = min(0.0, *kept), max(0.0, *kept)
     if most == 0 or max(ends) - min(ends) <= SHORTER * (high - low):
         return
     margin = 0.05 * (high - low)
-    low, high = (low - margin * (4 if min(ends) < low else 1), high + margin * (4 if max(ends) > high else 1))
-    lines = [(line.get_xdata(), line.get_ydata()[0], line.get_color()) for line in axis.lines]
+    low, high = (low - margin * (5 if min(ends) < low else 1), high + margin * (5 if max(ends) > high else 1))
+    lines = list(axis.lines)
     axis.set_xlim(low, high)
-    for values, level, color in lines:
-        for edge, marker, inwards in ((low, "<", 1), (high, ">", -1)):
-            if any((value - edge) * inwards < 0 for value in values):
-                inside = offset_copy(axis.transData, axis.figure, x=2.5 * inwards, units="points")
-                axis.plot(edge, level, marker=marker, color=color, markersize=4, transform=inside)
-                if len(values) == 1:
-                    axis.annotate(
-                        signed(values[0], 1), (edge, level), xytext=(6 * inwards, 0), textcoords="offset points",
-                        ha="left" if inwards > 0 else "right", va="center", fontsize=6.5, color=DARK,
-                        bbox={"facecolor": "white", "linewidth": 0, "pad": 0.4},
-                    )  # fmt: skip
+    for line in lines:
+        values, level = line.get_xdata(), line.get_ydata()[0]
+        for edge, inwards in ((low, 1), (high, -1)):
+            if not any((value - edge) * inwards < 0 for value in values):
+                continue
+            arrow = {"arrowstyle": "->", "color": line.get_color(), "shrinkA": 0, "shrinkB": 1, "mutation_scale": 7}
+            axis.annotate("", (edge, level), xytext=(9 * inwards, 0), textcoords="offset points", arrowprops=arrow)
+            if len(values) == 1:
+                axis.plot(
+                    edge, level, marker=line.get_marker(), color=line.get_color(),
+                    transform=offset_copy(axis.transData, axis.figure, x=12 * inwards, units="points"),
+                    markerfacecolor=line.get_markerfacecolor(), markersize=line.get_markersize(),
+                    markeredgewidth=line.get_markeredgewidth(),
+                )  # fmt: skip
+                axis.annotate(
+                    signed(values[0], 1), (edge, level), xytext=(17 * inwards, 0), textcoords="offset points",
+                    ha="left" if inwards > 0 else "right", va="center", fontsize=6.5, color=DARK,
+                    bbox={"facecolor": "white", "linewidth": 0, "pad": 0.4},
+                )  # fmt: skip
 
 
 def _draw_differences(axis: Any, part: pd.DataFrame, rows: list[str], file: StudyFile) -> None:
