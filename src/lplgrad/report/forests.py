@@ -128,24 +128,29 @@ def _point_to_outliers(axis: Any, part: pd.DataFrame) -> None:
     lines = list(axis.lines)
     axis.set_xlim(low, high)
     for line in lines:
-        values, level = line.get_xdata(), line.get_ydata()[0]
-        for edge, inwards in ((low, 1), (high, -1)):
-            if not any((value - edge) * inwards < 0 for value in values):
-                continue
-            arrow = {"arrowstyle": "->", "color": line.get_color(), "shrinkA": 0, "shrinkB": 1, "mutation_scale": 7}
-            axis.annotate("", (edge, level), xytext=(9 * inwards, 0), textcoords="offset points", arrowprops=arrow)
-            if len(values) == 1:
-                axis.plot(
-                    edge, level, marker=line.get_marker(), color=line.get_color(),
-                    transform=offset_copy(axis.transData, axis.figure, x=12 * inwards, units="points"),
-                    markerfacecolor=line.get_markerfacecolor(), markersize=line.get_markersize(),
-                    markeredgewidth=line.get_markeredgewidth(),
-                )  # fmt: skip
-                axis.annotate(
-                    signed(values[0], 1), (edge, level), xytext=(17 * inwards, 0), textcoords="offset points",
-                    ha="left" if inwards > 0 else "right", va="center", fontsize=6.5, color=DARK,
-                    bbox={"facecolor": "white", "linewidth": 0, "pad": 0.4},
-                )  # fmt: skip
+        if min(line.get_xdata()) < low:
+            _point_outwards(axis, line, low, 1)
+        if max(line.get_xdata()) > high:
+            _point_outwards(axis, line, high, -1)
+
+
+def _point_outwards(axis: Any, line: Line2D, edge: float, inwards: int) -> None:
+    """Draw an arrow to an edge of the axis. If the line is a marker, also its marker and its value."""
+    values, level = np.asarray(line.get_xdata()), float(np.asarray(line.get_ydata())[0])
+    arrow = {"arrowstyle": "->", "color": line.get_color(), "shrinkA": 0, "shrinkB": 1, "mutation_scale": 7}
+    axis.annotate("", (edge, level), xytext=(9 * inwards, 0), textcoords="offset points", arrowprops=arrow)
+    if len(values) > 1:
+        return
+    beside = offset_copy(axis.transData, axis.figure, x=12 * inwards, units="points")
+    (marker,) = axis.plot(edge, level, transform=beside)
+    transform = marker.get_transform()
+    marker.update_from(line)
+    marker.set_transform(transform)
+    axis.annotate(
+        signed(values[0], 1), (edge, level), xytext=(17 * inwards, 0), textcoords="offset points",
+        ha="left" if inwards > 0 else "right", va="center", fontsize=6.5, color=DARK,
+        bbox={"facecolor": "white", "linewidth": 0, "pad": 0.4},
+    )  # fmt: skip
 
 
 def _draw_differences(axis: Any, part: pd.DataFrame, rows: list[str], file: StudyFile) -> None:
