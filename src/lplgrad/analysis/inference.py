@@ -39,6 +39,8 @@ def _quantile(freedom: float, level: float) -> float:
 def wilcoxon(differences: npt.ArrayLike) -> tuple[float, float]:
     """Test differences by Wilcoxon's signed ranks, two-sided and exact, also with ties.
 
+    SciPy's test is exact only without ties; with ties it tries all 2^n flips of signs.
+
     Returns:
         p, and the smallest p that n differences other than zero can give, 2 / 2^n. Both are NaN for fewer than two
         seeds, and if every difference is zero.
