@@ -16,27 +16,9 @@ import yaml
 from packaging.markers import Marker, default_environment
 from packaging.requirements import Requirement
 
-from lplgrad.analysis.measured import read_measurements, read_timings
-from lplgrad.study.reading import read_study
 from lplgrad.study.schema import schema
-from lplgrad.study.settings import StudyFile
 
 HOME = Path(__file__).parents[1]
-
-
-@pytest.mark.parametrize(
-    ("folder", "names", "rounds"),
-    [
-        ("reduced_jpeg", ["reduced", "cifar10_jpeg"], 7 * 5 * 4),
-        ("strategies_digits", ["strategies"], 30 * 10 * 6),
-        ("strategies_jpeg", ["strategies_cifar10", "cifar10_jpeg"], 10 * 5 * 4),
-    ],
-)
-def test_the_published_measurements_can_be_read_with_their_study(folder: str, names: list[str], rounds: int) -> None:
-    study = read_study([HOME / "config.yaml", *(HOME / "studies" / f"{name}.yaml" for name in names)])
-    published = HOME / "docs" / "results" / folder
-    assert len(read_measurements(published / "measurements.csv", StudyFile(study=study))) == rounds
-    assert len(read_timings(published / "timings.csv", StudyFile(study=study))) == rounds
 
 
 def locked(python: str) -> dict[str, str]:
