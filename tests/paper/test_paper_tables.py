@@ -16,7 +16,7 @@ from lplgrad.paper import ablation, published
 from lplgrad.paper import tables as paper_tables
 from lplgrad.report import deviations, figures, tables
 from lplgrad.study.budgets import Start
-from lplgrad.study.layout import Layout, Trial
+from lplgrad.study.layout import Layout
 from lplgrad.study.pairs import ablation_pairs
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import Strategy, Study, StudyFile
@@ -380,32 +380,3 @@ class TestStopping:
         assert [(star.get_xdata().tolist(), star.get_ydata().tolist()) for star in stars] == [
             ([5000], [pytest.approx(100 * (curve(5000) + 0.03))])
         ]
-
-
-class TestShownModels:
-    def test_those_of_the_paper(self) -> None:
-        layout = Layout(PAPER.study)
-        assert layout.shown_models() == {Trial("high", "cifar10", "lplgrad", 1): [2, 4, 6, 8]}
-        kept = layout.kept_checkpoints()
-        assert "high/cifar10/lplgrad/seed1/round(?:2|4|6|8)/" in kept
-
-    def test_what_is_gone_must_be_trained_again_and_is_told(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        layout = Layout(PAPER.study)
-        (trial,) = layout.shown_models()
-        assert layout.gone_models() == {}, "nothing has run"
-        for number in range(1, 11):
-            folder = Path(layout.trained(trial, number))
-            folder.mkdir(parents=True)
-            (folder / "metrics.json").write_text("{}")
-            if number in (1, 4, 6, 10):
-                (folder / "checkpoint.safetensors").write_text("")
-        assert layout.gone_models() == {trial: list(range(2, 11))}
-        for number in (2, 4):
-            Path(layout.round(trial, number)).mkdir(parents=True, exist_ok=True)
-            Path(layout.round(trial, number), "features.npy").write_text("")
-        assert layout.gone_models() == {trial: list(range(7, 11))}
-        Path(layout.round(trial, 8), "features.npy").write_text("")
-        assert layout.gone_models() == {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import Study
@@ -54,3 +56,36 @@ def test_highlighting_is_no_setting_of_the_study(base: Path, tmp_path: Path) -> 
     assert study.model_dump()["highlight"] == ["random"]
     assert Layout(study).study_settings() == Layout(read_study([base])).study_settings()
     assert "highlight" not in read_study([base]).model_dump(), "study.yaml is what it was before there was this key"
+
+
+def paper() -> Study:
+    return read_study([Path(__file__).parents[2] / "config.yaml"])
+
+
+class TestShownModels:
+    def test_those_of_the_paper(self) -> None:
+        layout = Layout(paper())
+        assert layout.shown_models() == {Trial("high", "cifar10", "lplgrad", 1): [2, 4, 6, 8]}
+        kept = layout.kept_checkpoints()
+        assert "high/cifar10/lplgrad/seed1/round(?:2|4|6|8)/" in kept
+
+    def test_what_is_gone_must_be_trained_again_and_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        layout = Layout(paper())
+        (trial,) = layout.shown_models()
+        assert layout.gone_models() == {}, "nothing has run"
+        for number in range(1, 11):
+            folder = Path(layout.trained(trial, number))
+            folder.mkdir(parents=True)
+            (folder / "metrics.json").write_text("{}")
+            if number in (1, 4, 6, 10):
+                (folder / "checkpoint.safetensors").write_text("")
+        assert layout.gone_models() == {trial: list(range(2, 11))}
+        for number in (2, 4):
+            Path(layout.round(trial, number)).mkdir(parents=True, exist_ok=True)
+            Path(layout.round(trial, number), "features.npy").write_text("")
+        assert layout.gone_models() == {trial: list(range(7, 11))}
+        Path(layout.round(trial, 8), "features.npy").write_text("")
+        assert layout.gone_models() == {}
