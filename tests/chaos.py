@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.test_workflow import copy_project, overlay, results, snakemake
+from tests.runs import copy_project, overlay, results, snakemake
 
 SNAKEMAKE = (sys.executable, "-m", "snakemake")
 EPOCH = r"^epoch \d+/"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lplgrad.datasets.prepared.writing import write_dataset
 from lplgrad.machine.files import file_digest
 from lplgrad.rounds.pool import LabeledSet, draw_start
 from lplgrad.study.layout import Layout
+from tests.runs import copy_project, snakemake
 
 # Before torch is imported: small tensors on many threads take longer than on one, most of all on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -90,6 +92,20 @@ def lplgrad(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]
         return status, capsys.readouterr().err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the tiny study has run, undisturbed."""
+    project = copy_project(tmp_path_factory.mktemp("finished"))
+    snakemake(project)
+    return project
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it, for a test to disturb."""
+    return Path(shutil.copytree(finished, tmp_path / "project", symlinks=True))
 
 
 TRAIN = "{backbone: {name: small_resnet, width: 4}, training: {epochs: 2, batch_size: 8, milestones: []}}"

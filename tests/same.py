@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from tests.test_workflow import HOME, TINY, copy_project
+from tests.runs import HOME, TINY, copy_project
 
 # Times, pages and figures of what is compared anyway, and copies of the configuration.
 NOT_COMPARED = re.compile(

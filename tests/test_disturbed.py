@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import processes
-from tests.test_workflow import copy_project, overlay, snakemake, start_snakemake
+from tests.runs import copy_project, overlay, snakemake, start_snakemake
 
 pytestmark = pytest.mark.slow
 ROOT = "results/tiny/small/digits"

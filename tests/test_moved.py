@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_workflow import copy_project, jobs, overlay, rounds, snakemake
+from tests.runs import copy_project, jobs, overlay, rounds, snakemake
 
 pytestmark = pytest.mark.slow
 RESULTS = Path("results/tiny/small")

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_workflow import HOME, copy_project, overlay, results, snakemake
+from tests.runs import HOME, copy_project, overlay, results, snakemake
 
 CLUSTER = HOME / "tests" / "cluster"
 TESTING = ("--latency-wait", "5", "--slurm-init-seconds-before-status-checks", "4")

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,79 +20,27 @@ import torchvision
 import yaml
 
 from lplgrad.machine.files import private_folder
-from tests.browser import CHROMIUM, Browser
+from tests.runs import (
+    HOME,
+    ROUNDS,
+    ROUNDS_OF_A_STUDY,
+    SEEDS,
+    STRATEGIES,
+    TINY,
+    copy_project,
+    jobs,
+    overlay,
+    results,
+    rounds,
+    snakemake,
+    start_snakemake,
+)
 
-HOME = Path(__file__).parents[1]
-TINY = "tests/tiny.yaml"
-# What is not the same on every run: times, and what is drawn from them.
-TIMES = re.compile(r"timing\.json$|timings\.csv$|tables/time\.|figures/cost_|claims/")
 pytestmark = pytest.mark.slow
 
-
-def copy_project(target: Path) -> Path:
-    """A copy of the project, as a clone would be."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=HOME,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listed.stdout.splitlines():
-        if (HOME / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(HOME / name, target / name)
-    return target
-
-
-def start_snakemake(
-    project: Path, *arguments: str, config: str | None = TINY, **environment: str
-) -> subprocess.Popen[str]:
-    # The configuration last: --configfile takes every word that follows for another file.
-    command = [sys.executable, "-m", "snakemake", *arguments, *(["--configfile", config] if config else [])]
-    return subprocess.Popen(
-        command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, **environment}, start_new_session=True,
-    )  # fmt: skip
-
-
-def snakemake(project: Path, *arguments: str, status: int = 0, config: str | None = TINY, **environment: Any) -> str:
-    """Run Snakemake in a project and return what it said."""
-    process = start_snakemake(project, *arguments, config=config, **environment)
-    said, _ = process.communicate()
-    assert process.returncode == status, said
-    return said
-
-
-def jobs(project: Path, *arguments: str, config: str | None = TINY, **environment: Any) -> dict[str, int]:
-    """How many jobs of each rule would run."""
-    said = snakemake(project, "-n", *arguments, config=config, **environment)
-    table = re.search(r"Job stats:\n.*\n-+.*\n((?:.+\n)+?)total", said)
-    if table is None:
-        assert "Nothing to be done" in said, said
-        return {}
-    rows = (line.split() for line in table[1].splitlines())
-    return {rule: int(count) for rule, count in rows if rule != "all"}
-
-
-def results(project: Path) -> dict[str, bytes]:
-    """All files of the study that must be the same on every run."""
-    root = project / "results" / "tiny"
-    files = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if not TIMES.search(name)}
-
-
-def overlay(project: Path, **values: object) -> str:
-    """A configuration of the tiny study with other values at dotted keys (dots written as __)."""
-    study = yaml.safe_load((HOME / TINY).read_text())
-    for key, value in values.items():
-        *path, last = key.split("__")
-        place = study
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = value
-    (project / "other.yaml").write_text(yaml.safe_dump(study))
-    return "other.yaml"
+DIGITS = "small/digits"  # below the study's folder
+# The jobs that write texts (all tables, the three pages and the figure of ranks), and two that read the diagnostics.
+PAGES = {"table": 5, "statistics": 1, "diagnostics": 1, "claims": 1, "study_figure": 1, "budget_figure": 2}
 
 
 def change_a_label(path: Path) -> None:
@@ -102,38 +49,6 @@ def change_a_label(path: Path) -> None:
     used = {line.split(",")[0] for line in [*lines, last]}
     other = next(number for number in range(1200) if str(number) not in used)
     path.write_text("\n".join([*lines, f"{other},{last.partition(',')[2]}", ""]))
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which the tiny study has run, undisturbed."""
-    project = copy_project(tmp_path_factory.mktemp("finished"))
-    snakemake(project)
-    return project
-
-
-@pytest.fixture
-def project(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it, for a test to disturb."""
-    return Path(shutil.copytree(finished, tmp_path / "project", symlinks=True))
-
-
-STRATEGIES, SEEDS, ROUNDS = 3, 2, 3
-DIGITS = "small/digits"  # below the study's folder
-ROUNDS_OF_A_STUDY = {
-    "prepare": 1, "start": SEEDS, "train_start": 2 * SEEDS, "query": STRATEGIES * SEEDS * (ROUNDS - 1),
-    # Of entropy's first seed the models of rounds 1 and 2 are looked into, so that the latter's is kept.
-    "train": STRATEGIES * SEEDS * (ROUNDS - 2) - 1, "train_kept": STRATEGIES * SEEDS + 1, "observe": 2,
-}  # fmt: skip
-
-
-# The jobs that write texts (all tables, the three pages and the figure of ranks), and two that read the diagnostics.
-PAGES = {"table": 5, "statistics": 1, "diagnostics": 1, "claims": 1, "study_figure": 1, "budget_figure": 2}
-
-
-def rounds(found: dict[str, int]) -> dict[str, int]:
-    """Of some jobs those that make the rounds; the others collect and draw what is there, in seconds."""
-    return {rule: count for rule, count in found.items() if rule in ROUNDS_OF_A_STUDY}
 
 
 class TestFresh:
@@ -605,81 +520,6 @@ def test_a_file_cut_off_is_named_and_deleting_it_heals(finished: Path, project: 
     path.unlink()
     snakemake(project)
     assert results(project) == results(finished)
-
-
-# Snakemake with every undefined value in a caption being an error, not an empty place.
-STRICT = """
-import sys
-import jinja2
-
-class Strict(jinja2.Environment):
-    def __init__(self, **options):
-        super().__init__(undefined=jinja2.StrictUndefined, **options)
-
-jinja2.Environment = Strict
-from snakemake.cli import main
-main(sys.argv[1:])
-"""
-
-
-@pytest.fixture(scope="session")
-def report(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of the finished study; all that Snakemake only prints is an error here."""
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    done = subprocess.run(
-        [sys.executable, "-c", STRICT, "--configfile", TINY, "--report", str(path)],
-        cwd=finished, capture_output=True, text=True,
-    )  # fmt: skip
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    for word in ("WARNING", "ERROR", "Unknown target name", "Undefined", "Could not detect mimetype", "Missing"):
-        assert word not in said, said
-    return path
-
-
-class TestReport:
-    def test_it_can_be_a_zip(self, finished: Path, tmp_path: Path) -> None:
-        snakemake(finished, "--report", str(tmp_path / "report.zip"))
-        assert (tmp_path / "report.zip").stat().st_size > 100_000
-
-    def test_it_needs_no_network(self, report: Path) -> None:
-        assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']https?://", report.read_text())
-
-    @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian's package of that name)")
-    def test_every_category_opens_in_a_browser(self, report: Path, tmp_path: Path) -> None:
-        with Browser(tmp_path) as browser:
-            browser.open(report)
-            browser.wait_for("document.body.innerText.includes('What was compared')")
-            text = browser.run("document.body.innerText")
-            assert "A tiny study" in text
-            assert "Ent-GradNorm" not in text, "only what runs is described"
-            seen = {}
-            for category in browser.run("Object.keys(categories)"):
-                for subcategory in browser.run(f"Object.keys(categories[{json.dumps(category)}])"):
-                    view = {"navbarMode": "subcategory", "category": category, "subcategory": subcategory}
-                    browser.run(f"app.setView({json.dumps(view)})")
-                    count = browser.run("document.querySelectorAll('a[iconname=information-circle]').length")
-                    assert count > 0, (category, subcategory)
-                    for number in range(count):
-                        browser.run(f"app.setView({json.dumps(view)})")
-                        browser.wait_for(f"document.querySelectorAll('a[iconname=eye]').length == {count}")
-                        browser.run(f"document.querySelectorAll('a[iconname=eye]')[{number}].click()")
-                        browser.run(f"document.querySelectorAll('a[iconname=information-circle]')[{number}].click()")
-                        browser.wait_for("document.body.innerText.includes('DESCRIPTION')")
-                        seen[category, subcategory, number] = browser.run("document.body.innerText")
-            results_there = browser.run("Object.keys(results).length")
-            assert browser.errors == []
-        assert {category for category, _, _ in seen} == {
-            "Claims", "Comparison", "Diagnostics", "Digits (8x8)", "Results", "Study",
-        }  # fmt: skip
-        assert {subcategory for category, subcategory, _ in seen if category.startswith("Digits")} == {
-            "Chosen images", "Learning curves", "Models", "Strategies",
-        }  # fmt: skip
-        assert len(seen) == results_there
-        for text in seen.values():
-            description = text.partition("DESCRIPTION\n")[2].partition("\nSIZE")[0]
-            assert len(description) > 80, text
-            assert not re.search(r"\bundefined\b|\bNone\b|\{\{|\}\}|``|\bnan\b", description), description
 
 
 def test_other_weights_train_again_and_another_date_does_not(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from tests.browser import CHROMIUM, Browser
 from tests.finished_study import TINY, commands, finish, study_of
-from tests.test_workflow import copy_project, snakemake
+from tests.runs import copy_project, snakemake
 
 Made = Callable[..., dict[str, str]]
 ONE_ROUND = {"query_size": 4, "labels": 4}
