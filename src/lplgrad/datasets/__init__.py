@@ -43,6 +43,18 @@ class Prepared:
     provenance: dict[str, Any]  # the origin of the examples and how they were processed, for people
 
 
+class Listing(NamedTuple):
+    """The files of a data set that a person labels, as they lie there now."""
+
+    folder: Path  # to which the names of all files are relative
+    labeled: dict[str, list[Path]]  # by class; a class may have none yet
+    unlabeled: list[Path]
+    test: dict[str, list[Path]] | None  # by class; None if the test set is drawn from the labelled images
+    held_out: float  # the fraction that is drawn then
+    split_seed: int  # the seed of that draw
+    files: Callable[[list[Path], npt.NDArray[np.int64]], ImageFiles]  # how some of them are decoded, given their labels
+
+
 class Size(NamedTuple):
     """The size of a data set before it is prepared, as far as the source knows it."""
 
@@ -67,6 +79,8 @@ class Source:
     originals: Callable[[Any, Path], Path | None] = lambda options, downloads: None
     # returns quickly the size of the data set, or None if only its preparation determines it
     size: Callable[[Any, Path], Size | None] = lambda options, downloads: None
+    # lists the files for a person who labels; None if the source has no unlabelled examples
+    listing: Callable[[Any], Listing] | None = None
 
 
 registry = Registry[Source](__name__, __path__, "SOURCE")

@@ -32,7 +32,7 @@ def listed(folder: Path) -> ClassFiles:
     """List the images below a folder by class, with the classes in the order of their names."""
     images: ClassFiles = {}
     others: list[Path] = []
-    classes = _class_folders(folder)
+    classes = class_folders(folder)
     report_loose_images(folder)
     for name, place in classes.items():
         files = files_below(place)
@@ -46,7 +46,7 @@ def listed(folder: Path) -> ClassFiles:
     return images
 
 
-def _class_folders(folder: Path) -> dict[str, Path]:
+def class_folders(folder: Path) -> dict[str, Path]:
     """Return the top folders by the names of their classes, in the order of the names."""
     found: dict[str, Path] = {}
     for place in folders_in(folder):

@@ -3,6 +3,9 @@
 If the top folders are splits (train and test, or train and val, by their usual names), the classes are one level below.
 Otherwise a test set is drawn, with the classes in proportion. An archive of such a folder (.zip, .tar, .tar.gz,
 .tar.xz) is unpacked once below the folder for downloads.
+
+If the top folders are ``labeled``, ``unlabeled`` and perhaps ``test``, a person can label there (docs/labeling.md). A
+simulated study uses the labelled images only.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from lplgrad.datasets import Fit, ImageFiles, Prepared, Size, Source
+from lplgrad.datasets import Fit, ImageFiles, Listing, Prepared, Size, Source, _labeled_folder
 from lplgrad.datasets._archives import unpack
 from lplgrad.datasets._folders import ClassFiles, check_listed_once, folders_in, listed, quoted, report_loose_images
 from lplgrad.datasets._split import stratified_split
@@ -72,7 +76,14 @@ def prepare(options: Options, downloads: Path) -> Prepared:
     folder = _unpacked(Path(options.path).expanduser(), downloads)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; place the images there, a folder for each class")
-    known = {} if options.top_folders == "classes" else _split_folders(folder)
+    as_classes = options.top_folders == "classes"
+    if parts := {} if as_classes else _labeled_folder.parts(folder):
+        # Nobody waits for labels here: the study simulates on the labelled images alone.
+        _labeled_folder.report_others(folder, parts)
+        known = {"train": parts["labeled"], "test": parts["test"]} if "test" in parts else {}
+        folder = folder if known else parts["labeled"]
+    else:
+        known = {} if as_classes else _split_folders(folder)
     used = _used_folders(folder, known, options)
     provenance = {"from": "a folder of images", **options.model_dump()}
     if used:
@@ -92,6 +103,36 @@ def prepare(options: Options, downloads: Path) -> Prepared:
         for part in stratified_split(everything.labels, classes, held_out, options.split_seed)
     )
     return Prepared(train, test, classes, provenance)
+
+
+def listing(options: Options) -> Listing:
+    """List the images for a person who labels.
+
+    Raises:
+        UserError: the folder has no labelled or no unlabelled part, or an option has no effect.
+    """
+    folder = Path(options.path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; place labeled/<class>/ and unlabeled/ there")
+    parts = _labeled_folder.parts(folder)
+    if not parts:
+        raise UserError(
+            f"{folder}: a person labels in a folder with labeled/<class>/ and unlabeled/, and one of the two is missing"
+        )
+    for key in ("top_folders", "validation"):
+        if getattr(options, key) is not None:
+            raise UserError(f"{folder}: {key} has no effect with labeled/ and unlabeled/; remove the setting")
+    _labeled_folder.report_others(folder, parts)
+    labeled = _labeled_folder.images_by_class(parts["labeled"])
+    test = _labeled_folder.images_by_class(parts["test"]) if "test" in parts else None
+    total = sum(map(len, labeled.values()))
+    held_out = options.test_images / max(total, 1) if options.test_images else options.test_fraction or 0.2
+
+    def files(paths: list[Path], labels: npt.NDArray[np.int64]) -> ImageFiles:
+        return ImageFiles(paths, labels, options.image_size, options.fit, options.value_range)
+
+    unlabeled = _labeled_folder.images_below(parts["unlabeled"])
+    return Listing(folder, labeled, unlabeled, test, held_out, options.split_seed, files)
 
 
 def _listed_splits(used: dict[str, list[Path]], options: Options) -> tuple[ImageFiles, ImageFiles, list[str]]:
@@ -275,4 +316,5 @@ SOURCE = Source(
     unavailable=unavailable,
     originals=lambda options, downloads: Path(options.path).expanduser(),
     size=size,
+    listing=listing,
 )

@@ -24,6 +24,8 @@ def run(arguments: argparse.Namespace) -> None:
         values = {"query_size": arguments.query_size, "candidates": arguments.candidates or "all"}
         values |= {"start": {"size": arguments.size}, "labels": arguments.labels}
         budget = parse(Budget, values, "the budget")
+        if unfit := budget.labels_problem():
+            raise UserError(f"the budget: {unfit}")
         problem = pool_problem(budget, examples)
         if problem is not None:
             raise UserError(f"{arguments.data}: {problem[0]}: {problem[1]}")

@@ -27,6 +27,7 @@ def check_prepared_datasets(study: Study) -> None:
         described = read_json(manifest)
         if found := described.get("settings"):
             wanted = {"source": row.source, **row.checked_options.model_dump()}
+            wanted |= {"oracle": row.oracle} if row.oracle == "person" else {}
             changed = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
             if changed:
                 raise UserError(
@@ -62,7 +63,8 @@ def check_input_files(study: Study) -> None:
 
 def check_pool(study: Study, name: str, pool: int, where: str = "") -> None:
     """Raise UserError if a budget of a data set does not fit a training pool of ``pool`` images."""
-    for budget in study.run.budgets:
+    # A person labels as long as there are images.
+    for budget in study.run.budgets if study.datasets[name].oracle == "simulated" else ():
         if problem := pool_problem(study.datasets[name].budgets[budget], pool):
             raise UserError(f"datasets.{name}.budgets.{budget}.{problem[0]}: {problem[1]}{where}")
 
@@ -73,6 +75,8 @@ def changed_originals(study: Study) -> dict[str, str]:
     for name in study.run.datasets:
         manifest, row = _manifest(study, name), study.datasets[name]
         folder = manifest.parent
+        if row.oracle == "person":
+            continue  # images come, go and move while a person labels
         originals = datasets.registry.load(row.source).originals(row.checked_options, _downloads(study))
         if originals is None or not manifest.exists() or not (folder / ORIGINALS).exists():
             continue

@@ -102,19 +102,42 @@ class Budget(Settings):
         """Size of the candidate subset, None for the whole pool."""
         return None if self.candidates == "all" else self.candidates
 
+    def labels_problem(self) -> str:
+        """Say why whole rounds do not add up to ``labels``; empty if they do. A person may label any number."""
+        last = max(1, self.rounds)
+        if self.bought(last) == self.labels:
+            return ""
+        return (
+            f"labels: {self.labels} does not fit: round 1 has {self.bought(1)}, and each further round "
+            f"{self.query_size} more (query_size); the nearest that fit are {self.bought(last)} and "
+            f"{self.bought(last + 1)}"
+        )
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        last = max(1, self.rounds)
-        if self.bought(last) != self.labels:
-            raise wrong(
-                f"labels: {self.labels} does not fit: round 1 has {self.bought(1)}, and each further round "
-                f"{self.query_size} more (query_size); the nearest that fit are {self.bought(last)} and "
-                f"{self.bought(last + 1)}"
-            )
         if self.subset is not None and self.subset < self.query_size:
             sizes = f"candidates: {self.subset} is smaller than query_size: {self.query_size}"
             raise wrong(f"{sizes}, so no query could be answered")
         return self
+
+
+class ReachedBudget(Budget):
+    """The budget of a person, as far as it has gone: a person may label any number of images for a round.
+
+    Attributes:
+        counts: labels that were bought when each round trained, up to the newest round.
+    """
+
+    counts: list[int] = Field(exclude=True)
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds so far, the newest one included."""
+        return len(self.counts)
+
+    def bought(self, number: int) -> int:
+        """Return how many labels were bought when round ``number`` trained, from 1."""
+        return self.counts[number - 1]
 
 
 def pool_problem(budget: Budget, pool: int) -> tuple[str, str] | None:

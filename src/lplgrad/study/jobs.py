@@ -13,6 +13,7 @@ from lplgrad.study.settings import (
     BackboneRow,
     Compute,
     Normalization,
+    Oracle,
     RecipeRow,
     SourceName,
     Training,
@@ -54,9 +55,15 @@ class ObservationJob(Settings):
 
 
 class SourceJob(Row):
-    """The settings of one ``lplgrad prepare``: a source, and its options beside it."""
+    """The settings of one ``lplgrad prepare``: a source, and its options beside it.
+
+    Attributes:
+        source: a module of ``lplgrad.datasets``.
+        oracle: see ``Dataset``.
+    """
 
     source: SourceName
+    oracle: Oracle = "simulated"
     function_key: ClassVar[str] = "source"
     registry: ClassVar[Registry[Any]] = datasets.registry
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from copy import copy
 from dataclasses import dataclass
 from itertools import product, starmap
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lplgrad.acquisition import is_representation
-from lplgrad.study.budgets import REPRESENTATION, Budget
+from lplgrad.machine.files import read_json
+from lplgrad.study.budgets import REPRESENTATION, Budget, ReachedBudget
 from lplgrad.study.jobs import ObservationJob, QueryJob, StartJob, TrainingJob
 from lplgrad.study.settings import Compute, Study
 from lplgrad.study.validation import Settings, input_files
@@ -35,10 +37,29 @@ class Layout:
         self.study = study
         self.datasets = [name for name in study.run.datasets if name not in unavailable]
         self.root = PurePosixPath("results") / study.study
+        self.counts: list[int] = []  # of a study that a person labels: labels that each round has bought so far
+        if study.person is not None:
+            trial = next(self.trials(), None)
+            before: list[int] = []
+            while trial and (pool := Path(self.pool(trial, len(self.counts) + 1))).exists():
+                bought = read_json(pool).get("bought")
+                if not isinstance(bought, list) or bought[:-1] != before:
+                    break  # left over from before its trial began anew
+                self.counts.append(sum(bought))
+                before = bought
+
+    def with_round(self, labels: int) -> Layout:
+        """Return the layout of a study that a person labels, with one round more that has so many labels."""
+        more = copy(self)
+        more.counts = [*self.counts, labels]
+        return more
 
     def budget(self, budget: str, dataset: str) -> Budget:
-        """A data set's budget of some name."""
-        return self.study.datasets[dataset].budgets[budget]
+        """A data set's budget of some name. That of a person has as many rounds as there are labels for."""
+        planned = self.study.datasets[dataset].budgets[budget]
+        if self.study.person is None:
+            return planned
+        return ReachedBudget.model_construct(**dict(planned), counts=self.counts or [planned.query_size])
 
     def rounds(self, budget: str, dataset: str) -> int:
         """Number of rounds of a trial."""
@@ -82,6 +103,19 @@ class Layout:
         if number == 1:
             return f"{self.start(trial.budget, trial.dataset, trial.seed)}/labeled.csv"
         return f"{self.round(trial, number - 1)}/next_labeled.csv"
+
+    def pool(self, trial: Trial, number: int) -> str:
+        """The pool of a round, in a study that a person labels."""
+        labels = PurePosixPath(self.labels(trial, number))
+        return str(labels.with_name("pool.json" if number == 1 else "next_pool.json"))
+
+    def batch(self, trial: Trial, number: int) -> str:
+        """The images that the query of a round chose for a person."""
+        return f"{self.round(trial, number)}/to_label.csv"
+
+    def answers(self, dataset: str) -> str:
+        """Folder of the tables that a person fills in."""
+        return str(PurePosixPath("labels") / dataset)
 
     def trained(self, trial: Trial, number: int) -> str:
         """Folder of the checkpoint and the measurements of a round."""
@@ -192,7 +226,8 @@ class Layout:
     def source_settings(self, dataset: str) -> dict[str, Any]:
         """``--settings`` of ``lplgrad prepare``."""
         row = self.study.datasets[dataset]
-        return {"source": row.source, **row.checked_options.model_dump(by_alias=True)}
+        oracle = {"oracle": row.oracle} if row.oracle == "person" else {}
+        return {"source": row.source, **oracle, **row.checked_options.model_dump(by_alias=True)}
 
     def training_settings(self, dataset: str, recipe: str) -> dict[str, Any]:
         """``--settings`` of ``lplgrad train``."""

@@ -40,6 +40,7 @@ from lplgrad.study.validation import (
     first_problem,
     from_here,
     known,
+    refuse_changed,
     wrong,
 )
 
@@ -204,6 +205,8 @@ class StudyCompute(Compute):
     progress_seconds: Annotated[Number, Field(ge=0)] = 20
 
 
+ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/]*$")]
+Oracle = Literal["simulated", "person"]
 SourceName = Annotated[str, known("source", datasets.registry)]
 
 
@@ -258,6 +261,14 @@ def _model_line(value: object) -> str:
     return f"replaced by backbone: {{{', '.join(f'{key}: {each}' for key, each in row.items())}}}"
 
 
+def _once(values: list[Any]) -> list[Any]:
+    """Refuse a list that names something twice."""
+    repeated = sorted({str(value) for value in values if values.count(value) > 1})
+    if repeated:
+        raise wrong(f"{', '.join(repeated)} is listed twice")
+    return values
+
+
 class Dataset(Row):
     """A data set: where its examples come from and how models are trained on it; further keys are the source's options.
 
@@ -271,6 +282,9 @@ class Dataset(Row):
         features: a file with a representation of the training pool (see docs/representations.md), for acquisition
             functions that need one. None for the examples themselves if they are vectors; otherwise queries take the
             features of the round's own model, and titles say so.
+        oracle: who labels. ``simulated`` looks the labels up; ``person`` waits for a person (docs/labeling.md).
+        classes: the classes that a person may give, also those without an image so far. None for the folders in
+            ``labeled/``.
         budgets: annotation budgets by name.
     """
 
@@ -282,6 +296,8 @@ class Dataset(Row):
     normalization: Normalization | None = None
     query_transform: Literal["test", "train"] = "test"
     features: InputFile | None = None
+    oracle: Oracle = "simulated"
+    classes: Annotated[list[ClassName], Field(min_length=2), AfterValidator(_once)] | None = None
     budgets: Annotated[dict[Name, Budget], Field(min_length=1)]
     function_key: ClassVar[str] = "source"
     registry: ClassVar[Registry[Any]] = datasets.registry
@@ -326,20 +342,42 @@ class Dataset(Row):
         return self
 
     @model_validator(mode="after")
+    def _oracle_fits(self) -> Self:
+        if self.oracle == "simulated":
+            refuse_changed(self, "oracle: simulated", "classes")
+            for name, budget in self.budgets.items():
+                if problem := budget.labels_problem():
+                    raise wrong(problem, f"budgets.{name}")
+            return self
+        known = [name for name in datasets.registry.names() if datasets.registry.load(name).listing is not None]
+        if self.source not in known:
+            raise wrong(
+                f"source {self.source!r} has no images without labels; a person labels {', '.join(known)}", "oracle"
+            )
+        refuse_changed(self, "oracle: person", "features")
+        for name, budget in self.budgets.items():
+            for key in ("start", "target_accuracy"):
+                if getattr(budget, key) != type(budget).model_fields[key].default:
+                    raise wrong(f"{key} has no effect with oracle: person; remove it", f"budgets.{name}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_oracle(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what says nothing about a simulated study, as in the files of studies older than these keys."""
+        values: dict[str, Any] = write(self)
+        if self.oracle == "simulated":
+            values.pop("oracle", None)
+        if self.classes is None:
+            values.pop("classes", None)
+        return values
+
+    @model_validator(mode="after")
     def _budgets_fit_the_pool(self) -> Self:
         pool = datasets.registry.load(self.source).pool_size(self.checked_options)
         for name, budget in self.budgets.items():
             if pool is not None and (problem := pool_problem(budget, pool)):
                 raise wrong(problem[1], f"budgets.{name}.{problem[0]}")
         return self
-
-
-def _once(values: list[Any]) -> list[Any]:
-    """Refuse a list that names something twice."""
-    repeated = sorted({str(value) for value in values if values.count(value) > 1})
-    if repeated:
-        raise wrong(f"{', '.join(repeated)} is listed twice")
-    return values
 
 
 class Run(Settings):
@@ -420,6 +458,23 @@ class Study(Settings):
         if not self.highlight:
             values.pop("highlight", None)
         return values
+
+    @property
+    def person(self) -> str | None:
+        """The data set that a person labels, if the study runs one."""
+        asked = (name for name in self.run.datasets if name in self.datasets)
+        return next((name for name in asked if self.datasets[name].oracle == "person"), None)
+
+    @model_validator(mode="after")
+    def _one_list_waits(self) -> Self:
+        for key in ("budgets", "datasets", "strategies", "seeds") if self.person else ():
+            if len(getattr(self.run, key)) > 1:
+                raise wrong(
+                    f"data set {self.person!r} is labelled by a person, and {len(getattr(self.run, key))} {key} would "
+                    "make several lists wait; name one",
+                    f"run.{key}",
+                )
+        return self
 
     @model_validator(mode="after")
     def _references_resolve(self) -> Self:

@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from lplgrad import datasets
+from lplgrad.datasets import Source
+from lplgrad.datasets.prepared import growing
 from lplgrad.datasets.prepared.file_names import FILES
 from lplgrad.datasets.prepared.originals import listing
 from lplgrad.datasets.prepared.writing import write_dataset
@@ -18,7 +20,7 @@ from lplgrad.machine.locks import alone
 from lplgrad.machine.log import say
 from lplgrad.study.availability import FAILED_DOWNLOAD
 from lplgrad.study.jobs import SourceJob
-from lplgrad.study.validation import parse, parse_settings
+from lplgrad.study.validation import Settings, parse, parse_settings
 
 
 def run_command(arguments: argparse.Namespace) -> None:
@@ -37,6 +39,9 @@ def run(arguments: argparse.Namespace) -> None:
     settings = parse_settings(SourceJob, arguments.settings)
     source = datasets.registry.load(settings.source)
     options = parse(source.options, settings.options, "--settings")
+    if settings.oracle == "person":
+        _prepare_for_person(arguments, settings, source, options)
+        return
     failed = arguments.output / FAILED_DOWNLOAD
     # One process at a time writes a data set, and one downloads and unpacks. Other data sets may use the same archive,
     # and a killed Snakemake may have left a job running.
@@ -58,6 +63,17 @@ def run(arguments: argparse.Namespace) -> None:
         f"{arguments.output}: {len(pool)} training and {len(test)} test examples of "
         f"{'x'.join(map(str, pool.shape[1:]))} in {len(data.classes)} classes"
     )
+
+
+def _prepare_for_person(arguments: argparse.Namespace, settings: SourceJob, source: Source, options: Settings) -> None:
+    """Prepare a data set whose labels a person gives."""
+    if source.listing is None:
+        raise UserError(f"--settings: oracle: source {settings.source!r} has no unlabelled examples for a person")
+    known_by = {"source": settings.source, "oracle": settings.oracle, **options.model_dump()}
+    with alone(arguments.output, "prepare"):
+        data = growing.prepare(arguments.output, source.listing(options), arguments.threads, known_by, source.modality)
+    pool, test = (data.splits[name].inputs for name in ("train", "test"))
+    say(f"{arguments.output}: {len(pool)} images in the pool and {len(test)} test images, {len(data.classes)} classes")
 
 
 def _writable(folder: Path) -> bool:

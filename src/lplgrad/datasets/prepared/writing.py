@@ -52,7 +52,7 @@ def write_dataset(
     staging.mkdir(parents=True)
     try:
         kind = modalities.registry.load(modality)
-        splits = _write_arrays(folder, staging, prepared, kind, threads)
+        splits = _write_arrays(folder, staging, prepared, kind, threads, (settings or {}).get("oracle") == "person")
         mean, std = kind.statistics(open_array(staging / "train_inputs.npy", mapped=True), folder)
         remove(folder / "dataset.json")
         for array in staging.iterdir():
@@ -71,7 +71,9 @@ def write_dataset(
     return open_dataset(folder)  # also writes the stamps
 
 
-def _write_arrays(folder: Path, staging: Path, prepared: Prepared, modality: Modality, threads: int) -> dict[str, Any]:
+def _write_arrays(
+    folder: Path, staging: Path, prepared: Prepared, modality: Modality, threads: int, waiting: bool
+) -> dict[str, Any]:
     """Check the arrays of both splits and write them to ``staging``. Return their descriptions for ``dataset.json``."""
     parts: dict[str, Examples | ImageFiles] = {split: getattr(prepared, split) for split in SPLITS}
     splits: dict[str, Any] = {}
@@ -79,18 +81,18 @@ def _write_arrays(folder: Path, staging: Path, prepared: Prepared, modality: Mod
     unreadable: dict[Path, str] = {}
     kinds: Counter[str] = Counter()
     for split, part in parts.items():
-        _check_labels(folder, split, part.labels, prepared.classes)
+        _check_labels(folder, split, part.labels, prepared.classes, waiting and split == "train")
         target = staging / f"{split}_inputs.npy"
         if isinstance(part, Examples):
             with replacing(target) as file:
                 np.save(file, part.inputs, allow_pickle=False)
         else:
-            decoded, broken = _decode(target, part, shape, threads, f"{split} images")
+            decoded, broken = decode_files(target, part, shape, threads, f"{split} images")
             kinds += decoded
             unreadable |= broken
         with replacing(staging / f"{split}_labels.npy") as file:
             np.save(file, part.labels, allow_pickle=False)
-        counts = np.bincount(part.labels, minlength=len(prepared.classes))
+        counts = _counts(part.labels, prepared.classes)
         images = open_array(target, mapped=True)
         _check_examples(folder, split, images, part.labels, modality)
         splits[split] = {
@@ -99,15 +101,7 @@ def _write_arrays(folder: Path, staging: Path, prepared: Prepared, modality: Mod
             "labels_sha256": sha256(part.labels),
             "per_class": dict(zip(prepared.classes, counts.tolist(), strict=True)),
         }
-    if unreadable:
-        lines = (f"{printable(path)}\t{printable(reason)}\n" for path, reason in unreadable.items())
-        write_text(folder / UNREADABLE, "".join(lines))
-        path, reason = next(iter(unreadable.items()))
-        raise UserError(
-            f"{len(unreadable)} of {sum(len(part.labels) for part in parts.values())} images cannot be read, the first "
-            f"is {printable(path)} ({reason}); all are listed in {folder / UNREADABLE}: repair or remove them and run "
-            "again"
-        )
+    refuse_unreadable(folder, unreadable, sum(len(part.labels) for part in parts.values()))
     if len(kinds) > 1:
         listed = " and ".join(f"{count} of {kind} numbers" for kind, count in sorted(kinds.items()))
         say(
@@ -117,7 +111,20 @@ def _write_arrays(folder: Path, staging: Path, prepared: Prepared, modality: Mod
     return splits
 
 
-def _decode(
+def refuse_unreadable(folder: Path, unreadable: Mapping[Path, str], total: int) -> None:
+    """List images that cannot be read, by path with the reason, and raise UserError if there are any."""
+    if not unreadable:
+        return
+    lines = (f"{printable(path)}\t{printable(reason)}\n" for path, reason in unreadable.items())
+    write_text(folder / UNREADABLE, "".join(lines))
+    path, reason = next(iter(unreadable.items()))
+    raise UserError(
+        f"{len(unreadable)} of {total} images cannot be read, the first is {printable(path)} ({reason}); all are "
+        f"listed in {folder / UNREADABLE}: repair or remove them and run again"
+    )
+
+
+def decode_files(
     target: Path, files: ImageFiles, shape: tuple[int, ...], threads: int, what: str
 ) -> tuple[Counter[str], dict[Path, str]]:
     """Decode a split directly into its file, because the images may not fit into memory. Return as ``decode_all``."""
@@ -132,11 +139,17 @@ def _decode(
     return result
 
 
-def _check_labels(folder: Path, split: str, labels: npt.NDArray[np.int64], classes: list[str]) -> None:
-    if not len(labels) or labels.min() < 0 or labels.max() >= len(classes):
-        raise UserError(f"{folder}: {split} labels must be one class from 0 to {len(classes) - 1} per image")
-    missing = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
-    if split == "train" and (len(classes) < 2 or len(missing)):
+def _counts(labels: npt.NDArray[np.int64], classes: list[str]) -> npt.NDArray[np.int64]:
+    """Return the number of labels of each class, shape (C,). An unknown label (-1) counts nowhere."""
+    return np.bincount(labels[labels >= 0], minlength=len(classes))
+
+
+def _check_labels(folder: Path, split: str, labels: npt.NDArray[np.int64], classes: list[str], waiting: bool) -> None:
+    lowest = -1 if waiting else 0
+    if not len(labels) or labels.min() < lowest or labels.max() >= len(classes):
+        raise UserError(f"{folder}: {split} labels must be one class from {lowest} to {len(classes) - 1} per image")
+    missing = np.flatnonzero(_counts(labels, classes) == 0)
+    if split == "train" and not waiting and (len(classes) < 2 or len(missing)):
         raise UserError(f"{folder}: a data set needs two classes or more, each with images in the training pool")
 
 

@@ -1,0 +1,54 @@
+"""A folder in which a person labels: ``labeled/<class>/``, ``unlabeled/`` and, if there is one, ``test/<class>/``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from lplgrad.datasets._folders import class_folders, files_below, folders_in, quoted, report_loose_images
+from lplgrad.datasets.prepared.originals import is_image
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import printable
+from lplgrad.machine.log import say
+
+NAMES = {"labeled": "labell?ed", "unlabeled": "unlabell?ed", "test": "test|testing"}
+
+
+def parts(folder: Path) -> dict[str, Path]:
+    """Return the top folders by the keys of ``NAMES``; empty without both labelled and unlabelled images.
+
+    Raises:
+        UserError: two folders have names of the same part.
+    """
+    found: dict[str, Path] = {}
+    for place in folders_in(folder):
+        for part, pattern in NAMES.items():
+            if re.fullmatch(pattern, place.name.casefold()):
+                if part in found:
+                    raise UserError(f"{folder}: {quoted([found[part], place])} mean the same; merge them")
+                found[part] = place
+    return found if {"labeled", "unlabeled"} <= found.keys() else {}
+
+
+def report_others(folder: Path, used: dict[str, Path]) -> None:
+    """Write to the log which folders and images beside the parts are not used."""
+    if others := [place for place in folders_in(folder) if place not in used.values()]:
+        say(f"warning: {folder}: passed over {quoted(others)}, beside {quoted(list(used.values()))}")
+    report_loose_images(folder)
+
+
+def images_by_class(folder: Path) -> dict[str, list[Path]]:
+    """List the images below a folder by class. A class may be empty."""
+    found = {name: images_below(place) for name, place in class_folders(folder).items()}
+    report_loose_images(folder)
+    return found
+
+
+def images_below(folder: Path) -> list[Path]:
+    """List the images at any depth below a folder."""
+    files = files_below(folder)
+    images = [path for path in files if is_image(path.name)]
+    if len(images) < len(files):
+        example = printable(next(path.name for path in files if not is_image(path.name)))
+        say(f"{folder}: passed over {len(files) - len(images)} file(s) that are no images, as {example}")
+    return images
