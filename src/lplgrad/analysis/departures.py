@@ -126,10 +126,19 @@ def _jobs(layout: Layout, trial: Trial, training: dict[str, Any], query: dict[st
         labeled = Path(layout.labels(trial, number))
         trained, queried = Path(layout.trained(trial, number)), Path(layout.round(trial, number))
         if (trained / "metrics.json").exists():
-            expected = {**about, "target_accuracy": target if number > 1 else None, "settings": training}
+            expected: dict[str, Any] = {
+                **about,
+                "target_accuracy": target if number > 1 else None,
+                "settings": training,
+            }
             expected |= _files(layout.training_files(trial.dataset, layout.study.strategies[trial.strategy].recipe))
+            if layout.study.person:
+                pool = layout.pool(trial, number)
+                expected |= {"pool": file_digest(Path(pool))} if Path(pool).exists() else {}
             yield _Job(number, trained / TRAINING, TrainingJob, expected, labeled, before if warm else None)
         before = trained / TRAINING
+        if layout.study.person:
+            continue  # what a person has labelled stays, whatever the settings of the query were
         if number < budget.rounds and (queried / "next_labeled.csv").exists():
             expected = {**about, "target_accuracy": target, "settings": query}
             expected |= _files(layout.asked_files(trial.dataset, trial.strategy))

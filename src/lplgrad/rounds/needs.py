@@ -24,7 +24,7 @@ from lplgrad.rounds import checkpoints
 from lplgrad.rounds.evaluation import LOGITS, predict
 from lplgrad.rounds.pool import Indices, draw_test_examples
 from lplgrad.rounds.representation import representation_of
-from lplgrad.rounds.round import Round
+from lplgrad.rounds.round import Round, query_size
 from lplgrad.rounds.side import train_side
 from lplgrad.study.jobs import QueryJob
 
@@ -118,7 +118,7 @@ class Scorer:
 
     def _candidates(self, indices: Indices, measured: dict[str, Any]) -> Candidates:
         here = self.here
-        size, classes = here.settings.query_size, len(here.data.classes)
+        size, classes = query_size(here), len(here.data.classes)
         return Candidates(indices, here.seed, here.number, size, {**self.of_others, **measured}, classes)
 
     def _measure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -88,7 +89,12 @@ def draw_start(examples: int, size: int, seed: int, classes: Indices | None = No
 
 
 def draw_candidates(
-    examples: int, labeled: LabeledSet, size: int | Literal["all"], seed: int, round_number: int
+    examples: int,
+    labeled: LabeledSet,
+    size: int | Literal["all"],
+    seed: int,
+    round_number: int,
+    unavailable: Sequence[int] | Indices = (),
 ) -> Indices:
     """Draw the candidates: a random subset S of the unlabelled pool (paper, section III; Beluch et al. 2018).
 
@@ -100,6 +106,7 @@ def draw_candidates(
         labeled: the labelled examples.
         size: size of the subset S, or ``all`` for the whole unlabelled pool.
         seed, round_number: of the trial and its round, from 1.
+        unavailable: further examples that are no candidates.
 
     Returns:
         Indices of the candidates, ascending, int64, shape (S,).
@@ -107,14 +114,14 @@ def draw_candidates(
     Raises:
         UserError: fewer than ``size`` examples have no label.
     """
-    left = examples - len(labeled)
+    left = examples - len(labeled) - len(unavailable)
     if size != "all" and size > left:
         raise UserError(
             f"candidates: {size} are to be drawn in round {round_number}, but only {left} of {examples} examples are "
             "left without a label; lower candidates, or set it to all"
         )
     order = stream(seed, Purpose.CANDIDATES, round_number).permutation(examples)
-    unlabeled = order[~np.isin(order, labeled.indices)]
+    unlabeled = order[~np.isin(order, np.concatenate([labeled.indices, unavailable]))]
     return np.sort(unlabeled if size == "all" else unlabeled[:size])
 
 

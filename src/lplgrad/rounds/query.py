@@ -16,7 +16,7 @@ from lplgrad.machine.timing import Stopwatch, describe, peak_memory_mb
 from lplgrad.rounds.files import forget_progress, write_labeled, write_scores, write_test_scores
 from lplgrad.rounds.oracle import SimulatedOracle
 from lplgrad.rounds.pool import draw_candidates
-from lplgrad.rounds.round import Round, open_round
+from lplgrad.rounds.round import Round, open_round, query_size
 from lplgrad.rounds.settings import QUERY, write_settings
 from lplgrad.study.jobs import QueryJob
 from lplgrad.study.validation import Settings, parse
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
             idle = "has no effect: the query trains no network with these settings; remove it"
             problem = idle if here.settings.training else trains
             raise UserError(f"--settings: training: {problem} (acquisition: {here.settings.acquisition})")
-        if here.stopped:
+        if here.stopped or not query_size(here):
             _choose_nothing(here)
         else:
             _choose(here, function, options)
@@ -44,10 +44,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> None:
-    settings, pool = here.settings, len(here.data.splits["train"].inputs)
-    indices = draw_candidates(pool, here.labeled, settings.candidates, here.seed, here.number)
-    if len(indices) < settings.query_size:
-        raise UserError(f"query_size: {settings.query_size} are to be labelled, but only {len(indices)} are left")
+    size, subset = query_size(here), here.settings.candidates
+    pool, labeled, unavailable = len(here.data.splits["train"].inputs), here.labeled, here.unavailable
+    if here.pool and subset != "all" and subset > pool - len(labeled) - len(unavailable):
+        subset = "all"
+    indices = draw_candidates(pool, labeled, subset, here.seed, here.number, unavailable)
+    if len(indices) < size:
+        raise UserError(f"query_size: {size} are to be labelled, but only {len(indices)} are left")
     scorer = None
     beside: dict[str, Any] = {}
     if function.needs(options):
@@ -57,7 +60,7 @@ def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> 
     device = None if scorer is None else here.device
     watch = Stopwatch(device)
     candidates = (
-        Candidates(indices, here.seed, here.number, settings.query_size, {}, len(here.data.classes))
+        Candidates(indices, here.seed, here.number, size, {}, len(here.data.classes))
         if scorer is None
         else scorer.candidates(indices)
     )
@@ -80,20 +83,31 @@ def _choose(here: Round[QueryJob], function: Acquisition, options: Settings) -> 
     test_scores = () if scorer is None or not function.alone else scorer.test_scores()
     write_test_scores(here.folder / "test_scores.csv", *test_scores)
     write_settings(here, QUERY)
-    chosen = indices[choice.picks]
-    answers = SimulatedOracle(here.data).answer(chosen)
-    write_labeled(here.folder / "next_labeled.csv", here.labeled.extended(chosen, answers, here.number + 1))
+    if here.pool:
+        from lplgrad.labeling.asking import ask  # a simulated query does without
+
+        ask(here, indices, choice, beside)
+    else:
+        chosen = indices[choice.picks]
+        answers = SimulatedOracle(here.data).answer(chosen)
+        write_labeled(here.folder / "next_labeled.csv", here.labeled.extended(chosen, answers, here.number + 1))
     seconds = timing["query_seconds"]
     say(f"round {here.number}: chose {len(choice.picks)} of {len(indices)} candidates in {seconds:.2f} s")
 
 
 def _choose_nothing(here: Round[QueryJob]) -> None:
-    """Write the query of a trial that has stopped: no candidates, no scores, the same labels."""
+    """Write a query of a trial that has stopped, or that has spent its budget or its pool: no candidates, no scores."""
     nothing = np.empty(0, dtype=np.int64)
     write_scores(here.folder / "scores.csv", nothing, Choice(nothing))
     timing = {"query_seconds": 0.0, "peak_memory_mb": 0.0, **describe(device=None)}
     write_json(here.folder / "query_timing.json", timing)
     write_test_scores(here.folder / "test_scores.csv")
     write_settings(here, QUERY)
+    if here.pool:
+        from lplgrad.labeling.asking import ask
+
+        ask(here, nothing, Choice(nothing), {})
+        say("the budget is spent, or all images are labelled; nothing is queried")
+        return
     write_labeled(here.folder / "next_labeled.csv", here.labeled)
     say("the target accuracy is reached; nothing is queried")

@@ -19,6 +19,7 @@ import numpy as np
 
 from lplgrad import __version__, modalities
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
+from lplgrad.datasets.prepared.shards import PoolFile, open_pool
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import file_digest
 from lplgrad.machine.leases import lease_gpu
@@ -52,6 +53,7 @@ class Round(Generic[JobT]):
     number: int  # from 1
     stopped: bool  # the trial has reached its target accuracy before, so the job has nothing to compute
     wanted: Callable[[], bool]  # whether another process waits for the round's folder
+    pool: PoolFile | None = None  # of a data set that a person labels
     digests: dict[str, object] = field(init=False)  # of the data, labels and checkpoint when the job began
     files: dict[str, str] = field(init=False)  # digests of the files that options name, by path
 
@@ -68,6 +70,11 @@ class Round(Generic[JobT]):
     def seed(self) -> int:
         """The seed of the trial."""
         return int(self.arguments.seed)
+
+    @property
+    def unavailable(self) -> Indices:
+        """Positions in the pool that are no candidates although they have no label: images that are gone."""
+        return np.array([] if self.pool is None else self.pool.removed, dtype=np.int64)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -141,6 +148,14 @@ class Round(Generic[JobT]):
             yield view.plain(batch)
 
 
+def query_size(here: Round[QueryJob]) -> int:
+    """Return how many examples the query of a round chooses. The budget or the pool of a person may end with fewer."""
+    if here.pool is None:
+        return here.settings.query_size
+    left = here.pool.examples - len(here.labeled) - len(here.pool.removed)
+    return max(0, min(here.settings.query_size, left, int(here.arguments.labels) - len(here.labeled)))
+
+
 @contextmanager
 def open_round(arguments: argparse.Namespace, job: type[JobT], what: str) -> Iterator[Round[JobT]]:
     """Open a round for a job, alone in its folder, and check everything that can be checked without torch.
@@ -158,7 +173,10 @@ def open_round(arguments: argparse.Namespace, job: type[JobT], what: str) -> Ite
     with alone(arguments.output, what) as wanted:
         settings = parse_settings(job, arguments.settings)
         _log_settings(settings)
-        data = open_dataset(arguments.data)
+        data, pool = open_dataset(arguments.data), None
+        if vars(arguments).get("pool"):
+            data, pool = open_pool(data, arguments.pool)
+        bought = np.cumsum(pool.bought).tolist() if pool else vars(arguments).get("bought")
         labeled = read_labeled(arguments.labeled, len(data.splits["train"].inputs), len(data.classes))
         newest = int(labeled.rounds.max())
         number, metrics = vars(arguments).get("round", newest), _metrics(arguments)
@@ -166,9 +184,9 @@ def open_round(arguments: argparse.Namespace, job: type[JobT], what: str) -> Ite
         if not stopped:
             if newest != number:
                 raise UserError(f"{arguments.labeled}: the labels of round {newest}, not of round {number}")
-            check_rounds(arguments.labeled, labeled, number, vars(arguments).get("bought"))
+            check_rounds(arguments.labeled, labeled, number, bought)
             _check_clock([arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])])
-        yield Round(arguments, settings, data, labeled, number, stopped, wanted)
+        yield Round(arguments, settings, data, labeled, number, stopped, wanted, pool)
 
 
 def _log_settings(settings: Settings) -> None:

@@ -48,8 +48,10 @@ def named_files(settings: Settings) -> list[str]:
 
 def digests(arguments: argparse.Namespace) -> dict[str, object]:
     """Return the digests of what a training or a query is given: when it begins, because a file may change later."""
+    pool = vars(arguments).get("pool")
     return {
         "dataset": checksums(arguments.data),
+        **({"pool": file_digest(pool)} if pool else {}),
         "labeled": file_digest(arguments.labeled),
         "checkpoint": None if arguments.checkpoint is None else file_digest(arguments.checkpoint),
     }

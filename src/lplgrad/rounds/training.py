@@ -40,7 +40,7 @@ def train_and_test(here: Round[TrainingJob]) -> None:
     device = here.device
     for one in filter(None, [learner, learner.previous]):
         checkpoints.to_device(one, device)
-    inputs = [arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint])]
+    inputs = [arguments.data / "dataset.json", arguments.labeled, *filter(None, [arguments.checkpoint, arguments.pool])]
     roots = ["rounds.train.run", *learner_code(settings.recipe, settings.backbone)]
     digest = digest_of([settings.model_dump(), here.files, here.number, here.seed, device.type], inputs, roots)
     machine = describe(device)
@@ -93,8 +93,11 @@ def _learner(here: Round[TrainingJob], normalization: Normalization) -> Learner:
     settings, data, path = here.settings, here.data, here.arguments.checkpoint
     recipe, backbone = settings.recipe, settings.backbone
     learner = checkpoints.build(backbone, recipe, here.shape, len(data.classes))
-    if path is not None:
-        before = checkpoints.load(path)
+    before = None if path is None else checkpoints.load(path)
+    if before and len(before.about.classes) < len(data.classes) and here.pool:
+        say(f"round {here.number}: there are new classes, so the model starts with new weights")
+        before = None
+    if before is not None:
         before.check_fits(here.shape, data.classes, backbone, recipe, normalization)
         if recipes.registry.load(recipe.trains).reads_previous(recipe.checked_options):
             learner.previous = before.learner
