@@ -34,6 +34,7 @@ onstart:
 
 onsuccess:
     warn_of_data()
+    tell_person()
     # Progress that is no longer needed and, after the whole study, models that a killed Snakemake left
     ends = {"progress.safetensors": "metrics.json", "query_progress.safetensors": "next_labeled.csv"}
     left = [file for name in ends for file in Path(ROOT).rglob(name) if (file.parent / ends[name]).exists()]

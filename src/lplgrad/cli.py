@@ -122,6 +122,9 @@ PARTIAL = _arg("--partial", "the study is not finished: rounds may be missing", 
 FILES = _needed("--output", "FILE", "files to write; their endings name the formats", nargs="+")
 
 
+POOL = _path("--pool", "FILE", "pool of the round, of a data set that a person labels", nargs="?")
+
+
 def _folder(about: str) -> Argument:
     return _needed("--output", "DIR", about)
 
@@ -206,6 +209,20 @@ COMMANDS = {
             _needed("--output", "CSV", "the labelled set to write"),
         ],
     ),
+    "answers": Command(
+        "lplgrad.labeling.answers",
+        "Collect the labels that a person has given: write the labelled set and the pool of a round",
+        "lplgrad answers --data data/photos --round 1 --answers labels/photos --output labeled.csv pool.json",
+        [
+            DATA, ROUND, _needed("--answers", "DIR", "folder of the tables that a person fills in"),
+            _path("--labeled", "CSV", "the labelled set of the round before", nargs="?"),
+            _path("--pool", "FILE", "pool of the round before", nargs="?"),
+            _path("--batch", "CSV", "images that the query of the round before chose", nargs="?"),
+            _arg("--classes", "all classes that may be given (default: the folders of labelled images)", nargs="*"),
+            _arg("--threads", "threads that decode images (default: %(default)s)", type=count, default=1),
+            _path("--output", ("CSV", "FILE"), "the labelled set and the pool to write", nargs=2, required=True),
+        ],
+    ),
     "train": Command(
         "lplgrad.rounds.train",
         "Train for one round and test: write the checkpoint, the test logits, the metrics and the time it took",
@@ -214,7 +231,7 @@ COMMANDS = {
         [
             DATA, LABELED,
             _path("--checkpoint", "FILE", "checkpoint of the round before, which a warm start continues", nargs="?"),
-            ROUND, BOUGHT, TARGET,
+            ROUND, BOUGHT, TARGET, POOL,
             _path("--previous", "DIR", "folder of the round before, repeated if it was the last", nargs="?"), SEED,
             _settings("backbone, training, augmentation, normalization, recipe and compute", default=[]),
             PROGRESS_SECONDS, JOBS_PER_GPU, _folder("folder of the round"),
@@ -230,7 +247,9 @@ COMMANDS = {
         [
             DATA, LABELED,
             _path("--checkpoint", "FILE", "checkpoint of the round; random needs none", nargs="?"),
-            ROUND, BOUGHT, TARGET,
+            ROUND, BOUGHT, TARGET, POOL,
+            _path("--answers", "DIR", "folder of the tables that a person fills in, with --pool"),
+            _arg("--labels", "labels of the whole budget, with --pool", type=count, metavar="A"),
             _path("--metrics", "FILE", "metrics of the round, for --target-accuracy", nargs="?"), SEED,
             _settings("acquisition, options, query_size, candidates, query_transform, augmentation", required=True),
             PROGRESS_SECONDS, JOBS_PER_GPU, _folder("folder of the round"),
@@ -245,7 +264,7 @@ COMMANDS = {
         [
             DATA, LABELED,
             _needed("--checkpoint", "FILE", "checkpoint of the round"), SEED,
-            _settings("unlabeled_images, embedded_images and compute", default=[]), JOBS_PER_GPU,
+            POOL, _settings("unlabeled_images, embedded_images and compute", default=[]), JOBS_PER_GPU,
             _folder("folder for features.npy, observed.csv and confidence.csv"),
         ],
     ),
@@ -340,6 +359,20 @@ COMMANDS = {
             _folder("folder to write to"),
         ],
         {**TABLES, **FIGURES},
+    ),
+    "label": Command(
+        "lplgrad.labeling.label",
+        "Label the images that wait: on a local page, or with answers from a file",
+        "lplgrad label photos.yaml",
+        [
+            CONFIGURATION,
+            _path("--import", "FILE", "take answers from a table (file, label) or an export of Label Studio (.json)",
+                  dest="imported"),
+            _path("--tasks", "JSON", "write the images as tasks for Label Studio"),
+            _arg("--finish", "go on without the images that have no answer yet", action="store_true"),
+            _arg("--port", "port of the page (default: a free one)", type=int, default=0),
+            _arg("--no-browser", "only print the address of the page", action="store_true"),
+        ],
     ),
     "status": Command(
         "lplgrad.tools.status",

@@ -60,7 +60,26 @@ GAPS = [f"data set {name} is left out: {reason}" for name, reason in UNAVAILABLE
 if len(UNAVAILABLE) == len(STUDY.run.datasets):
     raise WorkflowError("none of the study's data sets can be had: " + "; ".join(GAPS))
 LAYOUT = Layout(STUDY, UNAVAILABLE)
-PRESENT = Layout(STUDY, {**UNAVAILABLE, **LOST})  # the results of a lost data set stay as they are
+PERSON, WAITING = STUDY.person, None  # the data set that a person labels, and the images that wait
+TOLD = []  # what the console says of them
+if PERSON and workflow.is_main_process and not NO_JOBS:
+    from lplgrad.labeling import given  # imports Pillow
+
+    try:
+        WAITING = given.waiting(STUDY, LAYOUT)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    if WAITING and WAITING.ready:
+        LAYOUT = LAYOUT.with_round(WAITING.labels)
+    else:
+        TOLD = given.message(WAITING, STUDY, LAYOUT, workflow.overwrite_configfiles)
+        for line in TOLD:
+            logger.warning(line)
+STARTED = bool(LAYOUT.counts)  # whether a person's first labels have been taken in
+NEWEST = max(len(LAYOUT.counts), 1) if PERSON and workflow.is_main_process else 0  # round of a person's study
+CLASSES = (PERSON and STUDY.datasets[PERSON].classes) or []
+# The results of a lost data set stay as they are.
+PRESENT = LAYOUT if PERSON else Layout(STUDY, {**UNAVAILABLE, **LOST})
 if workflow.is_main_process:
     for problem in [*GAPS, *changed.values(), *LOST.values()]:
         logger.warning(problem)
@@ -109,6 +128,7 @@ shell.prefix(
     f'lplgrad() ( (PYTHONPATH={PYTHONPATH} exec {LPLGRAD} "$@") || explain "lplgrad $1" $? ); '
     f'place="--jobs-per-gpu {STUDY.compute.jobs_per_gpu}"; '
     f'progress="--progress-seconds {STUDY.compute.progress_seconds}"; '
+    f"classes=({join(['--classes', *CLASSES]) if CLASSES else ''}); "
 )
 
 
@@ -122,6 +142,17 @@ def warn_of_data():
     warnings = (line for name in LAYOUT.datasets for line in availability.preparation_warnings(STUDY, name))
     for line in [*GAPS, *warnings]:
         logger.warning(line)
+
+
+def tell_person():
+    """Say which images wait after this run."""
+    if PERSON:
+        from lplgrad.labeling import given
+
+        layout = Layout(STUDY, UNAVAILABLE)
+        lines = given.message(given.waiting(STUDY, layout), STUDY, layout, workflow.overwrite_configfiles)
+        for line in lines if lines != TOLD else []:
+            logger.warning(line)
 
 
 def settings(values, *names):
@@ -199,6 +230,16 @@ def query_files(wildcards):
     return ancient(LAYOUT.query_files(wildcards.dataset, wildcards.strategy))
 
 
+def pool_of_round(wildcards):
+    """The pool of a round, which grows while a person labels."""
+    return LAYOUT.pool(trial_of(wildcards), int(wildcards.round)) if PERSON else []
+
+
+def pool_option(input):
+    """The option that names the pool of a round."""
+    return f" --pool {quote(str(input.pool))}" if PERSON else ""
+
+
 def chosen_by(wildcards):
     """The acquisition function that chooses the first labels; None if they are drawn."""
     return LAYOUT.budget(wildcards.budget, wildcards.dataset).start.by
@@ -255,6 +296,7 @@ def query_code(wildcards):
     unused = {
         "rounds.representation": not represented,
         "gradient_norms": not norms,
+        "labeling": not PERSON,
         "rounds.side": not acquisition.side_outputs(strategy.needs),
     }
     return code_digest(
@@ -286,6 +328,8 @@ def target(wildcards):
 
 def bought(wildcards):
     """The option that refuses a file of labels that was cut off."""
+    if PERSON:  # who labels any number; the file of the pool counts them
+        return ""
     numbers = range(1, int(wildcards.get("round", 1)) + 1)
     return "--bought " + " ".join(str(LAYOUT.bought(wildcards.budget, wildcards.dataset, number)) for number in numbers)
 
@@ -293,13 +337,23 @@ def bought(wildcards):
 def train_command(wildcards, input):
     """The command of a training, with the options that other jobs of a round do not have."""
     previous = f" --previous {quote(os.path.dirname(input.previous[0]))}" if input.previous else ""
-    return f"train $progress --round {wildcards.get('round', 1)} {bought(wildcards)}{target(wildcards)}{previous}"
+    given = f"{bought(wildcards)}{target(wildcards)}{previous}{pool_option(input)}"
+    return f"train $progress --round {wildcards.get('round', 1)} {given}"
 
 
 def query_command(wildcards, input):
     """The command of a query, with the options that other jobs of a round do not have."""
     metrics = f" --metrics {quote(str(input.metrics))}" if target(wildcards) else ""
-    return f"query $progress --round {wildcards.round} {bought(wildcards)}{target(wildcards)}{metrics}"
+    asking = ""
+    if PERSON:
+        most = STUDY.datasets[PERSON].budgets[wildcards.budget].labels
+        asking = f"{pool_option(input)} --answers {quote(LAYOUT.answers(PERSON))} --labels {most}"
+    return f"query $progress --round {wildcards.round} {bought(wildcards)}{target(wildcards)}{metrics}{asking}"
+
+
+def observe_command(wildcards, input):
+    """The command of an observation."""
+    return f"observe{pool_option(input)}"
 
 
 def made_from(needs):

@@ -79,7 +79,7 @@ rule study:
 rule measurements:
     input:
         LAYOUT.of_trainings("metrics.json", "settings.json"),
-        LAYOUT.of_queries("query_settings.json"),
+        [] if PERSON else LAYOUT.of_queries("query_settings.json"),
         study=rules.study.output,
     output:
         measurements=shown(INPUTS["measurements"], "files", "Study", "measurements of accuracy"),
@@ -100,7 +100,7 @@ rule measurements:
 use rule measurements as timings with:
     input:
         LAYOUT.of_trainings("timing.json"),
-        LAYOUT.of_queries("query_timing.json"),
+        [] if PERSON else LAYOUT.of_queries("query_timing.json"),
         study=rules.study.output,
     output:
         shown(INPUTS["timings"], "files", "Study", "measurements of time"),
@@ -270,11 +270,15 @@ RESULTS += [
     expand(rules.trial_figure.output, figure="chosen", seed=STUDY.run.seeds[0], **{**RUN, "dataset": PICTURES}),
     [expand(rules.trial_figure.output, figure=MODEL_FIGURES, **vars(trial)) for trial in LAYOUT.shown_models()],
 ]
+if PERSON:  # nothing to compare; and no names of files, which the preparation writes
+    RESULTS = [rules.study.output, expand(rules.budget_figure.output, figure="learning_curves", budget=STUDY.run.budgets)]
+    RESULTS += [LAYOUT.batch(trial, LAYOUT.numbers(trial)[-1]) for trial in LAYOUT.trials()]
 # A data set that is gone is not prepared again for the sake of names, and one in a read-only folder keeps those it has.
 FOLDERS = {name: Path(DATA, name) for name in PRESENT.datasets}
 NAMED = [
     name
     for name, folder in FOLDERS.items()
+    if name != PERSON
     if os.access(folder, os.W_OK) or (folder / "files.csv").exists() or not folder.exists()
 ]
 RESULTS += [

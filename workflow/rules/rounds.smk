@@ -11,6 +11,9 @@ rule prepare:
         LAYOUT.preparation_log("{dataset}"),
     benchmark:
         f"{LOGS}/{{dataset}}/prepare.tsv"
+    wildcard_constraints:
+        # Positions in the pool of a person never move, so it is prepared once.
+        dataset=one_of([name for name in LAYOUT.datasets if not (STARTED and name == PERSON)]),
     localrule: True  # a cluster's nodes may have no network
     conda:
         ENVIRONMENT
@@ -52,37 +55,43 @@ rule files:
         "--output {output:q} > {log:q} 2>&1"
 
 
-rule start:
-    input:
-        manifest=f"{DATA}/{{dataset}}/dataset.json",
-        arrays=ancient([f"{DATA}/{{dataset}}/{array}.npy" for array in ARRAYS]),
-        files=start_files,
-        names=named(start_files),
-    output:
-        f"{ROOT}/{START}/labeled.csv",
-    log:
-        f"{LOGS}/{START}/start.log",
-    benchmark:
-        f"{LOGS}/{START}/start.tsv"
-    localrule: not CHOSEN  # a draw is done before a cluster would have begun
-    conda:
-        ENVIRONMENT
-    resources:  # no parameters: they are only checked, and another budget must not draw the start anew
-        query_size=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).query_size,
-        candidates=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).subset or 0,
-        labels=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).labels,
-        gpu=lambda wildcards: GPU if chosen_by(wildcards) else 0,
-    params:
-        **settings(LAYOUT.start_settings, "budget", "dataset"),
-        data=subpath(input.manifest, parent=True),
-        size=lambda wildcards: LAYOUT.bought(wildcards.budget, wildcards.dataset, 1),
-        draw=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).start.draw,
-        files=checksums(start_files),
-        code=start_code,
-    shell:
-        "lplgrad start --data {params.data:q} --query-size {resources.query_size} --size {params.size} "
-        "--draw {params.draw} --candidates {resources.candidates} --labels {resources.labels} "
-        "--settings {params.settings:q} --seed {wildcards.seed} $place --output {output:q} > {log:q} 2>&1"
+if PERSON:
+
+    include: "person.smk"
+
+else:
+
+    rule start:
+        input:
+            manifest=f"{DATA}/{{dataset}}/dataset.json",
+            arrays=ancient([f"{DATA}/{{dataset}}/{array}.npy" for array in ARRAYS]),
+            files=start_files,
+            names=named(start_files),
+        output:
+            f"{ROOT}/{START}/labeled.csv",
+        log:
+            f"{LOGS}/{START}/start.log",
+        benchmark:
+            f"{LOGS}/{START}/start.tsv"
+        localrule: not CHOSEN  # a draw is done before a cluster would have begun
+        conda:
+            ENVIRONMENT
+        resources:  # no parameters: they are only checked, and another budget must not draw the start anew
+            query_size=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).query_size,
+            candidates=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).subset or 0,
+            labels=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).labels,
+            gpu=lambda wildcards: GPU if chosen_by(wildcards) else 0,
+        params:
+            **settings(LAYOUT.start_settings, "budget", "dataset"),
+            data=subpath(input.manifest, parent=True),
+            size=lambda wildcards: LAYOUT.bought(wildcards.budget, wildcards.dataset, 1),
+            draw=lambda wildcards: LAYOUT.budget(wildcards.budget, wildcards.dataset).start.draw,
+            files=checksums(start_files),
+            code=start_code,
+        shell:
+            "lplgrad start --data {params.data:q} --query-size {resources.query_size} --size {params.size} "
+            "--draw {params.draw} --candidates {resources.candidates} --labels {resources.labels} "
+            "--settings {params.settings:q} --seed {wildcards.seed} $place --output {output:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -93,6 +102,7 @@ rule train:
         ),
         previous=lambda wildcards: list(trained(wildcards, before=1).values()) if target(wildcards) else [],
         files=learner_files,
+        pool=pool_of_round,
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -134,10 +144,11 @@ ruleorder: train_kept > train
 # Round 1, once for all strategies of a recipe.
 use rule train as train_start with:
     input:
-        labeled=rules.start.output,
+        labeled=rules.start.output.labeled if PERSON else rules.start.output,
         checkpoint=[],
         previous=[],
         files=learner_files,
+        pool=rules.start.output.pool if PERSON else [],
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -155,11 +166,12 @@ use rule train as query with:
         metrics=lambda wildcards: trained(wildcards)["metrics"] if target(wildcards) else [],
         files=query_files,
         names=named(query_files),
+        pool=pool_of_round,
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
         scores=f"{ROUND}/scores.csv",
-        labeled=f"{ROUND}/next_labeled.csv",
+        labeled=f"{ROUND}/to_label.csv" if PERSON else f"{ROUND}/next_labeled.csv",
         timing=f"{ROUND}/query_timing.json",
         settings=f"{ROUND}/query_settings.json",
         test_scores=f"{ROUND}/test_scores.csv",
@@ -167,6 +179,8 @@ use rule train as query with:
         f"{ROUND_LOGS}/query.log",
     benchmark:
         f"{ROUND_LOGS}/query.tsv"
+    wildcard_constraints:
+        round=str(NEWEST) if NEWEST else "[1-9][0-9]*",
     resources:
         gpu=lambda wildcards: GPU if queried_checkpoint(wildcards) else 0,
     params:
@@ -185,6 +199,7 @@ use rule train as observe with:
         labeled=labels,
         checkpoint=lambda wildcards: trained(wildcards)["checkpoint"],
         files=learner_files,
+        pool=pool_of_round,
         manifest=rules.start.input.manifest,
         arrays=rules.start.input.arrays,
     output:
@@ -197,7 +212,7 @@ use rule train as observe with:
         f"{ROUND_LOGS}/observe.tsv"
     params:
         **settings(LAYOUT.observation_settings),
-        command="observe",
+        command=observe_command,
         target="",
         data=subpath(input.manifest, parent=True),
         folder=subpath(output.features, parent=True),

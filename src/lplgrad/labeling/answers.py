@@ -1,0 +1,99 @@
+"""``lplgrad answers``: the labels that a person has given become the labelled set and the pool of a round."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from lplgrad.datasets.prepared.arrays import checksums, open_dataset
+from lplgrad.datasets.prepared.growing import Hashes, add_shard, contents, listing_of
+from lplgrad.datasets.prepared.shards import SHARD, SHARDS, PoolFile, count_shards, known_images, open_pool
+from lplgrad.labeling.asking import read_batch
+from lplgrad.labeling.given import collect, extended, how_to_add_class, known_classes
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import read_json
+from lplgrad.machine.locks import alone
+from lplgrad.machine.log import say
+from lplgrad.rounds.files import read_labeled, write_labeled
+from lplgrad.rounds.pool import LabeledSet
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Collect the answers, add new images to the pool, and write the labelled set and the pool of the round.
+
+    Raises:
+        UserError: an answer is wrong, a waiting image has none, or nothing was labelled.
+    """
+    labeled_file, pool_file = arguments.output
+    with alone(arguments.data, "answers"):
+        data, number = open_dataset(arguments.data), arguments.round
+        first = number == 1
+        if first != (arguments.labeled is None):
+            raise UserError(f"--labeled: {'not wanted' if first else 'missing'} in round {number}")
+        earlier = None if first else open_pool(data, arguments.pool)[1]
+        listing, hashes = listing_of(data), Hashes(data.folder)
+        found = contents(listing, hashes)
+        added = add_shard(data, listing, found, arguments.threads)
+        known = known_images(data.folder)
+        where = f"{listing.folder}/labeled"
+        listed = arguments.classes or None
+        classes = known_classes(earlier.classes if earlier else data.classes, listed, listing.labeled, where)
+        answers = collect(arguments.answers, known, found, classes, how_to_add_class(listed, where))
+        before = LabeledSet()
+        if earlier:
+            before = read_labeled(arguments.labeled, earlier.examples, len(earlier.classes))
+            images = read_batch(arguments.batch)
+            missing = [image.file for image in images if not answers.get(image.index)]
+            if missing:
+                raise UserError(
+                    f"{arguments.batch}: {len(missing)} of {len(images)} images have no answer: {missing[0]}"
+                )
+        labeled = extended(before, answers, classes, number)
+        if later := [digest for digest in found.test or {} if digest not in known.test]:
+            say(f"warning: {listing.folder}: {len(later)} image(s) in test/ came later; the test set stays as it was")
+        if len(labeled) == len(before) and not added:
+            raise UserError(f"{arguments.answers}: no new label; label some of the images that wait")
+        there = {*found.unlabeled, *found.labeled}
+        gone = [index for index, digest in enumerate(known.digests) if digest not in there]
+        removed = np.setdiff1d(gone, labeled.indices).astype(int).tolist()
+        _report(number, labeled, before, classes, earlier, added, len(gone) - len(removed), len(removed))
+        PoolFile(
+            classes,
+            [int((labeled.rounds == one).sum()) for one in range(1, number + 1)],
+            checksums(data.folder)["train_inputs"],
+            [
+                read_json(data.folder / SHARDS / str(shard) / SHARD)["inputs_sha256"]
+                for shard in range(1, count_shards(data.folder) + 1)
+            ],
+            len(known.names),
+            removed,
+        ).write(Path(pool_file))
+        write_labeled(Path(labeled_file), labeled)
+
+
+def _report(
+    number: int, labeled: LabeledSet, before: LabeledSet, classes: list[str], earlier: PoolFile | None,
+    added: int, gone: int, removed: int,
+) -> None:  # fmt: skip
+    """Write to the log what the round begins with."""
+    known = labeled.known
+    unknown = len(labeled) - len(known)
+    say(f"round {number}: {len(labeled)} labels bought, {len(known)} trained on ({unknown} cannot be told)")
+    corrected = int((labeled.labels[: len(before)] != before.labels).sum())
+    lines = {
+        f"{corrected} earlier label(s) were corrected": corrected,
+        f"{added} new image(s) joined the pool": added if number > 1 else 0,
+        f"warning: {removed} unlabelled image(s) are gone, and are not asked about": removed,
+        f"warning: {gone} labelled image(s) are gone; their labels stay": gone,
+    }
+    for line, count in lines.items():
+        if count:
+            say(line)
+    if earlier and (new := classes[len(earlier.classes) :]):
+        say(f"warning: new class(es): {', '.join(new)}; the model of round {number} starts with new weights")
+    counts = np.bincount(known.labels, minlength=len(classes))
+    for name, count in zip(classes, counts, strict=True):
+        if count < 2:
+            say(f"warning: class {name!r} has {count or 'no'} label(s); label more of it")

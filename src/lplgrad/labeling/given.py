@@ -1,0 +1,245 @@
+"""What a person has answered so far: in tables, and by placing images into class folders."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lplgrad import datasets
+from lplgrad.datasets import Listing
+from lplgrad.datasets.prepared.growing import Contents, Hashes, contents
+from lplgrad.datasets.prepared.shards import Known, PoolFile, known_images
+from lplgrad.labeling.asking import read_batch, table_of
+from lplgrad.labeling.batch import CANNOT_TELL, COLUMNS, LATER, Asked, Batch
+from lplgrad.machine.errors import UserError, nearest
+from lplgrad.machine.files import printable
+from lplgrad.machine.tables import read_table
+from lplgrad.rounds.files import read_labeled
+from lplgrad.rounds.pool import UNKNOWN, LabeledSet
+from lplgrad.study.layout import CHECKPOINT, Layout
+from lplgrad.study.settings import Study
+
+
+@dataclass(frozen=True)
+class Given:
+    """Answers by position in the pool, and the classes that they come from.
+
+    Attributes:
+        answers: a class, ``CANNOT_TELL`` or ``LATER``.
+        classes: names of the classes: those known before, then new ones.
+        new_images: whether the folder has labelled images that are not in the pool.
+    """
+
+    answers: dict[int, str]
+    classes: list[str]
+    new_images: bool
+
+
+def known_classes(
+    before: Sequence[str], listed: Sequence[str] | None, folders: Mapping[str, Collection[object]], where: str
+) -> list[str]:
+    """Return the classes of a round: those of the round before in their order, then new ones.
+
+    Args:
+        before: the classes so far.
+        listed: those that the configuration lists; None if it lists none.
+        folders: the images in each class folder.
+        where: the folder of the class folders, for messages.
+
+    Raises:
+        UserError: a class folder is not among the listed classes, or a class is no longer listed.
+    """
+    if listed is None:
+        return [*before, *sorted(name for name in folders if folders[name] and name not in before)]
+    for name in folders:
+        if name not in listed:
+            raise UserError(
+                f"{where}/{name}: is not among the classes of the data set ({nearest(name, listed)}); rename the "
+                f"folder, or add {name} to classes in the configuration"
+            )
+    for name in before:
+        if name not in listed:
+            raise UserError(f"classes: {name!r} is missing, but images have this label; add it again")
+    return [*before, *(name for name in listed if name not in before)]
+
+
+def collect(folder: Path, known: Known, found: Contents, classes: Sequence[str], add_class: str) -> dict[int, str]:
+    """Collect the answers of a person from all tables of a folder and from the class folders, by position in the pool.
+
+    Args:
+        folder: of the tables.
+        known: the images of the pool.
+        found: the images in the folder of the data set.
+        classes: the names of the classes.
+        add_class: what to do to add a class, for messages.
+
+    Raises:
+        UserError: a table has an unknown class or image, or an image has two different labels.
+    """
+    position = {digest: index for index, digest in enumerate(known.digests)}
+    by_name = {name: index for index, name in enumerate(known.names)}
+    answers: dict[int, str] = {}
+    places: dict[int, str] = {}
+
+    def add(index: int, answer: str, place: str) -> None:
+        other = answers.get(index, LATER)
+        if LATER not in (other, answer) and other != answer:
+            raise UserError(
+                f"{place}: {known.names[index]!r} is labelled {answer!r}, but {other!r} in {places[index]}; correct "
+                "one of the two"
+            )
+        if other == LATER:
+            answers[index], places[index] = answer, place
+
+    for digest, (path, name) in found.labeled.items():
+        if digest in position:
+            add(position[digest], name, printable(path))
+    for table in sorted(folder.glob("*.csv")):
+        batch = Batch(table, [], classes, add_class)
+        for number, row in read_table(table, COLUMNS[:2]):
+            answer, place = row["label"], f"{table}: line {number}"
+            if problem := batch.problem(answer):
+                raise UserError(f"{place}: {problem}")
+            if row["file"] not in by_name:
+                raise UserError(
+                    f"{place}: {row['file']!r} is no image of the pool ({nearest(row['file'], by_name)}); correct the "
+                    "name, or remove the line"
+                )
+            if answer:
+                add(by_name[row["file"]], answer, place)
+    return answers
+
+
+def extended(before: LabeledSet, answers: Mapping[int, str], classes: Sequence[str], number: int) -> LabeledSet:
+    """Return a labelled set with the answers of a person: corrected labels, and new ones for round ``number``.
+
+    An image that has no answer any more keeps its label.
+    """
+    label = {name: place for place, name in enumerate(classes)} | {CANNOT_TELL: UNKNOWN}
+    given = {index: label[answer] for index, answer in answers.items() if answer != LATER}
+    corrected = [
+        given.pop(index, old) for index, old in zip(before.indices.tolist(), before.labels.tolist(), strict=True)
+    ]
+    kept = LabeledSet(before.indices, before.rounds, np.array(corrected, dtype=np.int64))
+    return kept.extended(np.array(list(given), dtype=np.int64), np.array(list(given.values()), dtype=np.int64), number)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The batch that waits for a person.
+
+    Attributes:
+        round: whose query chose the images.
+        batch: the images and their table.
+        answers: to each image; empty if there is none yet.
+        given: everything that was answered so far.
+        before: the labels that the round had bought.
+        labels: the labels that the next round would have bought.
+    """
+
+    round: int
+    batch: Batch
+    answers: list[str]
+    given: Given
+    before: int
+    labels: int
+
+    @property
+    def missing(self) -> list[Asked]:
+        """The images without an answer."""
+        return [image for image, answer in zip(self.batch.images, self.answers, strict=True) if not answer]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next round can begin."""
+        return not self.missing and (self.labels > self.before or (not len(self.batch) and self.given.new_images))
+
+
+def message(here: Waiting | None, study: Study, layout: Layout, files: Sequence[str | Path]) -> list[str]:
+    """Say what a person is to do next, in lines for the console. ``files`` are those of the configuration."""
+    trial = next(layout.trials())
+    model = f"{layout.trained(trial, max(len(layout.counts), 1))}/{CHECKPOINT}"
+    if here is None:
+        return []
+    if here.ready:
+        return [f"{here.labels - here.before} new labels are there; the next run of Snakemake trains with them"]
+    count, missing = len(here.batch), len(here.missing)
+    if not count:
+        most = study.datasets[trial.dataset].budgets[trial.budget].labels
+        reason = f"the budget of {most} labels is spent" if here.before >= most else "all images have a label"
+        return [f"Done: {reason}. The newest model is {model}."]
+    if not missing:
+        return [f"All {count} images have the answer {LATER!r}, so there is nothing to train with; label some of them."]
+    answered, command = missing < count, f"lplgrad label {shlex.join(map(str, files))}"
+    return [
+        f"{count} images wait for a label{f', {count - missing} are answered' if answered else ''}: {here.batch.table}",
+        f"Label them in a browser:  {command}",
+        f"or fill in the column 'label' of the table ({CANNOT_TELL} if nobody can tell, {LATER} to leave one out),",
+        "or move the images into the folders of their classes. Then run the same command of Snakemake again.",
+        *([f"To go on without the others:  {command} --finish"] if answered else []),
+        f"The newest model is {model}.",
+    ]
+
+
+def listing(study: Study) -> Listing:
+    """List the files of the data set that a person labels, as they lie there now."""
+    assert study.person is not None
+    row = study.datasets[study.person]
+    of_source = datasets.registry.load(row.source).listing
+    assert of_source is not None
+    found: Listing = of_source(row.checked_options)
+    return found
+
+
+def waiting(study: Study, layout: Layout) -> Waiting | None:
+    """Return the batch that waits for a person; None if none does.
+
+    Raises:
+        UserError: a table has a mistake, an image is labelled twice differently, or a waiting image is gone.
+    """
+    name = study.person
+    if name is None or not layout.counts:
+        return None
+    trial, number = next(layout.trials()), len(layout.counts)
+    path = Path(layout.batch(trial, number))
+    if not path.exists() or not Path(layout.data(name), "dataset.json").exists():
+        return None
+    images, row = read_batch(path), study.datasets[name]
+    data = Path(layout.data(name))
+    files, hashes = listing(study), Hashes(data)
+    pool, known = PoolFile.read(Path(layout.pool(trial, number))), known_images(data)
+    # While images wait, only labelled images count, so the others need not be read.
+    found = contents(files if not images else files._replace(unlabeled=[]), hashes)
+    where = f"{files.folder}/labeled"
+    classes = known_classes(pool.classes, row.classes, files.labeled, where)
+    add_class = how_to_add_class(row.classes, where)
+    answers = collect(Path(layout.answers(name)), known, found, classes, add_class)
+    old = {*known.digests, *known.test}
+    new = [digest for digest in (*found.labeled, *found.unlabeled) if digest not in old]
+    batch = Batch(table_of(Path(layout.answers(name)), number, images), images, classes, add_class)
+    given = Given(answers, classes, bool(new))
+    before = read_labeled(Path(layout.labels(trial, number)), pool.examples, len(pool.classes))
+    labels = len(extended(before, answers, classes, number + 1)) + sum(digest in found.labeled for digest in new)
+    of_batch = [answers.get(image.index, "") for image in images]
+    here = Waiting(number, batch, of_batch, given, len(before), labels)
+    gone = [image for image in here.missing if not (files.folder / image.file).exists()]
+    if gone:
+        there = set(contents(files, hashes).unlabeled)
+        for image in gone:
+            if image.sha256 not in there:
+                raise UserError(
+                    f"{files.folder / image.file}: waits for a label, but is gone; put it back, or write "
+                    f"{CANNOT_TELL} as its label in {batch.table}"
+                )
+    return here
+
+
+def how_to_add_class(listed: Sequence[str] | None, where: str) -> str:
+    """Say what to do to add a class."""
+    if listed is None:
+        return f"to add a class, make its folder in {where} and place an image there"
+    return "to add a class, add it to classes in the configuration"

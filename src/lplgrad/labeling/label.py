@@ -1,0 +1,82 @@
+"""``lplgrad label``: label the images that wait, on a local page or with answers from a file."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from lplgrad.datasets.prepared.growing import Hashes, contents
+from lplgrad.labeling.batch import COLUMNS, Asked, Batch
+from lplgrad.labeling.given import Waiting, listing, waiting
+from lplgrad.labeling.label_studio import read_export, write_tasks
+from lplgrad.labeling.server import serve
+from lplgrad.machine.errors import UserError
+from lplgrad.machine.tables import read_table
+from lplgrad.study.layout import Layout
+from lplgrad.study.reading import read_configuration
+from lplgrad.study.settings import Study
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Open the page, or import answers, write tasks, or finish a batch.
+
+    Raises:
+        UserError: no images wait, or the answers have a mistake.
+    """
+    study = read_configuration(arguments.files)
+    if study.person is None:
+        raise UserError(
+            f"{arguments.files[-1]}: no data set that runs has oracle: person, so there is nothing to label"
+        )
+    layout = Layout(study)
+    here = waiting(study, layout)
+    if here is None:
+        raise UserError(f"no images wait for a label; run Snakemake with {arguments.files[-1]} first")
+    batch, command = here.batch, f"snakemake --configfile {shlex.join(map(str, arguments.files))}"
+    batch.write()
+    _fill_in(here)
+    if arguments.imported:
+        path = arguments.imported
+        rows = read_export(path) if path.suffix.lower() == ".json" else read_table(path, COLUMNS[:2])
+        print(f"{batch.merge(path, rows)} new answers; {_left(batch)}")
+    elif arguments.tasks:
+        print(f"{arguments.tasks} and {write_tasks(batch, arguments.tasks)}")
+    elif arguments.finish:
+        print(f"{batch.finish()} images stay without a label; continue with: {command}")
+    elif not len(batch):
+        raise UserError("no images wait for a label: the budget is spent, or all images have one")
+    else:
+        serve(batch, _Locator(study), study.title, command, arguments.port, not arguments.no_browser)
+
+
+def _fill_in(here: Waiting) -> None:
+    """Note in the table which images have been placed into class folders."""
+    noted = here.batch.answers()
+    pairs = enumerate(zip(noted, here.answers, strict=True))
+    here.batch.store({position: answer for position, (old, answer) in pairs if answer and old != answer})
+
+
+def _left(batch: Batch) -> str:
+    missing = sum(not answer for answer in batch.answers())
+    return f"{missing} of {len(batch)} images wait" if missing else "all images of the batch are answered"
+
+
+class _Locator:
+    """Finds the file of an image, also if it was moved or renamed."""
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.layout = study, Layout(study)
+        self.folder = listing(study).folder
+        self.moved: dict[str, Path] | None = None
+
+    def __call__(self, image: Asked) -> Path | None:
+        """Return where the file of an image is; None if it is gone."""
+        path = self.folder / image.file
+        if path.is_file():
+            return path
+        if self.moved is None or not self.moved.get(image.sha256, path).is_file():
+            assert self.study.person is not None
+            found = contents(listing(self.study), Hashes(Path(self.layout.data(self.study.person))))
+            self.moved = {**{digest: place for digest, (place, _) in found.labeled.items()}, **found.unlabeled}
+        return self.moved.get(image.sha256)
