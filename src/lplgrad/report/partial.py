@@ -16,13 +16,13 @@ from lplgrad.report import figures, tables
 from lplgrad.report.document import Part, document
 from lplgrad.study.availability import absent_datasets
 from lplgrad.study.layout import Layout
-from lplgrad.study.reading import left_out, read_study
+from lplgrad.study.reading import left_out, read_configuration
 from lplgrad.study.settings import StudyFile
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Collect, draw and write; write the page that links to all files last."""
-    study = read_study(arguments.files)
+    study = read_configuration(arguments.files)
     reasons = left_out(study)
     absent = [name for name in absent_datasets(study) if arguments.partial or name in reasons]
     missing = {name: reasons.get(name, "not prepared yet") for name in absent}

@@ -33,6 +33,14 @@ def read_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
     return study
 
 
+def read_configuration(files: Sequence[str | Path]) -> Study:
+    """Read a study as Snakemake does: lay files over ``config.yaml`` here, unless the first is complete in itself."""
+    base = Path("config.yaml")
+    first = _read_yaml_file(Path(files[0])) if files else None
+    alone = isinstance(first, Mapping) and "recipes" not in first and base.exists()
+    return read_study([base, *files] if alone else files)
+
+
 def _typed(value: Any) -> Any:
     """Values of Snakemake's ``--config``, which hands some numbers and truth values over as text."""
     if isinstance(value, Mapping):

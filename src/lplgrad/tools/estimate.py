@@ -20,7 +20,7 @@ from lplgrad.rounds.pool import TEST_EXAMPLES
 from lplgrad.rounds.resume import progress_tensors
 from lplgrad.study.availability import check_input_files, check_pool, check_prepared_datasets
 from lplgrad.study.layout import Layout, Trial
-from lplgrad.study.reading import read_study
+from lplgrad.study.reading import read_configuration
 from lplgrad.study.settings import BackboneRow, RecipeRow, Study, Training
 from lplgrad.tools.rates import ANY, CANDIDATES, CHOSEN, LABELED, START, Rates, measure_rates, rate, read_rates
 from lplgrad.tools.starting import jobs_at_a_time
@@ -31,7 +31,7 @@ FLOAT = 4  # bytes
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure or read the rates of a machine, multiply them by the work of a study and print the costs."""
-    study = read_study(arguments.files)
+    study = read_configuration(arguments.files)
     check_prepared_datasets(study)
     layout = Layout(study)
     sizes = sizes_of(layout)

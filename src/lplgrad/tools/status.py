@@ -16,12 +16,12 @@ from lplgrad.machine.files import read_json
 from lplgrad.rounds.settings import QUERY, TRAINING
 from lplgrad.study.availability import changed_originals, check_prepared_datasets, lost_datasets, preparation_warnings
 from lplgrad.study.layout import Layout, Trial
-from lplgrad.study.reading import left_out, read_study
+from lplgrad.study.reading import left_out, read_configuration
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Look and print."""
-    study = read_study(arguments.files)
+    study = read_configuration(arguments.files)
     try:
         check_prepared_datasets(study)
         problems = [f"changed: {problem}" for problem in changed_originals(study).values()]
