@@ -374,6 +374,12 @@ COMMANDS = {
             _arg("--no-browser", "only print the address of the page", action="store_true"),
         ],
     ),
+    "review": Command(
+        "lplgrad.report.review",
+        "Review a study that a person labels: accuracy, confused classes, suspicious labels, the next images",
+        "lplgrad review --study results/photos/study.yaml --output results/photos/review",
+        [STUDY, _folder("folder for the tables, the figures and the page")],
+    ),
     "status": Command(
         "lplgrad.tools.status",
         "Show how far a study is: rounds, accuracy and seconds so far, what runs, what failed, what is left",

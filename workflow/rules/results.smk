@@ -148,6 +148,25 @@ use rule measurements as diagnostics with:
         code=lambda wildcards: code_digest("report.diagnostics.run", *map(modalities.registry.root, MODALITIES)),
 
 
+# How the labelling goes, in a study that a person labels.
+use rule measurements as review with:
+    input:
+        LAYOUT.of_trainings("metrics.json", "settings.json", "test_logits.npy"),
+        [LAYOUT.batch(trial, LAYOUT.numbers(trial)[-1]) for trial in LAYOUT.trials()] if PERSON else [],
+        study=rules.study.output,
+    output:
+        expand(f"{ROOT}/review/{{name}}.csv", name=["rounds", "confusions", "suspicious"]),
+        html=shown(f"{ROOT}/review/review.html", "page", "Review", "how the labelling goes"),
+    log:
+        f"{LOGS}/review.log",
+    localrule: True
+    params:
+        command="review",
+        to=subpath(output.html, parent=True),
+        texts=TEXTS,
+        code=lambda wildcards: code_digest("report.review.run"),
+
+
 use rule measurements as claims with:
     input:
         study=rules.study.output,
@@ -271,8 +290,7 @@ RESULTS += [
     [expand(rules.trial_figure.output, figure=MODEL_FIGURES, **vars(trial)) for trial in LAYOUT.shown_models()],
 ]
 if PERSON:  # nothing to compare; and no names of files, which the preparation writes
-    RESULTS = [rules.study.output, expand(rules.budget_figure.output, figure="learning_curves", budget=STUDY.run.budgets)]
-    RESULTS += [LAYOUT.batch(trial, LAYOUT.numbers(trial)[-1]) for trial in LAYOUT.trials()]
+    RESULTS = [rules.study.output, rules.review.output]
 # A data set that is gone is not prepared again for the sake of names, and one in a read-only folder keeps those it has.
 FOLDERS = {name: Path(DATA, name) for name in PRESENT.datasets}
 NAMED = [

@@ -36,7 +36,7 @@ def read_scores(path: Path, candidates: npt.NDArray[np.int64], query_size: int, 
         query_size: how many of them were chosen.
         ranked: whether they must be those of highest score, in this order.
     """
-    frame = _frame(path, SCORE_COLUMNS, SCORE, "index, score, entropy, confidence, class and pick")
+    frame = read_predictions(path)
     if frame["index"].tolist() != candidates.tolist():
         raise UserError(f"{path}: not the {len(candidates)} candidates of this round; {AGAIN}")
     if frame["predicted_class"].notna().nunique() > 1:
@@ -52,6 +52,14 @@ def read_scores(path: Path, candidates: npt.NDArray[np.int64], query_size: int, 
     if ranked and not np.array_equal(best, order):
         raise UserError(f"{path}: the picks are not the {size} highest scores; {AGAIN}")
     return frame
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read ``scores.csv`` of a round as it is: a row for each candidate, the columns ``SCORE_COLUMNS``.
+
+    An empty cell is NaN, and an empty pick 0.
+    """
+    return _frame(path, SCORE_COLUMNS, SCORE, "index, score, entropy, confidence, class and pick")
 
 
 def read_test_scores(path: Path, count: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -20,14 +20,17 @@ def parts(folder: Path) -> dict[str, Path]:
     Raises:
         UserError: two folders have names of the same part.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for place in folders_in(folder):
         for part, pattern in NAMES.items():
             if re.fullmatch(pattern, place.name.casefold()):
-                if part in found:
-                    raise UserError(f"{folder}: {quoted([found[part], place])} mean the same; merge them")
-                found[part] = place
-    return found if {"labeled", "unlabeled"} <= found.keys() else {}
+                found.setdefault(part, []).append(place)
+    if not {"labeled", "unlabeled"} <= found.keys():
+        return {}
+    for places in found.values():
+        if len(places) > 1:
+            raise UserError(f"{folder}: {quoted(places)} mean the same; merge them")
+    return {part: places[0] for part, places in found.items()}
 
 
 def report_others(folder: Path, used: dict[str, Path]) -> None:

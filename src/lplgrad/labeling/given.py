@@ -22,6 +22,7 @@ from lplgrad.rounds.files import read_labeled
 from lplgrad.rounds.pool import UNKNOWN, LabeledSet
 from lplgrad.study.layout import CHECKPOINT, Layout
 from lplgrad.study.settings import Study
+from lplgrad.study.validation import from_here
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def message(here: Waiting | None, study: Study, layout: Layout, files: Sequence[
         return [f"Done: {reason}. The newest model is {model}."]
     if not missing:
         return [f"All {count} images have the answer {LATER!r}, so there is nothing to train with; label some of them."]
-    answered, command = missing < count, f"lplgrad label {shlex.join(map(str, files))}"
+    answered, command = missing < count, f"lplgrad label {shlex.join(map(from_here, map(str, files)))}"
     return [
         f"{count} images wait for a label{f', {count - missing} are answered' if answered else ''}: {here.batch.table}",
         f"Label them in a browser:  {command}",

@@ -95,6 +95,20 @@ def printable(name: Path | str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: ascii(found[0])[1:-1], text)
 
 
+def escaped(path: str) -> str:
+    r"""Return a path as one line of UTF-8 from which its bytes can be recovered.
+
+    A backslash is written twice. Control characters, line separators and bytes that are not UTF-8 are written as
+    ``\xNN``, once for each byte.
+    """
+    special = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+    return re.sub(
+        special,
+        lambda found: "".join(f"\\x{byte:02x}" for byte in found[0].encode("utf-8", "surrogateescape")),
+        path.replace("\\", "\\\\"),
+    )
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:

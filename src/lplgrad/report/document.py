@@ -29,6 +29,16 @@ def strong_if(condition: bool | None, text: str) -> str:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture on a page."""
+
+    source: str  # a data URL
+    alt: str  # what it shows, for who cannot see it
+    caption: Sequence[str] = ()  # lines below it
+    wide: bool = False  # a figure, shown in its own size; otherwise one of many small images
+
+
+@dataclass(frozen=True)
 class Part:
     """A part of a page. Each of its elements is left out if it is empty."""
 
@@ -43,6 +53,7 @@ class Part:
     text_columns: int = 1  # how many columns from the left are text, set flush left
     items: Sequence[str] = ()  # lines of a list
     links: Sequence[str] = ()  # files beside the page, listed as links
+    pictures: Sequence[Picture] = ()  # below the table
 
     @property
     def strong(self) -> set[tuple[int, int]]:

@@ -10,7 +10,6 @@ import argparse
 import csv
 import io
 import os
-import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -25,7 +24,7 @@ from lplgrad.datasets.prepared.arrays import SPLITS, DatasetArrays, Examples, Sp
 from lplgrad.datasets.prepared.images import decode
 from lplgrad.datasets.prepared.originals import ORIGINALS, change
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import printable, read_json, write_text
+from lplgrad.machine.files import escaped, printable, read_json, write_text
 from lplgrad.machine.locks import alone
 from lplgrad.machine.log import say, track
 from lplgrad.study.jobs import SourceJob
@@ -66,20 +65,6 @@ def _labels(data: DatasetArrays, split: str) -> npt.NDArray[np.int64]:
 def positions(split: str, count: int) -> list[str]:
     """Return the names of images that have no files: the split and the position in its array, as ``train/00042``."""
     return [f"{split}/{index:05d}" for index in range(count)]
-
-
-def escaped(path: str) -> str:
-    r"""Return a path as one line of UTF-8 from which its bytes can be recovered.
-
-    A backslash is written twice. Control characters, line separators and bytes that are not UTF-8 are written as
-    ``\xNN``, once for each byte.
-    """
-    special = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
-    return re.sub(
-        special,
-        lambda found: "".join(f"\\x{byte:02x}" for byte in found[0].encode("utf-8", "surrogateescape")),
-        path.replace("\\", "\\\\"),
-    )
 
 
 def read_names(data: DatasetArrays) -> dict[str, list[str]]:

@@ -22,11 +22,10 @@ import numpy.typing as npt
 from lplgrad import datasets
 from lplgrad.datasets import Listing, Prepared
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_array, sha256
-from lplgrad.datasets.prepared.file_names import escaped
 from lplgrad.datasets.prepared.shards import COLUMNS, FILES, SHARD, SHARDS, count_shards, known_images
 from lplgrad.datasets.prepared.writing import decode_files, refuse_unreadable, write_dataset
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import file_digest, printable, read_json, write_json, write_text
+from lplgrad.machine.files import escaped, file_digest, printable, read_json, write_json, write_text
 from lplgrad.machine.log import say, track
 from lplgrad.machine.randomness import stream
 from lplgrad.study.jobs import SourceJob
