@@ -30,8 +30,13 @@ def run(arguments: argparse.Namespace) -> None:
     problems += [f"not prepared: {message}" for message in lost_datasets(study).values()]
     for name in study.run.datasets:
         problems += preparation_warnings(study, name)
-    for line in (*problems, *report(Layout(study, left_out(study)))):
+    layout = Layout(study, left_out(study))
+    for line in (*problems, *report(layout)):
         print(line)
+    if study.person is not None:
+        from lplgrad.labeling import given  # a simulated study does without
+
+        print("", *given.message(given.waiting(study, layout), study, layout, arguments.files), sep="\n")
 
 
 @dataclass(frozen=True)

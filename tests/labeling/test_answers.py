@@ -1,0 +1,382 @@
+"""The labels of a person, from the folder and the tables to the labelled sets of the rounds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lplgrad.datasets.prepared.arrays import open_dataset
+from lplgrad.datasets.prepared.images import decode
+from lplgrad.datasets.prepared.shards import PoolFile, known_images, open_pool
+from lplgrad.labeling.given import message
+from lplgrad.machine.errors import UserError
+from tests.labeling.loop import Call, Loop, image, photos
+from tests.runs import HOME
+
+HOME_CONFIG = HOME / "config.yaml"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with a folder of photos: 5 labelled, 1 test and 10 unlabelled images of 3 classes."""
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos")
+    return tmp_path
+
+
+@pytest.fixture
+def loop(here: Path, lplgrad: Call) -> Loop:
+    """A study in which four images wait."""
+    loop = Loop(lplgrad)
+    loop.begin()
+    return loop
+
+
+def single(said: str, *parts: str) -> None:
+    """One line says what is wrong."""
+    lines = [line for line in said.splitlines() if ": error: " in line]
+    assert lines == said.strip().splitlines()[-1:], said
+    for part in parts:
+        assert part in lines[0]
+
+
+class TestPreparation:
+    def test_the_pool_has_labelled_and_unlabelled_images(self, loop: Loop) -> None:
+        data = open_dataset(Path("data/photos"))
+        known = known_images(data.folder)
+        assert len(known.names) == 3 * 5 + 30
+        assert len(data.splits["test"].labels) == 3  # a fifth of six, rounded: one of each class
+        for index, name in enumerate(known.names):
+            pixels = decode(Path("photos", name), 8, "crop")
+            assert np.array_equal(data.splits["train"].inputs[index], pixels)
+        classes = {name: Path(name).parent.name for name in known.names[:15]}
+        assert loop.labels(1) == {Path(name).stem: label for name, label in classes.items()}
+
+    def test_a_test_set_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lplgrad: Call) -> None:
+        monkeypatch.chdir(tmp_path)
+        photos(tmp_path / "photos", test=2)
+        shutil.copy("photos/test/cat/cat80.png", "photos/labeled/cat/again.png")
+        loop = Loop(lplgrad)
+        status, said = loop.prepare()
+        assert status == 0
+        assert "1 image(s) are there twice; each is used once" in said
+        assert "48 images in the pool and 6 test images" in said
+
+    def test_an_image_that_is_labelled_and_unlabelled_counts_once(self, here: Path, lplgrad: Call) -> None:
+        shutil.copy("photos/unlabeled/trip/owl53.png", "photos/labeled/owl/copied.png")
+        loop = Loop(lplgrad)
+        loop.begin()
+        names = known_images(Path("data/photos")).names
+        assert len(names) == len(set(names)) == 45
+        assert "labeled/owl/copied.png" in names
+
+    def test_other_folders_are_passed_over_in_sight(self, here: Path, lplgrad: Call) -> None:
+        image(here / "photos" / "new" / "x.png", 1, 999)
+        status, said = Loop(lplgrad).prepare()
+        assert status == 0
+        assert "warning: photos: passed over 'new', beside 'labeled', 'unlabeled'" in said
+
+    @pytest.mark.parametrize(
+        ("removed", "parts"),
+        [
+            (["labeled/dog", "labeled/owl"], ("labelled images of 1 class(es)", "labeled/<class>/")),
+            (["labeled"], ("photos: ", "labeled/<class>/ and unlabeled/")),
+            (["unlabeled"], ("photos: ", "labeled/<class>/ and unlabeled/")),
+            ([""], ("photos: no such folder",)),
+        ],
+    )
+    def test_what_a_person_cannot_begin_with(
+        self, here: Path, lplgrad: Call, removed: list[str], parts: tuple[str, ...]
+    ) -> None:
+        for name in removed:
+            shutil.rmtree(here / "photos" / name)
+        status, said = Loop(lplgrad).prepare()
+        assert status == 1
+        single(said, *parts)
+        assert not Path("data/photos/dataset.json").exists()
+
+    def test_an_image_in_two_classes(self, here: Path, lplgrad: Call) -> None:
+        shutil.copy("photos/labeled/cat/cat03.png", "photos/labeled/dog/same.png")
+        status, said = Loop(lplgrad).prepare()
+        assert status == 1
+        single(said, "dog/same.png: is the same image as photos/labeled/cat/cat03.png, in another class")
+
+    def test_a_class_with_one_image_trains_and_says_so(self, here: Path, lplgrad: Call) -> None:
+        for path in sorted(Path("photos/labeled/owl").iterdir())[1:]:
+            path.unlink()
+        status, said = Loop(lplgrad).prepare()
+        assert status == 0
+        assert "warning: photos/labeled: 1 labelled image(s) of class 'owl'" in said
+        assert open_dataset(Path("data/photos")).splits["test"].labels.tolist() == [0, 1]
+
+    def test_one_image_of_each_class_leaves_no_test_set(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lplgrad: Call
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        photos(tmp_path / "photos", labeled=1)
+        status, said = Loop(lplgrad).prepare()
+        assert status == 1
+        single(said, "no class has two images", "test/<class>/")
+
+    def test_a_simulated_study_uses_the_labelled_images_only(self, here: Path, lplgrad: Call) -> None:
+        settings = ["source=image_folder", "path=photos", "image_size=8"]
+        status, said = lplgrad("prepare", "--settings", *settings, "--output", "data/benchmark")
+        assert status == 0, said
+        data = open_dataset(Path("data/benchmark"))
+        assert data.classes == ["cat", "dog", "owl"]
+        assert len(data.splits["train"].inputs) + len(data.splits["test"].inputs) == 18
+
+
+class TestAnswers:
+    def test_a_round_has_the_answers_of_the_one_before(self, loop: Loop) -> None:
+        asked = [Path(row["file"]).stem for row in loop.rows()]
+        unknown, later = asked[1:3]
+        loop.fill_in(**{unknown: "?", later: "-"})
+        log = loop.go_on(2)
+        assert "round 2: 18 labels bought, 17 trained on (1 cannot be told)" in log
+        found = loop.labels(2)
+        expected = {asked[0]: asked[0][:3], unknown: "?", asked[3]: asked[3][:3]}
+        assert found == {**loop.labels(1), **expected}
+        pool = PoolFile.read(Path(loop.layout.pool(loop.trial, 2)))
+        assert pool.bought == [15, 3]
+        # Whatever has an answer is not asked again; what was left out may be.
+        again = {Path(row["file"]).stem for row in loop.rows(2)}
+        assert not again & found.keys()
+
+    def test_images_may_be_moved_or_copied_into_class_folders(self, loop: Loop) -> None:
+        first, second, *others = loop.rows()
+        Path("photos", first["file"]).rename(Path("photos/labeled/owl/moved.png"))
+        shutil.copy(Path("photos", second["file"]), "photos/labeled/dog")
+        Path("photos", others[0]["file"]).rename("photos/unlabeled/other name.png")
+        others = [Path(row["file"]).stem for row in others]
+        rows = loop.rows()
+        here = loop.waiting()
+        assert here is not None
+        assert [Path(image.file).stem for image in here.missing] == others
+        loop.fill_in(**{Path(row["file"]).stem: "" for row in rows[:2]})
+        loop.go_on(2)
+        found = loop.labels(2)
+        assert found[Path(first["file"]).stem] == "owl"
+        assert found[Path(second["file"]).stem] == "dog"
+        assert all(found[name] == name[:3] for name in others)
+        assert PoolFile.read(Path(loop.layout.pool(loop.trial, 2))).removed == []
+
+    def test_labels_that_nobody_asked_for_count_too(self, loop: Loop) -> None:
+        asked = {row["file"] for row in loop.rows()}
+        more = next(
+            path
+            for path in sorted(Path("photos/unlabeled/trip").iterdir())
+            if f"unlabeled/trip/{path.name}" not in asked
+        )
+        more.rename(Path("photos/labeled", more.stem[:3], more.name))
+        image(Path("photos/labeled/cat/bought.png"), 0, 998)
+        loop.fill_in()
+        log = loop.go_on(2)
+        assert "round 2: 21 labels bought" in log
+        assert "1 new image(s) joined the pool" in log
+        assert loop.labels(2)["bought"] == "cat"
+
+    def test_a_later_correction_counts_from_the_next_round_on(self, loop: Loop) -> None:
+        wrong = Path(loop.rows()[0]["file"]).stem
+        loop.fill_in(**{wrong: "owl" if wrong[:3] == "cat" else "cat"})
+        loop.go_on(2)
+        before = Path(loop.layout.labels(loop.trial, 2)).read_bytes()
+        loop.fill_in(1, **{wrong: wrong[:3]})
+        loop.fill_in(2)
+        assert "1 earlier label(s) were corrected" in loop.go_on(3)
+        assert loop.labels(3)[wrong] == wrong[:3]
+        assert Path(loop.layout.labels(loop.trial, 2)).read_bytes() == before
+
+    def test_a_label_is_never_lost_with_its_image(self, loop: Loop) -> None:
+        loop.fill_in()
+        shutil.rmtree("photos/labeled/owl")
+        Path("photos/labeled/owl").mkdir()
+        log = loop.go_on(2)
+        assert "warning: 5 labelled image(s) are gone; their labels stay" in log
+        assert loop.labels(1).items() <= loop.labels(2).items()
+
+    def test_new_images_are_further_shards(self, loop: Loop) -> None:
+        first = open_dataset(Path("data/photos"))
+        bytes_before = {path: path.read_bytes() for path in Path("data/photos").glob("train*")}
+        loop.fill_in()
+        added = [image(Path(f"photos/unlabeled/new/{k}.png"), 1, 500 + k) for k in range(3)]
+        assert "3 new image(s) joined the pool" in loop.go_on(2)
+        assert {path: path.read_bytes() for path in bytes_before} == bytes_before
+        data, pool = open_pool(first, Path(loop.layout.pool(loop.trial, 2)))
+        inputs = data.splits["train"].inputs
+        assert (len(inputs), pool.examples, len(pool.shards)) == (48, 48, 1)
+        assert np.array_equal(inputs[[0, 47, 44, 45]][[0, 2]], first.splits["train"].inputs[[0, 44]])
+        assert np.array_equal(inputs[46], decode(added[1], 8, "crop"))
+        assert np.array_equal(inputs[44:], np.stack([inputs[k] for k in range(44, 48)]))
+        assert open_pool(first, Path(loop.layout.pool(loop.trial, 1)))[0].splits["train"].inputs.shape[0] == 45
+        loop.fill_in(2)
+        loop.go_on(3)
+        assert len(PoolFile.read(Path(loop.layout.pool(loop.trial, 3))).shards) == 1
+
+    def test_removed_images_are_not_asked_about(self, loop: Loop) -> None:
+        asked = {row["file"] for row in loop.rows()}
+        gone = [f"unlabeled/trip/{path.name}" for path in sorted(Path("photos/unlabeled/trip").iterdir())]
+        kept = [name for name in gone if name not in asked][:2]
+        loop.fill_in()
+        for name in gone:
+            if name not in asked and name not in kept:
+                Path("photos", name).unlink()
+        assert "warning: 24 unlabelled image(s) are gone, and are not asked about" in loop.go_on(2)
+        assert sorted(row["file"] for row in loop.rows(2)) == kept
+
+    def test_a_new_class(self, loop: Loop) -> None:
+        image(Path("photos/labeled/bat/one.png"), 3, 700)
+        image(Path("photos/labeled/bat/two.png"), 3, 701)
+        loop.fill_in()
+        log = loop.go_on(2)
+        assert "warning: new class(es): bat; the model of round 2 starts with new weights" in log
+        pool = PoolFile.read(Path(loop.layout.pool(loop.trial, 2)))
+        assert pool.classes == ["cat", "dog", "owl", "bat"]  # those known keep their numbers
+        assert loop.labels(2)["two"] == "bat"
+
+    def test_the_budget_ends_with_fewer(self, here: Path, lplgrad: Call) -> None:
+        loop = Loop(lplgrad, labels=21)
+        loop.begin()
+        loop.fill_in()
+        loop.go_on(2)
+        assert len(loop.rows(2)) == 2
+        loop.fill_in(2)
+        loop.go_on(3)
+        assert not loop.table(3).exists()
+        found = loop.waiting()
+        assert found is not None
+        assert not found.ready
+        assert message(found, loop.study, loop.layout, ["photos.yaml"])[0].startswith(
+            "Done: the budget of 21 labels is spent."
+        )
+
+    def test_a_table_with_answers_is_never_overwritten(self, loop: Loop) -> None:
+        loop.fill_in()
+        before = loop.table().read_bytes()
+        batch = Path(loop.layout.batch(loop.trial, 1))
+        loop.query(1)
+        assert loop.table().read_bytes() == before
+        pool = Path(loop.layout.pool(loop.trial, 1))
+        values = json.loads(pool.read_text())
+        asked = [int(line.split(",")[0]) for line in batch.read_text().splitlines()[1:]]
+        pool.write_text(json.dumps({**values, "removed": asked[:2]}))  # so that the query asks about other images
+        loop.query(1)
+        assert loop.table().read_bytes() == before
+        assert Path("labels/photos/round1_2.csv").exists()
+
+    def test_the_same_answers_give_the_same_bytes(self, here: Path, lplgrad: Call) -> None:
+        written = []
+        for _ in range(2):
+            loop = Loop(lplgrad)
+            loop.begin()
+            loop.fill_in()
+            loop.go_on(2)
+            files = [path for path in sorted(Path("results").rglob("*")) if path.suffix in (".csv", ".json")]
+            written.append({path: path.read_bytes() for path in files if "timing" not in path.name})
+            for folder in ("results", "data", "labels"):
+                shutil.rmtree(folder)
+        assert written[0] == written[1]
+        assert len(written[0]) > 6
+
+
+class TestMistakes:
+    """Each is one line that says what to do, and no label is lost."""
+
+    def refused(self, loop: Loop, *parts: str) -> None:
+        tables = {path: path.read_bytes() for path in Path("labels").rglob("*.csv")}
+        with pytest.raises(UserError) as error:
+            loop.waiting()
+        for part in parts:
+            assert part in str(error.value)
+        status, said = loop.answers(2)
+        assert status == 1
+        single(said)
+        assert not Path(loop.layout.labels(loop.trial, 2)).exists()
+        assert {path: path.read_bytes() for path in tables} == tables
+
+    def test_a_misspelt_class(self, loop: Loop) -> None:
+        loop.fill_in(**{Path(loop.rows()[2]["file"]).stem: "dgo"})
+        self.refused(loop, "round1.csv: line 4: unknown class 'dgo' (did you mean 'dog'?)")
+
+    def test_an_unknown_class(self, loop: Loop) -> None:
+        loop.fill_in(**{Path(loop.rows()[0]["file"]).stem: "zebra"})
+        self.refused(loop, "line 2: unknown class 'zebra' (known: cat, dog, owl)", "make its folder in photos/labeled")
+
+    def test_a_class_folder_that_is_not_listed(self, here: Path, lplgrad: Call) -> None:
+        loop = Loop(lplgrad, classes=["cat", "dog", "owl", "emu"])
+        loop.begin()
+        loop.fill_in()
+        assert PoolFile.read(Path(loop.layout.pool(loop.trial, 1))).classes == ["cat", "dog", "owl", "emu"]
+        image(Path("photos/labeled/emus/one.png"), 3, 700)
+        self.refused(loop, "photos/labeled/emus: is not among the classes of the data set (did you mean 'emu'?)")
+
+    def test_two_answers_to_one_image(self, loop: Loop) -> None:
+        loop.fill_in()
+        name = loop.rows()[0]["file"]
+        other = "dog" if Path(name).stem[:3] == "cat" else "cat"
+        shutil.copy(Path("photos", name), f"photos/labeled/{other}/x.png")
+        self.refused(
+            loop, "labels/photos/round1.csv: line 2", repr(name), f"but {other!r} in photos/labeled/{other}/x.png"
+        )
+
+    def test_a_name_that_is_no_image(self, loop: Loop) -> None:
+        loop.fill_in()
+        loop.table().write_text(loop.table().read_text().replace("unlabeled/trip", "unlabelled/trip", 1))
+        self.refused(loop, "line 2: 'unlabelled/trip/", "is no image of the pool (did you mean 'unlabeled/trip/")
+
+    def test_a_waiting_image_that_is_gone(self, loop: Loop) -> None:
+        name = loop.rows()[3]["file"]
+        Path("photos", name).unlink()
+        self.refused(loop, f"photos/{name}: waits for a label, but is gone; put it back, or write ? as its label")
+        loop.fill_in(**{Path(name).stem: "?"})
+        loop.go_on(2)
+        assert loop.labels(2)[Path(name).stem] == "?"
+
+    def test_half_a_batch(self, loop: Loop) -> None:
+        asked = [Path(row["file"]).stem for row in loop.rows()]
+        loop.fill_in(**dict.fromkeys(asked[1:], ""))
+        here = loop.waiting()
+        assert here is not None
+        assert not here.ready
+        lines = message(here, loop.study, loop.layout, ["photos.yaml"])
+        assert lines[0] == "4 images wait for a label, 1 are answered: labels/photos/round1.csv"
+        assert "To go on without the others:  lplgrad label photos.yaml --finish" in lines
+        status, said = loop.answers(2)
+        assert status == 1
+        single(said, "3 of 4 images have no answer")
+        status, _ = loop.call("label", HOME_CONFIG, "photos.yaml", "--finish")
+        assert status == 0
+        loop.go_on(2)
+        assert loop.labels(2).keys() - loop.labels(1).keys() == {asked[0]}
+
+    def test_a_batch_without_a_single_label(self, loop: Loop) -> None:
+        loop.fill_in(**{Path(row["file"]).stem: "-" for row in loop.rows()})
+        here = loop.waiting()
+        assert here is not None
+        assert not here.ready
+        assert "label some of them" in message(here, loop.study, loop.layout, ["photos.yaml"])[0]
+        status, said = loop.answers(2)
+        assert status == 1
+        single(said, "labels/photos: no new label")
+
+    def test_a_data_set_that_was_prepared_again(self, loop: Loop) -> None:
+        loop.fill_in()
+        shutil.rmtree("data/photos")
+        Path("photos/unlabeled/trip/cat50.png").unlink()
+        assert loop.prepare()[0] == 0
+        status, said = loop.answers(2)
+        assert status == 1
+        single(said, "data/photos: was prepared again", "delete the results of this study")
+
+    def test_files_of_a_spreadsheet(self, loop: Loop) -> None:
+        loop.fill_in()
+        text = loop.table().read_text().replace(",", ";").replace("\n", "\r\n")
+        loop.table().write_bytes(b"\xef\xbb\xbf" + text.encode())
+        here = loop.waiting()
+        assert here is not None
+        assert here.ready
+        loop.go_on(2)
