@@ -54,6 +54,9 @@ def known_classes(
     Raises:
         UserError: a class folder is not among the listed classes, or a class is no longer listed.
     """
+    for name in (*folders, *(listed or ())):
+        if name in (CANNOT_TELL, LATER):
+            raise UserError(f"{where}: {name!r} cannot be a class, because it is an answer of its own; rename it")
     if listed is None:
         return [*before, *sorted(name for name in folders if folders[name] and name not in before)]
     for name in folders:
