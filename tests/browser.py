@@ -32,7 +32,8 @@ class Browser:
         self._read, from_browser = os.pipe()
         flags = (
             "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-            "--disable-component-update --disable-sync --remote-debugging-pipe --host-resolver-rules='MAP * ~NOTFOUND'"
+            "--disable-component-update --disable-sync --remote-debugging-pipe "
+            "--host-resolver-rules='MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'"
         )
         # The browser reads its orders from descriptor 3 and answers on 4.
         command = (
@@ -62,7 +63,11 @@ class Browser:
 
     def open(self, path: Path) -> None:
         """Open a file."""
-        self._send("Page.navigate", url=path.absolute().as_uri())
+        self.go(path.absolute().as_uri())
+
+    def go(self, url: str) -> None:
+        """Open an address."""
+        self._send("Page.navigate", url=url)
         self.wait_for("document.readyState == 'complete'")
 
     def run(self, script: str) -> Any:
@@ -87,6 +92,15 @@ class Browser:
         )
         self.wait_for(f"{found}.length > 0")
         self.run(f"{found}.at(-1).click()")
+
+    def press(self, *keys: str, shift: bool = False) -> None:
+        """Press keys one after the other, as a person does: characters, or names such as ``Enter``."""
+        for key in keys:
+            event: dict[str, Any] = {"key": key, "modifiers": 8 if shift else 0}
+            if text := {"Enter": "\r"}.get(key, key if len(key) == 1 else ""):
+                event["text"] = text
+            self._send("Input.dispatchKeyEvent", type="keyDown", **event)
+            self._send("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     def picture(self, path: Path) -> None:
         """Take a picture of the window."""

@@ -94,9 +94,10 @@ class Batch:
 
     def finish(self) -> int:
         """Answer ``LATER`` to all images without an answer, and return how many these are."""
-        open_ones = [position for position, answer in enumerate(self.answers()) if not answer]
-        self.store(dict.fromkeys(open_ones, LATER))
-        return len(open_ones)
+        with alone(self.table.parent, self.table.stem):
+            answers = self.answers()
+            self._save([answer or LATER for answer in answers])
+        return answers.count("")
 
     def merge(self, source: Path, rows: Iterable[tuple[int, Mapping[str, str]]]) -> int:
         """Store answers that come from another file, and return how many are new.
