@@ -109,6 +109,16 @@ def escaped(path: str) -> str:
     )
 
 
+def unescaped(name: str) -> str:
+    r"""Return the path that ``escaped`` wrote. Bytes that are not UTF-8 become surrogates, as in ``os.fsdecode``."""
+    found = re.sub(
+        rb"\\(\\|x[0-9a-f]{2})",
+        lambda found: b"\\" if found[1] == b"\\" else bytes.fromhex(found[1][1:].decode()),
+        os.fsencode(name),
+    )
+    return os.fsdecode(found)
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
