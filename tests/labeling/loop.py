@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +124,9 @@ class Loop:
         with self.table(number).open(newline="") as file:
             return list(csv.DictReader(file))
 
-    def fill_in(self, number: int = 1, **answers: str) -> None:
+    def fill_in(self, number: int = 1, answers: Mapping[str, str] | None = None) -> None:
         """Label the images of a batch truthfully, except those whose names (without ending) are given."""
+        answers = answers or {}
         rows = self.rows(number)
         for row in rows:
             name = Path(row["file"]).stem

@@ -135,7 +135,7 @@ class TestAnswers:
     def test_a_round_has_the_answers_of_the_one_before(self, loop: Loop) -> None:
         asked = [Path(row["file"]).stem for row in loop.rows()]
         unknown, later = asked[1:3]
-        loop.fill_in(**{unknown: "?", later: "-"})
+        loop.fill_in(1, {unknown: "?", later: "-"})
         log = loop.go_on(2)
         assert "round 2: 18 labels bought, 17 trained on (1 cannot be told)" in log
         found = loop.labels(2)
@@ -152,17 +152,17 @@ class TestAnswers:
         Path("photos", first["file"]).rename(Path("photos/labeled/owl/moved.png"))
         shutil.copy(Path("photos", second["file"]), "photos/labeled/dog")
         Path("photos", others[0]["file"]).rename("photos/unlabeled/other name.png")
-        others = [Path(row["file"]).stem for row in others]
+        left = [Path(row["file"]).stem for row in others]
         rows = loop.rows()
         here = loop.waiting()
         assert here is not None
-        assert [Path(image.file).stem for image in here.missing] == others
-        loop.fill_in(**{Path(row["file"]).stem: "" for row in rows[:2]})
+        assert [Path(image.file).stem for image in here.missing] == left
+        loop.fill_in(1, {Path(row["file"]).stem: "" for row in rows[:2]})
         loop.go_on(2)
         found = loop.labels(2)
         assert found[Path(first["file"]).stem] == "owl"
         assert found[Path(second["file"]).stem] == "dog"
-        assert all(found[name] == name[:3] for name in others)
+        assert all(found[name] == name[:3] for name in left)
         assert PoolFile.read(Path(loop.layout.pool(loop.trial, 2))).removed == []
 
     def test_labels_that_nobody_asked_for_count_too(self, loop: Loop) -> None:
@@ -182,10 +182,10 @@ class TestAnswers:
 
     def test_a_later_correction_counts_from_the_next_round_on(self, loop: Loop) -> None:
         wrong = Path(loop.rows()[0]["file"]).stem
-        loop.fill_in(**{wrong: "owl" if wrong[:3] == "cat" else "cat"})
+        loop.fill_in(1, {wrong: "owl" if wrong[:3] == "cat" else "cat"})
         loop.go_on(2)
         before = Path(loop.layout.labels(loop.trial, 2)).read_bytes()
-        loop.fill_in(1, **{wrong: wrong[:3]})
+        loop.fill_in(1, {wrong: wrong[:3]})
         loop.fill_in(2)
         assert "1 earlier label(s) were corrected" in loop.go_on(3)
         assert loop.labels(3)[wrong] == wrong[:3]
@@ -299,11 +299,11 @@ class TestMistakes:
         assert {path: path.read_bytes() for path in tables} == tables
 
     def test_a_misspelt_class(self, loop: Loop) -> None:
-        loop.fill_in(**{Path(loop.rows()[2]["file"]).stem: "dgo"})
+        loop.fill_in(1, {Path(loop.rows()[2]["file"]).stem: "dgo"})
         self.refused(loop, "round1.csv: line 4: unknown class 'dgo' (did you mean 'dog'?)")
 
     def test_an_unknown_class(self, loop: Loop) -> None:
-        loop.fill_in(**{Path(loop.rows()[0]["file"]).stem: "zebra"})
+        loop.fill_in(1, {Path(loop.rows()[0]["file"]).stem: "zebra"})
         self.refused(loop, "line 2: unknown class 'zebra' (known: cat, dog, owl)", "make its folder in photos/labeled")
 
     def test_a_class_folder_that_is_not_listed(self, here: Path, lplgrad: Call) -> None:
@@ -332,13 +332,13 @@ class TestMistakes:
         name = loop.rows()[3]["file"]
         Path("photos", name).unlink()
         self.refused(loop, f"photos/{name}: waits for a label, but is gone; put it back, or write ? as its label")
-        loop.fill_in(**{Path(name).stem: "?"})
+        loop.fill_in(1, {Path(name).stem: "?"})
         loop.go_on(2)
         assert loop.labels(2)[Path(name).stem] == "?"
 
     def test_half_a_batch(self, loop: Loop) -> None:
         asked = [Path(row["file"]).stem for row in loop.rows()]
-        loop.fill_in(**dict.fromkeys(asked[1:], ""))
+        loop.fill_in(1, dict.fromkeys(asked[1:], ""))
         here = loop.waiting()
         assert here is not None
         assert not here.ready
@@ -354,7 +354,7 @@ class TestMistakes:
         assert loop.labels(2).keys() - loop.labels(1).keys() == {asked[0]}
 
     def test_a_batch_without_a_single_label(self, loop: Loop) -> None:
-        loop.fill_in(**{Path(row["file"]).stem: "-" for row in loop.rows()})
+        loop.fill_in(1, {Path(row["file"]).stem: "-" for row in loop.rows()})
         here = loop.waiting()
         assert here is not None
         assert not here.ready

@@ -17,6 +17,7 @@ import pytest
 from lplgrad.labeling.batch import Asked, Batch
 from lplgrad.labeling.label_studio import read_export, write_tasks
 from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import escaped, unescaped
 
 CLASSES = ["cat", "dog", 'a & "b" <c>', "it's"]
 

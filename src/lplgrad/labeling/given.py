@@ -16,7 +16,7 @@ from lplgrad.datasets.prepared.shards import Known, PoolFile, known_images
 from lplgrad.labeling.asking import read_batch, table_of
 from lplgrad.labeling.batch import CANNOT_TELL, COLUMNS, LATER, Asked, Batch
 from lplgrad.machine.errors import UserError, nearest
-from lplgrad.machine.files import printable
+from lplgrad.machine.files import printable, unescaped
 from lplgrad.machine.tables import read_table
 from lplgrad.rounds.files import read_labeled
 from lplgrad.rounds.pool import UNKNOWN, LabeledSet
@@ -230,7 +230,7 @@ def waiting(study: Study, layout: Layout) -> Waiting | None:
     labels = len(extended(before, answers, classes, number + 1)) + sum(digest in found.labeled for digest in new)
     of_batch = [answers.get(image.index, "") for image in images]
     here = Waiting(number, batch, of_batch, given, len(before), labels)
-    gone = [image for image in here.missing if not (files.folder / image.file).exists()]
+    gone = [image for image in here.missing if not (files.folder / unescaped(image.file)).exists()]
     if gone:
         there = set(contents(files, hashes).unlabeled)
         for image in gone:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from pathlib import Path
+from urllib.parse import quote
 
 from lplgrad.datasets.prepared.growing import Hashes, contents
 from lplgrad.labeling.batch import COLUMNS, Asked, Batch
@@ -12,6 +14,7 @@ from lplgrad.labeling.given import Waiting, listing, waiting
 from lplgrad.labeling.label_studio import read_export, write_tasks
 from lplgrad.labeling.server import serve
 from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import unescaped
 from lplgrad.machine.tables import read_table
 from lplgrad.study.layout import Layout
 from lplgrad.study.reading import read_configuration
@@ -38,10 +41,15 @@ def run(arguments: argparse.Namespace) -> None:
     _fill_in(here)
     if arguments.imported:
         path = arguments.imported
-        rows = read_export(path) if path.suffix.lower() == ".json" else read_table(path, COLUMNS[:2])
+        if path.suffix.lower() == ".json":
+            rows = read_export(path, [image.file for image in batch.images])
+        else:
+            rows = read_table(path, COLUMNS[:2])
         print(f"{batch.merge(path, rows)} new answers; {_left(batch)}")
     elif arguments.tasks:
-        print(f"{arguments.tasks} and {write_tasks(batch, arguments.tasks)}")
+        folder = listing(study).folder.absolute()
+        prefix = f"/data/local-files/?d={quote(os.fsencode(folder.name))}/"  # Label Studio's root is the folder above
+        print(f"{arguments.tasks} and {write_tasks(batch, arguments.tasks, prefix)}")
     elif arguments.finish:
         print(f"{batch.finish()} images stay without a label; continue with: {command}")
     elif not len(batch):
@@ -72,7 +80,7 @@ class _Locator:
 
     def __call__(self, image: Asked) -> Path | None:
         """Return where the file of an image is; None if it is gone."""
-        path = self.folder / image.file
+        path = self.folder / unescaped(image.file)
         if path.is_file():
             return path
         if self.moved is None or not self.moved.get(image.sha256, path).is_file():
