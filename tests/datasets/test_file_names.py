@@ -230,7 +230,7 @@ def test_an_unpacked_archive_that_was_edited_gives_no_names(lplgrad: Call) -> No
 
 def test_another_split_of_today_gives_no_names(folder: Path, lplgrad: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """The labels of two splits are the same, in the same order."""
-    split = "lplgrad.datasets.image_folder.stratified_split"
+    split = "lplgrad.datasets._shared.stratified_split"
     everything = np.arange(12)
     drawn = [everything[(everything % 6) > 1], everything[(everything % 6) <= 1]]
     monkeypatch.setattr(split, lambda *arguments: drawn)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from pathlib import Path
 
+from lplgrad.datasets._shared import class_name, report_alike
 from lplgrad.datasets.prepared.originals import HIDDEN, is_image
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import printable
@@ -54,22 +54,14 @@ def class_folders(folder: Path) -> dict[str, Path]:
             place.name.encode()
         except UnicodeEncodeError:
             raise UserError(f"{printable(place)}: the name of this class is not UTF-8; rename the folder") from None
-        name = unicodedata.normalize("NFC", place.name)  # some systems store an accent as a separate character
-        kinds = {unicodedata.category(character) for character in name}
-        if kinds & {"Cc", "Zl", "Zp"} or kinds <= {"Zs", "Cf"}:
-            raise UserError(f"{folder}: the name {name!a} of a class cannot be printed; rename the folder")
+        name = class_name(place.name)
+        if name is None:
+            raise UserError(f"{folder}: the name {place.name!a} of a class cannot be printed; rename the folder")
         if name in found:
             both = f"{found[name].name!a} and {place.name!a}"
             raise UserError(f"{folder}: the folders {both} have the same name in Unicode; merge them or rename one")
         found[name] = place
-    alike: dict[str, str] = {}
-    for name in sorted(found):
-        other = alike.setdefault(name.casefold(), name)
-        if other != name:
-            both, differ = f"{other!r} and {name!r}", "in case only"
-            if other.lower() != name.lower():  # such as a ligature and its letters, which look the same when printed
-                both, differ = f"{other!a} and {name!a}", "only in characters that Unicode takes for equal without case"
-            say(f"warning: {folder}: the classes {both} differ {differ}, and are kept apart")
+    report_alike(folder, found)
     return dict(sorted(found.items()))
 
 

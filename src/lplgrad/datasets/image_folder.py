@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import unicodedata
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,12 +24,12 @@ from pydantic import Field, model_validator
 from lplgrad.datasets import Fit, ImageFiles, Listing, Prepared, Size, Source, _labeled_folder
 from lplgrad.datasets._archives import unpack
 from lplgrad.datasets._folders import ClassFiles, check_listed_once, folders_in, listed, quoted, report_loose_images
-from lplgrad.datasets._split import stratified_split
+from lplgrad.datasets._shared import check_options, draw_test_set, refuse_draw, size_of_files
 from lplgrad.datasets.prepared.originals import HIDDEN
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import file_digest
 from lplgrad.machine.log import say
-from lplgrad.study.validation import Count, Number, Settings, wrong
+from lplgrad.study.validation import Count, Number, Settings
 
 SPLIT_NAMES = {"train": "train|training", "validation": "val|valid|validation", "test": "test|testing|eval|evaluation"}
 
@@ -64,10 +63,7 @@ class Options(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Options:
-        if self.test_images is not None and self.test_fraction is not None:
-            raise wrong("test_images is given too; give one of them", "test_fraction")
-        if self.value_range is not None and not 1e-30 < self.value_range[1] - self.value_range[0] < 1e30:
-            raise wrong(f"must be [low, high] with low below high, not {self.value_range}", "value_range")
+        check_options(self.test_images, self.test_fraction, self.value_range)
         return self
 
 
@@ -97,11 +93,7 @@ def prepare(options: Options, downloads: Path) -> Prepared:
         raise UserError(f"{folder}: {len(classes)} class(es); a folder for each of two classes or more is needed{hint}")
     check_listed_once([images])
     everything = _files(options, [images], classes)
-    held_out = options.test_images or round((options.test_fraction or 0.2) * len(everything.paths))
-    train, test = (
-        replace(everything, paths=[everything.paths[index] for index in part], labels=everything.labels[part])
-        for part in stratified_split(everything.labels, classes, held_out, options.split_seed)
-    )
+    train, test = draw_test_set(everything, classes, options)
     return Prepared(train, test, classes, provenance)
 
 
@@ -244,9 +236,7 @@ def _used_folders(folder: Path, splits: dict[str, Path], options: Options) -> di
                 f"{folder}: {validation} is not used; set validation to train to add it to the training pool, or to "
                 f"test to measure on it instead of {test}"
             )
-    for key in ("test_images", "test_fraction", "split_seed"):
-        if getattr(options, key) != Options.model_fields[key].default:  # the workflow writes out every default
-            raise UserError(f"{folder}: {key} has no effect, as the test set is {used['test'][0]}; remove the setting")
+    refuse_draw(folder, options, used["test"][0])
     for place in (*used["train"], *used["test"]):
         if not folders_in(place):
             instead = (
@@ -295,15 +285,8 @@ def unavailable(options: Options, downloads: Path) -> str | None:
 def size(options: Options, downloads: Path) -> Size | None:
     """Return the size of a folder, whose files are listed and not decoded; of others that which the options tell."""
     if Path(options.path).expanduser().is_dir():
-        from lplgrad.datasets.prepared.images import (
-            first_shape,
-        )  # imports Pillow, and the Snakefile imports this module
-
         found = prepare(options, downloads)
-        assert isinstance(found.train, ImageFiles)
-        assert isinstance(found.test, ImageFiles)
-        shape = first_shape([found.train, found.test])
-        return Size(shape, len(found.classes), len(found.train.paths), len(found.test.paths))
+        return size_of_files(found.train, found.test, found.classes)
     if options.image_size is None or options.test_images is None:
         return None
     # The number of classes is a guess. It changes the last layer and the space for logits.
