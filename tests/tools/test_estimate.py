@@ -356,17 +356,22 @@ def test_every_source_has_a_size_before_it_is_prepared(
         "vectors": ((5,), 3, 40, 10),
         "series": ((12, 2), 3, 40, 10),
         "image_folder": ((8, 8, 3), 2, 30, 10),
+        "image_table": ((8, 8, 3), 2, 30, 10),
     }  # fmt: skip
     if source == "vectors":
         options, backbone = {"path": write_arrays(tmp_path / "v.npz", (5,))}, "mlp"
     elif source == "series":
         options, backbone = {"path": write_arrays(tmp_path / "s.npz", (12, 2))}, "resnet1d"
-    elif source == "image_folder":
+    elif source in ("image_folder", "image_table"):
+        rows = []
         for number in range(40):
             place = tmp_path / "images" / "ab"[number % 2]
             place.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 8)).save(place / f"{number}.png")
-        options = {"path": str(tmp_path / "images"), "test_images": 10}
+            rows.append(f"images/{place.name}/{number}.png,{place.name}\n")
+        (tmp_path / "table.csv").write_text("".join(["file,label\n", *rows]))
+        name = "images" if source == "image_folder" else "table.csv"
+        options = {"path": str(tmp_path / name), "test_images": 10}
     budgets = {"low": {"query_size": 5, "labels": 15}}
     asked = {"entropy": {"recipe": "plain", "acquisition": "entropy"}}
     row = {"source": source, "backbone": {"name": backbone}, "budgets": budgets, **options}
@@ -374,7 +379,7 @@ def test_every_source_has_a_size_before_it_is_prepared(
     assert tuple(size_of(layout.study, "digits"))[:4] == expected[source]
     (cost,) = estimate(layout, AnyRate())
     assert cost.trainings == 2 * 3
-    if source in ("vectors", "series", "image_folder"):
+    if source in ("vectors", "series", "image_folder", "image_table"):
         assert min(measure_rates(layout, repeats=1).values()) > 0
 
 

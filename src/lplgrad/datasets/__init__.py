@@ -31,6 +31,8 @@ class ImageFiles:
     # The numbers that become black and white, for grey pixels that are not unsigned 8-bit numbers; numbers beyond them
     # are clipped. None for the default range of the kind of numbers
     value_range: Sequence[float] | None = None
+    # The folder that their names in ``files.csv`` are relative to. None for the folder or archive of the originals
+    root: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _paths(data: DatasetArrays, downloads: Path, threads: int) -> dict[str, list
         files = getattr(prepared, split)
         if isinstance(files, Examples):
             return None
-        found[split] = [escaped(_name(path, originals, downloads)) for path in files.paths]
+        found[split] = [escaped(_name(path, files.root, originals, downloads)) for path in files.paths]
     return found
 
 
@@ -172,8 +172,13 @@ def _other_image(files: ImageFiles, part: Split, threads: int, what: str) -> Pat
     return None
 
 
-def _name(path: Path, originals: Path, downloads: Path) -> str:
-    """Return a file's name relative to the folder of the source, or in an archive that was unpacked in a folder."""
+def _name(path: Path, root: Path | None, originals: Path, downloads: Path) -> str:
+    """Return a file's name relative to the folder of the source, or in an archive that was unpacked in a folder.
+
+    If the source names its ``root``, a file elsewhere keeps its absolute path.
+    """
+    if root is not None:
+        return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
     if originals.is_file():
         return str(Path(*path.relative_to(downloads).parts[1:]))
     return str(path.relative_to(originals))
