@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_dataset
-from lplgrad.datasets.prepared.file_names import escaped, positions, read_names
+from lplgrad.datasets.prepared.file_names import positions, read_names
 from lplgrad.datasets.prepared.images import decode
 from lplgrad.machine.digest import code_digest
 from lplgrad.machine.errors import UserError
+from lplgrad.machine.files import escaped
 from lplgrad.rounds.oracle import pool_labels
 from lplgrad.study.validation import words
 from tests.image_files import photos, save

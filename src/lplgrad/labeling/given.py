@@ -224,7 +224,7 @@ def waiting(study: Study, layout: Layout) -> Waiting | None:
     answers = collect(Path(layout.answers(name)), known, found, classes, add_class)
     old = {*known.digests, *known.test}
     new = [digest for digest in (*found.labeled, *found.unlabeled) if digest not in old]
-    batch = Batch(table_of(Path(layout.answers(name)), number, images), images, classes, add_class)
+    batch = Batch(table_of(Path(layout.answers(name)), number, images), images, row.classes or classes, add_class)
     given = Given(answers, classes, bool(new))
     before = read_labeled(Path(layout.labels(trial, number)), pool.examples, len(pool.classes))
     labels = len(extended(before, answers, classes, number + 1)) + sum(digest in found.labeled for digest in new)
