@@ -102,6 +102,15 @@ class Browser:
             self._send("Input.dispatchKeyEvent", type="keyDown", **event)
             self._send("Input.dispatchKeyEvent", type="keyUp", key=key)
 
+    def tap(self, x: float, y: float) -> None:
+        """Click a place in the window with the mouse."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def resize(self, width: int, height: int) -> None:
+        """Show the page in this many pixels, fewer than a window can have; 0 for those of the window."""
+        self._send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
     def picture(self, path: Path) -> None:
         """Take a picture of the window."""
         path.write_bytes(base64.b64decode(self._send("Page.captureScreenshot", format="png")["data"]))

@@ -110,7 +110,7 @@ class Server(ThreadingHTTPServer):
             "cannot_tell": CANNOT_TELL,
             "later": LATER,
             "images": [
-                {"file": printable(image.file), "suggestion": image.suggestion, "confidence": image.confidence}
+                {"file": image.file, "suggestion": image.suggestion, "confidence": image.confidence}
                 for image in batch.images
             ],
         }
@@ -138,7 +138,7 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
-class _ProblemError(Exception):
+class _RefusalError(Exception):
     """A request that gets no result: the status and one line for the person."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
@@ -169,8 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, work: Callable[[str], tuple[str, bytes | BinaryIO]]) -> None:
         try:
             kind, content = work(self._checked_path())
-        except _ProblemError as problem:
-            self.send_error(problem.status, str(problem))
+        except _RefusalError as refusal:
+            self.send_error(refusal.status, str(refusal))
         except UserError as error:
             self.send_error(HTTPStatus.CONFLICT, str(error))
         except OSError as error:
@@ -182,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Return the path of a request that comes from the page, or refuse it."""
         hosts = self.headers.get_all("Host", [])
         if len(hosts) != 1 or hosts[0].lower() not in self.server.hosts:
-            raise _ProblemError(
+            raise _RefusalError(
                 HTTPStatus.FORBIDDEN,
                 "The address is not that of the server. Open the address that the command printed. "
                 "A tunnel must have the same port at both ends.",
@@ -190,10 +190,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             address = urlsplit(self.path)
         except ValueError:
-            raise _ProblemError(HTTPStatus.BAD_REQUEST, "The address is malformed.") from None
+            raise _RefusalError(HTTPStatus.BAD_REQUEST, "The address is malformed.") from None
         given = parse_qs(address.query).get("token", [])
         if len(given) != 1 or not secrets.compare_digest(given[0].encode(), self.server.token.encode()):
-            raise _ProblemError(
+            raise _RefusalError(
                 HTTPStatus.FORBIDDEN, "The token in the address is not valid. Open the printed address."
             )
         return address.path
@@ -208,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
             return _json({"answers": batch.answers()})
         if (found := re.fullmatch("/image/([0-9]{1,9})", path)) and int(found[1]) < len(batch):
             return self._image(batch.images[int(found[1])])
-        raise _ProblemError(HTTPStatus.NOT_FOUND, "Nothing is here.")
+        raise _RefusalError(HTTPStatus.NOT_FOUND, "Nothing is here.")
 
     def _post(self, path: str) -> tuple[str, bytes | BinaryIO]:
         request = self._body()
@@ -222,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
             with self.server.saving:
                 batch.finish()
                 return _json({"answers": batch.answers()})
-        raise _ProblemError(HTTPStatus.NOT_FOUND, "Nothing is here.")
+        raise _RefusalError(HTTPStatus.NOT_FOUND, "Nothing is here.")
 
     def _body(self) -> Any:
         """Return the JSON of a POST request that another site's page cannot have sent."""
@@ -232,28 +232,28 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             own = origin == f"http://{self.headers['Host'].lower()}"
         if not own:
-            raise _ProblemError(HTTPStatus.FORBIDDEN, "The request comes from another page.")
+            raise _RefusalError(HTTPStatus.FORBIDDEN, "The request comes from another page.")
         if self.headers.get_content_type() != "application/json":
-            raise _ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The request is not JSON.")
+            raise _RefusalError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The request is not JSON.")
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch("[0-9]{1,9}", length) or "Transfer-Encoding" in self.headers:
-            raise _ProblemError(HTTPStatus.LENGTH_REQUIRED, "The request does not say how long it is.")
+            raise _RefusalError(HTTPStatus.LENGTH_REQUIRED, "The request does not say how long it is.")
         if int(length) > LARGEST_REQUEST:
-            raise _ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request is too long.")
+            raise _RefusalError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request is too long.")
         try:
             return json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError):
-            raise _ProblemError(HTTPStatus.BAD_REQUEST, "The request is not JSON.") from None
+            raise _RefusalError(HTTPStatus.BAD_REQUEST, "The request is not JSON.") from None
 
     def _image(self, asked: Asked) -> tuple[str, bytes | BinaryIO]:
         try:
             path = self.server.locate(asked)
             if path is None:
-                raise _ProblemError(
+                raise _RefusalError(
                     HTTPStatus.NOT_FOUND, "The file is gone. It was moved, renamed, changed or deleted."
                 )
             if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
-                raise _ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "This is not a regular file.")
+                raise _RefusalError(HTTPStatus.UNPROCESSABLE_ENTITY, "This is not a regular file.")
             if self.server.value_range is None:
                 with path.open("rb") as file:
                     start = file.read(14)
@@ -262,10 +262,10 @@ class _Handler(BaseHTTPRequestHandler):
                         return kind, path.open("rb")
             return "image/png", self._decoded(path)
         except FileNotFoundError:
-            raise _ProblemError(HTTPStatus.NOT_FOUND, "The file is gone.") from None
+            raise _RefusalError(HTTPStatus.NOT_FOUND, "The file is gone.") from None
         except (OSError, ValueError) as error:
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-            raise _ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"The file cannot be read: {reason}") from None
+            raise _RefusalError(HTTPStatus.UNPROCESSABLE_ENTITY, f"The file cannot be read: {reason}") from None
 
     def _decoded(self, path: Path) -> bytes:
         from PIL import Image
@@ -317,11 +317,11 @@ def _changes(request: Any, images: int) -> dict[int, str]:
     changes = {}
     answers = request.get("answers") if isinstance(request, dict) else None
     if not isinstance(answers, dict):
-        raise _ProblemError(HTTPStatus.BAD_REQUEST, "The request has no answers.")
+        raise _RefusalError(HTTPStatus.BAD_REQUEST, "The request has no answers.")
     for position, answer in answers.items():
         known = re.fullmatch("[0-9]{1,9}", position) and int(position) < images
         if not known or not isinstance(answer, str):
-            raise _ProblemError(
+            raise _RefusalError(
                 HTTPStatus.BAD_REQUEST, "The request has an answer to an unknown image, or one without text."
             )
         changes[int(position)] = answer
