@@ -175,7 +175,7 @@ def message(here: Waiting | None, study: Study, layout: Layout, files: Sequence[
     if not count:
         most = study.datasets[trial.dataset].budgets[trial.budget].labels
         reason = f"the budget of {most} labels is spent" if here.before >= most else "all images have a label"
-        return [f"Done: {reason}. The newest model is {model}."]
+        return [f"Done: {reason}. The newest model is {model}; how it does: {layout.root}/review/review.html"]
     if not missing:
         return [f"All {count} images have the answer {LATER!r}, so there is nothing to train with; label some of them."]
     answered, command = missing < count, f"lplgrad label {shlex.join(map(from_here, map(str, files)))}"
@@ -185,7 +185,7 @@ def message(here: Waiting | None, study: Study, layout: Layout, files: Sequence[
         f"or fill in the column 'label' of the table ({CANNOT_TELL} if nobody can tell, {LATER} to leave one out),",
         "or move the images into the folders of their classes. Then run the same command of Snakemake again.",
         *([f"To go on without the others:  {command} --finish"] if answered else []),
-        f"The newest model is {model}.",
+        f"The newest model is {model}; how it does: {layout.root}/review/review.html",
     ]
 
 
