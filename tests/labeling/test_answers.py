@@ -331,10 +331,47 @@ class TestMistakes:
     def test_a_waiting_image_that_is_gone(self, loop: Loop) -> None:
         name = loop.rows()[3]["file"]
         Path("photos", name).unlink()
-        self.refused(loop, f"photos/{name}: waits for a label, but is gone; put it back, or write ? as its label")
+        self.refused(
+            loop, f"photos/{name}: waits for a label, but is gone or has changed; put it back, or write ? as its label"
+        )
         loop.fill_in(1, {Path(name).stem: "?"})
         loop.go_on(2)
         assert loop.labels(2)[Path(name).stem] == "?"
+
+    def test_a_waiting_image_that_was_replaced(self, loop: Loop) -> None:
+        """The person would see another image than the one that gets the label."""
+        name = loop.rows()[0]["file"]
+        image(Path("photos", name), 1, 997)
+        self.refused(loop, f"photos/{name}: waits for a label, but is gone or has changed")
+
+    def test_two_images_that_had_the_same_name(self, loop: Loop) -> None:
+        name = loop.rows()[0]["file"]
+        loop.fill_in()
+        Path("photos", name).unlink()
+        image(Path("photos", name), 2, 997)
+        loop.go_on(2)
+        loop.fill_in(2)
+        loop.go_on(3)
+        known = known_images(Path("data/photos"))
+        first, second = [index for index, other in enumerate(known.names) if other == name]
+        labeled = Path(loop.layout.labels(loop.trial, 3)).read_text()
+        assert f"\n{first},2," in labeled
+        assert f"\n{second}," not in labeled
+        Path("labels/photos/mine.csv").write_text(f"file,label\n{name},owl\n")
+        with pytest.raises(UserError, match=r"mine.csv: line 2: .* is the name of two images, one after the other"):
+            loop.waiting()
+
+    def test_a_data_set_that_is_gone(self, loop: Loop) -> None:
+        shutil.rmtree("data/photos")
+        with pytest.raises(UserError, match=r"data/photos: is missing, .* delete results/photos"):
+            loop.waiting()
+
+    def test_labels_that_nobody_knows_are_not_looked_up(self, loop: Loop) -> None:
+        status, said = loop.call(
+            "start", "--data", "data/photos", "--query-size", 4, "--seed", 1, "--output", "labeled.csv"
+        )
+        assert status == 1
+        single(said, "data/photos: a person labels this data set")
 
     def test_half_a_batch(self, loop: Loop) -> None:
         asked = [Path(row["file"]).stem for row in loop.rows()]

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
         labeled = extended(before, answers, classes, number)
         if later := [digest for digest in found.test or {} if digest not in known.test]:
             say(f"warning: {listing.folder}: {len(later)} image(s) in test/ came later; the test set stays as it was")
-        if len(labeled) == len(before) and not added:
+        if earlier and len(labeled) == len(before) and len(known.names) == earlier.examples:
             raise UserError(f"{arguments.answers}: no new label; label some of the images that wait")
         there = {*found.unlabeled, *found.labeled}
         gone = [index for index, digest in enumerate(known.digests) if digest not in there]

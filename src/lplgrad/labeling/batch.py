@@ -20,7 +20,7 @@ from lplgrad.machine.tables import read_table
 
 CANNOT_TELL = "?"  # an answer: the image is not trained on, and not asked about again
 LATER = "-"  # an answer: the image stays unlabelled, and may be asked about again
-COLUMNS = ["file", "label", "suggestion", "confidence", "score"]
+COLUMNS = ["file", "label", "suggestion", "confidence", "score", "sha256"]
 
 
 @dataclass(frozen=True)
@@ -151,5 +151,5 @@ class Batch:
         writer.writerow(COLUMNS)
         for image, answer in zip(self.images, answers, strict=True):
             confidence = "" if image.confidence is None else f"{image.confidence:.4f}"
-            writer.writerow([image.file, answer, image.suggestion, confidence, image.score])
+            writer.writerow([image.file, answer, image.suggestion, confidence, image.score, image.sha256])
         write_text(self.table, text.getvalue())

@@ -32,7 +32,7 @@ class Given:
     Attributes:
         answers: a class, ``CANNOT_TELL`` or ``LATER``.
         classes: names of the classes: those known before, then new ones.
-        new_images: whether the folder has labelled images that are not in the pool.
+        new_images: whether there are images that can be asked about and are not in the pool of the round.
     """
 
     answers: dict[int, str]
@@ -85,7 +85,9 @@ def collect(folder: Path, known: Known, found: Contents, classes: Sequence[str],
         UserError: a table has an unknown class or image, or an image has two different labels.
     """
     position = {digest: index for index, digest in enumerate(known.digests)}
-    by_name = {name: index for index, name in enumerate(known.names)}
+    by_name: dict[str, list[int]] = {}
+    for index, name in enumerate(known.names):
+        by_name.setdefault(name, []).append(index)
     answers: dict[int, str] = {}
     places: dict[int, str] = {}
 
@@ -108,13 +110,17 @@ def collect(folder: Path, known: Known, found: Contents, classes: Sequence[str],
             answer, place = row["label"], f"{table}: line {number}"
             if problem := batch.problem(answer):
                 raise UserError(f"{place}: {problem}")
-            if row["file"] not in by_name:
-                raise UserError(
-                    f"{place}: {row['file']!r} is no image of the pool ({nearest(row['file'], by_name)}); correct the "
-                    "name, or remove the line"
+            indices = by_name.get(row["file"], [])
+            if len(indices) > 1 and row.get("sha256") in position:  # another image had the same name before
+                indices = [position[row["sha256"]]]
+            if len(indices) != 1:
+                hint = nearest(row["file"], by_name)
+                problem = (
+                    f"no image of the pool ({hint})" if not indices else "the name of two images, one after the other"
                 )
+                raise UserError(f"{place}: {row['file']!r} is {problem}; correct the name, or remove the line")
             if answer:
-                add(by_name[row["file"]], answer, place)
+                add(indices[0], answer, place)
     return answers
 
 
@@ -189,6 +195,11 @@ def message(here: Waiting | None, study: Study, layout: Layout, files: Sequence[
     ]
 
 
+def is_at(path: Path, image: Asked, hashes: Hashes) -> bool:
+    """Return whether the file at a path is this image, unchanged."""
+    return path.is_file() and hashes.of([path]) == [image.sha256]
+
+
 def listing(study: Study) -> Listing:
     """List the files of the data set that a person labels, as they lie there now."""
     assert study.person is not None
@@ -210,7 +221,12 @@ def waiting(study: Study, layout: Layout) -> Waiting | None:
         return None
     trial, number = next(layout.trials()), len(layout.counts)
     path = Path(layout.batch(trial, number))
-    if not path.exists() or not Path(layout.data(name), "dataset.json").exists():
+    if not Path(layout.data(name), "dataset.json").exists():
+        raise UserError(
+            f"{layout.data(name)}: is missing, and the rounds of this study depend on the positions of images in it; "
+            f"restore it, or start over: delete {layout.root} (the labels in {layout.answers(name)} stay and count)"
+        )
+    if not path.exists():
         return None
     images, row = read_batch(path), study.datasets[name]
     data = Path(layout.data(name))
@@ -225,19 +241,20 @@ def waiting(study: Study, layout: Layout) -> Waiting | None:
     old = {*known.digests, *known.test}
     new = [digest for digest in (*found.labeled, *found.unlabeled) if digest not in old]
     batch = Batch(table_of(Path(layout.answers(name)), number, images), images, row.classes or classes, add_class)
-    given = Given(answers, classes, bool(new))
     before = read_labeled(Path(layout.labels(trial, number)), pool.examples, len(pool.classes))
     labels = len(extended(before, answers, classes, number + 1)) + sum(digest in found.labeled for digest in new)
+    most = study.datasets[name].budgets[trial.budget].labels
+    given = Given(answers, classes, len(before) < most and (bool(new) or len(known.names) > pool.examples))
     of_batch = [answers.get(image.index, "") for image in images]
     here = Waiting(number, batch, of_batch, given, len(before), labels)
-    gone = [image for image in here.missing if not (files.folder / unescaped(image.file)).exists()]
+    gone = [image for image in here.missing if not is_at(files.folder / unescaped(image.file), image, hashes)]
     if gone:
         there = set(contents(files, hashes).unlabeled)
         for image in gone:
             if image.sha256 not in there:
                 raise UserError(
-                    f"{files.folder / image.file}: waits for a label, but is gone; put it back, or write "
-                    f"{CANNOT_TELL} as its label in {batch.table}"
+                    f"{files.folder / image.file}: waits for a label, but is gone or has changed; put it back, or "
+                    f"write {CANNOT_TELL} as its label in {batch.table}"
                 )
     return here
 

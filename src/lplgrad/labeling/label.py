@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from lplgrad.datasets.prepared.growing import Hashes, contents
 from lplgrad.labeling.batch import COLUMNS, Asked, Batch
-from lplgrad.labeling.given import Waiting, listing, waiting
+from lplgrad.labeling.given import Waiting, is_at, listing, waiting
 from lplgrad.labeling.label_studio import read_export, write_tasks
 from lplgrad.labeling.server import serve
 from lplgrad.machine.errors import UserError
@@ -74,17 +74,16 @@ class _Locator:
     """Finds the file of an image, also if it was moved or renamed."""
 
     def __init__(self, study: Study) -> None:
-        self.study, self.layout = study, Layout(study)
-        self.folder = listing(study).folder
-        self.moved: dict[str, Path] | None = None
+        assert study.person is not None
+        self.study, self.folder = study, listing(study).folder
+        self.hashes = Hashes(Path(Layout(study).data(study.person)))
+        self.moved: dict[str, Path] = {}
 
     def __call__(self, image: Asked) -> Path | None:
         """Return where the file of an image is; None if it is gone."""
-        path = self.folder / unescaped(image.file)
-        if path.is_file():
-            return path
-        if self.moved is None or not self.moved.get(image.sha256, path).is_file():
-            assert self.study.person is not None
-            found = contents(listing(self.study), Hashes(Path(self.layout.data(self.study.person))))
+        path = self.moved.get(image.sha256, self.folder / unescaped(image.file))
+        if not is_at(path, image, self.hashes):
+            found = contents(listing(self.study), self.hashes)
             self.moved = {**{digest: place for digest, (place, _) in found.labeled.items()}, **found.unlabeled}
-        return self.moved.get(image.sha256)
+            return self.moved.get(image.sha256)
+        return path

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_array
+from lplgrad.machine.errors import UserError
 from lplgrad.rounds.pool import Indices
 
 
@@ -32,6 +33,14 @@ class SimulatedOracle:
 
 
 def pool_labels(data: DatasetArrays) -> Indices:
-    """Read the classes of all examples of the training pool, shape (N,). ``open_dataset`` has checked them."""
+    """Read the classes of all examples of the training pool, shape (N,). ``open_dataset`` has checked them.
+
+    Raises:
+        UserError: a person labels the data set, so nobody knows them.
+    """
     labels: Indices = open_array(data.folder / "train_labels.npy", mapped=False)
+    if labels.min(initial=0) < 0:
+        raise UserError(
+            f"{data.folder}: a person labels this data set, so the labels cannot be looked up (docs/labeling.md)"
+        )
     return labels
