@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from lplgrad.rounds.oracle import pool_labels
 from tests.image_files import photos, prepare, prepare_folder, save
 
 Call = Callable[..., tuple[int, str]]
+JUNK_FOLDERS = [
+    "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "__pycache__", "#recycle",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -93,11 +97,38 @@ class TestFolder:
 
     def test_hidden_files_and_folders_are_left_out_at_any_depth(self, folder: Path) -> None:
         known, files = listing(folder), list(files_below(folder))
-        for name in (".hidden", "__MACOSX"):
+        save(folder / "cat" / ".hidden.png")
+        for name in (".hidden", ".git", *JUNK_FOLDERS):
             save(folder / "cat" / "deep" / name / "1.png")
-            save(folder / "cat" / f"{name}.png")
         assert list(files_below(folder)) == files
         assert listing(folder) == known
+
+    def test_folders_and_files_of_systems_are_no_classes_and_no_images(self, tmp_path: Path, folder: Path) -> None:
+        for name in JUNK_FOLDERS:
+            save(folder / name / "1.png")
+            save(folder / name / "2.png")
+        for name in ("Thumbs.db", "thumbs.db", "desktop.ini", "SYNOPHOTO_THUMB_M.jpg"):
+            shutil.copy(folder / "dog/0.jpg", folder / "cat" / name)
+        for split in ("train", "test"):
+            shutil.copytree(folder, tmp_path / "both" / split)
+        assert prepare("image_folder", tmp_path, path=str(folder)).classes == ["cat", "dog"]
+        both = prepare("image_folder", tmp_path, path=str(tmp_path / "both"))
+        assert (both.classes, len(both.train.labels)) == (["cat", "dog"], 12)
+
+    def test_names_that_only_resemble_those_of_systems_are_classes(self, tmp_path: Path, folder: Path) -> None:
+        names = ["@eaDir2", "__MACOSX_", "lost", "recycle bin", "thumbs"]
+        for name in names:
+            shutil.copytree(folder / "dog", folder / name)
+        assert prepare("image_folder", tmp_path, path=str(folder)).classes == sorted([*names, "cat", "dog"])
+        assert listing(folder)["files"] == 12 + 6 * len(names)
+
+    def test_an_archive_may_hold_folders_of_systems_beside_its_folder(self, tmp_path: Path, folder: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "photos.zip", "w") as packed:
+            for path in sorted(folder.rglob("*.*g")):
+                packed.write(path, path.relative_to(tmp_path))
+            for name in JUNK_FOLDERS:
+                packed.write(folder / "cat/0.png", f"{name}/0.png")
+        assert prepare("image_folder", tmp_path, path=str(tmp_path / "photos.zip")).classes == ["cat", "dog"]
 
     def test_the_two_ways_to_write_an_accent_are_one_name(self, tmp_path: Path, folder: Path) -> None:
         composed, decomposed = "caf\xe9", "cafe\u0301"

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from lplgrad.datasets._shared import class_name, report_alike
-from lplgrad.datasets.prepared.originals import HIDDEN, is_image
+from lplgrad.datasets.prepared.originals import is_hidden, is_image
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import printable
 from lplgrad.machine.log import say
@@ -68,7 +68,7 @@ def class_folders(folder: Path) -> dict[str, Path]:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """Return the entries of a folder in the order of their names, without hidden ones."""
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    return [entry for entry in entries if not entry.name.startswith(HIDDEN)]
+    return [entry for entry in entries if not is_hidden(entry.name)]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

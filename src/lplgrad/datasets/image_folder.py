@@ -25,7 +25,7 @@ from lplgrad.datasets import Fit, ImageFiles, Listing, Prepared, Size, Source, _
 from lplgrad.datasets._archives import unpack
 from lplgrad.datasets._folders import ClassFiles, check_listed_once, folders_in, listed, quoted, report_loose_images
 from lplgrad.datasets._shared import check_options, draw_test_set, refuse_draw, size_of_files
-from lplgrad.datasets.prepared.originals import HIDDEN
+from lplgrad.datasets.prepared.originals import is_hidden
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import file_digest
 from lplgrad.machine.log import say
@@ -272,7 +272,7 @@ def _unpacked(path: Path, downloads: Path) -> Path:
             beside.replace(target)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    entries = [entry for entry in target.iterdir() if not entry.name.startswith(HIDDEN)]
+    entries = [entry for entry in target.iterdir() if not is_hidden(entry.name)]
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else target
 
 

@@ -14,13 +14,23 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json
 
 ORIGINALS = "originals.json"  # a listing, in the folder of the prepared data set
-HIDDEN = (".", "__MACOSX")  # prefixes of the names of hidden files and folders
+# Names, in lower case, of files and folders that systems and programs make: they are neither classes nor images
+JUNK = {
+    "__macosx", "__pycache__", "@eadir", "#recycle", "#snapshot", "lost+found", "$recycle.bin",
+    "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini",
+}  # fmt: skip
+JUNK_PREFIXES = (".", "SYNOPHOTO_THUMB")  # hidden files and folders such as .git, and the previews of a Synology disk
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden, or is one that systems and programs make. It is then ignored."""
+    return name.startswith(JUNK_PREFIXES) or name.lower() in JUNK
 
 
 def is_image(name: str) -> bool:
     """Return whether a file's name is that of an image. Other files in a folder of images are ignored."""
-    return not name.startswith(HIDDEN) and Path(name).suffix.lower() in ENDINGS
+    return not is_hidden(name) and Path(name).suffix.lower() in ENDINGS
 
 
 def listing(path: Path) -> dict[str, int | str]:
@@ -51,7 +61,7 @@ def _images_below(folder: Path) -> Iterator[tuple[str, Path]]:
             folders.clear()
             continue
         entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith(HIDDEN))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         for file in (Path(place, name) for name in sorted(files) if is_image(name)):
             yield str(file.relative_to(folder)), file
 
