@@ -78,6 +78,83 @@ def test_what_would_leave_the_folder_is_refused(
     assert not list(tmp_path.rglob("out.png"))
 
 
+def link_tar(path: Path, *members: tuple[str, bytes | str | None]) -> Path:
+    """An archive of files (bytes), folders (None) and hard links (the name that they repeat), in this order."""
+    with tarfile.open(path, f"w:{path.suffix[1:]}" if path.suffix != ".tar" else "w") as packed:  # type: ignore[call-overload]
+        for name, what in members:
+            member = tarfile.TarInfo(name)
+            if isinstance(what, bytes):
+                member.size = len(what)
+            elif what is None:
+                member.type = tarfile.DIRTYPE
+            else:
+                member.type, member.linkname = tarfile.LNKTYPE, what
+            packed.addfile(member, io.BytesIO(what) if isinstance(what, bytes) else None)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".tar", ".gz"])
+def test_a_hard_link_is_a_copy_of_the_earlier_file(tmp_path: Path, target: Path, ending: str) -> None:
+    archive = link_tar(
+        tmp_path / f"a{ending}",
+        ("./cat/1.png", b"one"), ("cat/1.png", "cat/1.png"), ("cat/2.png", "cat/1.png"), ("dog/3.png", "./cat/2.png"),
+    )  # fmt: skip
+    unpack(archive, target)
+    found = {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*.png")}
+    assert found == dict.fromkeys(["cat/1.png", "cat/2.png", "dog/3.png"], b"one")
+    assert {path.stat().st_nlink for path in target.rglob("*.png")} == {1}
+
+
+def test_hard_links_of_a_packed_folder_are_unpacked(tmp_path: Path, target: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/1.png").write_bytes(b"one")
+    (tmp_path / "cat/2.png").hardlink_to(tmp_path / "cat/1.png")
+    with tarfile.open(tmp_path / "a.tar", "w") as packed:
+        packed.add(tmp_path / "cat", "cat")
+        assert [member.islnk() for member in packed.getmembers()] == [False, False, True]
+    unpack(tmp_path / "a.tar", target)
+    assert (target / "cat/2.png").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("linked", ["/etc/passwd", "../secret", "cat/../../secret", "cat/2.png", "cat", "later.png"])
+def test_a_hard_link_to_anything_but_an_earlier_file_is_refused(tmp_path: Path, target: Path, linked: str) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    archive = link_tar(tmp_path / "a.tar", ("cat", None), ("cat/2.png", linked), ("later.png", b"x"))
+    with pytest.raises(UserError, match=r"'cat/2.png' is a hard link to '.*', which is no file before it"):
+        unpack(archive, target)
+    assert not (target / "cat/2.png").exists()
+
+
+def test_the_copies_of_hard_links_count_before_they_fill_the_disk(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = link_tar(tmp_path / "a.tar", ("0.png", bytes(1000)), *((f"{n}.png", "0.png") for n in range(1, 9)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=6_500))
+    with pytest.raises(UserError, match="unpacks to 7,000 bytes or more, and 6,500 are free"):
+        unpack(archive, target)
+
+
+def test_backslashes_in_the_names_of_a_zip_are_separators(tmp_path: Path, target: Path) -> None:
+    content: Content = {"cat\\": b"", "cat\\1.png": b"one", "cat\\deep\\2.png": b"two", "dog/3.png": b"three"}
+    unpack(pack(tmp_path / "a.zip", content), target)
+    found = {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*.png")}
+    assert found == {"cat/1.png": b"one", "cat/deep/2.png": b"two", "dog/3.png": b"three"}
+
+
+@pytest.mark.parametrize(
+    "name", ["..\\..\\out.png", "\\tmp\\out.png", "cat\\..\\..\\out.png", "C:\\out.png", "c:/out.png"]
+)
+def test_backslashes_do_not_lead_out_of_the_folder(tmp_path: Path, target: Path, name: str) -> None:
+    with pytest.raises(UserError, match="outside"):
+        unpack(pack(tmp_path / "evil.zip", {name: b"x"}), target)
+    assert not list(tmp_path.rglob("*out.png"))
+
+
+def test_a_backslash_in_a_tar_is_part_of_a_name(tmp_path: Path, target: Path) -> None:
+    unpack(pack(tmp_path / "a.tar", {"cat\\1.png": b"x"}), target)
+    assert [path.name for path in target.iterdir()] == ["cat\\1.png"]
+
+
 def test_links_too_long_to_be_resolved_lead_nowhere(tmp_path: Path, target: Path) -> None:
     """CVE-2025-4517: Python's own filter takes a path that it cannot resolve, being too long, for one within."""
     with tarfile.open(tmp_path / "evil.tar", "w") as packed:

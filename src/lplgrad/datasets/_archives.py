@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -24,18 +25,20 @@ BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFE
 
 
 class _Member(NamedTuple):
-    """A member of an archive: its name, ``file``, ``folder`` or another kind, its size in bytes, and how to open it."""
+    """A member of an archive."""
 
-    name: str
-    kind: str
-    size: int
+    name: str  # with slashes
+    kind: str  # ``file``, ``folder`` or another kind
+    size: int  # in bytes
     open: Callable[[], IO[bytes] | None]
+    source: Path | None = None  # the unpacked file that a hard link repeats
 
 
 def unpack(path: Path, target: Path) -> None:
     """Unpack a .zip, or a .tar with any compression, into an empty folder.
 
-    Links are refused, because they can lead out of the target. Permissions and owners are not restored.
+    Symbolic links are refused, because they can lead out of the target. A hard link becomes a copy of the earlier file
+    of the same archive that it names. Permissions and owners are not restored.
 
     Raises:
         UserError: the archive is broken or encrypted, contains anything but files and folders, would write outside
@@ -43,7 +46,7 @@ def unpack(path: Path, target: Path) -> None:
         OSError: the target cannot be written.
     """
     try:
-        members = _of_zip(path) if zipfile.is_zipfile(path) else _of_tar(path)
+        members = _of_zip(path) if zipfile.is_zipfile(path) else _of_tar(path, target)
         free, needed = shutil.disk_usage(target).free, 0
         with closing(members):
             for member in members:
@@ -74,8 +77,10 @@ def _of_zip(path: Path) -> Generator[_Member]:
             )
         for info in archive.infolist():
             plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
-            kind = "folder" if info.is_dir() else "file" if plain else "link or device"
-            yield _Member(_name_of(info)[0], kind, info.file_size, partial(archive.open, info))
+            # The standard prescribes slashes, but some programs of Windows write backslashes.
+            name = _name_of(info)[0].replace("\\", "/")
+            kind = "folder" if name.endswith("/") else "file" if plain else "link or device"
+            yield _Member(name, kind, info.file_size, partial(archive.open, info))
 
 
 def _name_of(info: zipfile.ZipInfo) -> tuple[str, bool]:
@@ -90,16 +95,34 @@ def _name_of(info: zipfile.ZipInfo) -> tuple[str, bool]:
         return info.filename, isinstance(error, UnicodeDecodeError)
 
 
-def _of_tar(path: Path) -> Generator[_Member]:
+def _of_tar(path: Path, target: Path) -> Generator[_Member]:
+    sizes: dict[PurePosixPath, int] = {}  # of the files so far
     with tarfile.open(path) as archive:
         for info in archive:
+            name = PurePosixPath(info.name)
+            if info.islnk():
+                linked = PurePosixPath(info.linkname)
+                if linked not in sizes:
+                    raise UserError(
+                        f"{path}: {info.name!r} is a hard link to {info.linkname!r}, which is no file before it"
+                    )
+                source = target / linked
+                sizes[name] = sizes[linked]
+                yield _Member(info.name, "file", sizes[linked], partial(_bytes_of, source), source)
+                continue
+            if info.isreg():
+                sizes[name] = info.size
             kind = "folder" if info.isdir() else "file" if info.isreg() else "link or device"
             yield _Member(info.name, kind, info.size, partial(archive.extractfile, info))
 
 
+def _bytes_of(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
 def _write(path: Path, member: _Member, target: Path) -> None:
     name, place = member.name, target / member.name
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or re.match("[A-Za-z]:/", name):
         raise UserError(f"{path}: contains {name!r}, which would be written outside of its folder")
     if "\0" in name:
         raise UserError(f"{path}: contains {name!a}, which cannot be the name of a file")
@@ -112,6 +135,9 @@ def _write(path: Path, member: _Member, target: Path) -> None:
     if opened is None:
         raise UserError(f"{path}: {name!r} is a {member.kind}; only files and folders are unpacked")
     place.parent.mkdir(parents=True, exist_ok=True)
+    if member.source is not None and place.exists() and place.samefile(member.source):
+        opened.close()  # GNU tar links a file to itself if it is given twice, and a disk may ignore case
+        return
     with opened, place.open("wb") as file:
         try:
             shutil.copyfileobj(opened, file, 1 << 20)
