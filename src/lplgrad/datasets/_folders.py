@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from lplgrad.datasets._shared import class_name, report_alike
-from lplgrad.datasets.prepared.originals import is_hidden, is_image
+from lplgrad.datasets.prepared.kinds import NAMED, OPTIONAL, PLAIN, ending, is_hidden, is_image, kind, missing
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import printable
 from lplgrad.machine.log import say
@@ -29,21 +32,79 @@ def check_listed_once(listings: list[ClassFiles]) -> None:
 
 
 def listed(folder: Path) -> ClassFiles:
-    """List the images below a folder by class, with the classes in the order of their names."""
-    images: ClassFiles = {}
-    others: list[Path] = []
+    """List the images below a folder by class, with the classes in the order of their names.
+
+    Raises:
+        UserError: a class has no images, or some images cannot be read before something is installed.
+    """
     classes = class_folders(folder)
     report_loose_images(folder)
+    images = readable(folder, {name: files_below(place) for name, place in classes.items()})
     for name, place in classes.items():
-        files = files_below(place)
-        images[name] = {path: real for path, real in files.items() if is_image(path.name)}
-        others += [path for path in files if not is_image(path.name)]
         if not images[name]:
             raise UserError(f"{place}: a class without images; place some there or remove the folder")
-    if others:
-        example = printable(others[0].name)
-        say(f"{folder}: passed over {len(others)} file(s) whose names are not those of images, as {example}")
     return images
+
+
+def readable(folder: Path, files: ClassFiles) -> ClassFiles:
+    """Return those of some files that are images of a kind that is read. Images of other kinds are reported.
+
+    Raises:
+        UserError: some images cannot be read before something is installed.
+    """
+    images: ClassFiles = {name: {} for name in files}
+    unread: dict[str, list[Path]] = {}  # images by their kind
+    for name, below in files.items():
+        for path, real in below.items():
+            found = kind(path)
+            if found in (NAMED, *PLAIN) or (found in OPTIONAL and missing(found) is None):
+                images[name][path] = real
+            elif found is not None:
+                unread.setdefault(found, []).append(path)
+    for found, paths in unread.items():
+        if found in OPTIONAL:
+            raise UserError(
+                f"{folder}: {len(paths)} file(s) are {found} images, as {printable(paths[0])}, which need "
+                f"{missing(found)}; or remove them"
+            )
+        say(
+            f"warning: {folder}: passed over {len(paths)} image(s) of a kind that is not read ({found}), as "
+            f"{printable(paths[0])}; convert them to PNG or TIFF to use them"
+        )
+    return images
+
+
+def counted(folder: Path, used: list[Path]) -> dict[str, Any]:
+    """Count the files below a folder by their endings, and write the counts to the log.
+
+    Args:
+        folder: of the data set.
+        used: its images.
+
+    Returns:
+        The counts of images that are ``used``, and that are ``passed_over`` because they lie elsewhere or are of a kind
+        that is not read, and of all ``other`` files.
+    """
+    found, taken = _below(folder)[0], set(used)
+    if not taken <= found.keys():  # some have another path through a link
+        reals = {os.path.realpath(path) for path in used}
+        found = {path: real for path, real in found.items() if real not in reals}
+    parts: dict[str, list[Path]] = {"used": used, "passed_over": [], "other": []}
+    for path in found:
+        if path not in taken:
+            parts["passed_over" if is_image(path) else "other"].append(path)
+    counts = {name: _by_ending(paths) for name, paths in parts.items()}
+    said = {name: ", ".join(f"{count} {end}" for end, count in counts[name].items()) or "none" for name in counts}
+    say(
+        f"{folder}: images: {said['used']}; images passed over: {said['passed_over']}; other files passed over: "
+        f"{said['other']}"
+    )
+    return counts
+
+
+def _by_ending(paths: Iterable[Path]) -> dict[str, int]:
+    """Count paths by their endings, in the order of these."""
+    return dict(sorted(Counter(printable(ending(path)) or "without ending" for path in paths).items()))
 
 
 def class_folders(folder: Path) -> dict[str, Path]:
@@ -86,6 +147,14 @@ def files_below(folder: Path) -> dict[Path, str]:
 
     Links are followed. A file with several paths is listed once, if possible under a path without links.
     """
+    found, repeated = _below(folder)
+    if repeated:
+        say(f"{folder}: passed over {len(repeated)} link(s) to images of the same class, as {printable(repeated[0])}")
+    return found
+
+
+def _below(folder: Path) -> tuple[dict[Path, str], list[Path]]:
+    """Return the files as ``files_below`` does, and the links to files that are listed under another path."""
     found: dict[str, Path] = {}
     seen: set[str] = set()
     folders, linked_folders, linked_files = [folder], list[Path](), list[Path]()
@@ -103,16 +172,17 @@ def files_below(folder: Path) -> dict[Path, str]:
             else:
                 found[str(Path(real, entry.name))] = Path(entry)
     repeated = [path for path in sorted(linked_files) if found.setdefault(os.path.realpath(path), path) != path]
-    if repeated:
-        say(f"{folder}: passed over {len(repeated)} link(s) to images of the same class, as {printable(repeated[0])}")
-    return {path: real for real, path in sorted(found.items(), key=lambda item: item[1].relative_to(folder).parts)}
+    return {
+        path: real for real, path in sorted(found.items(), key=lambda item: item[1].relative_to(folder).parts)
+    }, repeated
 
 
 def report_loose_images(folder: Path) -> None:
-    """Write to the log which images lie directly in a folder and are therefore not used."""
-    loose = [entry.name for entry in _entries(folder) if is_image(entry.name) and Path(entry).is_file()]
+    """Warn of images that lie directly in a folder and are therefore not used."""
+    loose = [entry.name for entry in _entries(folder) if Path(entry).is_file() and is_image(Path(entry))]
     if loose:
-        say(f"{folder}: passed over {len(loose)} image(s) outside of the class folders, as {printable(loose[0])}")
+        example = printable(loose[0])
+        say(f"warning: {folder}: passed over {len(loose)} image(s) outside of the class folders, as {example}")
 
 
 def quoted(folders: list[Path]) -> str:

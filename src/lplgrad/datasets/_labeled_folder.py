@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lplgrad.datasets._folders import class_folders, files_below, folders_in, quoted, report_loose_images
-from lplgrad.datasets.prepared.originals import is_image
+from lplgrad.datasets._folders import class_folders, files_below, folders_in, quoted, readable, report_loose_images
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import printable
 from lplgrad.machine.log import say
 
 NAMES = {"labeled": "labell?ed", "unlabeled": "unlabell?ed", "test": "test|testing"}
@@ -42,16 +40,11 @@ def report_others(folder: Path, used: dict[str, Path]) -> None:
 
 def images_by_class(folder: Path) -> dict[str, list[Path]]:
     """List the images below a folder by class. A class may be empty."""
-    found = {name: images_below(place) for name, place in class_folders(folder).items()}
+    found = readable(folder, {name: files_below(place) for name, place in class_folders(folder).items()})
     report_loose_images(folder)
-    return found
+    return {name: list(files) for name, files in found.items()}
 
 
 def images_below(folder: Path) -> list[Path]:
     """List the images at any depth below a folder."""
-    files = files_below(folder)
-    images = [path for path in files if is_image(path.name)]
-    if len(images) < len(files):
-        example = printable(next(path.name for path in files if not is_image(path.name)))
-        say(f"{folder}: passed over {len(files) - len(images)} file(s) that are no images, as {example}")
-    return images
+    return list(readable(folder, {"": files_below(folder)})[""])

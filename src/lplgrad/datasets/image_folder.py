@@ -23,9 +23,17 @@ from pydantic import Field, model_validator
 
 from lplgrad.datasets import Fit, ImageFiles, Listing, Prepared, Size, Source, _labeled_folder
 from lplgrad.datasets._archives import unpack
-from lplgrad.datasets._folders import ClassFiles, check_listed_once, folders_in, listed, quoted, report_loose_images
+from lplgrad.datasets._folders import (
+    ClassFiles,
+    check_listed_once,
+    counted,
+    folders_in,
+    listed,
+    quoted,
+    report_loose_images,
+)
 from lplgrad.datasets._shared import check_options, draw_test_set, refuse_draw, size_of_files
-from lplgrad.datasets.prepared.originals import is_hidden
+from lplgrad.datasets.prepared.kinds import is_hidden
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import file_digest
 from lplgrad.machine.log import say
@@ -85,6 +93,7 @@ def prepare(options: Options, downloads: Path) -> Prepared:
     if used:
         train, test, classes = _listed_splits(used, options)
         provenance["folders"] = {name: [str(place.relative_to(folder)) for place in used[name]] for name in used}
+        provenance["files"] = counted(folder, [*train.paths, *test.paths])
         return Prepared(train, test, classes, provenance)
     images = listed(folder)
     classes = list(images)
@@ -94,6 +103,7 @@ def prepare(options: Options, downloads: Path) -> Prepared:
     check_listed_once([images])
     everything = _files(options, [images], classes)
     train, test = draw_test_set(everything, classes, options)
+    provenance["files"] = counted(folder, everything.paths)
     return Prepared(train, test, classes, provenance)
 
 

@@ -21,12 +21,11 @@ from PIL.Image import Transpose
 from PIL.JpegImagePlugin import JpegImageFile
 
 from lplgrad.datasets import Fit, ImageFiles
+from lplgrad.datasets.prepared.kinds import OPTIONAL, PLAIN, START_BYTES, kind_of, missing
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import printable
 from lplgrad.machine.log import track
 
-# Other formats are not read: Pillow runs programs for some of them, such as PostScript.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # How to turn an image upright, by its orientation in EXIF or XMP.
 TURNS: dict[object, Transpose] = {
     2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
@@ -104,9 +103,18 @@ class _JpegFile(JpegImageFile):
 
 
 def _open(file: BinaryIO) -> ImageFile.ImageFile:
-    start = file.read(3)
+    found = kind_of(file.read(START_BYTES))
     file.seek(0)
-    return _JpegFile(file) if start == b"\xff\xd8\xff" else Image.open(file, formats=FORMATS)
+    if found == "JPEG":
+        return _JpegFile(file)
+    if found in OPTIONAL:
+        if needed := missing(found):
+            raise ValueError(f"a file of the kind {found}, which needs {needed}")
+        return Image.open(file, formats=[OPTIONAL[found]])
+    if found is not None and found not in PLAIN:
+        raise ValueError(f"a file of the kind {found}, which is not read; convert it to PNG or TIFF")
+    # Other formats are not read: Pillow runs programs for some of them, such as PostScript.
+    return Image.open(file, formats=PLAIN)
 
 
 def _mend_tiff(opened: Tiff.TiffImageFile) -> None:

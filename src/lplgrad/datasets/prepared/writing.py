@@ -18,6 +18,7 @@ from lplgrad import modalities
 from lplgrad.datasets import ImageFiles, Prepared
 from lplgrad.datasets.prepared.arrays import SPLITS, DatasetArrays, Examples, open_array, open_dataset, sha256
 from lplgrad.datasets.prepared.images import decode_all, first_shape
+from lplgrad.datasets.prepared.kinds import missing
 from lplgrad.datasets.prepared.originals import ORIGINALS
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import beside, printable, remove, replacing, write_json, write_text
@@ -59,7 +60,7 @@ def write_dataset(
             array.replace(folder / array.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    write_json(folder / "provenance.json", {**prepared.provenance, "pillow": PIL.__version__})
+    write_json(folder / "provenance.json", {**prepared.provenance, **_versions()})
     remove(folder / ORIGINALS)
     if originals is not None:
         write_json(folder / ORIGINALS, originals)
@@ -69,6 +70,16 @@ def write_dataset(
     write_json(folder / "dataset.json", {**about, **described})
     remove(folder / UNREADABLE)
     return open_dataset(folder)  # also writes the stamps
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the libraries that decode images."""
+    found = {"pillow": PIL.__version__}
+    if missing("HEIC") is None:
+        from pillow_heif import __version__
+
+        found["pillow_heif"] = __version__
+    return found
 
 
 def _write_arrays(
