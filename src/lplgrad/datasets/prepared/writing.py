@@ -17,6 +17,7 @@ import PIL
 from lplgrad import modalities
 from lplgrad.datasets import ImageFiles, Prepared
 from lplgrad.datasets.prepared.arrays import SPLITS, DatasetArrays, Examples, open_array, open_dataset, sha256
+from lplgrad.datasets.prepared.duplicates import report_duplicates
 from lplgrad.datasets.prepared.images import decode_all, first_shape
 from lplgrad.datasets.prepared.kinds import missing
 from lplgrad.datasets.prepared.originals import ORIGINALS
@@ -60,7 +61,10 @@ def write_dataset(
             array.replace(folder / array.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    write_json(folder / "provenance.json", {**prepared.provenance, **_versions()})
+    provenance = {**prepared.provenance, **_versions()}
+    if isinstance(prepared.train, ImageFiles) and isinstance(prepared.test, ImageFiles):
+        provenance["duplicates"] = report_duplicates(folder, prepared.train, prepared.test, threads)
+    write_json(folder / "provenance.json", provenance)
     remove(folder / ORIGINALS)
     if originals is not None:
         write_json(folder / ORIGINALS, originals)
