@@ -33,6 +33,7 @@ class ImageFiles:
     value_range: Sequence[float] | None = None
     # The folder that their names in ``files.csv`` are relative to. None for the folder or archive of the originals
     root: Path | None = None
+    skip_unreadable: bool = False  # whether images that cannot be decoded are left out instead of refused
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ import os
 import re
 import shutil
 import unicodedata
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from lplgrad.datasets import Fit, ImageFiles, Listing, Prepared, Size, Source, _labeled_folder
 from lplgrad.datasets._archives import unpack
@@ -57,6 +58,7 @@ class Options(Settings):
         split_seed: the seed of that draw.
         value_range: the two numbers that become black and white, for grey pixels that are not unsigned 8-bit numbers.
             None is [0, 65535] for unsigned 16-bit and [0, 1] for floating-point numbers; others require a range.
+        skip_unreadable: leave out images that cannot be decoded, instead of stopping.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -68,11 +70,18 @@ class Options(Settings):
     test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     split_seed: Annotated[int, Field(ge=0)] = 0
     value_range: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
+    skip_unreadable: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Options:
         check_options(self.test_images, self.test_fraction, self.value_range)
         return self
+
+    @model_serializer(mode="wrap")
+    def _written_if_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a key that earlier versions do not know, so that data sets that they prepared stay the same."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "skip_unreadable" or value}
 
 
 def prepare(options: Options, downloads: Path) -> Prepared:
@@ -129,12 +138,8 @@ def listing(options: Options) -> Listing:
     test = _labeled_folder.images_by_class(parts["test"]) if "test" in parts else None
     total = sum(map(len, labeled.values()))
     held_out = options.test_images / max(total, 1) if options.test_images else options.test_fraction or 0.2
-
-    def files(paths: list[Path], labels: npt.NDArray[np.int64]) -> ImageFiles:
-        return ImageFiles(paths, labels, options.image_size, options.fit, options.value_range)
-
     unlabeled = _labeled_folder.images_below(parts["unlabeled"])
-    return Listing(folder, labeled, unlabeled, test, held_out, options.split_seed, files)
+    return Listing(folder, labeled, unlabeled, test, held_out, options.split_seed, partial(_as_files, options))
 
 
 def _listed_splits(used: dict[str, list[Path]], options: Options) -> tuple[ImageFiles, ImageFiles, list[str]]:
@@ -263,7 +268,12 @@ def _files(options: Options, found: list[ClassFiles], classes: list[str]) -> Ima
     position = {name: number for number, name in enumerate(classes)}
     paths = [path for images in found for files in images.values() for path in files]
     labels = [position[name] for images in found for name, files in images.items() for _ in files]
-    return ImageFiles(paths, np.array(labels, dtype=np.int64), options.image_size, options.fit, options.value_range)
+    return _as_files(options, paths, np.array(labels, dtype=np.int64))
+
+
+def _as_files(options: Options, paths: list[Path], labels: npt.NDArray[np.int64]) -> ImageFiles:
+    size = options.image_size, options.fit, options.value_range
+    return ImageFiles(paths, labels, *size, skip_unreadable=options.skip_unreadable)
 
 
 def _unpacked(path: Path, downloads: Path) -> Path:

@@ -13,6 +13,7 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from lplgrad import datasets
 from lplgrad.datasets import ImageFiles, Prepared
 from lplgrad.datasets.prepared.arrays import SPLITS, DatasetArrays, Examples, Split, open_array, open_dataset
-from lplgrad.datasets.prepared.images import decode
+from lplgrad.datasets.prepared.images import decode, readable
 from lplgrad.datasets.prepared.originals import ORIGINALS, change
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import escaped, printable, read_json, write_text
@@ -117,6 +118,7 @@ def _paths(data: DatasetArrays, downloads: Path, threads: int) -> dict[str, list
         if tracked:
             raise
         raise _UnknownError(str(error)) from None
+    prepared = replace(prepared, train=_kept(prepared.train, threads), test=_kept(prepared.test, threads))
     # The listing cannot show whether an unpacked archive was edited, or whether a library draws another split today.
     problem = _difference(data, prepared, threads)
     _check_unchanged(data.folder, originals)
@@ -129,6 +131,11 @@ def _paths(data: DatasetArrays, downloads: Path, threads: int) -> dict[str, list
             return None
         found[split] = [escaped(_name(path, files.root, originals, downloads)) for path in files.paths]
     return found
+
+
+def _kept(part: Examples | ImageFiles, threads: int) -> Examples | ImageFiles:
+    """Return a split without the images that its preparation left out."""
+    return readable(part, threads) if isinstance(part, ImageFiles) and part.skip_unreadable else part
 
 
 def _check_unchanged(folder: Path, originals: Path) -> None:

@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lplgrad import datasets
-from lplgrad.datasets import Listing, Prepared
+from lplgrad.datasets import ImageFiles, Listing, Prepared
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_array, sha256
 from lplgrad.datasets.prepared.shards import COLUMNS, FILES, SHARD, SHARDS, count_shards, known_images
-from lplgrad.datasets.prepared.writing import decode_files, refuse_unreadable, write_dataset
+from lplgrad.datasets.prepared.staging import Staging, key_of
+from lplgrad.datasets.prepared.writing import write_dataset, write_inputs
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import escaped, file_digest, printable, read_json, write_json, write_text
 from lplgrad.machine.log import say, track
@@ -31,7 +32,7 @@ from lplgrad.machine.randomness import stream
 from lplgrad.study.jobs import SourceJob
 from lplgrad.study.validation import parse
 
-HASHES = "hashes.json"
+HASHES, BROKEN = "hashes.json", "unreadable.json"
 Indices = npt.NDArray[np.int64]
 
 
@@ -116,9 +117,7 @@ def contents(listing: Listing, hashes: Hashes) -> Contents:
     return Contents(labeled, unlabeled, None if listing.test is None else test)
 
 
-def prepare(
-    folder: Path, listing: Listing, threads: int, settings: Mapping[str, Any], modality: str, skip: bool = False
-) -> DatasetArrays:
+def prepare(folder: Path, listing: Listing, threads: int, settings: Mapping[str, Any], modality: str) -> DatasetArrays:
     """Prepare a data set that a person labels: labelled images first, then unlabelled ones; and the test set.
 
     Args:
@@ -127,7 +126,6 @@ def prepare(
         threads: that decode images.
         settings: the source and its options, which identify the data set.
         modality: of the examples.
-        skip: leave out images that cannot be read.
 
     Raises:
         UserError: there are labelled images of fewer than two classes, or no test set can be drawn.
@@ -166,9 +164,26 @@ def prepare(
         "labeled": len(pool), "unlabeled": len(found.unlabeled), "test": len(test),
     }  # fmt: skip
     prepared = Prepared(parts["train"], parts["test"], classes, provenance)
-    rows = [_rows(images, listing.folder, split) for split, images in (("train", everything), ("test", test))]
-    _write_files(folder / FILES, [row for part in rows for row in part])
-    return write_dataset(folder, prepared, threads, settings, None, modality)
+    images_of = {"train": everything, "test": test}
+
+    def name_files(kept: Mapping[str, ImageFiles]) -> None:
+        rows = [_rows(_kept(folder, images_of[split], files), listing.folder, split) for split, files in kept.items()]
+        _write_files(folder / FILES, [row for part in rows for row in part])
+
+    return write_dataset(folder, prepared, threads, settings, None, modality, name_files)
+
+
+def _kept(folder: Path, images: Mapping[str, tuple[Path, str]], files: ImageFiles) -> dict[str, tuple[Path, str]]:
+    """Return those images, by content hash, that could be read. Note the others, which are not tried again."""
+    paths = set(files.paths)
+    if broken := [digest for digest, (path, _) in images.items() if path not in paths]:
+        write_json(folder / BROKEN, {"sha256": sorted({*broken, *_broken(folder)})})
+    return {digest: image for digest, image in images.items() if image[0] in paths}
+
+
+def _broken(folder: Path) -> list[str]:
+    """Return the content hashes of images that could not be read and were left out."""
+    return list(read_json(folder / BROKEN)["sha256"]) if (folder / BROKEN).exists() else []
 
 
 def _held_out(members: Mapping[str, Sequence[str]], listing: Listing) -> list[str]:
@@ -200,22 +215,29 @@ def _write_files(path: Path, rows: Sequence[Sequence[object]]) -> None:
 def add_shard(data: DatasetArrays, listing: Listing, found: Contents, threads: int) -> int:
     """Add a shard of the images that are neither in the pool nor in the test set, and return their number."""
     folder, known = data.folder, known_images(data.folder)
-    old = {*known.digests, *known.test}
+    old = {*known.digests, *known.test, *_broken(folder)}
     images = {digest: image for digest, image in found.labeled.items() if digest not in old}
     images |= {digest: (path, "") for digest, path in found.unlabeled.items() if digest not in old}
     if not images:
         return 0
-    staging = folder / SHARDS / ".new"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    files = listing.files([path for path, _ in images.values()], np.zeros(len(images), np.int64))
-    shape = data.splits["train"].inputs.shape[1:]
-    _, unreadable = decode_files(staging / "train_inputs.npy", files, shape, threads, "new images")
-    refuse_unreadable(folder, unreadable, len(images))
-    _write_files(staging / FILES, _rows(images, listing.folder, "train", len(known.names)))
-    array = open_array(staging / "train_inputs.npy", mapped=True)
-    stat = (staging / "train_inputs.npy").stat()
-    described = {"inputs": list(array.shape), "inputs_sha256": sha256(array), "stamp": [stat.st_size, stat.st_mtime_ns]}
-    write_json(staging / SHARD, described)
-    staging.rename(folder / SHARDS / str(count_shards(folder) + 1))
-    return len(images)
+    files = listing.files([path for path, _ in images.values()], np.full(len(images), -1, np.int64))
+    shape, place = data.splits["train"].inputs.shape[1:], folder / SHARDS / ".new"
+    staging = Staging(place, key_of({"train": files}, *known.digests))
+    inputs, kept, _ = write_inputs(folder, staging, {"train": files}, data.classes, shape, threads, unlabeled=True)
+    left = kept["train"]
+    assert isinstance(left, ImageFiles)
+    readable = _kept(folder, images, left)
+    if not readable:
+        staging.remove()
+        return 0
+    number = str(count_shards(folder) + 1)
+    ready = folder / SHARDS / f".{number}"
+    shutil.rmtree(ready, ignore_errors=True)
+    ready.mkdir()
+    inputs["train"].replace(ready / "train_inputs.npy")
+    _write_files(ready / FILES, _rows(readable, listing.folder, "train", len(known.names)))
+    array = open_array(ready / "train_inputs.npy", mapped=True)
+    write_json(ready / SHARD, {"inputs": list(array.shape), "inputs_sha256": sha256(array)})
+    ready.rename(folder / SHARDS / number)
+    staging.remove()
+    return len(readable)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import stat
 import warnings
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +25,7 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import printable
 from lplgrad.machine.log import track
 
+SAVED_AFTER = 1000  # images
 # How to turn an image upright, by its orientation in EXIF or XMP.
 TURNS: dict[object, Transpose] = {
     2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
@@ -247,9 +247,29 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+@dataclass
+class Decoded:
+    """What the first images of a split turned out to be.
+
+    Attributes:
+        images: how many were tried.
+        kinds: how many have each kind of numbers.
+        unreadable: why images could not be decoded, by their positions.
+    """
+
+    images: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+
 def decode_all(
-    files: ImageFiles, into: npt.NDArray[np.uint8], threads: int, what: str
-) -> tuple[Counter[str], dict[Path, str]]:
+    files: ImageFiles,
+    into: npt.NDArray[np.uint8],
+    threads: int,
+    what: str,
+    done: Decoded,
+    save: Callable[[], None],
+) -> None:
     """Decode the images of a split into an array, in several threads (Pillow releases Python's lock).
 
     Args:
@@ -257,32 +277,61 @@ def decode_all(
         into: uint8, shape (N, H, W, 3).
         threads: the number of threads.
         what: a label for the progress bar.
+        done: which images are decoded already; the others are added.
+        save: is called after every ``SAVED_AFTER`` images, and at the end.
 
-    Returns:
-        The number of images with each kind of numbers, and why images could not be decoded, by their paths.
+    Raises:
+        UserError: images have different sizes.
+        OSError: if unreadable images are left out: the system fails to read a file, which may be sound.
     """
-    unreadable: dict[Path, str] = {}
-    kinds: list[str] = []
 
-    def work(position: int) -> None:
-        path = files.paths[position]
+    def work(position: int) -> tuple[str, str | None]:
+        path, kinds = files.paths[position], list[str]()
         try:
             image = decode(path, files.side, files.fit, files.value_range, kinds)
         except (OSError, ValueError) as error:
-            unreadable[path] = " ".join(str(error).split())
-            return
+            if files.skip_unreadable and isinstance(error, OSError) and error.errno is not None:
+                raise
+            return "", " ".join(str(error).split())
         if image.shape != into.shape[1:]:
             sizes = " and ".join(f"{shape[1]}x{shape[0]}" for shape in (into.shape[1:], image.shape))
             raise UserError(
                 f"{printable(path)}: images of different sizes ({sizes}); set image_size to bring them to one"
             )
         into[position] = image
+        return kinds[0], None
+
+    def results(pool: ThreadPoolExecutor) -> Iterator[None]:
+        while done.images < len(files.paths):
+            block = range(done.images, min(done.images + SAVED_AFTER, len(files.paths)))
+            for position, (kind, problem) in zip(block, pool.map(work, block), strict=True):
+                if problem is None:
+                    done.kinds[kind] = done.kinds.get(kind, 0) + 1
+                else:
+                    done.unreadable[position] = problem
+                yield
+            done.images = block.stop
+            save()
 
     # Pillow's warnings name no file. They concern metadata that is not used, and images that are refused.
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(threads) as pool:
-        for _ in track(pool.map(work, range(len(files.paths))), len(files.paths), what):
+        for _ in track(results(pool), len(files.paths) - done.images, what):
             pass
-    return Counter(kinds), dict(sorted(unreadable.items()))
+
+
+def readable(files: ImageFiles, threads: int) -> ImageFiles:
+    """Return the images of a split that can be decoded."""
+
+    def works(path: Path) -> bool:
+        try:
+            decode(path, files.side, files.fit, files.value_range)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(threads) as pool:
+        kept = np.flatnonzero(list(pool.map(works, files.paths)))
+    return replace(files, paths=[files.paths[position] for position in kept], labels=files.labels[kept])
 
 
 def first_shape(splits: list[ImageFiles]) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from lplgrad.datasets.prepared.arrays import DatasetArrays, Split, checksums, open_array, sha256
+from lplgrad.datasets.prepared.arrays import STAMPS, DatasetArrays, Split, checksums, open_array, sha256
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json, write_json
 
@@ -142,11 +143,16 @@ def open_pool(data: DatasetArrays, path: Path) -> tuple[DatasetArrays, PoolFile]
     parts = [data.splits["train"].inputs]
     for number, checksum in enumerate(pool.shards, start=1):
         place = data.folder / SHARDS / str(number)
-        described, array = read_json(place / SHARD), open_array(place / "train_inputs.npy", mapped=True)
+        array, stamps = open_array(place / "train_inputs.npy", mapped=True), place / STAMPS
         stat = (place / "train_inputs.npy").stat()
-        changed = described.get("stamp") != [stat.st_size, stat.st_mtime_ns] and sha256(array) != checksum
-        if changed or described.get("inputs_sha256") != checksum:
-            raise UserError(f"{place}: changed since {path} was written; restore it")
+        stamp = {"train": [stat.st_size, stat.st_mtime_ns]}
+        if not stamps.exists() or read_json(stamps) != stamp:
+            if sha256(array) != checksum:
+                raise UserError(f"{place}: changed since {path} was written; restore it")
+            with suppress(OSError):  # if the folder is read-only, the next job compares again
+                write_json(stamps, stamp)
+        if read_json(place / SHARD).get("inputs_sha256") != checksum:
+            raise UserError(f"{place}: is not the shard of {path}; restore it")
         parts.append(array)
     joined = cast("npt.NDArray[Any]", _Joined(parts))
     if len(joined) != pool.examples:
