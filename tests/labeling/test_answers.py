@@ -217,6 +217,44 @@ class TestAnswers:
         loop.go_on(3)
         assert len(PoolFile.read(Path(loop.layout.pool(loop.trial, 3))).shards) == 1
 
+    def test_unreadable_images_stop_the_study_unless_they_may_be_left_out(self, here: Path, lplgrad: Call) -> None:
+        Path("photos/unlabeled/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+        status, said = Loop(lplgrad).prepare()
+        assert status == 1
+        single(said, "1 of 49 images cannot be read, the first is photos/unlabeled/broken.png")
+        loop = Loop(lplgrad, skip_unreadable=True)
+        loop.begin()
+        known = known_images(Path("data/photos"))
+        assert len(known.names) == 45
+        assert "unlabeled/broken.png" not in known.names
+        loop.fill_in()
+        Path("photos/labeled/cat/late.png").write_bytes(b"\x89PNG\r\n\x1a\nlate")
+        assert "new image" not in loop.go_on(2)
+        image(Path("photos/unlabeled/good.png"), 1, 996)
+        loop.fill_in(2)
+        assert "1 new image(s) joined the pool" in loop.go_on(3)  # those that are broken are not tried again
+        assert known_images(Path("data/photos")).names[45:] == ["unlabeled/good.png"]
+
+    def test_the_study_goes_on_when_images_come_after_the_last_was_labelled(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lplgrad: Call
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        photos(tmp_path / "photos", unlabeled=1)
+        loop = Loop(lplgrad)
+        loop.begin()
+        loop.fill_in()
+        loop.go_on(2)
+        here = loop.waiting()
+        assert here is not None
+        assert (len(here.batch), here.ready) == (0, False)
+        assert message(here, loop.study, loop.layout, ["photos.yaml"])[0].startswith("Done: all images have a label.")
+        image(Path("photos/unlabeled/late.png"), 1, 995)
+        here = loop.waiting()
+        assert here is not None
+        assert here.ready
+        loop.go_on(3)
+        assert [row["file"] for row in loop.rows(3)] == ["unlabeled/late.png"]
+
     def test_removed_images_are_not_asked_about(self, loop: Loop) -> None:
         asked = {row["file"] for row in loop.rows()}
         gone = [f"unlabeled/trip/{path.name}" for path in sorted(Path("photos/unlabeled/trip").iterdir())]

@@ -238,8 +238,7 @@ def waiting(study: Study, layout: Layout) -> Waiting | None:
     classes = known_classes(pool.classes, row.classes, files.labeled, where)
     add_class = how_to_add_class(row.classes, where)
     answers = collect(Path(layout.answers(name)), known, found, classes, add_class)
-    old = {*known.digests, *known.test}
-    new = [digest for digest in (*found.labeled, *found.unlabeled) if digest not in old]
+    new = [digest for digest in (*found.labeled, *found.unlabeled) if digest not in known.all]
     batch = Batch(table_of(Path(layout.answers(name)), number, images), images, row.classes or classes, add_class)
     before = read_labeled(Path(layout.labels(trial, number)), pool.examples, len(pool.classes))
     labels = len(extended(before, answers, classes, number + 1)) + sum(digest in found.labeled for digest in new)

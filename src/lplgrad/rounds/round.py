@@ -178,7 +178,7 @@ def open_round(arguments: argparse.Namespace, job: type[JobT], what: str) -> Ite
             data, pool = open_pool(data, arguments.pool)
         bought = np.cumsum(pool.bought).tolist() if pool else vars(arguments).get("bought")
         labeled = read_labeled(arguments.labeled, len(data.splits["train"].inputs), len(data.classes))
-        newest = int(labeled.rounds.max())
+        newest = len(pool.bought) if pool else int(labeled.rounds.max())
         number, metrics = vars(arguments).get("round", newest), _metrics(arguments)
         stopped = metrics is not None and has_stopped(metrics, arguments.target_accuracy)
         if not stopped:

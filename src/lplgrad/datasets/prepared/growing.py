@@ -22,7 +22,7 @@ import numpy.typing as npt
 from lplgrad import datasets
 from lplgrad.datasets import ImageFiles, Listing, Prepared
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_array, sha256
-from lplgrad.datasets.prepared.shards import COLUMNS, FILES, SHARD, SHARDS, count_shards, known_images
+from lplgrad.datasets.prepared.shards import BROKEN, COLUMNS, FILES, SHARD, SHARDS, count_shards, known_images
 from lplgrad.datasets.prepared.staging import Staging, key_of
 from lplgrad.datasets.prepared.writing import write_dataset, write_inputs
 from lplgrad.machine.errors import UserError
@@ -32,7 +32,7 @@ from lplgrad.machine.randomness import stream
 from lplgrad.study.jobs import SourceJob
 from lplgrad.study.validation import parse
 
-HASHES, BROKEN = "hashes.json", "unreadable.json"
+HASHES = "hashes.json"
 Indices = npt.NDArray[np.int64]
 
 
@@ -159,9 +159,10 @@ def prepare(folder: Path, listing: Listing, threads: int, settings: Mapping[str,
     for split, images in (("train", everything), ("test", test)):
         labels = np.array([position[name] for _, name in images.values()], dtype=np.int64)
         parts[split] = listing.files([path for path, _ in images.values()], labels)
+    used = [path for images in (everything, test) for path, _ in images.values()]
     provenance = {
         "from": "a folder that a person labels", **settings,
-        "labeled": len(pool), "unlabeled": len(found.unlabeled), "test": len(test),
+        "labeled": len(pool), "unlabeled": len(found.unlabeled), "test": len(test), "files": listing.by_ending(used),
     }  # fmt: skip
     prepared = Prepared(parts["train"], parts["test"], classes, provenance)
     images_of = {"train": everything, "test": test}
@@ -177,13 +178,9 @@ def _kept(folder: Path, images: Mapping[str, tuple[Path, str]], files: ImageFile
     """Return those images, by content hash, that could be read. Note the others, which are not tried again."""
     paths = set(files.paths)
     if broken := [digest for digest, (path, _) in images.items() if path not in paths]:
-        write_json(folder / BROKEN, {"sha256": sorted({*broken, *_broken(folder)})})
+        earlier = read_json(folder / BROKEN).get("sha256", []) if (folder / BROKEN).exists() else []
+        write_json(folder / BROKEN, {"sha256": sorted({*broken, *earlier})})
     return {digest: image for digest, image in images.items() if image[0] in paths}
-
-
-def _broken(folder: Path) -> list[str]:
-    """Return the content hashes of images that could not be read and were left out."""
-    return list(read_json(folder / BROKEN)["sha256"]) if (folder / BROKEN).exists() else []
 
 
 def _held_out(members: Mapping[str, Sequence[str]], listing: Listing) -> list[str]:
@@ -215,9 +212,8 @@ def _write_files(path: Path, rows: Sequence[Sequence[object]]) -> None:
 def add_shard(data: DatasetArrays, listing: Listing, found: Contents, threads: int) -> int:
     """Add a shard of the images that are neither in the pool nor in the test set, and return their number."""
     folder, known = data.folder, known_images(data.folder)
-    old = {*known.digests, *known.test, *_broken(folder)}
-    images = {digest: image for digest, image in found.labeled.items() if digest not in old}
-    images |= {digest: (path, "") for digest, path in found.unlabeled.items() if digest not in old}
+    images = {digest: image for digest, image in found.labeled.items() if digest not in known.all}
+    images |= {digest: (path, "") for digest, path in found.unlabeled.items() if digest not in known.all}
     if not images:
         return 0
     files = listing.files([path for path, _ in images.values()], np.full(len(images), -1, np.int64))

@@ -22,7 +22,7 @@ from lplgrad.datasets.prepared.arrays import STAMPS, DatasetArrays, Split, check
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json, write_json
 
-FILES, SHARDS, SHARD = "files.csv", "shards", "shard.json"
+FILES, SHARDS, SHARD, BROKEN = "files.csv", "shards", "shard.json", "unreadable.json"
 COLUMNS = ["index", "split", "path", "class", "sha256"]  # of ``files.csv``
 
 
@@ -32,12 +32,19 @@ class Known(NamedTuple):
     names: list[str]  # of the pool, by position: the path when it was prepared, relative to the folder
     digests: list[str]  # of the pool, by position
     test: set[str]  # the digests of the test set
+    broken: set[str]  # the digests of images that could not be read and were left out
+
+    @property
+    def all(self) -> set[str]:
+        """The digests of all images that need not be prepared any more."""
+        return {*self.digests, *self.test, *self.broken}
 
 
 def known_images(folder: Path, shards: int | None = None) -> Known:
     """Read ``files.csv`` of a data set and of its first ``shards`` shards; None for all of them."""
     count = count_shards(folder) if shards is None else shards
-    known = Known([], [], set())
+    broken = read_json(folder / BROKEN).get("sha256", []) if (folder / BROKEN).exists() else []
+    known = Known([], [], set(), set(broken))
     for place in [folder, *(folder / SHARDS / str(number) for number in range(1, count + 1))]:
         path = place / FILES
         try:
