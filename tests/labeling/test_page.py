@@ -111,6 +111,52 @@ def test_undo_goes_back_over_several_steps(folder: Path, browser: Browser) -> No
         assert batch.answers() == ["dog", "", "", ""]
 
 
+HOLD = """{
+  const send = window.fetch;
+  window.held = [];
+  window.fetch = async (path, options) => {
+    const reply = await send(path, options);
+    if (!(WHICH)) return reply;
+    await new Promise((go) => held.push(go));
+    return reply;
+  };
+}"""
+
+
+def test_nothing_is_shown_as_saved_before_it_is(folder: Path, browser: Browser) -> None:
+    batch = make_batch(folder, CLASSES, images=4)
+    with process(folder) as (_, url):
+        begin(browser, url)
+        browser.run(HOLD.replace("WHICH", "options.method == 'POST'"))
+        browser.press("1", "2")
+        assert text(browser, "place") == "Image 3 of 4"
+        assert text(browser, "progress") == "0 of 4 answered"
+        browser.press("ArrowLeft")
+        assert text(browser, "answer") == "Saving: dog"
+        # Finishing waits for the answers that are on their way.
+        browser.click("Finish with what is labelled")
+        browser.click("Finish")
+        for _ in range(3):
+            browser.wait_for("held.length > 0")
+            browser.run("held.shift()()")
+        browser.wait_for(DONE)
+        assert batch.answers() == ["cat", "dog", "-", "-"]
+
+
+def test_a_reading_that_arrives_late_does_not_hide_an_answer(folder: Path, browser: Browser) -> None:
+    make_batch(folder, CLASSES, images=4)
+    with process(folder) as (_, url):
+        begin(browser, url)
+        browser.run(HOLD.replace("WHICH", "!options.method && path.startsWith('/answers')"))
+        browser.run("{ window.over = false; refresh().then(() => { over = true; }); 0; }")
+        browser.wait_for("held.length > 0")
+        press(browser, "1")
+        assert text(browser, "progress") == "1 of 4 answered"
+        browser.run("held.splice(0).forEach((go) => go())")
+        browser.wait_for("over")
+        assert text(browser, "progress") == "1 of 4 answered"
+
+
 def test_the_grid_answers_for_many_at_once(folder: Path, browser: Browser) -> None:
     batch = make_batch(folder, CLASSES, images=9)  # suggestions: cat, dog, hen, cat, ...
     with process(folder) as (_, url):
@@ -208,6 +254,17 @@ def test_keys_do_nothing_by_accident(folder: Path, browser: Browser) -> None:
         browser.wait_for(STORED)
         press(browser, "Enter")
         assert batch.answers() == ["hen", "dog", "", ""]
+
+
+def test_a_class_named_like_a_key_has_this_key(folder: Path, browser: Browser) -> None:
+    batch = make_batch(folder, ["cat", "0", "1", "B", "b", "U"], images=6)
+    with process(folder) as (_, url):
+        begin(browser, url)
+        shown = browser.run("[...document.querySelectorAll('#classes button')].map(e => e.textContent)")
+        assert shown == ["2cat", "00", "11", "BB", "3b", "4U"]
+        press(browser, "0", "1", "b", "2", "3", "4")
+        browser.wait_for(DONE)
+        assert batch.answers() == ["0", "1", "B", "cat", "b", "U"]
 
 
 def test_names_are_text(folder: Path, browser: Browser) -> None:

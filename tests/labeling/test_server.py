@@ -381,6 +381,16 @@ class TestServe:
             assert "Traceback" not in (said := server.stderr.read())
             assert number.name in said
 
+    def test_it_ends_after_the_answer_that_is_being_stored(self, tmp_path: Path) -> None:
+        server = Server(make_batch(tmp_path, CLASSES), lambda asked: None, "", "")
+        with server.saving:
+            ending = threading.Thread(target=server.server_close, daemon=True)
+            ending.start()
+            ending.join(0.1)
+            assert ending.is_alive()
+        ending.join(10)
+        assert not ending.is_alive()
+
     def test_a_port_in_use_is_one_line(self, client: Client) -> None:
         port = client.server.server_port
         with pytest.raises(UserError, match=f"port {port} cannot be used .*choose another"):
