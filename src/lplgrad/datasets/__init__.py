@@ -56,9 +56,7 @@ class Listing(NamedTuple):
     held_out: float  # the fraction that is drawn then
     split_seed: int  # the seed of that draw
     files: Callable[[list[Path], npt.NDArray[np.int64]], ImageFiles]  # how some of them are decoded, given their labels
-    by_ending: Callable[
-        [list[Path]], dict[str, Any]
-    ]  # counts files by their endings, for people, given those that are used
+    by_ending: Callable[[list[Path]], dict[str, Any]]  # counts files for people, given those that are used
 
 
 class Size(NamedTuple):

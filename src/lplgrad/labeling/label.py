@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 from pathlib import Path
+from threading import Lock
 from urllib.parse import quote
 
 from lplgrad.datasets.prepared.growing import Hashes, contents
@@ -55,7 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
     elif not len(batch):
         raise UserError("no images wait for a label: the budget is spent, or all images have one")
     else:
-        serve(batch, _Locator(study), study.title, command, arguments.port, not arguments.no_browser)
+        options = study.datasets[study.person].checked_options
+        browser, value_range = not arguments.no_browser, getattr(options, "value_range", None)
+        serve(batch, _Locator(study), study.title, command, arguments.port, browser, value_range)
 
 
 def _fill_in(here: Waiting) -> None:
@@ -71,16 +74,21 @@ def _left(batch: Batch) -> str:
 
 
 class _Locator:
-    """Finds the file of an image, also if it was moved or renamed."""
+    """Finds the file of an image, also if it was moved or renamed. Threads may share it."""
 
     def __init__(self, study: Study) -> None:
         assert study.person is not None
         self.study, self.folder = study, listing(study).folder
         self.hashes = Hashes(Path(Layout(study).data(study.person)))
         self.moved: dict[str, Path] = {}
+        self.lock = Lock()
 
     def __call__(self, image: Asked) -> Path | None:
         """Return where the file of an image is; None if it is gone."""
+        with self.lock:
+            return self._find(image)
+
+    def _find(self, image: Asked) -> Path | None:
         path = self.moved.get(image.sha256, self.folder / unescaped(image.file))
         if not is_at(path, image, self.hashes):
             found = contents(listing(self.study), self.hashes)
