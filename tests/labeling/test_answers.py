@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from lplgrad.datasets.prepared.arrays import open_dataset
 from lplgrad.datasets.prepared.images import decode
@@ -255,6 +257,71 @@ class TestAnswers:
         loop.go_on(3)
         assert [row["file"] for row in loop.rows(3)] == ["unlabeled/late.png"]
 
+    def test_nothing_trains_on_a_test_image_with_other_bytes(self, loop: Loop) -> None:
+        """As after a photo tool has written tags into the file."""
+        known = known_images(Path("data/photos"))
+        held_out = next(
+            path
+            for path in sorted(Path("photos/labeled/cat").iterdir())
+            if f"labeled/cat/{path.name}" not in known.names
+        )
+        tags = PngInfo()
+        tags.add_text("comment", "holidays")
+        Image.open(held_out).save(held_out, pnginfo=tags)
+        loop.fill_in()
+        log = loop.go_on(2)
+        assert f"warning: data/photos: 1 new image(s) look like a test image, as {held_out}; they are left out" in log
+        assert held_out.stem not in loop.labels(2)
+        loop.fill_in(2)
+        assert "look like a test image" not in loop.go_on(3)
+
+    def test_a_test_image_that_gets_another_class(self, loop: Loop) -> None:
+        known = known_images(Path("data/photos"))
+        held_out = next(
+            path
+            for path in sorted(Path("photos/labeled/cat").iterdir())
+            if f"labeled/cat/{path.name}" not in known.names
+        )
+        held_out.rename("photos/labeled/dog/corrected.png")
+        loop.fill_in()
+        log = loop.go_on(2)
+        assert (
+            "warning: photos: 1 test image(s) have another class now, as photos/labeled/dog/corrected.png ('cat' before"
+            in log
+        )
+        assert "corrected" not in loop.labels(2)
+
+    def test_starting_over_keeps_all_labels(self, loop: Loop) -> None:
+        moved = loop.rows()[0]
+        loop.fill_in()
+        Path("photos", moved["file"]).rename(Path("photos/labeled", Path(moved["file"]).stem[:3], "moved.png"))
+        loop.go_on(2)
+        image(Path("photos/unlabeled/late.png"), 1, 993)
+        loop.fill_in(2)
+        loop.go_on(3)
+        labels = loop.labels(3)
+        shutil.rmtree("results")
+        for _ in range(2):  # the second time, shards of the first are there
+            status, said = loop.prepare()
+            assert status == 0, said
+            status, said = loop.answers(1)
+            assert status == 0, said
+        found = loop.labels(1)
+        assert all(label == labels.get(name, label) for name, label in found.items() if name != "moved")
+        assert len(found) + len(open_dataset(Path("data/photos")).splits["test"].labels) == len(labels) + 3
+
+    def test_columns_that_a_person_adds_stay(self, loop: Loop) -> None:
+        rows = loop.table().read_text().splitlines()
+        loop.table().write_text("\n".join([f"{rows[0]},note", f"{rows[1]},blurred", *(f"{row}," for row in rows[2:])]))
+        here = loop.waiting()
+        assert here is not None
+        before = loop.table().read_bytes()
+        here.batch.store({})
+        assert loop.table().read_bytes() == before
+        here.batch.store({1: "cat"})
+        assert [row["note"] for row in loop.rows()] == ["blurred", "", "", ""]
+        assert [row["label"] for row in loop.rows()] == ["", "cat", "", ""]
+
     def test_removed_images_are_not_asked_about(self, loop: Loop) -> None:
         asked = {row["file"] for row in loop.rows()}
         gone = [f"unlabeled/trip/{path.name}" for path in sorted(Path("photos/unlabeled/trip").iterdir())]
@@ -363,8 +430,17 @@ class TestMistakes:
 
     def test_a_name_that_is_no_image(self, loop: Loop) -> None:
         loop.fill_in()
-        loop.table().write_text(loop.table().read_text().replace("unlabeled/trip", "unlabelled/trip", 1))
-        self.refused(loop, "line 2: 'unlabelled/trip/", "is no image of the pool (did you mean 'unlabeled/trip/")
+        name = loop.rows()[0]["file"]
+        loop.table().write_text(
+            loop.table().read_text().replace("unlabeled/trip", "elsewhere", 1)
+        )  # the hash is enough
+        here = loop.waiting()
+        assert here is not None
+        assert here.ready
+        Path("labels/photos/mine.csv").write_text(f"file,label\n{name.replace('unlabeled', 'unlabelled')},cat\n")
+        self.refused(
+            loop, "mine.csv: line 2: 'unlabelled/trip/", "is no image of the pool (did you mean 'unlabeled/trip/"
+        )
 
     def test_a_waiting_image_that_is_gone(self, loop: Loop) -> None:
         name = loop.rows()[3]["file"]
@@ -427,6 +503,29 @@ class TestMistakes:
         assert status == 0
         loop.go_on(2)
         assert loop.labels(2).keys() - loop.labels(1).keys() == {asked[0]}
+
+    def test_a_label_that_is_taken_back(self, loop: Loop) -> None:
+        loop.fill_in()
+        loop.go_on(2)
+        name = loop.rows()[0]["file"]
+        loop.fill_in(2)
+        loop.fill_in(1, {Path(name).stem: "-"})
+        with pytest.raises(
+            UserError, match=rf"'{name}' has been trained on, and - does not withdraw its label; write \?"
+        ):
+            loop.waiting()
+        loop.fill_in(1, {Path(name).stem: "?"})
+        loop.go_on(3)
+        assert loop.labels(3)[Path(name).stem] == "?"
+
+    def test_a_broken_link(self, loop: Loop) -> None:
+        Path("photos/labeled/cat/link.png").symlink_to("nowhere.png")
+        with pytest.raises(UserError, match=r"photos/labeled/cat/link.png: No such file or directory"):
+            loop.waiting()
+
+    def test_a_class_that_tables_cannot_name(self, loop: Loop) -> None:
+        image(Path("photos/labeled/ emu/one.png"), 1, 994)
+        self.refused(loop, "photos/labeled: ' emu' cannot be a class, because tables lose its blanks")
 
     def test_a_batch_without_a_single_label(self, loop: Loop) -> None:
         loop.fill_in(1, {Path(row["file"]).stem: "-" for row in loop.rows()})

@@ -88,7 +88,7 @@ def test_the_page_shows_what_was_placed_into_folders(loop: Loop, label: Label) -
     finally:
         server.send_signal(signal.SIGINT)
         assert server.wait(20) == 0
-        server.stdout.close()
+        server.communicate()
 
 
 def test_there_must_be_something_to_label(loop: Loop, label: Label, lplgrad: Call) -> None:

@@ -105,7 +105,7 @@ def test_undo_goes_back_over_several_steps(folder: Path, browser: Browser) -> No
         assert text(browser, "hint") == "Nothing to undo."
         # What was changed by hand in the meantime stays.
         press(browser, "1")
-        batch.answer(0, "dog")
+        batch.store({0: "dog"})
         browser.run("refresh()")
         press(browser, "u")
         assert batch.answers() == ["dog", "", "", ""]
@@ -172,7 +172,7 @@ def test_the_grid_answers_for_many_at_once(folder: Path, browser: Browser) -> No
         press(browser, "u")
         assert batch.answers() == [""] * 9
         # The group of dogs by its button, of which one is answered already
-        batch.answer(4, "cat")
+        batch.store({4: "cat"})
         browser.run("refresh()")
         browser.click("Accept 2 suggestions")
         browser.wait_for(STORED)
@@ -213,7 +213,7 @@ def test_a_table_spoilt_by_hand_keeps_the_place(folder: Path, browser: Browser) 
         browser.wait_for(f"{STORED} && document.getElementById('problem').hidden")
         assert batch.answers() == ["cat", "dog", "", ""]
         assert text(browser, "place") == "Image 3 of 4"
-        batch.answer(3, "hen")
+        batch.store({3: "hen"})
         browser.run("window.dispatchEvent(new Event('focus'))")
         browser.wait_for("document.getElementById('progress').textContent == '3 of 4 answered'")
         browser.errors = [error for error in browser.errors if "409" not in error]

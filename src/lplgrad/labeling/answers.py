@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from lplgrad.datasets import Listing
 from lplgrad.datasets.prepared.arrays import checksums, open_dataset
-from lplgrad.datasets.prepared.growing import Hashes, add_shard, contents, listing_of
-from lplgrad.datasets.prepared.shards import SHARD, SHARDS, PoolFile, count_shards, known_images, open_pool
+from lplgrad.datasets.prepared.growing import Contents, Hashes, add_shard, contents, listing_of
+from lplgrad.datasets.prepared.shards import SHARD, SHARDS, Known, PoolFile, count_shards, known_images, open_pool
 from lplgrad.labeling.asking import read_batch
-from lplgrad.labeling.given import collect, extended, how_to_add_class, known_classes
+from lplgrad.labeling.given import check_kept, collect, extended, how_to_add_class, known_classes
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import read_json
+from lplgrad.machine.files import printable, read_json
 from lplgrad.machine.locks import alone
 from lplgrad.machine.log import say
 from lplgrad.rounds.files import read_labeled, write_labeled
@@ -30,8 +31,9 @@ def run(arguments: argparse.Namespace) -> None:
     with alone(arguments.data, "answers"):
         data, number = open_dataset(arguments.data), arguments.round
         first = number == 1
-        if first != (arguments.labeled is None):
-            raise UserError(f"--labeled: {'not wanted' if first else 'missing'} in round {number}")
+        for option in ("labeled", "pool", "batch"):
+            if first != (getattr(arguments, option) is None):
+                raise UserError(f"--{option}: {'not wanted' if first else 'missing'} in round {number}")
         earlier = None if first else open_pool(data, arguments.pool)[1]
         listing, hashes = listing_of(data), Hashes(data.folder)
         found = contents(listing, hashes)
@@ -50,7 +52,9 @@ def run(arguments: argparse.Namespace) -> None:
                 raise UserError(
                     f"{arguments.batch}: {len(missing)} of {len(images)} images have no answer: {missing[0]}"
                 )
+        check_kept(before, answers, known.names, arguments.answers)
         labeled = extended(before, answers, classes, number)
+        _check_test_set(listing, found, known)
         if later := [digest for digest in found.test or {} if digest not in known.test]:
             say(f"warning: {listing.folder}: {len(later)} image(s) in test/ came later; the test set stays as it was")
         if earlier and len(labeled) == len(before) and len(known.names) == earlier.examples:
@@ -59,6 +63,8 @@ def run(arguments: argparse.Namespace) -> None:
         gone = [index for index, digest in enumerate(known.digests) if digest not in there]
         removed = np.setdiff1d(gone, labeled.indices).astype(int).tolist()
         _report(number, labeled, before, classes, earlier, added, len(gone) - len(removed), len(removed))
+        write_labeled(Path(labeled_file), labeled)
+        # The pool comes last: its file says that the round exists.
         PoolFile(
             classes,
             [int((labeled.rounds == one).sum()) for one in range(1, number + 1)],
@@ -70,7 +76,19 @@ def run(arguments: argparse.Namespace) -> None:
             len(known.names),
             removed,
         ).write(Path(pool_file))
-        write_labeled(Path(labeled_file), labeled)
+
+
+def _check_test_set(listing: Listing, found: Contents, known: Known) -> None:
+    """Warn of test images whose class folder has changed: the test set stays as it was prepared."""
+    now = {**{digest: name for digest, (_, name) in found.labeled.items()}}
+    now |= {digest: name for digest, (_, name) in (found.test or {}).items()}
+    moved = [digest for digest, name in known.test.items() if now.get(digest, name) != name]
+    if moved:
+        first = (found.test or {}).get(moved[0]) or found.labeled[moved[0]]
+        say(
+            f"warning: {listing.folder}: {len(moved)} test image(s) have another class now, as {printable(first[0])} "
+            f"({known.test[moved[0]]!r} before); the test set stays as it was prepared, so start over to correct it"
+        )
 
 
 def _report(

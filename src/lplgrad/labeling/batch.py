@@ -1,6 +1,6 @@
 """The batch of a round: the images that a query chose for a person, and the table that the person fills in.
 
-The table is ``labels/<study>/round<r>.csv``. A person edits it by hand, the page (``server``) edits it, and answers
+The table is ``labels/<dataset>/round<r>.csv``. A person edits it by hand, the page (``server``) edits it, and answers
 from elsewhere are imported into it. It is the only place where answers are stored, apart from the class folders into
 which images may be moved. No job of the workflow has it as an output, so Snakemake never deletes it.
 """
@@ -77,20 +77,16 @@ class Batch:
         """
         return self._merged(self.table, read_table(self.table, COLUMNS[:2]), [""] * len(self.images))
 
-    def answer(self, position: int, answer: str) -> None:
-        """Store one answer at once; an empty one removes it. The other answers stay as they are in the table."""
-        self.store({position: answer})
-
     def store(self, changes: Mapping[int, str]) -> None:
         """Store several answers at once, by position. All are stored, or none if the table cannot be read."""
         for answer in changes.values():
             if problem := self.problem(answer):
                 raise UserError(problem)
         with alone(self.table.parent, self.table.stem):
-            answers = self.answers()
-            for position, answer in changes.items():
-                answers[position] = answer
-            self._save(answers)
+            before = self.answers()
+            after = [changes.get(position, answer) for position, answer in enumerate(before)]
+            if after != before:
+                self._save(after)
 
     def finish(self) -> int:
         """Answer ``LATER`` to all images without an answer, and return how many these are."""
@@ -112,7 +108,8 @@ class Batch:
         with alone(self.table.parent, self.table.stem):
             before = self.answers()
             after = self._merged(source, rows, before)
-            self._save(after)
+            if after != before:
+                self._save(after)
         return sum(one != other for one, other in zip(before, after, strict=True))
 
     def problem(self, answer: str) -> str:
@@ -146,10 +143,15 @@ class Batch:
         return merged
 
     def _save(self, answers: Sequence[str]) -> None:
+        """Write the table with some answers. Columns that the person added stay."""
+        rows = read_table(self.table, COLUMNS[:2]) if self.table.exists() else []
+        added = [name for name in dict.fromkeys(name for _, row in rows for name in row) if name not in COLUMNS]
+        others = {row["file"]: [row[name] for name in added] for _, row in rows}
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow([*COLUMNS, *added])
         for image, answer in zip(self.images, answers, strict=True):
             confidence = "" if image.confidence is None else f"{image.confidence:.4f}"
-            writer.writerow([image.file, answer, image.suggestion, confidence, image.score, image.sha256])
+            cells = [image.file, answer, image.suggestion, confidence, image.score, image.sha256]
+            writer.writerow([*cells, *others.get(image.file, [""] * len(added))])
         write_text(self.table, text.getvalue())

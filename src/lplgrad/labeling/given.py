@@ -25,21 +25,6 @@ from lplgrad.study.settings import Study
 from lplgrad.study.validation import from_here
 
 
-@dataclass(frozen=True)
-class Given:
-    """Answers by position in the pool, and the classes that they come from.
-
-    Attributes:
-        answers: a class, ``CANNOT_TELL`` or ``LATER``.
-        classes: names of the classes: those known before, then new ones.
-        new_images: whether there are images that can be asked about and are not in the pool of the round.
-    """
-
-    answers: dict[int, str]
-    classes: list[str]
-    new_images: bool
-
-
 def known_classes(
     before: Sequence[str], listed: Sequence[str] | None, folders: Mapping[str, Collection[object]], where: str
 ) -> list[str]:
@@ -55,8 +40,9 @@ def known_classes(
         UserError: a class folder is not among the listed classes, or a class is no longer listed.
     """
     for name in (*folders, *(listed or ())):
-        if name in (CANNOT_TELL, LATER):
-            raise UserError(f"{where}: {name!r} cannot be a class, because it is an answer of its own; rename it")
+        if name in (CANNOT_TELL, LATER) or name != name.strip():
+            why = "tables lose its blanks" if name != name.strip() else "it is an answer of its own"
+            raise UserError(f"{where}: {name!r} cannot be a class, because {why}; rename it")
     if listed is None:
         return [*before, *sorted(name for name in folders if folders[name] and name not in before)]
     for name in folders:
@@ -110,9 +96,10 @@ def collect(folder: Path, known: Known, found: Contents, classes: Sequence[str],
             answer, place = row["label"], f"{table}: line {number}"
             if problem := batch.problem(answer):
                 raise UserError(f"{place}: {problem}")
-            indices = by_name.get(row["file"], [])
-            if len(indices) > 1 and row.get("sha256") in position:  # another image had the same name before
-                indices = [position[row["sha256"]]]
+            digest = row.get("sha256", "")
+            if digest in known.test:  # prepared anew, and drawn for the test set
+                continue
+            indices = [position[digest]] if digest in position else by_name.get(row["file"], [])
             if len(indices) != 1:
                 hint = nearest(row["file"], by_name)
                 problem = (
@@ -122,6 +109,16 @@ def collect(folder: Path, known: Known, found: Contents, classes: Sequence[str],
             if answer:
                 add(indices[0], answer, place)
     return answers
+
+
+def check_kept(before: LabeledSet, answers: Mapping[int, str], names: Sequence[str], folder: Path) -> None:
+    """Refuse the answer ``LATER`` to an image that has been labelled and trained on: it would have no effect."""
+    for index, label in zip(before.indices.tolist(), before.labels.tolist(), strict=True):
+        if answers.get(index) == LATER and label != UNKNOWN:
+            raise UserError(
+                f"{folder}: {names[index]!r} has been trained on, and {LATER} does not withdraw its label; write "
+                f"{CANNOT_TELL} instead, or the right class"
+            )
 
 
 def extended(before: LabeledSet, answers: Mapping[int, str], classes: Sequence[str], number: int) -> LabeledSet:
@@ -146,7 +143,7 @@ class Waiting:
         round: whose query chose the images.
         batch: the images and their table.
         answers: to each image; empty if there is none yet.
-        given: everything that was answered so far.
+        more: whether the pool has grown and the budget is not spent, so that a query could choose again.
         before: the labels that the round had bought.
         labels: the labels that the next round would have bought.
     """
@@ -154,7 +151,7 @@ class Waiting:
     round: int
     batch: Batch
     answers: list[str]
-    given: Given
+    more: bool
     before: int
     labels: int
 
@@ -166,7 +163,7 @@ class Waiting:
     @property
     def ready(self) -> bool:
         """Whether the next round can begin."""
-        return not self.missing and (self.labels > self.before or (not len(self.batch) and self.given.new_images))
+        return not self.missing and (self.labels > self.before or (not len(self.batch) and self.more))
 
 
 def message(here: Waiting | None, study: Study, layout: Layout, files: Sequence[str | Path]) -> list[str]:
@@ -176,7 +173,8 @@ def message(here: Waiting | None, study: Study, layout: Layout, files: Sequence[
     if here is None:
         return []
     if here.ready:
-        return [f"{here.labels - here.before} new labels are there; the next run of Snakemake trains with them"]
+        found = f"{here.labels - here.before} new labels" if here.labels > here.before else "new images"
+        return [f"There are {found}; the next run of Snakemake goes on with them."]
     count, missing = len(here.batch), len(here.missing)
     if not count:
         most = study.datasets[trial.dataset].budgets[trial.budget].labels
@@ -193,6 +191,16 @@ def message(here: Waiting | None, study: Study, layout: Layout, files: Sequence[
         *([f"To go on without the others:  {command} --finish"] if answered else []),
         f"The newest model is {model}; how it does: {layout.root}/review/review.html",
     ]
+
+
+def warnings(layout: Layout) -> list[str]:
+    """Read the warnings of the job that took the labels of the newest round in."""
+    trial, number = next(layout.trials()), len(layout.counts)
+    labels = layout.labels(trial, number)
+    name = "start.log" if number == 1 else "answers.log"
+    log = Path("logs", Path(labels).parent.relative_to("results"), name)
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return [line for line in text.splitlines() if line.startswith("warning: ")]
 
 
 def is_at(path: Path, image: Asked, hashes: Hashes) -> bool:
@@ -216,6 +224,13 @@ def waiting(study: Study, layout: Layout) -> Waiting | None:
     Raises:
         UserError: a table has a mistake, an image is labelled twice differently, or a waiting image is gone.
     """
+    try:
+        return _waiting(study, layout)
+    except OSError as error:  # a broken link, or a file that is being moved
+        raise UserError(f"{error.filename}: {error.strerror}; put the file in order and run again") from None
+
+
+def _waiting(study: Study, layout: Layout) -> Waiting | None:
     name = study.person
     if name is None or not layout.counts:
         return None
@@ -226,6 +241,9 @@ def waiting(study: Study, layout: Layout) -> Waiting | None:
             f"{layout.data(name)}: is missing, and the rounds of this study depend on the positions of images in it; "
             f"restore it, or start over: delete {layout.root} (the labels in {layout.answers(name)} stay and count)"
         )
+    for missing in (layout.labels(trial, number) for number in range(1, number + 1)):
+        if not Path(missing).exists():
+            raise UserError(f"{missing}: is missing; restore it, or start over: delete {layout.root}")
     if not path.exists():
         return None
     images, row = read_batch(path), study.datasets[name]
@@ -241,11 +259,12 @@ def waiting(study: Study, layout: Layout) -> Waiting | None:
     new = [digest for digest in (*found.labeled, *found.unlabeled) if digest not in known.all]
     batch = Batch(table_of(Path(layout.answers(name)), number, images), images, row.classes or classes, add_class)
     before = read_labeled(Path(layout.labels(trial, number)), pool.examples, len(pool.classes))
+    check_kept(before, answers, known.names, Path(layout.answers(name)))
     labels = len(extended(before, answers, classes, number + 1)) + sum(digest in found.labeled for digest in new)
     most = study.datasets[name].budgets[trial.budget].labels
-    given = Given(answers, classes, len(before) < most and (bool(new) or len(known.names) > pool.examples))
+    more = len(before) < most and (bool(new) or len(known.names) > pool.examples)
     of_batch = [answers.get(image.index, "") for image in images]
-    here = Waiting(number, batch, of_batch, given, len(before), labels)
+    here = Waiting(number, batch, of_batch, more, len(before), labels)
     gone = [image for image in here.missing if not is_at(files.folder / unescaped(image.file), image, hashes)]
     if gone:
         there = set(contents(files, hashes).unlabeled)

@@ -37,6 +37,8 @@ def run(arguments: argparse.Namespace) -> None:
     here = waiting(study, layout)
     if here is None:
         raise UserError(f"no images wait for a label; run Snakemake with {arguments.files[-1]} first")
+    if not len(here.batch):
+        raise UserError("no images wait for a label: the budget is spent, or all images have one")
     batch, command = here.batch, f"snakemake --configfile {shlex.join(map(str, arguments.files))}"
     batch.write()
     _fill_in(here)
@@ -50,11 +52,11 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.tasks:
         folder = listing(study).folder.absolute()
         prefix = f"/data/local-files/?d={quote(os.fsencode(folder.name))}/"  # Label Studio's root is the folder above
-        print(f"{arguments.tasks} and {write_tasks(batch, arguments.tasks, prefix)}")
+        print(f"{arguments.tasks} and {write_tasks(batch, arguments.tasks, prefix, f'round {here.round}')}")
     elif arguments.finish:
-        print(f"{batch.finish()} images stay without a label; continue with: {command}")
-    elif not len(batch):
-        raise UserError("no images wait for a label: the budget is spent, or all images have one")
+        left = batch.finish()
+        then = f"continue with: {command}" if left < len(batch) else "label some of them before you continue"
+        print(f"{left} images stay without a label; {then}")
     else:
         options = study.datasets[study.person].checked_options
         browser, value_range = not arguments.no_browser, getattr(options, "value_range", None)

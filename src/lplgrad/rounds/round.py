@@ -175,6 +175,9 @@ def open_round(arguments: argparse.Namespace, job: type[JobT], what: str) -> Ite
         _log_settings(settings)
         data, pool = open_dataset(arguments.data), None
         if vars(arguments).get("pool"):
+            for option in ("answers", "labels"):
+                if vars(arguments).get(option, "") is None:
+                    raise UserError(f"--{option}: missing: with --pool, a person labels")
             data, pool = open_pool(data, arguments.pool)
         bought = np.cumsum(pool.bought).tolist() if pool else vars(arguments).get("bought")
         labeled = read_labeled(arguments.labeled, len(data.splits["train"].inputs), len(data.classes))

@@ -91,8 +91,9 @@ class Layout:
         return f"logs/{self.study.study}/{dataset}/prepare.log"
 
     def start(self, budget: str, dataset: str, seed: int | str) -> str:
-        """Folder of what all strategies of a seed share."""
-        return str(self.root / budget / dataset / "start" / f"seed{seed}")
+        """Folder of what all strategies of a seed share; a person has one strategy, and another one begins anew."""
+        own = self.study.run.strategies if self.study.person else []
+        return str(PurePosixPath(self.root, budget, dataset, "start", *own, f"seed{seed}"))
 
     def round(self, trial: Trial, number: int) -> str:
         """Folder of a strategy's round: its training (from round 2 on), its scores, the next round's labels."""

@@ -205,7 +205,7 @@ class StudyCompute(Compute):
     progress_seconds: Annotated[Number, Field(ge=0)] = 20
 
 
-ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/]*$")]
+ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s/][^\x00-\x1f\x7f/]*$")]
 Oracle = Literal["simulated", "person"]
 SourceName = Annotated[str, known("source", datasets.registry)]
 

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,10 @@ from lplgrad import datasets
 from lplgrad.datasets import ImageFiles, Listing, Prepared
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_array, sha256
 from lplgrad.datasets.prepared.shards import BROKEN, COLUMNS, FILES, SHARD, SHARDS, count_shards, known_images
-from lplgrad.datasets.prepared.staging import Staging, key_of
+from lplgrad.datasets.prepared.staging import Staging, key_of, without_rows
 from lplgrad.datasets.prepared.writing import write_dataset, write_inputs
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import escaped, file_digest, printable, read_json, write_json, write_text
+from lplgrad.machine.files import escaped, file_digest, printable, read_json, remove, write_json, write_text
 from lplgrad.machine.log import say, track
 from lplgrad.machine.randomness import stream
 from lplgrad.study.jobs import SourceJob
@@ -162,16 +163,20 @@ def prepare(folder: Path, listing: Listing, threads: int, settings: Mapping[str,
     used = [path for images in (everything, test) for path, _ in images.values()]
     provenance = {
         "from": "a folder that a person labels", **settings,
-        "labeled": len(pool), "unlabeled": len(found.unlabeled), "test": len(test), "files": listing.by_ending(used),
+        "labeled": len(pool), "unlabeled": len(found.unlabeled), "test": len(test),
+        "test_set": "test/" if found.test is not None else "drawn from labeled/", "files": listing.by_ending(used),
     }  # fmt: skip
     prepared = Prepared(parts["train"], parts["test"], classes, provenance)
     images_of = {"train": everything, "test": test}
+
+    shutil.rmtree(folder / SHARDS, ignore_errors=True)
+    remove(folder / BROKEN)
 
     def name_files(kept: Mapping[str, ImageFiles]) -> None:
         rows = [_rows(_kept(folder, images_of[split], files), listing.folder, split) for split, files in kept.items()]
         _write_files(folder / FILES, [row for part in rows for row in part])
 
-    return write_dataset(folder, prepared, threads, settings, None, modality, name_files)
+    return write_dataset(folder, prepared, threads, settings, None, modality, True, name_files)
 
 
 def _kept(folder: Path, images: Mapping[str, tuple[Path, str]], files: ImageFiles) -> dict[str, tuple[Path, str]]:
@@ -222,6 +227,15 @@ def add_shard(data: DatasetArrays, listing: Listing, found: Contents, threads: i
     inputs, kept, _ = write_inputs(folder, staging, {"train": files}, data.classes, shape, threads, unlabeled=True)
     left = kept["train"]
     assert isinstance(left, ImageFiles)
+    test = {sha256(pixels) for pixels in data.splits["test"].inputs}
+    new = open_array(inputs["train"], mapped=True)
+    if seen := {row for row in range(len(new)) if sha256(new[row]) in test}:
+        say(
+            f"warning: {folder}: {len(seen)} new image(s) look like a test image, as "
+            f"{printable(left.paths[min(seen)])}; they are left out, so that nothing trains on the test set"
+        )
+        inputs["train"] = without_rows(inputs["train"], seen)
+        left = replace(left, paths=[path for row, path in enumerate(left.paths) if row not in seen])
     readable = _kept(folder, images, left)
     if not readable:
         staging.remove()

@@ -22,7 +22,7 @@ from lplgrad.datasets.prepared.arrays import STAMPS, DatasetArrays, Split, check
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import read_json, write_json
 
-FILES, SHARDS, SHARD, BROKEN = "files.csv", "shards", "shard.json", "unreadable.json"
+FILES, SHARDS, SHARD, BROKEN = "files.csv", "shards", "shard.json", "left_out.json"
 COLUMNS = ["index", "split", "path", "class", "sha256"]  # of ``files.csv``
 
 
@@ -31,8 +31,8 @@ class Known(NamedTuple):
 
     names: list[str]  # of the pool, by position: the path when it was prepared, relative to the folder
     digests: list[str]  # of the pool, by position
-    test: set[str]  # the digests of the test set
-    broken: set[str]  # the digests of images that could not be read and were left out
+    test: dict[str, str]  # the class of each test image, by digest
+    broken: set[str]  # the digests of images that were left out: unreadable, or test images with other bytes
 
     @property
     def all(self) -> set[str]:
@@ -44,16 +44,16 @@ def known_images(folder: Path, shards: int | None = None) -> Known:
     """Read ``files.csv`` of a data set and of its first ``shards`` shards; None for all of them."""
     count = count_shards(folder) if shards is None else shards
     broken = read_json(folder / BROKEN).get("sha256", []) if (folder / BROKEN).exists() else []
-    known = Known([], [], set(), set(broken))
+    known = Known([], [], {}, set(broken))
     for place in [folder, *(folder / SHARDS / str(number) for number in range(1, count + 1))]:
         path = place / FILES
         try:
             header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")), strict=True)
             if header != COLUMNS:
                 raise ValueError
-            for index, split, name, _, digest in rows:
+            for index, split, name, label, digest in rows:
                 if split == "test":
-                    known.test.add(digest)
+                    known.test[digest] = label
                 elif int(index) != len(known.names):
                     raise ValueError
                 else:

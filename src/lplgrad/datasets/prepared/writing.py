@@ -35,6 +35,7 @@ def write_dataset(
     settings: Mapping[str, Any] | None = None,
     originals: Mapping[str, Any] | None = None,
     modality: str = "image",
+    unlabeled: bool = False,
     name_files: Callable[[Mapping[str, ImageFiles]], None] | None = None,
 ) -> DatasetArrays:
     """Check what a source returned, decode its files, and write the data set.
@@ -46,8 +47,9 @@ def write_dataset(
         settings: the source and its options, which identify the data set.
         originals: a listing of the original files, taken before any was read.
         modality: of the examples, a module of ``lplgrad.modalities``.
+        unlabeled: whether images of the pool may lack a label (-1), which a person gives later.
         name_files: is called with the files of each split, without those that were left out, before the data set
-            counts as prepared. The pool may then have images without a label (-1), which a person gives.
+            counts as prepared.
     """
     kind = modalities.registry.load(modality)
     parts: dict[str, Examples | ImageFiles] = {split: getattr(prepared, split) for split in SPLITS}
@@ -57,7 +59,6 @@ def write_dataset(
     # outputs of a rule before it runs the command.
     staging = Staging(folder / ".new", key_of(files, settings, originals, shape, _versions()))
     try:
-        unlabeled = name_files is not None
         inputs, parts, unreadable = write_inputs(folder, staging, parts, prepared.classes, shape, threads, unlabeled)
         splits = _write_labels(folder, staging.folder, inputs, parts, prepared.classes, kind)
         mean, std = kind.statistics(open_array(inputs["train"], mapped=True), folder)
@@ -73,7 +74,7 @@ def write_dataset(
     train, test = parts["train"], parts["test"]
     if name_files is not None:
         name_files({split: part for split, part in parts.items() if isinstance(part, ImageFiles)})
-    elif isinstance(train, ImageFiles) and isinstance(test, ImageFiles):
+    if not unlabeled and isinstance(train, ImageFiles) and isinstance(test, ImageFiles):
         provenance["duplicates"] = report_duplicates(folder, train, test, threads)
     if unreadable:
         provenance["unreadable"] = unreadable
