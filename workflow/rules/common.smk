@@ -76,7 +76,9 @@ if PERSON and workflow.is_main_process and not NO_JOBS:
         for line in TOLD:
             logger.warning(line)
 STARTED = bool(LAYOUT.counts)  # whether a person's first labels have been taken in
+UNUSED = () if PERSON else ("datasets.prepared.shards",)  # code that only a person's study runs
 NEWEST = max(len(LAYOUT.counts), 1) if PERSON and workflow.is_main_process else 0  # round of a person's study
+BEGINS = bool(WAITING and WAITING.ready)  # whether the newest round is about to begin
 CLASSES = (PERSON and STUDY.datasets[PERSON].classes) or []
 # The results of a lost data set stay as they are.
 PRESENT = LAYOUT if PERSON else Layout(STUDY, {**UNAVAILABLE, **LOST})
@@ -145,14 +147,20 @@ def warn_of_data():
 
 
 def tell_person():
-    """Say which images wait after this run."""
-    if PERSON:
-        from lplgrad.labeling import given
+    """Say which images wait after this run, and repeat what taking the labels in warned of."""
+    if not PERSON:
+        return
+    from lplgrad.labeling import given
 
-        layout = Layout(STUDY, UNAVAILABLE)
+    layout = Layout(STUDY, UNAVAILABLE)
+    for line in given.warnings(layout) if BEGINS or not STARTED else []:
+        logger.warning(line)
+    try:
         lines = given.message(given.waiting(STUDY, layout), STUDY, layout, workflow.overwrite_configfiles)
-        for line in lines if lines != TOLD else []:
-            logger.warning(line)
+    except UserError as error:
+        lines = [str(error)]
+    for line in lines if lines != TOLD else []:
+        logger.warning(line)
 
 
 def settings(values, *names):
@@ -297,6 +305,7 @@ def query_code(wildcards):
         "rounds.representation": not represented,
         "gradient_norms": not norms,
         "labeling": not PERSON,
+        "datasets.prepared.shards": not PERSON,
         "rounds.side": not acquisition.side_outputs(strategy.needs),
     }
     return code_digest(

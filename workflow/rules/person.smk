@@ -27,7 +27,7 @@ rule start:
         data=subpath(input.manifest, parent=True),
         answers=ANSWERS,
     shell:
-        "lplgrad answers --data {params.data:q} --round 1 --answers {params.answers:q} \"${{classes[@]}}\" --threads {threads} "
+        'lplgrad answers --data {params.data:q} --round 1 --answers {params.answers:q} "${{classes[@]}}" --threads {threads} '
         "--output {output.labeled:q} {output.pool:q} > {log:q} 2>&1"
 
 
@@ -47,7 +47,7 @@ rule answers:
     benchmark:
         f"{ROUND_LOGS}/answers.tsv"
     wildcard_constraints:
-        round=str(NEWEST - 1) if NEWEST else "[1-9][0-9]*",
+        round=(str(NEWEST - 1) if BEGINS else "(?!)") if NEWEST else "[1-9][0-9]*",
     localrule: True
     conda:
         ENVIRONMENT
@@ -57,6 +57,6 @@ rule answers:
         data=subpath(input.manifest, parent=True),
         answers=ANSWERS,
     shell:
-        "lplgrad answers --data {params.data:q} --round {params.number} --answers {params.answers:q} \"${{classes[@]}}\" "
+        'lplgrad answers --data {params.data:q} --round {params.number} --answers {params.answers:q} "${{classes[@]}}" '
         "--labeled {input.labeled:q} --pool {input.pool:q} --batch {input.batch:q} --threads {threads} "
         "--output {output.labeled:q} {output.pool:q} > {log:q} 2>&1"

@@ -1,5 +1,6 @@
 # The loop of active learning, unrolled: prepare the images, draw labels, train, query, train, query, ...
-START = "{budget}/{dataset}/start/seed{seed}"
+OWN = f"{STUDY.run.strategies[0]}/" if PERSON else ""  # a person's strategy begins with all labels that are there then
+START = f"{{budget}}/{{dataset}}/start/{OWN}seed{{seed}}"
 
 
 rule prepare:
@@ -13,7 +14,9 @@ rule prepare:
         f"{LOGS}/{{dataset}}/prepare.tsv"
     wildcard_constraints:
         # Positions in the pool of a person never move, so it is prepared once.
-        dataset=one_of([name for name in LAYOUT.datasets if not (STARTED and name == PERSON)]),
+        dataset=one_of(
+            [name for name in LAYOUT.datasets if name != PERSON or not Path(DATA, name, "dataset.json").exists()]
+        ),
     localrule: True  # a cluster's nodes may have no network
     conda:
         ENVIRONMENT
@@ -123,7 +126,7 @@ rule train:
         data=subpath(input.manifest, parent=True),
         folder=subpath(output.metrics, parent=True),
         files=checksums(learner_files),
-        code=lambda wildcards: code_digest("rounds.train.run", *trained_code(wildcards)),
+        code=lambda wildcards: code_digest("rounds.train.run", *trained_code(wildcards), without=UNUSED),
     shell:  # also of the rules below
         "lplgrad {params.command} --data {params.data:q} --labeled {input.labeled:q} --checkpoint {input.checkpoint:q} "
         "--seed {wildcards.seed} --settings {params.settings:q} $place --output {params.folder:q} > {log:q} 2>&1"
@@ -217,4 +220,4 @@ use rule train as observe with:
         data=subpath(input.manifest, parent=True),
         folder=subpath(output.features, parent=True),
         files=checksums(learner_files),
-        code=lambda wildcards: code_digest("rounds.observe.run", *trained_code(wildcards)),
+        code=lambda wildcards: code_digest("rounds.observe.run", *trained_code(wildcards), without=UNUSED),

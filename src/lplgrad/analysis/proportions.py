@@ -45,4 +45,4 @@ def difference(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> P
     middle = (gained - lost) / (count + 2)
     spread = math.sqrt(max(gained + lost + 1 - (gained - lost) ** 2 / (count + 2), 0)) / (count + 2)
     reach = float(norm.ppf((1 + LEVEL) / 2)) * spread
-    return Proportion((gained - lost) / count, middle - reach, middle + reach)
+    return Proportion((gained - lost) / count, max(middle - reach, -1.0), min(middle + reach, 1.0))

@@ -25,7 +25,7 @@ from lplgrad.datasets.prepared.shards import PoolFile, known_images, open_pool
 from lplgrad.labeling.asking import read_batch
 from lplgrad.labeling.batch import Asked
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import write_text
+from lplgrad.machine.files import read_json, write_text
 from lplgrad.report.document import Part, Picture, document, paragraphs
 from lplgrad.report.style import save, set_up
 from lplgrad.report.wording import DASH
@@ -37,6 +37,7 @@ from lplgrad.study.reading import read_study_file
 BLUE, RED = "#2C6FAA", "#B23A00"
 CONFIDENT = 0.5  # probability of another class from which on a label is suspicious
 SHOWN, PAIRS, EXAMPLES = 24, 6, 4  # suspicious labels, confused pairs, and images of each pair
+MEASURED = ("accuracy", "low", "high", "gain", "gain_low", "gain_high")
 STEPS = 3  # rounds back to which the learning curve is compared
 
 
@@ -78,26 +79,27 @@ def run(arguments: argparse.Namespace) -> None:
     waiting = read_batch(Path(layout.batch(trial, rounds[-1].number)))
     folder = arguments.output
     scores = [read_predictions(Path(layout.round(trial, one.number), "scores.csv")) for one in rounds[:-1]]
-    suspicious = suspicious_labels(rounds[-1].labeled, scores, newest.classes, names)
+    suspicious, compared = suspicious_labels(rounds[-1].labeled, scores, newest.classes, names)
+    enough = len(test) >= proportions.FEWEST
     tables = {
-        "rounds": rounds_table(rounds),
+        "rounds": rounds_table(rounds) if enough else rounds_table(rounds).assign(**dict.fromkeys(MEASURED, math.nan)),
         "confusions": confusions(test, predictions, newest.classes),
         "suspicious": suspicious,
     }
     for table, frame in tables.items():
         write_text(folder / f"{table}.csv", frame.to_csv(index=False, float_format="%.6g"))
-    enough = len(test) >= proportions.FEWEST
+    drawn = read_json(data.folder / "provenance.json").get("test_set") != "test/"
     figures = {"confusion": _confusion_matrix(test, predictions, newest.classes)}
     if enough:
         figures["curve"] = _curve(tables["rounds"])
-    for figure, drawn in figures.items():
-        save(drawn, [folder / f"{figure}.svg"])
+    for name, figure in figures.items():
+        save(figure, [folder / f"{name}.svg"])
     parts = [
         Part(text=paragraphs(__file__, "review", round=rounds[-1].number, **_counts(rounds[-1]))),
         _classes_part(rounds[-1], test),
-        _accuracy_part(rounds, tables["rounds"], folder / "curve.svg" if enough else None),
+        _accuracy_part(rounds, tables["rounds"], folder / "curve.svg" if enough else None, drawn),
         *_confusion_parts(tables["confusions"], data, predictions, confidence, folder / "confusion.svg", enough),
-        _suspicious_part(suspicious, data, any(frame["predicted_class"].notna().any() for frame in scores)),
+        _suspicious_part(suspicious, data, compared),
         _next_part(waiting, data),
     ]
     write_text(folder / "review.html", document(f"{file.study.title}: round {rounds[-1].number}", parts))
@@ -157,8 +159,10 @@ def confusions(
 
 def suspicious_labels(
     labeled: LabeledSet, scores: Sequence[pd.DataFrame], classes: Sequence[str], names: Sequence[str]
-) -> pd.DataFrame:
-    """Return the labels that contradict the model of the round before, which had not seen them.
+) -> tuple[pd.DataFrame, int]:
+    """Return the labels that contradict a model that had not seen them, and how many were compared.
+
+    A label is compared if the image was a candidate of the query before, and the query used a model.
 
     Args:
         labeled: the newest labelled set.
@@ -167,19 +171,20 @@ def suspicious_labels(
         names: of the images of the pool.
 
     Returns:
-        Columns index, file, round, label, predicted, confidence; the most confident contradiction first. Only those
-        are listed whose other class has a probability of ``CONFIDENT`` or more.
+        First columns index, file, round, label, predicted, confidence, the most confident contradiction first. Only
+        those are listed whose other class has a probability of ``CONFIDENT`` or more.
     """
-    rows = []
+    rows, compared = [], 0
     known = labeled.known
     for number, frame in enumerate(scores, start=2):
         there = known.rounds == number
         label = dict(zip(known.indices[there].tolist(), known.labels[there].tolist(), strict=True))
         for index, sure, other in frame[["index", "confidence", "predicted_class"]].itertuples(index=False):
+            compared += index in label and not math.isnan(other)
             if index in label and sure >= CONFIDENT and int(other) != label[index]:
                 rows.append((index, names[index], number, classes[label[index]], classes[int(other)], sure))
     frame = pd.DataFrame(rows, columns=["index", "file", "round", "label", "predicted", "confidence"])
-    return frame.sort_values("confidence", ascending=False, kind="stable").reset_index(drop=True)
+    return frame.sort_values("confidence", ascending=False, kind="stable").reset_index(drop=True), compared
 
 
 def _classes_part(one: Reviewed, test: npt.NDArray[np.int64]) -> Part:
@@ -194,14 +199,16 @@ def _classes_part(one: Reviewed, test: npt.NDArray[np.int64]) -> Part:
     return Part("Labels by class", (), ("class", "trained on", "new in this round", "test images"), rows)
 
 
-def _accuracy_part(rounds: Sequence[Reviewed], table: pd.DataFrame, figure: Path | None) -> Part:
+def _accuracy_part(rounds: Sequence[Reviewed], table: pd.DataFrame, figure: Path | None, drawn: bool) -> Part:
     """Show the accuracy of every round, and whether more labels pay off."""
     tests = len(rounds[-1].right)
     if figure is None:
         text = paragraphs(__file__, "too_few_tests", tests=tests, fewest=proportions.FEWEST)
         rows = [(str(one.number), f"{len(one.labeled):,}", f"{len(one.labeled.known):,}") for one in rounds]
         return Part("Accuracy", text, ("round", "bought", "trained on"), rows)
-    text = paragraphs(__file__, "accuracy_of_round", tests=tests, **_percent(table.iloc[-1], "accuracy", "low", "high"))
+    text = paragraphs(
+        __file__, "accuracy_of_round", tests=tests, drawn=drawn, **_percent(table.iloc[-1], "accuracy", "low", "high")
+    )
     if len(rounds) > 1:
         before, last = rounds[max(0, len(rounds) - 1 - STEPS)], rounds[-1]
         gain = proportions.difference(before.right, last.right)
@@ -250,12 +257,13 @@ def _confusion_parts(
             _picture(data.splits["test"].inputs[place], [f"{confidence[place]:.2f} sure"], f"test image {place}")
             for place in places
         ]
-        heading = f"{row['class']} taken for {row['predicted']}: {row['images']} of {row['of_class']} test images"
+        rate = f": {row['images']} of {row['of_class']} test images" if enough else ""
+        heading = f"{row['class']} taken for {row['predicted']}{rate}"
         parts.append(Part(heading, level=3, pictures=pictures))
     return parts
 
 
-def _suspicious_part(table: pd.DataFrame, data: DatasetArrays, predicted: bool) -> Part:
+def _suspicious_part(table: pd.DataFrame, data: DatasetArrays, compared: int) -> Part:
     pictures = [
         _picture(
             data.splits["train"].inputs[row["index"]],
@@ -264,7 +272,7 @@ def _suspicious_part(table: pd.DataFrame, data: DatasetArrays, predicted: bool) 
         )
         for row in table.head(SHOWN).to_dict("records")
     ]
-    text = paragraphs(__file__, "suspicious", count=len(table), shown=len(pictures), predicted=predicted)
+    text = paragraphs(__file__, "suspicious", count=len(table), shown=len(pictures), compared=compared)
     return Part("Suspicious labels", text, pictures=pictures)
 
 
@@ -277,7 +285,11 @@ def _next_part(waiting: Sequence[Asked], data: DatasetArrays) -> Part:
         )
         for image in waiting
     ]
-    return Part("The next images to label", paragraphs(__file__, "next_images", count=len(waiting)), pictures=pictures)
+    return Part(
+        "The next images to label",
+        paragraphs(__file__, "next_images", count=len(waiting), suggested=any(image.suggestion for image in waiting)),
+        pictures=pictures,
+    )
 
 
 def _picture(pixels: npt.NDArray[np.uint8], caption: Sequence[str], alt: str) -> Picture:
