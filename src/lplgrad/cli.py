@@ -268,6 +268,24 @@ COMMANDS = {
             _folder("folder for features.npy, observed.csv and confidence.csv"),
         ],
     ),
+    "predict": Command(
+        "lplgrad.tools.predict",
+        "Predict image files with a checkpoint: write class, confidence, entropy and all probabilities of each",
+        "lplgrad predict --checkpoint round1/checkpoint.safetensors --images new_images --output predictions.csv",
+        [
+            _needed("--checkpoint", "FILE", "checkpoint of a round"),
+            _needed("--images", "PATH", "folders of images, or image files", nargs="+"),
+            _arg("--value-range", "the numbers that are black and white, as the setting value_range of the data set; "
+                 "for grey images with other than unsigned 8-bit numbers", type=float, nargs=2,
+                 metavar=("LOW", "HIGH")),
+            _arg("--threads", "threads that decode, and that compute on a CPU (default: the number of cores)",
+                 type=count),
+            _arg("--device", "auto takes a GPU where there is one (default: %(default)s)",
+                 choices=["auto", "cpu", "cuda"], default="auto"),
+            _arg("--skip-unreadable", "leave out images that cannot be read (else an error)", action="store_true"),
+            _needed("--output", "CSV", "table to write; the same command continues it after an interruption"),
+        ],
+    ),
     "study": Command(
         "lplgrad.study.record",
         "Write down a study: its whole configuration, merged and checked, so that its folder explains itself",
