@@ -19,9 +19,9 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib.metadata import version
@@ -80,13 +80,15 @@ def run(arguments: argparse.Namespace) -> None:
             todo = [number for number in range(len(batches)) if number not in journal.places]
             started, count = time.monotonic(), len(images) - done
 
-            def each_image() -> Iterator[None]:
-                for number, record in _records(model, batches, todo, arguments.threads or cores, compute):
-                    journal.add(file, number, record)
-                    yield from [None] * len(batches[number])
+            with closing(_records(model, batches, todo, arguments.threads or cores, compute)) as records:
 
-            for _ in track(each_image(), count, "images"):
-                pass
+                def each_image() -> Iterator[None]:
+                    for number, record in records:
+                        journal.add(file, number, record)
+                        yield from [None] * len(batches[number])
+
+                for _ in track(each_image(), count, "images"):
+                    pass
             if count:
                 seconds = time.monotonic() - started
                 speed = f"{1000 * seconds / count:.3g} s per 1,000 images"
@@ -318,7 +320,7 @@ def _about(checkpoint: checkpoints.Checkpoint, images: Sequence[Listed], model: 
 
 def _records(
     model: Model, batches: Sequence[Sequence[Listed]], todo: Sequence[int], threads: int, compute: Compute
-) -> Iterator[tuple[int, Record]]:
+) -> Generator[tuple[int, Record]]:
     """Predict batches in several threads, and yield them in order. A few batches at a time are in memory.
 
     On a CPU, each thread decodes and computes by itself, so that no result depends on how many there are. On a GPU, one
@@ -401,6 +403,8 @@ class Journal:
             file.write(json.dumps([number, *record]).encode() + b"\n")
             file.flush()
         except OSError as error:  # the error of a write names no file
+            with suppress(OSError):
+                file.close()  # which writes once more, and fails
             raise OSError(error.errno, error.strerror, str(self.path)) from None
         self.places[number] = place
 
