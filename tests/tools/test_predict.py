@@ -52,6 +52,15 @@ def checkpoint(path: Path, side: int = SIDE, channels: int = 3, **about: Any) ->
     return path
 
 
+def write_biased(path: Path, bias: float) -> None:
+    """A checkpoint whose logits of the second class have another bias."""
+    learner = learner_of(PLAIN, SMALL, (3, SIDE, SIDE), len(CLASSES))
+    with torch.no_grad():
+        learner.model.get_parameter("fc.bias")[1] = bias
+    normalization = Normalization(mean=[0.5] * 3, std=[0.25] * 3)
+    save(path, learner, Description(SMALL, PLAIN, (3, SIDE, SIDE), normalization, CLASSES, fit="crop"))
+
+
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -136,6 +145,16 @@ class TestTable:
             assert row["class"] == data.classes[expected.argmax()]
             assert row["confidence"] == row[f"p({row['class']})"]
             assert float(row["entropy"]) == pytest.approx(-(expected * np.log(expected)).sum(), rel=6e-6)
+
+    def test_a_certain_prediction_is_not_written_as_1(self, folder: Path, predict: Call) -> None:
+        write_biased(folder / "c", 20.0)
+        assert predict()[0] == 0
+        for row in table(folder / "out.csv"):
+            others = sum(float(row[f"p({name})"]) for name in (CLASSES[0], *CLASSES[2:]))
+            assert row["class"] == CLASSES[1]
+            assert row["confidence"] == row[f"p({CLASSES[1]})"] != "1"
+            assert 1 - float(row["confidence"]) == pytest.approx(others, rel=1e-5)
+            assert 0 < others < 1e-7
 
     def test_names_of_classes_cannot_break_it(self, folder: Path, predict: Call) -> None:
         assert predict()[0] == 0
@@ -240,11 +259,12 @@ class TestResuming:
         assert predict("whole.csv")[0] == 0
         interrupt(monkeypatch, predict, 1, half)
         assert not (folder / "out.csv").exists()
+        interrupt(monkeypatch, predict, 1, half)
         passes.clear()
         status, told = predict()
         assert status == 0
-        assert "continuing after 4 of 11 images" in told
-        assert sorted(map(len, passes)) == [3, 4]
+        assert "continuing after 8 of 11 images" in told
+        assert list(map(len, passes)) == [3]
         assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
         assert not (folder / "out.csv.part").exists()
 
@@ -417,12 +437,8 @@ class TestRefusals:
         assert status == 1
         assert words in told
 
-    def test_logits_that_are_not_finite(self, folder: Path, predict: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-        learner = learner_of(PLAIN, SMALL, (3, SIDE, SIDE), 4)
-        with torch.no_grad():
-            learner.model.get_parameter("fc.bias")[1] = math.nan
-        normalization = Normalization(mean=[0.5] * 3, std=[0.25] * 3)
-        save(folder / "c", learner, Description(SMALL, PLAIN, (3, SIDE, SIDE), normalization, CLASSES, fit="crop"))
+    def test_logits_that_are_not_finite(self, folder: Path, predict: Call) -> None:
+        write_biased(folder / "c", math.nan)
         status, told = predict()
         assert status == 1
         assert "00.png: the logits of it or of an image after it are not finite" in told

@@ -363,7 +363,7 @@ class Journal:
         batches: all images.
 
     Attributes:
-        places: where in the file the last line of each batch begins, by the number of the batch.
+        places: where in the file a line of each batch that is done begins, by the number of the batch.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], batches: Sequence[Sequence[Listed]]) -> None:
@@ -385,7 +385,6 @@ class Journal:
             self._check(file.readline())
             while (line := file.readline()) and (found := self._parsed(line)) is not None:
                 number, record = found
-                self.places.pop(number, None)
                 if record.stamp == stamp_of(self.batches[number]):
                     self.places[number] = file.tell() - len(line)
             if line:
