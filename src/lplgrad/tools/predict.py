@@ -35,14 +35,12 @@ import torch
 from lplgrad import __version__, modalities
 from lplgrad.acquisition.entropy import entropy
 from lplgrad.datasets import Fit
-from lplgrad.datasets._folders import files_below
-from lplgrad.datasets.prepared.file_names import escaped
+from lplgrad.datasets._folders import files_below, readable
 from lplgrad.datasets.prepared.images import decode
-from lplgrad.datasets.prepared.originals import ENDINGS, is_image
 from lplgrad.machine import devices
 from lplgrad.machine.digest import code_digest
 from lplgrad.machine.errors import UserError
-from lplgrad.machine.files import file_digest, printable, remove, replacing, write_text
+from lplgrad.machine.files import escaped, file_digest, printable, remove, replacing, write_text
 from lplgrad.machine.leases import lease_gpu
 from lplgrad.machine.locks import alone
 from lplgrad.machine.log import say, track
@@ -118,13 +116,12 @@ def list_images(places: Sequence[Path]) -> list[Listed]:
     for place in places:
         if place.is_dir():
             below = files_below(place)
-            images = {path: real for path, real in below.items() if is_image(path.name)}
+            images = readable(place, {"": below})[""]
             if not images:
-                endings = ", ".join(sorted(ENDINGS))
-                raise UserError(f"{place}: no images below this folder; their names must end in one of {endings}")
+                raise UserError(f"{place}: no images below this folder")
             if others := [path for path in below if path not in images]:
                 example = printable(others[0].name)
-                say(f"{place}: passed over {len(others)} file(s) whose names are not those of images, as {example}")
+                say(f"{place}: passed over {len(others)} file(s) that are no images, as {example}")
         elif place.exists():
             images = {place: os.path.realpath(place)}
         else:
