@@ -76,7 +76,7 @@ def test_other_settings_train_again_and_ask_again(tutorial: Path) -> None:
     lines = table.read_text().splitlines()
     table.write_text("\n".join([lines[0], lines[1].replace(",,", ",?,", 1), *lines[2:]]) + "\n")
     answered = table.read_bytes()
-    other = (tutorial / "photos.yaml").read_text().replace("epochs: 30", "epochs: 4").replace("[24]", "[3]")
+    other = (tutorial / "photos.yaml").read_text().replace("epochs: 15", "epochs: 4").replace("[12]", "[3]")
     (tutorial / "other.yaml").write_text(other)
     found = jobs(tutorial, config="other.yaml")
     assert {rule: found[rule] for rule in ("train_start", "train", "train_kept", "query")} == {
