@@ -212,13 +212,16 @@ COMMANDS = {
     "answers": Command(
         "lplgrad.labeling.answers",
         "Collect the labels that a person has given: write the labelled set and the pool of a round",
-        "lplgrad answers --data data/photos --round 1 --answers labels/photos --output labeled.csv pool.json",
+        "lplgrad answers --data data/photos --settings source=image_folder path=photos oracle=person image_size=64 \\\n"
+        "      --round 1 --answers labels/photos --output labeled.csv pool.json",
         [
             DATA, ROUND, _needed("--answers", "DIR", "folder of the tables that a person fills in"),
             _path("--labeled", "CSV", "the labelled set of the round before", nargs="?"),
             _path("--pool", "FILE", "pool of the round before", nargs="?"),
             _path("--batch", "CSV", "images that the query of the round before chose", nargs="?"),
-            _arg("--classes", "all classes that may be given (default: the folders of labelled images)", nargs="*"),
+            _settings("the data set's source and the source's options", required=True),
+            _arg("--classes", "list of all classes that may be given (default: the folders of labelled images)",
+                 metavar="JSON"),
             _arg("--threads", "threads that decode images (default: %(default)s)", type=count, default=1),
             _path("--output", ("CSV", "FILE"), "the labelled set and the pool to write", nargs=2, required=True),
         ],

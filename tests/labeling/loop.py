@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ class Loop:
         classes = self.study.datasets["photos"].classes
         return self.call(
             "answers", "--data", "data/photos", "--round", number, "--answers", layout.answers("photos"), *before,
-            *(["--classes", *classes] if classes else []),
+            "--settings", *words(layout.source_settings("photos")),
+            *([f"--classes={json.dumps(classes)}"] if classes else []),
             "--output", layout.labels(trial, number), layout.pool(trial, number),
         )  # fmt: skip
 

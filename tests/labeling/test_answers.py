@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -198,7 +199,7 @@ class TestAnswers:
         shutil.rmtree("photos/labeled/owl")
         Path("photos/labeled/owl").mkdir()
         log = loop.go_on(2)
-        assert "warning: 5 labelled image(s) are gone; their labels stay" in log
+        assert "warning: 5 earlier label(s) are in no table and no class folder any more, and stay" in log
         assert loop.labels(1).items() <= loop.labels(2).items()
 
     def test_new_images_are_further_shards(self, loop: Loop) -> None:
@@ -309,6 +310,37 @@ class TestAnswers:
         found = loop.labels(1)
         assert all(label == labels.get(name, label) for name, label in found.items() if name != "moved")
         assert len(found) + len(open_dataset(Path("data/photos")).splits["test"].labels) == len(labels) + 3
+
+    def test_what_was_put_off_is_asked_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lplgrad: Call
+    ) -> None:
+        """An old answer "not now" is no answer to a new question."""
+        monkeypatch.chdir(tmp_path)
+        photos(tmp_path / "photos", unlabeled=2)
+        loop = Loop(lplgrad)
+        loop.begin()
+        asked = [Path(row["file"]).stem for row in loop.rows()]
+        loop.fill_in(1, dict.fromkeys(asked[1:], "-"))
+        loop.go_on(2)
+        again = {Path(row["file"]).stem for row in loop.rows(2)}
+        assert again & set(asked[1:])
+        here = loop.waiting()
+        assert here is not None
+        assert (len(here.missing), here.ready) == (4, False)
+        loop.fill_in(2)
+        loop.go_on(3)
+        assert all(loop.labels(3)[name] == name[:3] for name in again)
+
+    def test_more_images_than_before_in_a_batch(self, loop: Loop) -> None:
+        """As after a higher query_size: the table gains rows, and its answers stay."""
+        here = loop.waiting()
+        assert here is not None
+        first = loop.table().read_text()
+        lines = first.splitlines(keepends=True)
+        loop.table().write_text("".join([*lines[:2], lines[2].replace(",,", ",cat,", 1)]))
+        here.batch.write()
+        assert sorted(row["file"] for row in loop.rows()) == sorted(image.file for image in here.batch.images)
+        assert [row["label"] for row in loop.rows()] == ["", "cat", "", ""]
 
     def test_columns_that_a_person_adds_stay(self, loop: Loop) -> None:
         rows = loop.table().read_text().splitlines()
@@ -503,6 +535,30 @@ class TestMistakes:
         assert status == 0
         loop.go_on(2)
         assert loop.labels(2).keys() - loop.labels(1).keys() == {asked[0]}
+
+    def test_a_line_whose_cells_are_mixed_up(self, loop: Loop) -> None:
+        """As after a spreadsheet sorted some columns only."""
+        loop.fill_in()
+        rows = loop.table().read_text().splitlines()
+        cells = [row.split(",") for row in rows[1:]]
+        cells[0][-1], cells[1][-1] = cells[1][-1], cells[0][-1]
+        loop.table().write_text("\n".join([rows[0], *(",".join(row) for row in cells)]) + "\n")
+        self.refused(
+            loop, "round1.csv: line 2", "has another sha256 than in files.csv; put the cells of the line in order"
+        )
+
+    def test_a_pipe(self, loop: Loop) -> None:
+        os.mkfifo("photos/labeled/cat/pipe.png")
+        self.refused(loop, "photos/labeled/cat/pipe.png: not a regular file; remove it")
+
+    def test_files_that_a_spreadsheet_keeps_are_no_tables(self, loop: Loop) -> None:
+        Path("labels/photos/.~lock.round1.csv").write_text("somebody")
+        Path("labels/photos/~$round1.csv").write_text("somebody")
+        Path("labels/photos/folder.csv").mkdir()
+        loop.fill_in()
+        table = loop.table()
+        table.write_text("sep=,\n" + table.read_text().replace("file,label", "File,Label", 1))
+        loop.go_on(2)
 
     def test_a_label_that_is_taken_back(self, loop: Loop) -> None:
         loop.fill_in()

@@ -54,6 +54,11 @@ def test_tasks_and_answers_of_label_studio(loop: Loop, label: Label) -> None:
     tasks = json.loads(Path("tasks.json").read_text())
     assert [task["data"]["file"] for task in tasks] == [row["file"] for row in loop.rows()]
     assert tasks[0]["data"]["image"] == f"/data/local-files/?d=photos/{loop.rows()[0]['file']}"
+    for path in ("tasks.json", "labels/photos/round1.csv", "tasks.xml"):
+        status, said = label("--tasks", path)
+        assert status == 1
+        assert f"--tasks: {path}: name a new file that ends in .json" in said
+    assert label("--tasks", "new.json", "--finish")[0] == 1
     assert '<Choice value="owl"' in Path("tasks.xml").read_text()
     region = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["dog"]}}
     export = [{**task, "annotations": [{"result": [region], "was_cancelled": False}]} for task in tasks[:3]]

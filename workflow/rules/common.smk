@@ -79,7 +79,15 @@ STARTED = bool(LAYOUT.counts)  # whether a person's first labels have been taken
 UNUSED = () if PERSON else ("datasets.prepared.shards",)  # code that only a person's study runs
 NEWEST = max(len(LAYOUT.counts), 1) if PERSON and workflow.is_main_process else 0  # round of a person's study
 BEGINS = bool(WAITING and WAITING.ready)  # whether the newest round is about to begin
-CLASSES = (PERSON and STUDY.datasets[PERSON].classes) or []
+# Options of `lplgrad answers`, as an array of the shell whose braces Snakemake does not replace
+CLASSES = STUDY.datasets[PERSON].classes if PERSON else None
+PERSONAL = join(
+    [
+        *(["--settings", *words(LAYOUT.source_settings(PERSON))] if PERSON else []),
+        *([f"--classes={as_json(CLASSES)}"] if CLASSES else []),
+    ]
+)
+PERSONAL = PERSONAL.replace("{", "{{").replace("}", "}}")
 # The results of a lost data set stay as they are.
 PRESENT = LAYOUT if PERSON else Layout(STUDY, {**UNAVAILABLE, **LOST})
 if workflow.is_main_process:
@@ -130,7 +138,7 @@ shell.prefix(
     f'lplgrad() ( (PYTHONPATH={PYTHONPATH} exec {LPLGRAD} "$@") || explain "lplgrad $1" $? ); '
     f'place="--jobs-per-gpu {STUDY.compute.jobs_per_gpu}"; '
     f'progress="--progress-seconds {STUDY.compute.progress_seconds}"; '
-    f"classes=({join(['--classes', *CLASSES]) if CLASSES else ''}); "
+    f"person=({PERSONAL}); "
 )
 
 

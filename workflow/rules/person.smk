@@ -27,7 +27,7 @@ rule start:
         data=subpath(input.manifest, parent=True),
         answers=ANSWERS,
     shell:
-        'lplgrad answers --data {params.data:q} --round 1 --answers {params.answers:q} "${{classes[@]}}" --threads {threads} '
+        'lplgrad answers --data {params.data:q} --round 1 --answers {params.answers:q} "${{person[@]}}" --threads {threads} '
         "--output {output.labeled:q} {output.pool:q} > {log:q} 2>&1"
 
 
@@ -57,6 +57,6 @@ rule answers:
         data=subpath(input.manifest, parent=True),
         answers=ANSWERS,
     shell:
-        'lplgrad answers --data {params.data:q} --round {params.number} --answers {params.answers:q} "${{classes[@]}}" '
+        'lplgrad answers --data {params.data:q} --round {params.number} --answers {params.answers:q} "${{person[@]}}" '
         "--labeled {input.labeled:q} --pool {input.pool:q} --batch {input.batch:q} --threads {threads} "
         "--output {output.labeled:q} {output.pool:q} > {log:q} 2>&1"

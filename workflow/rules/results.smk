@@ -291,6 +291,7 @@ RESULTS += [
 ]
 if PERSON:  # nothing to compare; and no names of files, which the preparation writes
     RESULTS = [rules.study.output, rules.review.output]
+    RESULTS += [LAYOUT.batch(trial, LAYOUT.numbers(trial)[-1]) for trial in LAYOUT.trials()]
 # A data set that is gone is not prepared again for the sake of names, and one in a read-only folder keeps those it has.
 FOLDERS = {name: Path(DATA, name) for name in PRESENT.datasets}
 NAMED = [

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from lplgrad import datasets
 from lplgrad.datasets import Listing
 from lplgrad.datasets.prepared.arrays import checksums, open_dataset
-from lplgrad.datasets.prepared.growing import Contents, Hashes, add_shard, contents, listing_of
+from lplgrad.datasets.prepared.growing import Contents, Hashes, add_shard, contents
 from lplgrad.datasets.prepared.shards import SHARD, SHARDS, Known, PoolFile, count_shards, known_images, open_pool
-from lplgrad.labeling.asking import read_batch
-from lplgrad.labeling.given import check_kept, collect, extended, how_to_add_class, known_classes
+from lplgrad.labeling.asking import read_batch, table_of
+from lplgrad.labeling.batch import CANNOT_TELL
+from lplgrad.labeling.given import answer_to, check_kept, collect, extended, how_to_add_class, known_classes
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import printable, read_json
 from lplgrad.machine.locks import alone
 from lplgrad.machine.log import say
 from lplgrad.rounds.files import read_labeled, write_labeled
 from lplgrad.rounds.pool import LabeledSet
+from lplgrad.study.jobs import SourceJob
+from lplgrad.study.validation import parse, parse_settings
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -35,34 +41,41 @@ def run(arguments: argparse.Namespace) -> None:
             if first != (getattr(arguments, option) is None):
                 raise UserError(f"--{option}: {'not wanted' if first else 'missing'} in round {number}")
         earlier = None if first else open_pool(data, arguments.pool)[1]
-        listing, hashes = listing_of(data), Hashes(data.folder)
+        listing, hashes = _listing(arguments.settings), Hashes(data.folder)
         found = contents(listing, hashes)
         added = add_shard(data, listing, found, arguments.threads)
         known = known_images(data.folder)
         where = f"{listing.folder}/labeled"
-        listed = arguments.classes or None
+        listed = None if arguments.classes is None else list(map(str, json.loads(arguments.classes)))
         classes = known_classes(earlier.classes if earlier else data.classes, listed, listing.labeled, where)
-        answers = collect(arguments.answers, known, found, classes, how_to_add_class(listed, where))
+        answers, later = collect(arguments.answers, known, found, classes, how_to_add_class(listed, where))
         before = LabeledSet()
         if earlier:
             before = read_labeled(arguments.labeled, earlier.examples, len(earlier.classes))
             images = read_batch(arguments.batch)
-            missing = [image.file for image in images if not answers.get(image.index)]
+            table = table_of(arguments.answers, number - 1, images)
+            missing = [image.file for image in images if not answer_to(image, table, answers, later)]
             if missing:
                 raise UserError(
                     f"{arguments.batch}: {len(missing)} of {len(images)} images have no answer: {missing[0]}"
                 )
-        check_kept(before, answers, known.names, arguments.answers)
+        check_kept(before, answers, later, known.names)
         labeled = extended(before, answers, classes, number)
         _check_test_set(listing, found, known)
-        if later := [digest for digest in found.test or {} if digest not in known.test]:
-            say(f"warning: {listing.folder}: {len(later)} image(s) in test/ came later; the test set stays as it was")
+        if late := [digest for digest in found.test or {} if digest not in known.test]:
+            say(f"warning: {listing.folder}: {len(late)} image(s) in test/ came later; the test set stays as it was")
         if earlier and len(labeled) == len(before) and len(known.names) == earlier.examples:
             raise UserError(f"{arguments.answers}: no new label; label some of the images that wait")
         there = {*found.unlabeled, *found.labeled}
         gone = [index for index, digest in enumerate(known.digests) if digest not in there]
         removed = np.setdiff1d(gone, labeled.indices).astype(int).tolist()
-        _report(number, labeled, before, classes, earlier, added, len(gone) - len(removed), len(removed))
+        unsourced = int((~np.isin(before.known.indices, [*answers])).sum())
+        if unsourced:
+            say(
+                f"warning: {unsourced} earlier label(s) are in no table and no class folder any more, and stay; write "
+                f"{CANNOT_TELL} as the label of an image to withdraw it"
+            )
+        _report(number, labeled, before, classes, earlier, added, len(removed))
         write_labeled(Path(labeled_file), labeled)
         # The pool comes last: its file says that the round exists.
         PoolFile(
@@ -76,6 +89,15 @@ def run(arguments: argparse.Namespace) -> None:
             len(known.names),
             removed,
         ).write(Path(pool_file))
+
+
+def _listing(words: Sequence[str]) -> Listing:
+    """List the files of the data set with the settings of its source."""
+    job = parse_settings(SourceJob, words)
+    source = datasets.registry.load(job.source)
+    if source.listing is None:
+        raise UserError(f"--settings: source: {job.source} has no images without labels")
+    return source.listing(parse(source.options, job.options, "--settings"))
 
 
 def _check_test_set(listing: Listing, found: Contents, known: Known) -> None:
@@ -93,7 +115,7 @@ def _check_test_set(listing: Listing, found: Contents, known: Known) -> None:
 
 def _report(
     number: int, labeled: LabeledSet, before: LabeledSet, classes: list[str], earlier: PoolFile | None,
-    added: int, gone: int, removed: int,
+    added: int, removed: int,
 ) -> None:  # fmt: skip
     """Write to the log what the round begins with."""
     known = labeled.known
@@ -104,7 +126,6 @@ def _report(
         f"{corrected} earlier label(s) were corrected": corrected,
         f"{added} new image(s) joined the pool": added if number > 1 else 0,
         f"warning: {removed} unlabelled image(s) are gone, and are not asked about": removed,
-        f"warning: {gone} labelled image(s) are gone; their labels stay": gone,
     }
     for line, count in lines.items():
         if count:

@@ -64,10 +64,12 @@ class Batch:
         return len(self.images)
 
     def write(self) -> None:
-        """Write the table without answers, if there is none."""
+        """Write the table, or add rows of images that it lacks. Answers stay."""
         with alone(self.table.parent, self.table.stem):
             if not self.table.exists():
                 self._save([""] * len(self.images))
+            elif len({row["file"] for _, row in read_table(self.table, COLUMNS[:2])}) < len(self.images):
+                self._save(self.answers())
 
     def answers(self) -> list[str]:
         """Read the answer to each image: a class, ``CANNOT_TELL``, ``LATER``, or empty if there is none yet.

@@ -57,7 +57,12 @@ def known_classes(
     return [*before, *(name for name in listed if name not in before)]
 
 
-def collect(folder: Path, known: Known, found: Contents, classes: Sequence[str], add_class: str) -> dict[int, str]:
+Later = Mapping[int, Collection[Path]]
+
+
+def collect(
+    folder: Path, known: Known, found: Contents, classes: Sequence[str], add_class: str
+) -> tuple[dict[int, str], Later]:
     """Collect the answers of a person from all tables of a folder and from the class folders, by position in the pool.
 
     Args:
@@ -67,57 +72,91 @@ def collect(folder: Path, known: Known, found: Contents, classes: Sequence[str],
         classes: the names of the classes.
         add_class: what to do to add a class, for messages.
 
+    Returns:
+        Classes and ``CANNOT_TELL``; and the tables in which an image without such an answer has the answer ``LATER``.
+
     Raises:
         UserError: a table has an unknown class or image, or an image has two different labels.
     """
-    position = {digest: index for index, digest in enumerate(known.digests)}
-    by_name: dict[str, list[int]] = {}
-    for index, name in enumerate(known.names):
-        by_name.setdefault(name, []).append(index)
+    images = _Images(known)
     answers: dict[int, str] = {}
     places: dict[int, str] = {}
+    later: dict[int, list[Path]] = {}
 
     def add(index: int, answer: str, place: str) -> None:
-        other = answers.get(index, LATER)
-        if LATER not in (other, answer) and other != answer:
+        if answers.setdefault(index, answer) != answer:
             raise UserError(
-                f"{place}: {known.names[index]!r} is labelled {answer!r}, but {other!r} in {places[index]}; correct "
-                "one of the two"
+                f"{place}: {known.names[index]!r} is labelled {answer!r}, but {answers[index]!r} in {places[index]}; "
+                "correct one of the two"
             )
-        if other == LATER:
-            answers[index], places[index] = answer, place
+        places.setdefault(index, place)
 
     for digest, (path, name) in found.labeled.items():
-        if digest in position:
-            add(position[digest], name, printable(path))
-    for table in sorted(folder.glob("*.csv")):
+        if digest in images.position:
+            add(images.position[digest], name, printable(path))
+    for table in tables_in(folder):
         batch = Batch(table, [], classes, add_class)
         for number, row in read_table(table, COLUMNS[:2]):
             answer, place = row["label"], f"{table}: line {number}"
             if problem := batch.problem(answer):
                 raise UserError(f"{place}: {problem}")
-            digest = row.get("sha256", "")
-            if digest in known.test:  # prepared anew, and drawn for the test set
+            index = images.find(row["file"], row.get("sha256", ""), place)
+            if index is None or not answer:
                 continue
-            indices = [position[digest]] if digest in position else by_name.get(row["file"], [])
-            if len(indices) != 1:
-                hint = nearest(row["file"], by_name)
-                problem = (
-                    f"no image of the pool ({hint})" if not indices else "the name of two images, one after the other"
-                )
-                raise UserError(f"{place}: {row['file']!r} is {problem}; correct the name, or remove the line")
-            if answer:
-                add(indices[0], answer, place)
-    return answers
+            if answer == LATER:
+                later.setdefault(index, []).append(table)
+            else:
+                add(index, answer, place)
+    return answers, {index: tables for index, tables in later.items() if index not in answers}
 
 
-def check_kept(before: LabeledSet, answers: Mapping[int, str], names: Sequence[str], folder: Path) -> None:
-    """Refuse the answer ``LATER`` to an image that has been labelled and trained on: it would have no effect."""
-    for index, label in zip(before.indices.tolist(), before.labels.tolist(), strict=True):
-        if answers.get(index) == LATER and label != UNKNOWN:
+def tables_in(folder: Path) -> list[Path]:
+    """List the tables in a folder, without the files that a spreadsheet keeps while it is open."""
+    return [path for path in sorted(folder.glob("*.csv")) if path.is_file() and not path.name.startswith((".", "~"))]
+
+
+class _Images:
+    """Finds the images that tables name."""
+
+    def __init__(self, known: Known) -> None:
+        self.known = known
+        self.position = {digest: index for index, digest in enumerate(known.digests)}
+        self.by_name: dict[str, list[int]] = {}
+        for index, name in enumerate(known.names):
+            self.by_name.setdefault(name, []).append(index)
+
+    def find(self, name: str, digest: str, place: str) -> int | None:
+        """Return the position of an image; None if it is in the test set, or is gone since the data set began anew."""
+        named = self.by_name.get(name, [])
+        if digest in self.known.test:
+            return None
+        if digest in self.position and (not named or self.position[digest] in named):
+            return self.position[digest]
+        if digest and named:
             raise UserError(
-                f"{folder}: {names[index]!r} has been trained on, and {LATER} does not withdraw its label; write "
-                f"{CANNOT_TELL} instead, or the right class"
+                f"{place}: {name!r} has another sha256 than in files.csv; put the cells of the line in order"
+            )
+        if digest:
+            return None
+        if len(named) != 1:
+            hint = nearest(name, self.by_name)
+            problem = f"no image of the pool ({hint})" if not named else "the name of two images, one after the other"
+            raise UserError(f"{place}: {name!r} is {problem}; correct the name, or remove the line")
+        return named[0]
+
+
+def answer_to(image: Asked, table: Path, answers: Mapping[int, str], later: Later) -> str:
+    """Return the answer to an image of a batch; empty if there is none. ``LATER`` counts in its own table only."""
+    return answers.get(image.index, "") or (LATER if table in later.get(image.index, ()) else "")
+
+
+def check_kept(before: LabeledSet, answers: Mapping[int, str], later: Later, names: Sequence[str]) -> None:
+    """Refuse the answer ``LATER`` to an image that has been labelled and trained on: it would have no effect."""
+    for index in before.known.indices.tolist():
+        if index in later and index not in answers:
+            raise UserError(
+                f"{next(iter(later[index]))}: {names[index]!r} has been trained on, and {LATER} does not withdraw its "
+                f"label; write {CANNOT_TELL} instead, or the right class"
             )
 
 
@@ -127,7 +166,7 @@ def extended(before: LabeledSet, answers: Mapping[int, str], classes: Sequence[s
     An image that has no answer any more keeps its label.
     """
     label = {name: place for place, name in enumerate(classes)} | {CANNOT_TELL: UNKNOWN}
-    given = {index: label[answer] for index, answer in answers.items() if answer != LATER}
+    given = {index: label[answer] for index, answer in answers.items()}
     corrected = [
         given.pop(index, old) for index, old in zip(before.indices.tolist(), before.labels.tolist(), strict=True)
     ]
@@ -244,6 +283,12 @@ def _waiting(study: Study, layout: Layout) -> Waiting | None:
     for missing in (layout.labels(trial, number) for number in range(1, number + 1)):
         if not Path(missing).exists():
             raise UserError(f"{missing}: is missing; restore it, or start over: delete {layout.root}")
+    begun = Path(layout.round(trial, number + 1), "metrics.json")
+    if begun.exists():
+        raise UserError(
+            f"{layout.pool(trial, number + 1)}: is missing or broken, but round {number + 1} was trained; restore it, "
+            f"or start over: delete {layout.root}"
+        )
     if not path.exists():
         return None
     images, row = read_batch(path), study.datasets[name]
@@ -255,15 +300,15 @@ def _waiting(study: Study, layout: Layout) -> Waiting | None:
     where = f"{files.folder}/labeled"
     classes = known_classes(pool.classes, row.classes, files.labeled, where)
     add_class = how_to_add_class(row.classes, where)
-    answers = collect(Path(layout.answers(name)), known, found, classes, add_class)
+    answers, later = collect(Path(layout.answers(name)), known, found, classes, add_class)
     new = [digest for digest in (*found.labeled, *found.unlabeled) if digest not in known.all]
     batch = Batch(table_of(Path(layout.answers(name)), number, images), images, row.classes or classes, add_class)
     before = read_labeled(Path(layout.labels(trial, number)), pool.examples, len(pool.classes))
-    check_kept(before, answers, known.names, Path(layout.answers(name)))
+    check_kept(before, answers, later, known.names)
     labels = len(extended(before, answers, classes, number + 1)) + sum(digest in found.labeled for digest in new)
     most = study.datasets[name].budgets[trial.budget].labels
     more = len(before) < most and (bool(new) or len(known.names) > pool.examples)
-    of_batch = [answers.get(image.index, "") for image in images]
+    of_batch = [answer_to(image, batch.table, answers, later) for image in images]
     here = Waiting(number, batch, of_batch, more, len(before), labels)
     gone = [image for image in here.missing if not is_at(files.folder / unescaped(image.file), image, hashes)]
     if gone:

@@ -28,6 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: no images wait, or the answers have a mistake.
     """
+    if sum(map(bool, (arguments.imported, arguments.tasks, arguments.finish))) > 1:
+        raise UserError("--import, --tasks and --finish cannot be combined; give one at a time")
     study = read_configuration(arguments.files)
     if study.person is None:
         raise UserError(
@@ -50,6 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
             rows = read_table(path, COLUMNS[:2])
         print(f"{batch.merge(path, rows)} new answers; {_left(batch)}")
     elif arguments.tasks:
+        if arguments.tasks.suffix != ".json" or arguments.tasks.exists():
+            raise UserError(f"--tasks: {arguments.tasks}: name a new file that ends in .json")
         folder = listing(study).folder.absolute()
         prefix = f"/data/local-files/?d={quote(os.fsencode(folder.name))}/"  # Label Studio's root is the folder above
         print(f"{arguments.tasks} and {write_tasks(batch, arguments.tasks, prefix, f'round {here.round}')}")

@@ -78,7 +78,9 @@ def run(arguments: argparse.Namespace) -> None:
     names = known_images(data.folder, len(newest.shards)).names
     waiting = read_batch(Path(layout.batch(trial, rounds[-1].number)))
     folder = arguments.output
-    scores = [read_predictions(Path(layout.round(trial, one.number), "scores.csv")) for one in rounds[:-1]]
+    paths = [Path(layout.round(trial, one.number), "scores.csv") for one in rounds[:-1]]
+    nothing = pd.DataFrame(columns=["index", "confidence", "predicted_class"])
+    scores = [read_predictions(path) if path.exists() else nothing for path in paths]
     suspicious, compared = suspicious_labels(rounds[-1].labeled, scores, newest.classes, names)
     enough = len(test) >= proportions.FEWEST
     tables = {

@@ -29,6 +29,15 @@ def check_prepared_datasets(study: Study) -> None:
             wanted = {"source": row.source, **row.checked_options.model_dump()}
             wanted |= {"oracle": row.oracle} if row.oracle == "person" else {}
             changed = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
+            if row.oracle == "person":  # content identifies its images, wherever they are
+                changed = [key for key in changed if key not in ("path", "skip_unreadable")]
+            if changed and "person" in (row.oracle, found.get("oracle")):
+                raise UserError(
+                    f"datasets.{name}: {manifest.parent} was prepared with another {changed[0]} "
+                    f"({found.get(changed[0])!r}, not {wanted.get(changed[0])!r}), and the rounds that a person "
+                    "labelled depend on it; give this one another name. To start over, delete that folder and the "
+                    "results of the study; the labels stay"
+                )
             if changed:
                 raise UserError(
                     f"datasets.{name}: {manifest.parent} was prepared with another {changed[0]} "

@@ -150,11 +150,11 @@ class Layout:
     def missing_results(self) -> list[str]:
         """The files of rounds that are missing beside others, or although the study has been finished before."""
         kept = ((trial, number) for trial, numbers in self._kept_models().items() for number in numbers)
+        of_queries = ("scores.csv", "next_labeled.csv", "test_scores.csv", "query_settings.json", "query_timing.json")
         results = [
             *dict.fromkeys(self.labels(trial, 1) for trial in self.trials()),
             *self.of_trainings("metrics.json", "settings.json", "test_logits.npy", "timing.json"),
-            *self.of_queries("scores.csv", "next_labeled.csv", "test_scores.csv"),
-            *self.of_queries("query_settings.json", "query_timing.json"),
+            *self.of_queries(*(() if self.study.person else of_queries)),  # those of a person are history
             *dict.fromkeys(f"{self.trained(trial, number)}/{CHECKPOINT}" for trial, number in kept),
         ]
         missing = [path for path in results if not Path(path).exists()]

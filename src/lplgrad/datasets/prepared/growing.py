@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lplgrad import datasets
 from lplgrad.datasets import ImageFiles, Listing, Prepared
 from lplgrad.datasets.prepared.arrays import DatasetArrays, open_array, sha256
 from lplgrad.datasets.prepared.shards import BROKEN, COLUMNS, FILES, SHARD, SHARDS, count_shards, known_images
@@ -30,8 +30,6 @@ from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import escaped, file_digest, printable, read_json, remove, write_json, write_text
 from lplgrad.machine.log import say, track
 from lplgrad.machine.randomness import stream
-from lplgrad.study.jobs import SourceJob
-from lplgrad.study.validation import parse
 
 HASHES = "hashes.json"
 Indices = npt.NDArray[np.int64]
@@ -48,13 +46,16 @@ class Hashes:
         self.path = folder / HASHES
         self.known: dict[str, list[Any]] = {}
         with suppress(OSError, UserError):  # without the file, all are computed again
-            self.known = read_json(self.path)
+            found = read_json(self.path).items()
+            self.known = {name: known for name, known in found if isinstance(known, list) and len(known) == 3}
 
     def of(self, paths: Sequence[Path], threads: int = 4) -> list[str]:
         """Return the SHA-256 of each file's bytes."""
         stamps = {}
         for path in paths:
             found = path.stat()
+            if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
+                raise UserError(f"{printable(path)}: not a regular file; remove it")
             stamps[str(path)] = [found.st_size, found.st_mtime_ns]
         new = [name for name, stamp in stamps.items() if self.known.get(name, [])[:2] != stamp]
         if new:
@@ -72,15 +73,6 @@ class Contents(NamedTuple):
     labeled: dict[str, tuple[Path, str]]  # path and class
     unlabeled: dict[str, Path]
     test: dict[str, tuple[Path, str]] | None  # None if the test set was drawn from the labelled images
-
-
-def listing_of(data: DatasetArrays) -> Listing:
-    """List the files of a prepared data set as they lie there now."""
-    manifest = data.folder / "dataset.json"
-    job = parse(SourceJob, read_json(manifest)["settings"], str(manifest))
-    source = datasets.registry.load(job.source)
-    assert source.listing is not None
-    return source.listing(parse(source.options, job.options, str(manifest)))
 
 
 def contents(listing: Listing, hashes: Hashes) -> Contents:
