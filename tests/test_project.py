@@ -102,6 +102,7 @@ def test_a_job_that_a_signal_ended_is_explained(tmp_path: Path, ending: str, sta
         "PYTHONPATH": "src",
         "HOME": HOME,
         "quote": quote,
+        "PERSONAL": "",
     }
     exec(rules[rules.index("EXPLAIN =") : rules.index("wildcard_constraints")], names)
     done = subprocess.run(

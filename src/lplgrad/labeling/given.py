@@ -301,7 +301,8 @@ def _waiting(study: Study, layout: Layout) -> Waiting | None:
     classes = known_classes(pool.classes, row.classes, files.labeled, where)
     add_class = how_to_add_class(row.classes, where)
     answers, later = collect(Path(layout.answers(name)), known, found, classes, add_class)
-    new = [digest for digest in (*found.labeled, *found.unlabeled) if digest not in known.all]
+    there = known.all()
+    new = [digest for digest in (*found.labeled, *found.unlabeled) if digest not in there]
     batch = Batch(table_of(Path(layout.answers(name)), number, images), images, row.classes or classes, add_class)
     before = read_labeled(Path(layout.labels(trial, number)), pool.examples, len(pool.classes))
     check_kept(before, answers, later, known.names)
@@ -312,9 +313,9 @@ def _waiting(study: Study, layout: Layout) -> Waiting | None:
     here = Waiting(number, batch, of_batch, more, len(before), labels)
     gone = [image for image in here.missing if not is_at(files.folder / unescaped(image.file), image, hashes)]
     if gone:
-        there = set(contents(files, hashes).unlabeled)
+        elsewhere = contents(files, hashes).unlabeled
         for image in gone:
-            if image.sha256 not in there:
+            if image.sha256 not in elsewhere:
                 raise UserError(
                     f"{files.folder / image.file}: waits for a label, but is gone or has changed; put it back, or "
                     f"write {CANNOT_TELL} as its label in {batch.table}"

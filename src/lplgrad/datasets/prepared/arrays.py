@@ -98,9 +98,12 @@ def open_dataset(folder: Path, read_all: bool = False) -> DatasetArrays:
         sound = False
     if not sound:
         raise UserError(f"{manifest}: not the description of a data set; prepare it anew")
-    waiting = {"train"} if (described.get("settings") or {}).get("oracle") == "person" else set()
+    settings = described.get("settings")
+    person = isinstance(settings, dict) and settings.get("oracle") == "person"
     opened: dict[str, Examples] = {
-        split: _open_split(folder, split, shapes[split], len(classes), modality, -1 if split in waiting else 0)
+        split: _open_split(
+            folder, split, shapes[split], len(classes), modality, -1 if person and split == "train" else 0
+        )
         for split in SPLITS
     }
     stamps, known = _stamps(folder), dict[str, Any]()

@@ -209,8 +209,9 @@ def _write_files(path: Path, rows: Sequence[Sequence[object]]) -> None:
 def add_shard(data: DatasetArrays, listing: Listing, found: Contents, threads: int) -> int:
     """Add a shard of the images that are neither in the pool nor in the test set, and return their number."""
     folder, known = data.folder, known_images(data.folder)
-    images = {digest: image for digest, image in found.labeled.items() if digest not in known.all}
-    images |= {digest: (path, "") for digest, path in found.unlabeled.items() if digest not in known.all}
+    there = known.all()
+    images = {digest: image for digest, image in found.labeled.items() if digest not in there}
+    images |= {digest: (path, "") for digest, path in found.unlabeled.items() if digest not in there}
     if not images:
         return 0
     files = listing.files([path for path, _ in images.values()], np.full(len(images), -1, np.int64))

@@ -34,9 +34,8 @@ class Known(NamedTuple):
     test: dict[str, str]  # the class of each test image, by digest
     broken: set[str]  # the digests of images that were left out: unreadable, or test images with other bytes
 
-    @property
     def all(self) -> set[str]:
-        """The digests of all images that need not be prepared any more."""
+        """Return the digests of all images that need not be prepared any more."""
         return {*self.digests, *self.test, *self.broken}
 
 
