@@ -526,7 +526,7 @@ class TestMistakes:
         assert here is not None
         assert not here.ready
         lines = message(here, loop.study, loop.layout, ["photos.yaml"])
-        assert lines[0] == "4 images wait for a label, 1 are answered: labels/photos/round1.csv"
+        assert lines[0] == "3 of 4 images wait for a label: labels/photos/round1.csv"
         assert "To go on without the others:  lplgrad label photos.yaml --finish" in lines
         status, said = loop.answers(2)
         assert status == 1
@@ -588,7 +588,10 @@ class TestMistakes:
         here = loop.waiting()
         assert here is not None
         assert not here.ready
-        assert "label some of them" in message(here, loop.study, loop.layout, ["photos.yaml"])[0]
+        assert (
+            "Label some of them:  lplgrad label photos.yaml"
+            in message(here, loop.study, loop.layout, ["photos.yaml"])[1]
+        )
         status, said = loop.answers(2)
         assert status == 1
         single(said, "labels/photos: no new label")

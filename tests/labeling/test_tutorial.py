@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 PAGE = HOME / "docs" / "labeling.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SCRIPTS = ["photos.py", "person.py"]  # the names of the page's scripts, in order; the first runs at once
-CONFIGURATIONS = ["photos.yaml", "photos_benchmark.yaml"]
+CONFIGURATIONS = ["photos.yaml", "photographs.yaml", "photos_benchmark.yaml"]
 
 
 def without_numbers(text: str) -> str:

@@ -470,7 +470,7 @@ class TestPage:
     def test_its_programs_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lplgrad: Call) -> None:
         """On images and a table that the page makes; the model has first weights."""
         monkeypatch.chdir(tmp_path)
-        write_images, load_model = self.blocks("python")
+        write_images, load_model, from_file = self.blocks("python")
         exec(write_images, {})
         resnet18, shape = BackboneRow(name="resnet18"), (3, 8, 8)
         learner = learner_of(PLAIN, resnet18, shape, 10)
@@ -486,6 +486,11 @@ class TestPage:
             assert model(inputs).numpy() == pytest.approx(learner.model(inputs).numpy(), abs=1e-5)
         given = ["--checkpoint", "round1/checkpoint.safetensors", "--images", "scans/7", "--output", "predictions.csv"]
         assert lplgrad("predict", *given)[0] == 0
+        assert lplgrad("predict", *given[:3], "scans/3", "--output", "threes.csv")[0] == 0
+        exec(from_file, names)
+        (row,) = (row for row in table(Path("threes.csv")) if row["file"] == "1730.png")
+        expected = [float(row[f"p({name})"]) for name in about.classes]
+        assert names["probabilities"].numpy() == pytest.approx(expected, abs=1e-5)
         (ranking,) = (line for line in "".join(self.blocks("bash")).splitlines() if line.startswith("python -c"))
         program = shlex.split(ranking)[2]
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

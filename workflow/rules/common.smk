@@ -1,4 +1,5 @@
 # The study, read and checked, and functions for the rules.
+import atexit
 import hashlib
 import inspect
 import mimetypes
@@ -73,8 +74,8 @@ if PERSON and workflow.is_main_process and not NO_JOBS:
         LAYOUT = LAYOUT.with_round(WAITING.labels)
     else:
         TOLD = given.message(WAITING, STUDY, LAYOUT, workflow.overwrite_configfiles)
-        for line in TOLD:
-            logger.warning(line)
+    # At the very end: Snakemake's last words may be that nothing is to be done.
+    atexit.register(lambda: print(*TOLD, sep="\n", file=sys.stderr))
 STARTED = bool(LAYOUT.counts)  # whether a person's first labels have been taken in
 UNUSED = () if PERSON else ("datasets.prepared.shards",)  # code that only a person's study runs
 NEWEST = max(len(LAYOUT.counts), 1) if PERSON and workflow.is_main_process else 0  # round of a person's study
@@ -167,8 +168,7 @@ def tell_person():
         lines = given.message(given.waiting(STUDY, layout), STUDY, layout, workflow.overwrite_configfiles)
     except UserError as error:
         lines = [str(error)]
-    for line in lines if lines != TOLD else []:
-        logger.warning(line)
+    TOLD[:] = lines
 
 
 def settings(values, *names):

@@ -219,15 +219,19 @@ def message(here: Waiting | None, study: Study, layout: Layout, files: Sequence[
         most = study.datasets[trial.dataset].budgets[trial.budget].labels
         reason = f"the budget of {most} labels is spent" if here.before >= most else "all images have a label"
         return [f"Done: {reason}. The newest model is {model}; how it does: {layout.root}/review/review.html"]
+    command = f"lplgrad label {shlex.join(map(from_here, map(str, files)))}"
     if not missing:
-        return [f"All {count} images have the answer {LATER!r}, so there is nothing to train with; label some of them."]
-    answered, command = missing < count, f"lplgrad label {shlex.join(map(from_here, map(str, files)))}"
+        return [
+            f"All {count} images have the answer {LATER!r}, so there is nothing to train with.",
+            f"Label some of them:  {command}  (or in the table {here.batch.table})",
+        ]
+    images = f"{missing} of {count} images wait" if missing < count else f"{count} images wait"
     return [
-        f"{count} images wait for a label{f', {count - missing} are answered' if answered else ''}: {here.batch.table}",
+        f"{images} for a label: {here.batch.table}",
         f"Label them in a browser:  {command}",
         f"or fill in the column 'label' of the table ({CANNOT_TELL} if nobody can tell, {LATER} to leave one out),",
         "or move the images into the folders of their classes. Then run the same command of Snakemake again.",
-        *([f"To go on without the others:  {command} --finish"] if answered else []),
+        *([f"To go on without the others:  {command} --finish"] if missing < count else []),
         f"The newest model is {model}; how it does: {layout.root}/review/review.html",
     ]
 

@@ -31,6 +31,7 @@ from urllib.parse import parse_qs, urlsplit
 from lplgrad.labeling.batch import CANNOT_TELL, LATER, Asked, Batch
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import printable
+from lplgrad.machine.log import say
 from lplgrad.machine.signals import deferred
 
 LARGEST_REQUEST = 1 << 22  # bytes
@@ -71,6 +72,7 @@ def serve(
     batch.write()
     batch.answers()
     with Server(batch, locate, title, then, port, value_range) as server, deferred("the labelling page") as ended:
+        say("Open this address in a browser of this machine. Every answer is saved at once. Ctrl-C ends the page.")
         print(server.url, flush=True)
         # Without a desktop, a browser for the terminal would start in the foreground.
         if open_browser and (sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):

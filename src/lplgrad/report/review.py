@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
     parts = [
         Part(text=paragraphs(__file__, "review", round=rounds[-1].number, **_counts(rounds[-1]))),
         _classes_part(rounds[-1], test),
-        _accuracy_part(rounds, tables["rounds"], folder / "curve.svg" if enough else None, drawn),
+        _accuracy_part(rounds, tables["rounds"], folder / "curve.svg" if enough else None, drawn, test),
         *_confusion_parts(tables["confusions"], data, predictions, confidence, folder / "confusion.svg", enough),
         _suspicious_part(suspicious, data, compared),
         _next_part(waiting, data),
@@ -201,15 +201,23 @@ def _classes_part(one: Reviewed, test: npt.NDArray[np.int64]) -> Part:
     return Part("Labels by class", (), ("class", "trained on", "new in this round", "test images"), rows)
 
 
-def _accuracy_part(rounds: Sequence[Reviewed], table: pd.DataFrame, figure: Path | None, drawn: bool) -> Part:
+def _accuracy_part(
+    rounds: Sequence[Reviewed], table: pd.DataFrame, figure: Path | None, drawn: bool, test: npt.NDArray[np.int64]
+) -> Part:
     """Show the accuracy of every round, and whether more labels pay off."""
     tests = len(rounds[-1].right)
     if figure is None:
         text = paragraphs(__file__, "too_few_tests", tests=tests, fewest=proportions.FEWEST)
         rows = [(str(one.number), f"{len(one.labeled):,}", f"{len(one.labeled.known):,}") for one in rounds]
         return Part("Accuracy", text, ("round", "bought", "trained on"), rows)
+    unseen = [name for place, name in enumerate(rounds[-1].pool.classes) if place not in set(test.tolist())]
     text = paragraphs(
-        __file__, "accuracy_of_round", tests=tests, drawn=drawn, **_percent(table.iloc[-1], "accuracy", "low", "high")
+        __file__,
+        "accuracy_of_round",
+        tests=tests,
+        drawn=drawn,
+        unseen=", ".join(unseen),
+        **_percent(table.iloc[-1], "accuracy", "low", "high"),
     )
     if len(rounds) > 1:
         before, last = rounds[max(0, len(rounds) - 1 - STEPS)], rounds[-1]
@@ -256,7 +264,7 @@ def _confusion_parts(
         places = np.flatnonzero((labels == one) & (predictions == other))
         places = places[np.argsort(-confidence[places], kind="stable")][:EXAMPLES]
         pictures = [
-            _picture(data.splits["test"].inputs[place], [f"{confidence[place]:.2f} sure"], f"test image {place}")
+            _picture(data.splits["test"].inputs[place], [f"{confidence[place]:.0%} sure"], f"test image {place}")
             for place in places
         ]
         rate = f": {row['images']} of {row['of_class']} test images" if enough else ""
@@ -269,7 +277,11 @@ def _suspicious_part(table: pd.DataFrame, data: DatasetArrays, compared: int) ->
     pictures = [
         _picture(
             data.splits["train"].inputs[row["index"]],
-            [f"{row['label']}?", f"rather {row['predicted']}: {row['confidence']:.2f}", row["file"]],
+            [
+                f"you: {row['label']}",
+                f"model: {row['predicted']} ({row['confidence']:.0%})",
+                f"round {row['round']}: {row['file']}",
+            ],
             row["file"],
         )
         for row in table.head(SHOWN).to_dict("records")
@@ -282,7 +294,7 @@ def _next_part(waiting: Sequence[Asked], data: DatasetArrays) -> Part:
     pictures = [
         _picture(
             data.splits["train"].inputs[image.index],
-            [*([f"{image.suggestion}? {image.confidence:.2f}"] if image.confidence is not None else []), image.file],
+            [*([f"{image.suggestion}? ({image.confidence:.0%})"] if image.confidence is not None else []), image.file],
             image.file,
         )
         for image in waiting

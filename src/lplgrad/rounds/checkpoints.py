@@ -213,12 +213,13 @@ class Checkpoint:
             )
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path | str) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
         UserError: the file is truncated or foreign, or its weights do not fit the networks that it describes.
     """
+    path = Path(path)
     tensors, description = read_tensors(path, FORMAT)
     try:
         backbone = parse(BackboneRow, description["backbone"], str(path))

@@ -207,7 +207,11 @@ def report(layout: Layout) -> Iterator[str]:
         except UserError as error:
             broken.append(f"broken: {error}")
     done = sum(found.next is None for found in trials)
-    yield f"{layout.study.study}: {done} of {len(trials) + len(broken)} trials are done"
+    if layout.study.person is None:
+        yield f"{layout.study.study}: {done} of {len(trials) + len(broken)} trials are done"
+    else:
+        most = next(iter(layout.study.datasets[layout.study.person].budgets.values())).labels
+        yield f"{layout.study.study}: {max(layout.counts, default=0):,} of {most:,} labels, and a person gives them"
     width = max(len(name) for name in ["strategy", *layout.study.run.strategies]) + 2
     for (budget, dataset), panel in _by_panel(trials):
         yield ""

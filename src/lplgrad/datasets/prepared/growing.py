@@ -60,7 +60,7 @@ class Hashes:
         new = [name for name, stamp in stamps.items() if self.known.get(name, [])[:2] != stamp]
         if new:
             with ThreadPoolExecutor(threads) as pool:
-                digests = track(pool.map(file_digest, map(Path, new)), len(new), "content hashes")
+                digests = track(pool.map(file_digest, map(Path, new)), len(new), "reading files")
                 self.known.update({name: [*stamps[name], digest] for name, digest in zip(new, digests, strict=True)})
             with suppress(OSError):  # the folder may be read-only
                 write_text(self.path, json.dumps(self.known))
