@@ -50,6 +50,7 @@ class Listing(NamedTuple):
     """The files of a data set that a person labels, as they lie there now."""
 
     folder: Path  # to which the names of all files are relative
+    class_folders: Path  # the folder of the labelled images, with a folder for each class
     labeled: dict[str, list[Path]]  # by class; a class may have none yet
     unlabeled: list[Path]
     test: dict[str, list[Path]] | None  # by class; None if the test set is drawn from the labelled images

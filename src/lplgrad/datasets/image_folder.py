@@ -140,7 +140,7 @@ def listing(options: Options) -> Listing:
     held_out = options.test_images / max(total, 1) if options.test_images else options.test_fraction or 0.2
     unlabeled = _labeled_folder.images_below(parts["unlabeled"])
     files, count = partial(_as_files, options), partial(counted, folder)
-    return Listing(folder, labeled, unlabeled, test, held_out, options.split_seed, files, count)
+    return Listing(folder, parts["labeled"], labeled, unlabeled, test, held_out, options.split_seed, files, count)
 
 
 def _listed_splits(used: dict[str, list[Path]], options: Options) -> tuple[ImageFiles, ImageFiles, list[str]]:

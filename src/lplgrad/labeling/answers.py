@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from lplgrad.machine.log import say
 from lplgrad.rounds.files import read_labeled, write_labeled
 from lplgrad.rounds.pool import LabeledSet
 from lplgrad.study.jobs import SourceJob
-from lplgrad.study.validation import parse, parse_settings
+from lplgrad.study.validation import parse, parse_settings, read_yaml
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -45,8 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
         found = contents(listing, hashes)
         added = add_shard(data, listing, found, arguments.threads)
         known = known_images(data.folder)
-        where = f"{listing.folder}/labeled"
-        listed = None if arguments.classes is None else list(map(str, json.loads(arguments.classes)))
+        where = str(listing.class_folders)
+        listed = None if arguments.classes is None else _listed(arguments.classes)
         classes = known_classes(earlier.classes if earlier else data.classes, listed, listing.labeled, where)
         answers, later = collect(arguments.answers, known, found, classes, how_to_add_class(listed, where))
         before = LabeledSet()
@@ -91,6 +90,14 @@ def run(arguments: argparse.Namespace) -> None:
         ).write(Path(pool_file))
 
 
+def _listed(text: str) -> list[str]:
+    """Read a list of classes."""
+    names = read_yaml(text, "--classes")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f'--classes: expected a list of names, as ["cat", "dog"], not {text!r}')
+    return names
+
+
 def _listing(words: Sequence[str]) -> Listing:
     """List the files of the data set with the settings of its source."""
     job = parse_settings(SourceJob, words)
@@ -102,13 +109,12 @@ def _listing(words: Sequence[str]) -> Listing:
 
 def _check_test_set(listing: Listing, found: Contents, known: Known) -> None:
     """Warn of test images whose class folder has changed: the test set stays as it was prepared."""
-    now = {**{digest: name for digest, (_, name) in found.labeled.items()}}
-    now |= {digest: name for digest, (_, name) in (found.test or {}).items()}
-    moved = [digest for digest, name in known.test.items() if now.get(digest, name) != name]
+    now = {**found.labeled, **(found.test or {})}
+    moved = [digest for digest, name in known.test.items() if digest in now and now[digest][1] != name]
     if moved:
-        first = (found.test or {}).get(moved[0]) or found.labeled[moved[0]]
+        path = printable(now[moved[0]][0])
         say(
-            f"warning: {listing.folder}: {len(moved)} test image(s) have another class now, as {printable(first[0])} "
+            f"warning: {listing.folder}: {len(moved)} test image(s) have another class now, as {path} "
             f"({known.test[moved[0]]!r} before); the test set stays as it was prepared, so start over to correct it"
         )
 

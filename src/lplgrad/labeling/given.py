@@ -301,7 +301,7 @@ def _waiting(study: Study, layout: Layout) -> Waiting | None:
     pool, known = PoolFile.read(Path(layout.pool(trial, number))), known_images(data)
     # While images wait, only labelled images count, so the others need not be read.
     found = contents(files if not images else files._replace(unlabeled=[]), hashes)
-    where = f"{files.folder}/labeled"
+    where = str(files.class_folders)
     classes = known_classes(pool.classes, row.classes, files.labeled, where)
     add_class = how_to_add_class(row.classes, where)
     answers, later = collect(Path(layout.answers(name)), known, found, classes, add_class)

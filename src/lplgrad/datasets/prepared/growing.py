@@ -126,7 +126,7 @@ def prepare(folder: Path, listing: Listing, threads: int, settings: Mapping[str,
     found = contents(listing, Hashes(folder))
     classes = sorted({*listing.labeled, *(listing.test or {})})
     members = {name: [digest for digest in found.labeled if found.labeled[digest][1] == name] for name in classes}
-    where = listing.folder / "labeled"
+    where = listing.class_folders
     if sum(map(bool, members.values())) < 2:
         raise UserError(
             f"{where}: labelled images of {sum(map(bool, members.values()))} class(es); place some images of two "
