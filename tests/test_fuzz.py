@@ -15,6 +15,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from lplgrad import acquisition, backbones, datasets, modalities, recipes
 from lplgrad.analysis.round_files import read_test_scores
 from lplgrad.cli import main
 from lplgrad.datasets import Prepared
@@ -35,6 +36,11 @@ from tests.conftest import CLASSES, small_images
 from tests.learners import JOINT, NORMALIZATION, SMALL, TRAINING, draws_of, learner_of
 
 HOME = Path(__file__).parents[1]
+# Hypothesis draws constants from imported modules. If a test imported one, it would change what is drawn, and
+# Hypothesis refuses that.
+for registry in (acquisition.registry, backbones.registry, datasets.registry, modalities.registry, recipes.registry):
+    for name in registry.names():
+        registry.load(name)
 FUZZ = settings(
     max_examples=300, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],

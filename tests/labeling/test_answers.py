@@ -20,6 +20,8 @@ from lplgrad.machine.errors import UserError
 from tests.labeling.loop import Call, Loop, image, photos
 from tests.runs import HOME
 
+pytestmark = pytest.mark.slow
+
 HOME_CONFIG = HOME / "config.yaml"
 
 

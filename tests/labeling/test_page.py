@@ -13,7 +13,10 @@ from lplgrad.labeling.batch import Batch
 from tests.browser import CHROMIUM, Browser
 from tests.labeling.page_server import THEN, make_batch, process
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian's package of that name)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian's package of that name)"),
+]
 
 CLASSES = ["cat", "dog", "hen"]
 READY = "!document.getElementById('panel').hidden"

@@ -37,6 +37,8 @@ from tests.image_files import noise, photos, prepare, prepare_folder, write_tiff
 from tests.image_files import save as save_image
 from tests.learners import PLAIN, SMALL, learner_of
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., tuple[int, str]]
 HOME = Path(__file__).parents[2]
 SIDE = 256  # of an image; four of them are a batch
