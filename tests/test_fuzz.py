@@ -15,7 +15,6 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from lplgrad import acquisition, backbones, datasets, modalities, recipes
 from lplgrad.analysis.round_files import read_test_scores
 from lplgrad.cli import main
 from lplgrad.datasets import Prepared
@@ -36,11 +35,6 @@ from tests.conftest import CLASSES, small_images
 from tests.learners import JOINT, NORMALIZATION, SMALL, TRAINING, draws_of, learner_of
 
 HOME = Path(__file__).parents[1]
-# Hypothesis draws constants from imported modules. If a test imported one, it would change what is drawn, and
-# Hypothesis refuses that.
-for registry in (acquisition.registry, backbones.registry, datasets.registry, modalities.registry, recipes.registry):
-    for name in registry.names():
-        registry.load(name)
 FUZZ = settings(
     max_examples=300, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -164,6 +158,17 @@ def other_value(draw: st.DrawFn, whole: Any) -> Any:
     else:
         place[key] = draw(JSON)
     return document
+
+
+def test_a_checkpoint_without_classes_is_refused(tmp_path: Path, checkpoint: bytes) -> None:
+    """PyTorch would only warn of a layer without outputs, and only once in a process."""
+    length = int.from_bytes(checkpoint[:8], "little")
+    described = json.loads(json.loads(checkpoint[8 : 8 + length])["__metadata__"]["lplgrad"])
+    other = {"__metadata__": {"lplgrad": json.dumps({**described, "classes": []})}}
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(change_header(checkpoint, lambda header: {**header, **other}))
+    with pytest.raises(UserError, match="does not describe its model"):
+        checkpoints.load(path)
 
 
 @FUZZ

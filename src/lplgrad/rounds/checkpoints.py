@@ -228,7 +228,7 @@ def load(path: Path | str) -> Checkpoint:
         classes, shape, files = (description[name] for name in ("classes", "shape", "files"))
         sound = isinstance(classes, list) and isinstance(shape, list) and isinstance(files, dict)
         sound = sound and all(isinstance(name, str) for name in [*classes, *files, *files.values()])
-        if not sound or not all(type(size) is int and size > 0 for size in shape):
+        if not (sound and classes) or not all(type(size) is int and size > 0 for size in shape):
             raise TypeError
     except (KeyError, TypeError, IndexError):
         raise UserError(f"{path}: does not describe its model; was it written by another version?") from None
