@@ -31,7 +31,8 @@ from lplgrad.recipes import Learner
 from lplgrad.rounds import evaluation
 from lplgrad.rounds.checkpoints import Description, save
 from lplgrad.study.settings import BackboneRow, Normalization
-from lplgrad.tools.predict import Journal, confidence, list_images
+from lplgrad.tools.predict import confidence, list_images
+from lplgrad.tools.prediction_journal import Journal
 from tests.by_hand import train
 from tests.image_files import noise, photos, prepare, prepare_folder, write_tiff
 from tests.image_files import save as save_image

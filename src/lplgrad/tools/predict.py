@@ -13,20 +13,19 @@ import copy
 import csv
 import hashlib
 import io
-import json
 import os
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, NamedTuple, get_args
+from typing import IO, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -49,8 +48,8 @@ from lplgrad.rounds import checkpoints
 from lplgrad.rounds.evaluation import predict
 from lplgrad.rounds.settings import learner_code
 from lplgrad.study.settings import Compute
+from lplgrad.tools.prediction_journal import Journal, Listed, Record, stamp_of
 
-FORMAT = "lplgrad predictions 1"
 COLUMNS = ["file", "class", "confidence", "entropy"]
 
 
@@ -95,13 +94,6 @@ def run(arguments: argparse.Namespace) -> None:
         remove(journal.path)
 
 
-class Listed(NamedTuple):
-    """An image to predict."""
-
-    name: str  # in the table
-    path: Path
-
-
 def list_images(places: Sequence[Path]) -> list[Listed]:
     """List the images of some folders and files: in the order given, and below a folder in the order of their paths.
 
@@ -133,14 +125,6 @@ def list_images(places: Sequence[Path]) -> list[Listed]:
     if repeated:
         say(f"passed over {len(repeated)} other path(s) of images that are listed already, as {printable(repeated[0])}")
     return list(found.values())
-
-
-class Record(NamedTuple):
-    """The predictions of a batch."""
-
-    stamp: str  # of its files when they were read
-    rows: str  # of the table, a line for each image that could be read
-    unreadable: list[list[str]]  # the name of each other image, and why it could not be read
 
 
 @dataclass(frozen=True)
@@ -264,18 +248,6 @@ def confidence(value: float, rest: float) -> str:
     return f"{1 - Decimal(f'{rest:.5e}'):f}".rstrip("0")
 
 
-def stamp_of(batch: Sequence[Listed]) -> str:
-    """Return a digest of the sizes and times of some files. No file is opened."""
-    sha256 = hashlib.sha256()
-    for image in batch:
-        try:
-            found = image.path.stat()
-            sha256.update(b"%d %d\n" % (found.st_size, found.st_mtime_ns))
-        except OSError:
-            sha256.update(b"missing\n")
-    return sha256.hexdigest()[:16]
-
-
 def _model(checkpoint: checkpoints.Checkpoint, compute: Compute, value_range: Sequence[float] | None) -> Model:
     """Move the learner of a checkpoint to the device. A GPU is leased once everything else is checked."""
     about, path = checkpoint.about, checkpoint.path
@@ -349,89 +321,6 @@ def _records(
                 yield last, future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-class Journal:
-    """The file of the batches that are done.
-
-    Args:
-        path: of the file.
-        about: what the predictions depend on.
-        batches: all images.
-
-    Attributes:
-        places: where in the file a line of each batch that is done begins, by the number of the batch.
-    """
-
-    def __init__(self, path: Path, about: Mapping[str, Any], batches: Sequence[Sequence[Listed]]) -> None:
-        self.path = path
-        self.header = {"format": FORMAT, **about}
-        self.batches = batches
-        self.places: dict[int, int] = {}
-
-    def opened(self) -> IO[bytes]:
-        """Open the file, find the batches that are done, and cut off what was half written.
-
-        Raises:
-            UserError: it is the file of other predictions.
-        """
-        if not self.path.exists():
-            write_text(self.path, json.dumps(self.header) + "\n")
-        file = self.path.open("r+b")
-        try:
-            self._check(file.readline())
-            while (line := file.readline()) and (found := self._parsed(line)) is not None:
-                number, record = found
-                if record.stamp == stamp_of(self.batches[number]):
-                    self.places[number] = file.tell() - len(line)
-            if line:
-                file.truncate(file.tell() - len(line))
-            file.seek(0, os.SEEK_END)
-        except BaseException:
-            file.close()
-            raise
-        return file
-
-    def add(self, file: IO[bytes], number: int, record: Record) -> None:
-        """Append a batch."""
-        place = file.tell()
-        try:
-            file.write(json.dumps([number, *record]).encode() + b"\n")
-            file.flush()
-        except OSError as error:  # the error of a write names no file
-            with suppress(OSError):
-                file.close()  # which writes once more, and fails
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
-        self.places[number] = place
-
-    def records(self, file: IO[bytes]) -> Iterator[Record]:
-        """Read all batches again, in the order of the images."""
-        for number in range(len(self.batches)):
-            file.seek(self.places[number])
-            found = self._parsed(file.readline())
-            assert found is not None
-            yield found[1]
-
-    def _check(self, first: bytes) -> None:
-        try:
-            found = json.loads(first)
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise UserError(f"{self.path}: not a file of unfinished predictions, but those are kept here; move it away")
-        if other := [key for key, value in self.header.items() if found.get(key) != value]:
-            raise UserError(
-                f"{self.path}: holds unfinished predictions with another {' and another '.join(other)}; finish them "
-                "with the command that began them, choose another --output, or delete the file"
-            )
-
-    def _parsed(self, line: bytes) -> tuple[int, Record] | None:
-        """Return the number and the predictions of a line; None if it is not whole."""
-        try:
-            number, *rest = json.loads(line) if line.endswith(b"\n") else []
-            return (number, Record(*rest)) if 0 <= number < len(self.batches) else None
-        except (ValueError, TypeError, RecursionError):
-            return None
 
 
 def _finish(output: Path, classes: Sequence[str], file: IO[bytes], journal: Journal, skip: bool) -> None:

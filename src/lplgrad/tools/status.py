@@ -34,9 +34,9 @@ def run(arguments: argparse.Namespace) -> None:
     for line in (*problems, *report(layout)):
         print(line)
     if study.person is not None:
-        from lplgrad.labeling import given  # a simulated study does without
+        from lplgrad.labeling import waiting  # a simulated study does without
 
-        print("", *given.message(given.waiting(study, layout), study, layout, arguments.files), sep="\n")
+        print("", *waiting.message(waiting.waiting(study, layout), study, layout, arguments.files), sep="\n")
 
 
 @dataclass(frozen=True)
