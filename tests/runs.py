@@ -91,5 +91,5 @@ def overlay(project: Path, **values: object) -> str:
 
 
 def rounds(found: dict[str, int]) -> dict[str, int]:
-    """Of some jobs those that make the rounds; the others collect and draw what is there, in seconds."""
+    """Select the jobs that make rounds. The others take seconds: they collect results and draw figures."""
     return {rule: count for rule, count in found.items() if rule in ROUNDS_OF_A_STUDY}

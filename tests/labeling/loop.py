@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from lplgrad.labeling.given import Waiting, waiting
+from lplgrad.labeling.waiting import Waiting, waiting
 from lplgrad.study.layout import Layout, Trial
 from lplgrad.study.reading import read_study
 from lplgrad.study.settings import Study
@@ -150,3 +150,11 @@ class Loop:
             Path(names[int(row["index"])]).stem: "?" if row["label"] == "-1" else pool.classes[int(row["label"])]
             for row in rows
         }
+
+
+def single(said: str, *parts: str) -> None:
+    """One line says what is wrong."""
+    lines = [line for line in said.splitlines() if ": error: " in line]
+    assert lines == said.strip().splitlines()[-1:], said
+    for part in parts:
+        assert part in lines[0]

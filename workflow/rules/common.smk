@@ -64,16 +64,16 @@ LAYOUT = Layout(STUDY, UNAVAILABLE)
 PERSON, WAITING = STUDY.person, None  # the data set that a person labels, and the images that wait
 TOLD = []  # what the console says of them
 if PERSON and workflow.is_main_process and not NO_JOBS:
-    from lplgrad.labeling import given  # imports Pillow
+    from lplgrad.labeling import waiting  # imports Pillow
 
     try:
-        WAITING = given.waiting(STUDY, LAYOUT)
+        WAITING = waiting.waiting(STUDY, LAYOUT)
     except UserError as error:
         raise WorkflowError(str(error)) from None
     if WAITING and WAITING.ready:
         LAYOUT = LAYOUT.with_round(WAITING.labels)
     else:
-        TOLD = given.message(WAITING, STUDY, LAYOUT, workflow.overwrite_configfiles)
+        TOLD = waiting.message(WAITING, STUDY, LAYOUT, workflow.overwrite_configfiles)
     # At the very end: Snakemake's last words may be that nothing is to be done.
     atexit.register(lambda: print(*TOLD, sep="\n", file=sys.stderr))
 STARTED = bool(LAYOUT.counts)  # whether a person's first labels have been taken in
@@ -159,13 +159,13 @@ def tell_person():
     """Say which images wait after this run, and repeat what taking the labels in warned of."""
     if not PERSON:
         return
-    from lplgrad.labeling import given
+    from lplgrad.labeling import waiting
 
     layout = Layout(STUDY, UNAVAILABLE)
-    for line in given.warnings(layout) if BEGINS or not STARTED else []:
+    for line in waiting.warnings(layout) if BEGINS or not STARTED else []:
         logger.warning(line)
     try:
-        lines = given.message(given.waiting(STUDY, layout), STUDY, layout, workflow.overwrite_configfiles)
+        lines = waiting.message(waiting.waiting(STUDY, layout), STUDY, layout, workflow.overwrite_configfiles)
     except UserError as error:
         lines = [str(error)]
     TOLD[:] = lines

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 from lplgrad.datasets.prepared.growing import Hashes, contents
 from lplgrad.labeling.batch import COLUMNS, Asked, Batch
-from lplgrad.labeling.given import Waiting, is_at, listing, waiting
 from lplgrad.labeling.label_studio import read_export, write_tasks
 from lplgrad.labeling.server import serve
+from lplgrad.labeling.waiting import Waiting, is_at, listing, waiting
 from lplgrad.machine.errors import UserError
 from lplgrad.machine.files import unescaped
 from lplgrad.machine.tables import read_table
