@@ -35,7 +35,7 @@ def difference(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> P
     """Return how much more accurate a model is than another on the same test examples.
 
     The interval is Wald's for paired proportions with half an example added to each cell of the 2 x 2 table (Agresti
-    and Min, Statistics in Medicine 2005, section 3).
+    and Min, Statistics in Medicine 2005).
 
     Args:
         before, after: whether each model is right, for each test example, shape (N,).
